@@ -1,0 +1,1 @@
+"""Asterism: cluster embeddings by identity at scale."""

@@ -1,0 +1,235 @@
+"""Settings: one pydantic model per stage, read from YAML and ``--set a.b=c``, with a stable hash.
+
+Unknown names are errors. ``Resources`` holds what cannot change a result (threads, memory, progress) and stays out of
+every fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import ConfigError
+
+MethodName = Literal["star_fc", "cosine"]
+
+
+class Section(BaseModel):
+    """Base of every settings section: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IngestConfig(Section):
+    """Reading and normalising the source vectors."""
+
+    dtype: Literal["float16", "float32"] = Field("float16", description="stored type of the unit vectors")
+    zero_vectors: Literal["error", "drop", "singleton"] = Field(
+        "error", description="rows of norm 0: refuse, leave out (label -1), or give each a cluster of its own"
+    )
+
+
+class KnnConfig(Section):
+    """The global KNN graph."""
+
+    k: int = Field(80, ge=1, le=1024, description="neighbours per vertex, itself not counted")
+    mode: Literal["auto", "exact", "ivf"] = Field("auto", description="auto: exact up to exact_rows, then ivf")
+    exact_rows: int = Field(150_000, ge=0, description="largest N that auto searches exactly")
+    num_cells: int = Field(0, ge=0, description="ivf: cells of the coarse quantiser; 0 = about sqrt(N) * 1.3")
+    num_probes: int = Field(32, ge=1, description="ivf: nearest cells searched per query")
+    train_rows_per_cell: int = Field(64, ge=1, description="ivf: rows sampled per cell to train the quantiser")
+    recall_samples: int = Field(1_000, ge=0, description="rows compared against exact search; 0 = no estimate")
+
+
+class SamplingConfig(Section):
+    """Structure-preserved subgraph sampling (SPSS)."""
+
+    num_seeds: int = Field(2, ge=1, description="M: seed clusters of one subgraph")
+    num_nearest: int = Field(750, ge=1, description="N: nearest clusters taken with each seed")
+    cluster_share: float = Field(0.87, gt=0, le=1, description="K1 as a share of the clusters gathered")
+    vertex_share: float = Field(0.9, gt=0, le=1, description="K2: share of each cluster's vertices kept")
+    far_share: float = Field(0.1, ge=0, le=1, description="random far clusters added, as a share of those kept")
+    min_vertices: int = Field(100, ge=2, description="smaller subgraphs are skipped")
+    max_vertices: int = Field(70_000, ge=2, description="clusters are dropped at random until it fits")
+
+
+class ModelConfig(Section):
+    """The STAR-FC network."""
+
+    head: Literal["interaction", "concat"] = Field("interaction", description="edge head; concat = published")
+    hidden: int = Field(256, ge=1, description="width of the graph convolution's output")
+    head_hidden: int = Field(128, ge=1, description="width of the edge head's hidden layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the head's hidden layer while training")
+
+
+class TrainConfig(Section):
+    """Training and the choice of thresholds on held-out identities."""
+
+    max_steps: int = Field(2_000, ge=1, description="optimiser steps at most")
+    edges_per_step: int = Field(8_192, ge=2, description="edges of one minibatch")
+    steps_per_subgraph: int = Field(20, ge=1, description="minibatches drawn from each sampled subgraph")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd = published")
+    learning_rate: float = Field(2e-3, gt=0, description="initial learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    milestones: tuple[float, ...] = Field((0.5, 0.8, 0.9), description="shares of max_steps where the rate falls tenfold")
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
+    evaluate_every: int = Field(100, ge=1, description="steps between checkpoints and held-out evaluations")
+    patience: int = Field(6, ge=1, description="evaluations without improvement before training stops")
+    max_per_identity: int = Field(0, ge=0, description="rows of one identity used for training; 0 = all")
+
+
+class ScoreConfig(Section):
+    """Which edges are scored."""
+
+    min_similarity: float = Field(0.0, ge=-1, le=1, description="edges below this cosine are never scored")
+
+
+class PartitionConfig(Section):
+    """From scored edges to clusters. ``None`` takes the operating point stored with the model."""
+
+    method: Literal["auto", "components", "propagation"] = Field(
+        "auto", description="components: score and intimacy pruning, then union-find; propagation: size-capped"
+    )
+    min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
+    min_intimacy: float | None = Field(None, ge=0, le=1, description="tau 2: edges of lower node intimacy are pruned")
+    max_size: int | None = Field(None, ge=1, description="propagation: larger components retry at a higher threshold")
+    step: float = Field(0.05, gt=0, lt=1, description="propagation: th <- th + (1 - th) * step")
+
+
+class Settings(Section):
+    """Everything that can change a result."""
+
+    method: MethodName = Field("cosine", description="cosine (no model) or a learned method")
+    seed: int = Field(0, ge=0, description="seeds sampling, training and k-means")
+    ingest: IngestConfig = IngestConfig()
+    knn: KnnConfig = KnnConfig()
+    score: ScoreConfig = ScoreConfig()
+    partition: PartitionConfig = PartitionConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class Resources(Section):
+    """What cannot change a result: where and with how much it runs."""
+
+    executor: Literal["local", "ray"] = Field("local", description="local: in this process; ray: on Ray actors")
+    workers: int = Field(0, ge=0, description="ray: actors; 0 = one per two cores")
+    threads: int = Field(0, ge=0, description="threads of each worker; 0 = all cores shared among the workers")
+    memory_bytes: int = Field(0, ge=0, description="memory budget; 0 = 70 % of what is free")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for training and scoring")
+    block_rows: int = Field(0, ge=0, description="rows per task; 0 = chosen by the plan from memory and time")
+
+
+# Published settings, by name: ``--config star_fc/original``.
+PRESETS: dict[str, dict[str, Any]] = {
+    "star_fc/default": {"method": "star_fc"},
+    "star_fc/original": {
+        "method": "star_fc",
+        "model": {"head": "concat", "hidden": 512, "head_hidden": 512},
+        "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-5},
+        "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
+    },
+}
+
+
+def load_settings(
+    config: str | Path | None = None, overrides: list[str] | dict[str, Any] | None = None, **top: Any
+) -> Settings:
+    """Build settings from a preset name or YAML file, then overrides, then top-level values that are not ``None``.
+
+    ``overrides``: ``["knn.k=40", ...]`` (values parsed as YAML) or ``{"knn.k": 40, "knn": {"k": 40}}``.
+    Raises ``ConfigError`` naming the unknown or malformed setting.
+    """
+    tree = _read_config(config)
+    pairs = overrides.items() if isinstance(overrides, dict) else [_split_override(o) for o in overrides or []]
+    for name, value in [*pairs, *((k, v) for k, v in top.items() if v is not None)]:
+        _assign(tree, name, value)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def fingerprint(value: Any) -> str:
+    """Hash any JSON-like value, or settings section, to 32 hex digits: the same in every process and version of Python."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"cannot fingerprint {type(value).__name__}")
+
+
+def _read_config(config: str | Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    if str(config) in PRESETS:
+        return json.loads(json.dumps(PRESETS[str(config)]))
+    path = Path(config)
+    if not path.is_file():
+        raise ConfigError(f"no such configuration: {config} is neither a file nor one of {', '.join(sorted(PRESETS))}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(tree).__name__}")
+    base = _read_config(tree.pop("preset", None))
+    for name, value in tree.items():
+        _assign(base, name, value)
+    return base
+
+
+def _split_override(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"--set takes name=value, for example knn.k=40; got {text!r}")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {name}: {value!r} is not a valid value") from None
+
+
+def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
+    *parents, leaf = str(name).split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"setting {name}: {parent} is a value, not a section")
+    if isinstance(value, dict) and isinstance(tree.get(leaf), dict):
+        for key, item in value.items():
+            _assign(tree[leaf], key, item)
+    else:
+        tree[leaf] = value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {name}; known here: {', '.join(_known(item['loc']))}")
+        else:
+            lines.append(f"setting {name}: {item['msg']}, got {item['input']!r}")
+    return "; ".join(lines)
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return sorted(model.model_fields)

@@ -1,0 +1,55 @@
+"""Parallelism over fixed tiles: the one way kernels use several cores.
+
+Work is cut into tiles whose bounds depend on global row numbers only, each tile is computed by single-threaded code
+(numba without ``parallel``, BLAS and torch pinned to one thread), and tiles run on a thread pool. Results are then the
+same bits for any number of threads, workers or rows per block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@contextmanager
+def single_threaded_kernels() -> Iterator[None]:
+    """Pin BLAS, OpenMP and torch to one thread inside the block (the tiles bring the parallelism)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def map_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> list[R]:
+    """Apply ``function`` to each tile on ``threads`` threads; results in the order of ``tiles``.
+
+    ``function`` should spend its time in code that releases the GIL. The first exception is raised after the running
+    tiles finish.
+    """
+    items = list(tiles)
+    with single_threaded_kernels():
+        if threads <= 1 or len(items) <= 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(max_workers=min(threads, len(items)), initializer=_pin_thread) as pool:
+            return list(pool.map(function, items))
+
+
+def tile_bounds(start: int, stop: int, tile_rows: int) -> list[tuple[int, int]]:
+    """Cut rows ``start..stop`` at the multiples of ``tile_rows`` counted from global row 0."""
+    edges = [start, *range((start // tile_rows + 1) * tile_rows, stop, tile_rows), stop]
+    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+
+
+def _pin_thread() -> None:
+    torch.set_num_threads(1)

@@ -76,7 +76,9 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd = published")
     learning_rate: float = Field(2e-3, gt=0, description="initial learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
-    milestones: tuple[float, ...] = Field((0.5, 0.8, 0.9), description="shares of max_steps where the rate falls tenfold")
+    milestones: tuple[float, ...] = Field(
+        (0.5, 0.8, 0.9), description="shares of max_steps where the rate falls tenfold"
+    )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
     evaluate_every: int = Field(100, ge=1, description="steps between checkpoints and held-out evaluations")
     patience: int = Field(6, ge=1, description="evaluations without improvement before training stops")
@@ -93,7 +95,8 @@ class PartitionConfig(Section):
     """From scored edges to clusters. ``None`` takes the operating point stored with the model."""
 
     method: Literal["auto", "components", "propagation"] = Field(
-        "auto", description="components: score and intimacy pruning, then union-find; propagation: size-capped"
+        "auto",
+        description="components: score and intimacy pruning, then union-find; propagation: size-capped",
     )
     min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
     min_intimacy: float | None = Field(None, ge=0, le=1, description="tau 2: edges of lower node intimacy are pruned")
@@ -157,7 +160,7 @@ def load_settings(
 
 
 def fingerprint(value: Any) -> str:
-    """Hash any JSON-like value, or settings section, to 32 hex digits: the same in every process and version of Python."""
+    """Hash any JSON-like value, or settings section, to 32 hex digits, the same in every process."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -48,7 +49,7 @@ def map_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> l
 def tile_bounds(start: int, stop: int, tile_rows: int) -> list[tuple[int, int]]:
     """Cut rows ``start..stop`` at the multiples of ``tile_rows`` counted from global row 0."""
     edges = [start, *range((start // tile_rows + 1) * tile_rows, stop, tile_rows), stop]
-    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+    return [(a, b) for a, b in pairwise(edges) if a < b]
 
 
 def _pin_thread() -> None:

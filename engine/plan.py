@@ -1,0 +1,205 @@
+"""Stages, tasks and plans: what a run will do, in order, and what that will cost.
+
+A ``Stage`` is a pure function of committed inputs, parameters and a seed, cut into tasks by ranges of rows. Its
+fingerprint covers its code version, parameters and the fingerprints of its inputs, so a changed setting gives a new
+fingerprint to the stages it affects and to no others. The plan is made before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from engine.config import fingerprint
+from engine.errors import DiskBudgetExceeded, MemoryBudgetExceeded
+
+# Every stored array is chunked, and every kernel tile anchored, at multiples of this many rows.
+CHUNK_ROWS = 4096
+
+# Interpreter, torch, faiss, numba and their compiled kernels, before any data (measured with `asterism doctor`).
+BASELINE_BYTES = 650 << 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Projected cost of a stage: memory of one task is ``fixed_bytes + bytes_per_row * rows of the task``."""
+
+    fixed_bytes: int = 0
+    bytes_per_row: float = 0.0
+    disk_bytes: int = 0
+    seconds: float = 0.0
+
+    def task_bytes(self, rows: int) -> int:
+        return int(self.fixed_bytes + self.bytes_per_row * rows)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    ``function`` is ``"module:name"`` of ``run(task: TaskContext, start, stop) -> dict``; ``inputs`` maps the names the
+    function uses to stage names (or, for a store made earlier, to a folder). ``num_rows`` is the extent that is cut
+    into tasks; a stage of one task has ``num_rows`` 1 and ``granule`` 1.
+    """
+
+    name: str
+    function: str
+    version: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    num_rows: int
+    cost: Cost
+    granule: int = CHUNK_ROWS
+    block_rows: int = 0
+    digest: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Folder of the stage's outputs inside the run."""
+        return f"{self.name}-{self.digest[:12]}"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Projected peak memory of the whole process while one task of this stage runs."""
+        return BASELINE_BYTES + self.cost.task_bytes(min(self.block_rows or self.num_rows, self.num_rows))
+
+    def num_tasks(self) -> int:
+        return -(-self.num_rows // self.block_rows) if self.block_rows else 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A range of a stage's rows, the unit of scheduling, commit and retry."""
+
+    stage: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run in order, frozen before anything runs."""
+
+    kind: str
+    stages: tuple[Stage, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Stage:
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+    def has(self, name: str) -> bool:
+        return any(stage.name == name for stage in self.stages)
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(stage.cost.disk_bytes for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> int:
+        return max(stage.memory_bytes for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.cost.seconds for stage in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_plan(
+    kind: str,
+    stages: Sequence[Stage],
+    *,
+    source_digest: str,
+    memory_bytes: int,
+    free_disk_bytes: int,
+    block_rows: int = 0,
+    workers: int = 1,
+    facts: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Chain the stages' fingerprints and choose each stage's block so that one task per worker fits ``memory_bytes``.
+
+    ``block_rows`` asks for a block (rounded up to the granule, shrunk to fit memory); 0 aims at tasks of 5-60 s.
+    Raises ``MemoryBudgetExceeded`` naming the worst stage and ``DiskBudgetExceeded``.
+    """
+    digests: dict[str, str] = {}
+    sized = []
+    for stage in stages:
+        upstream = {name: digests.get(origin, origin) for name, origin in sorted(stage.inputs.items())}
+        digest = fingerprint(
+            [
+                stage.name,
+                stage.function,
+                stage.version,
+                dict(stage.params),
+                upstream,
+                source_digest,
+                stage.num_rows,
+            ]
+        )
+        digests[stage.name] = digest
+        rows = _fit_block(stage, memory_bytes // workers, block_rows, workers)
+        sized.append(replace(stage, digest=digest, block_rows=rows))
+    plan = Plan(kind, tuple(sized), dict(facts or {}))
+    refused = [stage for stage in plan.stages if stage.memory_bytes > memory_bytes // workers]
+    if refused:
+        worst = max(refused, key=lambda stage: stage.memory_bytes)
+        each = f" for each of {workers} workers" if workers > 1 else ""
+        raise MemoryBudgetExceeded(
+            f"stage {worst.name} needs {human_bytes(worst.memory_bytes)} at its smallest block "
+            f"({worst.block_rows:,} rows), but --memory allows {human_bytes(memory_bytes // workers)}{each}; "
+            f"raise --memory to at least {human_bytes(worst.memory_bytes * workers)}"
+            + (" or lower --set knn.k" if "k" in worst.params else "")
+        )
+    if plan.disk_bytes > free_disk_bytes:
+        raise DiskBudgetExceeded(
+            f"the run needs about {human_bytes(plan.disk_bytes)} of disk, {human_bytes(free_disk_bytes)} are free; "
+            f"choose an --out on a larger disk, or lower --set knn.k"
+        )
+    return plan
+
+
+def pending_ranges(stage: Stage, committed: Sequence[tuple[int, int]]) -> list[Task]:
+    """Cut what no committed range covers into tasks of ``block_rows``, anchored at multiples of it."""
+    tasks = []
+    position = 0
+    for start, stop in [*sorted(committed), (stage.num_rows, stage.num_rows)]:
+        while position < start:
+            end = min(start, (position // stage.block_rows + 1) * stage.block_rows)
+            tasks.append(Task(stage.name, position, end))
+            position = end
+        position = max(position, stop)
+    return tasks
+
+
+def _fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int) -> int:
+    granule = stage.granule
+    limit = -(-stage.num_rows // granule) * granule
+    if asked_rows:
+        wanted = -(-asked_rows // granule) * granule
+    else:
+        seconds_per_row = stage.cost.seconds / max(stage.num_rows, 1)
+        by_time = int(20.0 / seconds_per_row) if seconds_per_row > 0 else limit
+        by_share = -(-limit // (4 * workers))
+        wanted = max(granule, min(by_time, max(by_share, 16 * granule)) // granule * granule)
+    spare = memory_bytes - BASELINE_BYTES - stage.cost.fixed_bytes
+    if stage.cost.bytes_per_row > 0:
+        wanted = min(wanted, int(spare / stage.cost.bytes_per_row) // granule * granule)
+    return max(granule, min(wanted, limit))
+
+
+def human_bytes(count: float) -> str:
+    """Write a number of bytes as people read it: ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+# A task function: reads its inputs, calls kernels, writes outputs through the context, returns small JSON facts.
+TaskFunction = Callable[..., dict[str, Any]]

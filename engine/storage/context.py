@@ -1,0 +1,168 @@
+"""What a task sees: its parameters, its inputs, and one way to write outputs that end up in its commit record."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from engine.storage import arrays, manifest, tables
+from engine.storage.manifest import OutputFile, Record
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TaskCall:
+    """Everything a worker needs to run one task; plain data, so that any executor can send it."""
+
+    function: str
+    stage: str
+    digest: str
+    folder: str
+    inputs: Mapping[str, str]
+    params: Mapping[str, Any]
+    num_rows: int
+    start: int
+    stop: int
+    threads: int
+    device: str
+
+
+@dataclass
+class TaskContext:
+    """Handed to a task function; collects the outputs it writes."""
+
+    call: TaskCall
+    outputs: list[OutputFile] = field(default_factory=list)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.call.params
+
+    @property
+    def threads(self) -> int:
+        return self.call.threads
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.call.folder)
+
+    def input(self, name: str) -> Path:
+        """Folder of a named input stage."""
+        return Path(self.call.inputs[name])
+
+    def array(self, name: str, array: str) -> np.ndarray:
+        """Map an input stage's array, read-only; held by the process between tasks."""
+        folder = self.input(name)
+        return hold(("array", str(folder), array), lambda: arrays.map_array(folder, array))
+
+    def write_rows(self, array: str, rows: np.ndarray, dtype: DTypeLike, num_rows: int | None = None) -> None:
+        """Write this task's rows of an output array that has ``num_rows`` (default: the stage's) rows in all."""
+        shape = (self.call.num_rows if num_rows is None else num_rows, *rows.shape[1:])
+        arrays.create_array(self.folder, array, shape, dtype)
+        self.outputs += arrays.write_rows(self.folder, array, 0 if num_rows is not None else self.call.start, rows)
+
+    def write_table(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Write this task's part of an output table."""
+        name = f"{table}/{self.call.start:012d}-{self.call.stop:012d}.arrow"
+        written = tables.write_table(self.folder / name, columns)
+        self.outputs.append(OutputFile(name, written.num_bytes, written.checksum))
+
+    def write_file(self, name: str, write: Callable[[Any], Any]) -> None:
+        """Write an output file through ``write(stream)``."""
+        written = manifest.write_atomic(self.folder / name, write)
+        self.outputs.append(OutputFile(name, written.num_bytes, written.checksum))
+
+    def write_npy(self, name: str, array: np.ndarray) -> None:
+        """Write an output array that is read whole, as ``name.npy``."""
+        self.write_file(f"{name}.npy", lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write an output of plain data, as ``name.json``."""
+        written = manifest.write_json(self.folder / f"{name}.json", value)
+        self.outputs.append(OutputFile(f"{name}.json", written.num_bytes, written.checksum))
+
+
+def read_npy(folder: Path, name: str) -> np.ndarray:
+    """Map an array that ``write_npy`` wrote."""
+    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def table_parts(folder: Path, table: str) -> list[Path]:
+    """The committed parts of a stage's table, in row order."""
+    digest = folder_digest(folder)
+    return [
+        folder / output.path
+        for record in committed_records(folder, digest)
+        for output in record.outputs
+        if output.path.startswith(f"{table}/")
+    ]
+
+
+def stage_facts(folder: Path) -> list[dict[str, Any]]:
+    """The facts that a stage's tasks returned, in row order."""
+    return [record.facts for record in committed_records(folder, folder_digest(folder))]
+
+
+def iterate_edges(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Read the columns of an edge table part by part, in row order."""
+    for path in table_parts(folder, "edges"):
+        yield tables.read_columns(path, names)
+
+
+def committed_records(folder: Path, digest: str) -> list[Record]:
+    """A stage's valid records, in row order, without those that another record covers."""
+    kept: list[Record] = []
+    for record in manifest.read_records(folder, digest):
+        if kept and record.start < kept[-1].stop:
+            continue
+        kept.append(record)
+    return kept
+
+
+def folder_digest(folder: Path) -> str:
+    """The full fingerprint of the stage whose outputs lie in ``folder``."""
+    return str(manifest.read_json(folder / "stage.json")["digest"])
+
+
+def run_call(call: TaskCall, function: Callable[..., dict[str, Any]]) -> Record:
+    """Run one task and commit it; the record is written last."""
+    started = time.perf_counter()
+    context = TaskContext(call)
+    facts = function(context, call.start, call.stop)
+    record = Record(
+        call.digest,
+        call.start,
+        call.stop,
+        tuple(context.outputs),
+        facts,
+        round(time.perf_counter() - started, 4),
+    )
+    manifest.write_record(context.folder, record)
+    return record
+
+
+_HELD: OrderedDict[Any, Any] = OrderedDict()
+_HELD_LIMIT = 16
+
+
+def hold(key: Any, load: Callable[[], T]) -> T:
+    """Load something costly once per process and keep it between tasks (least recently used goes first)."""
+    if key not in _HELD:
+        _HELD[key] = load()
+        while len(_HELD) > _HELD_LIMIT:
+            _HELD.popitem(last=False)
+    _HELD.move_to_end(key)
+    return _HELD[key]
+
+
+def release_held() -> None:
+    """Drop what this process holds (a run's folders may be about to be removed or rewritten)."""
+    _HELD.clear()

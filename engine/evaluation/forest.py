@@ -1,0 +1,114 @@
+"""The maximum spanning forest of edges that arrive in blocks: what single linkage needs, in memory that follows N.
+
+E edges, V vertices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from engine.errors import DataError
+
+_MIN_PENDING = 1 << 16
+
+
+class MaximumForest:
+    """Keep the maximum spanning forest of all edges added so far.
+
+    The components joined by forest edges of value >= t are those joined by all edges of value >= t, for every t, so
+    a threshold sweep or a weakest link needs nothing else. The multiset of forest values does not depend on the order
+    or the blocks in which edges come (which of several equal edges is kept does). Peak about 80 bytes per vertex.
+    """
+
+    def __init__(self, num_vertices: int) -> None:
+        capacity = num_vertices + max(2 * num_vertices, _MIN_PENDING)
+        self.num_vertices = num_vertices
+        self._sources_B = np.empty(capacity, np.int32)
+        self._targets_B = np.empty(capacity, np.int32)
+        self._values_B = np.empty(capacity, np.float32)
+        self._filled = 0
+
+    def add(self, sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], values_E: NDArray[np.float32]) -> None:
+        """Add a block of undirected edges; duplicates, both directions and self loops are harmless.
+
+        Raises ``DataError`` for unequal lengths, vertices out of range and values that are not numbers.
+        """
+        check_edges(self.num_vertices, sources_E, targets_E, values_E)
+        start = 0
+        while start < len(values_E):
+            room = len(self._values_B) - self._filled
+            stop, end = min(start + room, len(values_E)), min(self._filled + len(values_E) - start, len(self._values_B))
+            self._sources_B[self._filled : end] = sources_E[start:stop]
+            self._targets_B[self._filled : end] = targets_E[start:stop]
+            self._values_B[self._filled : end] = values_E[start:stop]
+            self._filled, start = end, stop
+            if self._filled == len(self._values_B):
+                self._compact()
+
+    def edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+        """Return the forest's sources, targets and values, at most V - 1 edges, by descending value."""
+        self._compact()
+        end = self._filled
+        return self._sources_B[:end].copy(), self._targets_B[:end].copy(), self._values_B[:end].copy()
+
+    def _compact(self) -> None:
+        end = self._filled
+        order_E = _descending(self._values_B[:end])
+        parent_V = np.arange(self.num_vertices, dtype=np.int32)
+        kept_E = order_E[: _keep_forest(order_E, self._sources_B, self._targets_B, parent_V)]
+        for buffer in (self._sources_B, self._targets_B, self._values_B):
+            buffer[: len(kept_E)] = buffer[kept_E]
+        self._filled = len(kept_E)
+
+
+def check_edges(
+    num_vertices: int, sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], values_E: NDArray[np.float32]
+) -> None:
+    """Raise ``DataError`` unless the arrays agree in length, the vertices exist and the values are numbers."""
+    if not len(sources_E) == len(targets_E) == len(values_E):
+        raise DataError(f"edges: {len(sources_E)} sources, {len(targets_E)} targets and {len(values_E)} values")
+    for name, ids_E in (("source", sources_E), ("target", targets_E)):
+        if len(ids_E) and not (int(ids_E.min()) >= 0 and int(ids_E.max()) < num_vertices):
+            edge = int(np.argmax((ids_E < 0) | (ids_E >= num_vertices)))
+            raise DataError(f"edge {edge}: {name} {ids_E[edge]} is not one of {num_vertices} vertices")
+    if len(values_E) and bool(np.isnan(values_E).any()):
+        raise DataError(f"edge {int(np.argmax(np.isnan(values_E)))}: its value is not a number")
+
+
+@njit(nogil=True, cache=True)
+def find_root(parent_V: NDArray[np.int32], vertex: int) -> int:
+    """Return the root of ``vertex``, halving the path on the way."""
+    while parent_V[vertex] != vertex:
+        parent_V[vertex] = parent_V[parent_V[vertex]]
+        vertex = parent_V[vertex]
+    return vertex
+
+
+def _descending(values_E: NDArray[np.float32]) -> NDArray[np.int64]:
+    # One sort of (value bits made orderable, position) in a word: several times faster than a stable argsort.
+    bits = (values_E + np.float32(0.0)).view(np.uint32)  # + 0 turns -0 into 0
+    ascending = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
+    packed = (~ascending).astype(np.uint64) << np.uint64(32)
+    packed |= np.arange(len(values_E), dtype=np.uint64)
+    packed.sort()
+    packed &= np.uint64(0xFFFFFFFF)
+    return packed.view(np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _keep_forest(
+    order_E: NDArray[np.int64], sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], parent_V: NDArray[np.int32]
+) -> int:
+    """Move the forest's positions to the front of ``order_E``; return how many there are (Kruskal)."""
+    kept = 0
+    for position in order_E:
+        a, b = find_root(parent_V, sources_E[position]), find_root(parent_V, targets_E[position])
+        if a != b:
+            parent_V[max(a, b)] = min(a, b)
+            order_E[kept] = position
+            kept += 1
+            if kept == len(parent_V) - 1:
+                break
+    return kept

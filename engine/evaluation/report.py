@@ -1,0 +1,372 @@
+"""The report of a run: one HTML file that needs no network and says what came out, how sure, and what it took.
+
+Text from data sets, file names and settings is escaped here and in ``charts``; a content policy in the page forbids
+every script but its own and every request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+
+from engine.evaluation import charts
+from engine.evaluation.charts import Marker, Series, decimal, short
+from engine.evaluation.report_data import (
+    EdgeHistogram,
+    Gallery,
+    GalleryCluster,
+    GalleryItem,
+    MetricsRow,
+    RecallEstimate,
+    ReportData,
+    StageRow,
+)
+
+__all__ = ["ReportData", "headline", "render_report"]
+
+_IMAGE = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
+_COLUMNS = {
+    "pairwise_f": "F",
+    "pairwise_precision": "precision",
+    "pairwise_recall": "recall",
+    "bcubed_f": "F",
+    "bcubed_precision": "precision",
+    "bcubed_recall": "recall",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "num_clusters": "clusters",
+    "num_singletons": "singletons",
+}
+_COUNTS = ("num_clusters", "num_singletons")
+_THEME_BUTTON = (
+    '<button id="theme" type="button" aria-label="Switch between light and dark" title="Light or dark">'
+    '<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2"/>'
+    '<path d="M8 1.8a6.2 6.2 0 0 1 0 12.4Z"/></svg></button>'
+)
+_LOGO = (
+    '<svg class="logo" viewBox="0 0 32 32" aria-hidden="true"><path d="M7 23 16 7l9 16Z"/>'
+    '<circle cx="16" cy="7" r="4"/><circle cx="7" cy="23" r="4"/><circle cx="25" cy="23" r="4"/></svg>'
+)
+
+
+def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int) -> str:
+    """Say in one plain sentence what came out."""
+    return (
+        f"{num_rows:,} rows → {num_clusters:,} {_plural(num_clusters, 'cluster')}, "
+        f"{num_singletons:,} {_plural(num_singletons, 'singleton')}; largest {largest:,}"
+    )
+
+
+def render_report(data: ReportData) -> str:
+    """Render one self-contained HTML page, the same bytes for the same data.
+
+    Sections without data are left out. Light or dark follows the reader's system, ``?theme=dark`` or the button.
+    """
+    sections = [
+        ("quality", "Quality", _quality(data.metrics)),
+        ("clusters", "Clusters", _sizes(data)),
+        ("graph", "Graph", _graph(data)),
+        ("thresholds", "Thresholds", _sweep(data)),
+        ("galleries", "Galleries", "".join(_gallery(g) for g in data.galleries if g.clusters)),
+        ("run", "Run", _run(data)),
+    ]
+    shown = [(name, title, body) for name, title, body in sections if body]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
+    body = "".join(f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, title, body in shown)
+    style, script = _asset("report.css"), _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{escape(data.title)} · Asterism</title><style>{style}</style></head><body>"
+        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{_LOGO}Asterism</a><nav>{links}</nav>'
+        f"{_THEME_BUTTON}</div></header>"
+        f'<main class="wrap" id="top">{_top(data)}{body}</main>'
+        f'<div id="tip" role="status" hidden></div><script>{script}</script></body></html>\n'
+    )
+
+
+def _top(data: ReportData) -> str:
+    clustered = data.num_rows - data.num_singletons
+    seconds = sum(stage.seconds for stage in data.stages)
+    peak = max((stage.peak_memory_bytes or 0 for stage in data.stages), default=0)
+    tiles = [
+        ("Rows", f"{data.num_rows:,}", f"{data.num_dimensions} dimensions"),
+        ("Clusters", f"{data.num_clusters:,}", f"{data.num_clusters - data.num_singletons:,} of 2 rows or more"),
+        ("Singletons", f"{data.num_singletons:,}", f"{_percent(data.num_singletons, data.num_rows)} of rows"),
+        ("Largest", f"{data.largest:,}", f"{_percent(data.largest, data.num_rows)} of rows"),
+    ]
+    if clustered and data.num_clusters > data.num_singletons:
+        mean = clustered / (data.num_clusters - data.num_singletons)
+        tiles.append(("Mean size", f"{mean:.1f}", "singletons left out"))
+    if seconds:
+        tiles.append(("Time", _duration(seconds), f"peak memory {_bytes(peak)}" if peak else "all stages"))
+    cells = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd><dd class=sub>{escape(sub)}</dd></div>"
+        for name, value, sub in tiles
+    )
+    facts = {"Source": data.source, "Method": data.method, "Model": data.model, "Operating point": data.operating_point}
+    what = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items() if value)
+    notes = "".join(f'<li class="{kind}">{escape(text)}</li>' for kind, text in _remarks(data))
+    return (
+        f'<p class="eyebrow">{escape(data.title)}</p>'
+        f"<h1>{escape(headline(data.num_rows, data.num_clusters, data.num_singletons, data.largest))}</h1>"
+        f'<dl class="facts">{what}</dl><dl class="tiles">{cells}</dl>'
+        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    )
+
+
+def _remarks(data: ReportData) -> Iterable[tuple[str, str]]:
+    yield from (("warning", text) for text in data.warnings)
+    yield from (("note", text) for text in data.notes)
+
+
+def _quality(rows: list[MetricsRow]) -> str:
+    if not rows:
+        return ""
+    used = [key for key in _COLUMNS if any(key in row.scores for row in rows)]
+    groups = [
+        (title, sum(key.startswith(prefix) for key in used))
+        for title, prefix in (("Pairwise", "pairwise_"), ("BCubed", "bcubed_"))
+    ]
+    rest = len(used) - sum(width for _, width in groups)
+    upper = "".join(f'<th colspan="{width}" class="group">{title}</th>' for title, width in groups if width)
+    lower = "".join(f'<th class="{_edge(key)}">{_COLUMNS[key]}</th>' for key in used)
+    body = "".join(
+        f"<tr{' class=own' if row.emphasis else ''}><th>{escape(row.name)}"
+        + (f"<small>{escape(row.remark)}</small>" if row.remark else "")
+        + "</th>"
+        + "".join(f'<td class="{_edge(key)}">{_score(key, row.scores.get(key))}</td>' for key in used)
+        + "</tr>"
+        for row in rows
+    )
+    return _panel(
+        "Against the known identities",
+        "Scores are percentages. The identities served for scoring only, unless a row says otherwise. NMI is "
+        "normalised by the arithmetic mean; an unassigned row counts as a cluster of its own.",
+        f'<div class=scroll><table class="metrics"><thead><tr><th></th>{upper}<th colspan="{rest}"></th></tr>'
+        f"<tr><th></th>{lower}</tr></thead><tbody>{body}</tbody></table></div>",
+    )
+
+
+def _sizes(data: ReportData) -> str:
+    if not data.size_bins:
+        return ""
+    names = [f"{short(b.low)}" if b.low == b.high else f"{short(b.low)}–{short(b.high)}" for b in data.size_bins]
+    details = [
+        f"{b.low:,}{'' if b.low == b.high else f' to {b.high:,}'} {_plural(b.high, 'row')}\n"
+        f"clusters: {b.num_clusters:,}\nrows in them: {b.num_rows:,} ({_percent(b.num_rows, data.num_rows)})"
+        for b in data.size_bins
+    ]
+    counts = [b.num_clusters for b in data.size_bins]
+    return _panel(
+        "How large the clusters are",
+        "Size classes double; the vertical scale is logarithmic, so that a single large cluster shows.",
+        charts.bars_by_class(names, counts, details, "clusters", "rows in the cluster"),
+    )
+
+
+def _graph(data: ReportData) -> str:
+    panels = []
+    if data.similarities:
+        text = "Cosine similarity of every pair of neighbours in the KNN graph."
+        panels.append(_panel("Similarities", text, _edge_histogram(data.similarities, "similarity")))
+    if data.scores:
+        text = "Scores the method gave to those pairs, and what pruning left of them."
+        panels.append(_panel("Scores", text, _edge_histogram(data.scores, "score")))
+    if data.recall:
+        panels.append(_recall(data.recall))
+    return f'<div class="columns graph">{"".join(panels)}</div>' if panels else ""
+
+
+def _edge_histogram(edges: EdgeHistogram, x_name: str) -> str:
+    series = [Series("kept" if edges.pruned else "edges", edges.kept, "a")]
+    if edges.pruned:
+        series.append(Series("pruned", edges.pruned, "mute"))
+    marker = None if edges.threshold is None else Marker(edges.threshold, "threshold")
+    return charts.histogram(edges.bin_edges, series, "edges", x_name, marker)
+
+
+def _recall(recall: RecallEstimate) -> str:
+    meters = [(f"recall@{recall.k}", recall.recall)]
+    if recall.recall_above_floor is not None and recall.floor is not None:
+        meters.append((f"neighbours of similarity ≥ {decimal(recall.floor)}", recall.recall_above_floor))
+    body = "".join(
+        f'<div class="recall"><span>{escape(name)}</span><b>{100 * value:.2f} %</b>{_meter(value)}</div>'
+        for name, value in meters
+    )
+    return _panel(
+        "Neighbours found",
+        f"Estimated against exact search on {recall.num_samples:,} sampled rows. Distant neighbours are what "
+        "approximate search mostly misses and clustering never needs.",
+        f'<div class="recalls">{body}</div>',
+    )
+
+
+def _sweep(data: ReportData) -> str:
+    rows = sorted(data.sweep, key=lambda row: row.threshold)
+    if not rows:
+        return ""
+    xs = [row.threshold for row in rows]
+    marker = None if data.chosen_threshold is None else Marker(data.chosen_threshold, "chosen")
+    counts = [
+        Series("clusters", [row.num_clusters for row in rows], "a"),
+        Series("singletons", [row.num_singletons for row in rows], "b"),
+        Series("largest cluster", [row.largest for row in rows], "c"),
+    ]
+    panels = [
+        _panel(
+            "What plain thresholding would give",
+            "Connected components of the edges at or above each threshold; logarithmic scale.",
+            charts.lines(xs, counts, "count", "threshold", marker),
+        )
+    ]
+    scored = [row for row in rows if row.pairwise_f is not None]
+    if scored:
+        fractions = [
+            Series("F", [row.pairwise_f or 0.0 for row in scored], "ink"),
+            Series("precision", [row.pairwise_precision or 0.0 for row in scored], "a"),
+            Series("recall", [row.pairwise_recall or 0.0 for row in scored], "b"),
+        ]
+        panels.append(
+            _panel(
+                "Pairwise scores of those components",
+                "The identities served for scoring only: the threshold was not chosen on them.",
+                charts.lines([row.threshold for row in scored], fractions, "score", "threshold", marker, percent=True),
+            )
+        )
+    return f'<div class="columns">{"".join(panels)}</div>'
+
+
+def _gallery(gallery: Gallery) -> str:
+    cards = "".join(_card(cluster, gallery.pixelated) for cluster in gallery.clusters)
+    return (
+        f'<div class="gallery"><h3>{escape(gallery.title)}</h3><p class="lead">{escape(gallery.explanation)}</p>'
+        f'<div class="cards">{cards}</div></div>'
+    )
+
+
+def _card(cluster: GalleryCluster, pixelated: bool) -> str:
+    numbers = [("mean", cluster.cohesion), ("weakest", cluster.weakest_score)]
+    scores = "".join(
+        f'<span class="stat" title="{name} score">{name} <b>{value:.3f}</b>{_meter(value)}</span>'
+        for name, value in numbers
+        if value is not None
+    )
+    pairs = list(zip(cluster.rows, cluster.items, strict=True))
+    pictures = "".join(_picture(row, item) for row, item in pairs if _is_picture(item))
+    texts = "".join(
+        f'<li><span class="row">{row}</span><span>{escape(item.text)}</span></li>'
+        for row, item in pairs
+        if not _is_picture(item)
+    )
+    more = cluster.size - len(pairs)
+    return (
+        f'<article class="card"><h4>Cluster {cluster.label}'
+        f"<span>{cluster.size:,} {_plural(cluster.size, 'row')}</span></h4>"
+        + (f'<div class="stats">{scores}</div>' if scores else "")
+        + (f'<div class="montage{" pixelated" if pixelated else ""}">{pictures}</div>' if pictures else "")
+        + (f'<ol class="lines">{texts}</ol>' if texts else "")
+        + (f'<p class="more">and {more:,} more</p>' if more > 0 else "")
+        + "</article>"
+    )
+
+
+def _is_picture(item: GalleryItem) -> bool:
+    return item.image is not None and _IMAGE.fullmatch(item.image) is not None
+
+
+def _picture(row: int, item: GalleryItem) -> str:
+    caption = escape(f"{item.text} · row {row}" if item.text else f"row {row}")
+    return f'<img src="{item.image}" alt="{caption}" title="{caption}" loading="lazy">'
+
+
+def _run(data: ReportData) -> str:
+    tables = [("Settings", data.settings), ("Versions", data.versions), ("Hardware", data.hardware)]
+    listed = "".join(
+        _panel(title, "", '<dl class="pairs">' + "".join(map(_pair, values.items())) + "</dl>")
+        for title, values in tables
+        if values
+    )
+    return (_stages(data.stages) if data.stages else "") + (
+        f'<div class="columns three">{listed}</div>' if listed else ""
+    )
+
+
+def _pair(item: tuple[str, str]) -> str:
+    return f"<div><dt>{escape(item[0])}</dt><dd>{escape(item[1])}</dd></div>"
+
+
+def _stages(stages: list[StageRow]) -> str:
+    total = sum(stage.seconds for stage in stages)
+    body = "".join(
+        f"<tr><th>{escape(s.name)}</th><td>{s.num_tasks:,}</td><td>{_duration(s.seconds)}</td>"
+        f'<td class="share">{_meter(s.seconds / total if total else 0)}</td>'
+        f"<td>{_bytes(s.peak_memory_bytes) if s.peak_memory_bytes else '–'}</td>"
+        f"<td>{f'{short(round(s.rate))} {escape(s.unit)}/s' if s.rate else '–'}</td></tr>"
+        for s in stages
+    )
+    tasks = sum(stage.num_tasks for stage in stages)
+    return _panel(
+        "Stages",
+        f"{tasks:,} {_plural(tasks, 'task')} in {_duration(total)}.",
+        '<div class=scroll><table class="stages"><thead><tr><th>stage</th><th>tasks</th><th>time</th>'
+        f"<th class=share></th><th>peak memory</th><th>rate</th></tr></thead><tbody>{body}</tbody></table></div>",
+    )
+
+
+def _panel(title: str, lead: str, body: str) -> str:
+    return f'<div class="panel"><h3>{title}</h3>' + (f'<p class="lead">{lead}</p>' if lead else "") + body + "</div>"
+
+
+def _meter(value: float) -> str:
+    return f'<i class="meter"><i style="width:{100 * min(max(value, 0.0), 1.0):.1f}%"></i></i>'
+
+
+def _edge(key: str) -> str:
+    """The class that starts a new group of columns."""
+    return "first" if key in ("pairwise_f", "bcubed_f", "nmi", "num_clusters") else ""
+
+
+def _score(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if key in _COUNTS else f"{100 * value:.2f}"
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole if whole else 0.0
+    return f"{share:.2f} %" if 0 < share < 0.1 else f"{share:.1f} %"
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else noun + "s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 9.95:
+        return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _bytes(count: int) -> str:
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if size >= 100 or units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def _asset(name: str) -> str:
+    return (files("engine.evaluation") / name).read_text(encoding="utf-8")

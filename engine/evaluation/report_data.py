@@ -1,0 +1,117 @@
+"""What a report shows: plain dataclasses of numbers and text, with a JSON form by ``dataclasses.asdict``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.evaluation.galleries import SizeBin
+from engine.evaluation.sweep import SweepRow
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """What one stage took; ``rate`` in ``unit`` per second."""
+
+    name: str
+    num_tasks: int
+    seconds: float
+    peak_memory_bytes: int | None = None
+    rate: float | None = None
+    unit: str = "rows"
+
+
+@dataclass(frozen=True)
+class EdgeHistogram:
+    """Numbers of edges by value: ``bin_edges`` ascending, one longer than ``kept`` and ``pruned``.
+
+    ``pruned`` empty: one series, all of it in ``kept``. ``threshold``: the operating point, drawn as a line.
+    """
+
+    bin_edges: list[float]
+    kept: list[int]
+    pruned: list[int] = field(default_factory=list)
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class RecallEstimate:
+    """How much of exact search the KNN graph found, on ``num_samples`` rows; fractions.
+
+    ``recall_above_floor``: over the true neighbours of similarity >= ``floor`` only, the ones clustering can use.
+    """
+
+    k: int
+    recall: float
+    num_samples: int
+    floor: float | None = None
+    recall_above_floor: float | None = None
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """Scores of one labelling, keys as in ``Scores.as_dict``; ``emphasis`` marks this run's own result."""
+
+    name: str
+    scores: dict[str, float]
+    emphasis: bool = False
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One row of a cluster: text, or a picture (base64 data URI, PNG/JPEG/GIF/WebP) with the text as its caption."""
+
+    text: str = ""
+    image: str | None = None
+
+
+@dataclass(frozen=True)
+class GalleryCluster:
+    """A cluster with as many of its ``rows`` (global row numbers) and ``items`` as are to be shown."""
+
+    label: int
+    size: int
+    rows: list[int]
+    items: list[GalleryItem]
+    cohesion: float | None = None
+    weakest_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Clusters chosen for one reason; ``pixelated`` keeps the pixels of tiny pictures square."""
+
+    title: str
+    explanation: str
+    clusters: list[GalleryCluster]
+    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows; what is empty or ``None`` is left out of the page."""
+
+    title: str
+    method: str
+    source: str
+    num_rows: int
+    num_dimensions: int
+    num_clusters: int
+    num_singletons: int
+    largest: int
+    model: str | None = None
+    operating_point: str | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    size_bins: list[SizeBin] = field(default_factory=list)
+    metrics: list[MetricsRow] = field(default_factory=list)
+    sweep: list[SweepRow] = field(default_factory=list)
+    chosen_threshold: float | None = None
+    similarities: EdgeHistogram | None = None
+    scores: EdgeHistogram | None = None
+    recall: RecallEstimate | None = None
+    galleries: list[Gallery] = field(default_factory=list)
+    stages: list[StageRow] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, str] = field(default_factory=dict)

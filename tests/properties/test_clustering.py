@@ -1,0 +1,160 @@
+"""Clustering kernels against naive references, under any order, cutting, direction and duplication of the edges.
+
+No deadlines: the first example of a test may compile its kernels.
+"""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from engine.clustering.labels import dense_labels
+from engine.clustering.propagation import graph_propagation, propagate, strongest_forest
+from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.union_find import UnionFind, component_roots, merge_forests, spanning_forest
+
+MAX_VERTICES = 24
+vertices = st.integers(0, MAX_VERTICES - 1)
+edge_lists = st.lists(st.tuples(vertices, vertices), max_size=60)
+# Few distinct scores make ties; 1.0 is what no threshold cuts.
+scores = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.52, 0.55, 0.9, 0.97, 1.0])
+scored_edges = st.lists(st.tuples(vertices, vertices, scores), max_size=60)
+
+
+def arrays(pairs, dtype=np.int32):
+    table = np.array(pairs, dtype).reshape(-1, 2)
+    return table[:, 0].copy(), table[:, 1].copy()
+
+
+def naive_roots(num_vertices, pairs):
+    roots = list(range(num_vertices))
+    changed = True
+    while changed:
+        changed = False
+        for a, b in pairs:
+            least = min(roots[a], roots[b])
+            if roots[a] != least or roots[b] != least:
+                roots[a] = roots[b] = least
+                changed = True
+    return roots
+
+
+def naive_propagation(num_vertices, edges, min_score, max_size, step):
+    final = [0] * num_vertices
+    least = min((float(np.float32(score)) for *_, score in edges), default=0)
+    pending = [(range(num_vertices), edges, least if min_score is None else min_score)]
+    while pending:
+        members, edges, threshold = pending.pop()
+        kept = [edge for edge in edges if np.float32(edge[2]) >= np.float32(threshold)]
+        roots = naive_roots(num_vertices, [edge[:2] for edge in kept])
+        raised = threshold + (1 - threshold) * step
+        for root in {roots[v] for v in members}:
+            component = [v for v in members if roots[v] == root]
+            if len(component) > max_size and raised != threshold:
+                pending.append((component, [edge for edge in kept if roots[edge[0]] == root], raised))
+            for v in component:
+                final[v] = root
+    return final
+
+
+@settings(deadline=None)
+@given(edge_lists, st.randoms(use_true_random=False), st.integers(1, 7))
+def test_union_find_equals_a_naive_reference_however_edges_come(pairs, random, num_blocks):
+    expected = naive_roots(MAX_VERTICES, pairs)
+    assert component_roots(MAX_VERTICES, *arrays(pairs)).tolist() == expected
+    shuffled = [(b, a) if random.random() < 0.5 else (a, b) for a, b in pairs * 2]
+    random.shuffle(shuffled)
+    blocks = [arrays(shuffled[start::num_blocks], np.int64) for start in range(num_blocks)]
+    forest = UnionFind(MAX_VERTICES)
+    for block in blocks:
+        forest.add(*block)
+    assert forest.roots().tolist() == expected
+
+    reduced = [spanning_forest(*block) for block in blocks]
+    for (sources, targets), (members, roots) in zip(blocks, reduced, strict=True):
+        assert len(members) <= max(0, len(np.union1d(sources, targets)) - 1)
+        assert (np.diff(members) > 0).all()
+        assert (roots < members).all()
+    merged = merge_forests(reduced)
+    assert component_roots(MAX_VERTICES, *merged).tolist() == expected
+    whole = spanning_forest(*arrays(pairs, np.int64))
+    assert [part.tolist() for part in merged] == [part.tolist() for part in whole]
+    tree = merge_forests([merge_forests(reduced[:3]), merge_forests(reduced[3:])])
+    assert [part.tolist() for part in tree] == [part.tolist() for part in whole]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.integers(0, 800), st.integers(0, 50))
+@settings(max_examples=50, deadline=None)
+def test_union_find_equals_scipy(seed, num_vertices, num_edges, spread):
+    rng = np.random.default_rng(seed)
+    sources, targets = rng.integers(0, num_vertices, (2, num_edges))
+    graph = coo_array((np.ones(num_edges), (sources, targets)), shape=(num_vertices, num_vertices))
+    _, expected = connected_components(graph, directed=False)
+    first_of = np.full(num_vertices, num_vertices)
+    np.minimum.at(first_of, expected, np.arange(num_vertices))
+    roots = component_roots(num_vertices, sources, targets)
+    assert np.array_equal(roots, first_of[expected])
+    # The same graph over ids far apart: compacting must not depend on how they are spread.
+    names = np.sort(rng.integers(0, 2 ** (10 + spread), num_vertices)) + np.arange(num_vertices)
+    members, named_roots = spanning_forest(names[sources], names[targets])
+    below = np.flatnonzero(roots != np.arange(num_vertices))
+    assert np.array_equal(members, names[below])
+    assert np.array_equal(named_roots, names[roots[below]])
+
+
+@settings(deadline=None)
+@given(edge_lists, st.integers(1, 5), st.integers(1, 3))
+def test_node_intimacy_equals_sets(pairs, num_blocks, threads):
+    blocks = [arrays(pairs[start::num_blocks]) for start in range(num_blocks)]
+    adjacency = build_adjacency(MAX_VERTICES, lambda: blocks, threads)
+    closed = [{v} for v in range(MAX_VERTICES)]
+    for a, b in pairs:
+        closed[a].add(b)
+        closed[b].add(a)
+    indptr, indices = adjacency
+    for v in range(MAX_VERTICES):
+        assert indices[indptr[v] : indptr[v + 1]].tolist() == sorted(closed[v] - {v})
+    asked = [(a, b) for a in range(MAX_VERTICES) for b in range(MAX_VERTICES)]
+    expected = [len(closed[a] & closed[b]) / min(len(closed[a]), len(closed[b])) for a, b in asked]
+    assert np.array_equal(node_intimacy(*adjacency, *arrays(asked), threads), np.float32(expected))
+
+
+@settings(deadline=None)
+@given(
+    scored_edges,
+    st.none() | st.sampled_from([-0.5, 0.1, 0.3, 0.55, 1.0]),
+    st.integers(1, 12),
+    st.sampled_from([0.05, 0.3, 0.9]),
+    st.randoms(use_true_random=False),
+    st.integers(1, 4),
+)
+def test_propagation_equals_a_naive_reference_however_edges_come(edges, min_score, max_size, step, random, num_blocks):
+    expected = naive_propagation(MAX_VERTICES, edges, min_score, max_size, step)
+    shuffled = [(b, a, s) if random.random() < 0.5 else (a, b, s) for a, b, s in edges * 2]
+    random.shuffle(shuffled)
+
+    def table(rows):
+        return *arrays([row[:2] for row in rows]), np.array([row[2] for row in rows], np.float32)
+
+    rule = {"min_score": min_score, "max_size": max_size, "step": step}
+    assert propagate(MAX_VERTICES, *table(edges), **rule).tolist() == expected
+    assert propagate(MAX_VERTICES, *table(shuffled), **rule).tolist() == expected
+
+    forests = [strongest_forest(*table(shuffled[start::num_blocks])) for start in range(num_blocks)]
+    forest = strongest_forest(*(np.concatenate(parts) for parts in zip(*forests, strict=True)))
+    assert len(forest[0]) < MAX_VERTICES
+    if min_score is not None:  # the default is the least score of all edges, which a forest need not hold
+        assert propagate(MAX_VERTICES, *forest, **rule).tolist() == expected
+
+
+@settings(deadline=None)
+@given(scored_edges, st.integers(1, 12))
+def test_graph_propagation_is_propagation_with_unpaired_vertices_left_out(edges, max_size):
+    pairs = np.array([edge[:2] for edge in edges], np.int64).reshape(-1, 2)
+    labels = graph_propagation(pairs, np.array([edge[2] for edge in edges]), max_size, num_vertices=MAX_VERTICES)
+    paired = np.unique(pairs)
+    assert (np.delete(labels, paired) == -1).all()
+    roots = np.array(naive_propagation(MAX_VERTICES, edges, None, max_size, 0.05))
+    expected = dense_labels(np.searchsorted(paired, roots[paired]))
+    assert np.array_equal(labels[paired], expected)

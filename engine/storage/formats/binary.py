@@ -1,0 +1,258 @@
+"""Arrays laid out in a file byte for byte: ``.bin``, ``.npy``, ``.npz``, ``.fvecs``, ``.fbin``.
+
+Blocks are read with plain reads, not through a memory map, so that a pass over a file of any size occupies one block.
+"""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import DataError
+from engine.storage.formats.sources import Vectors, check_matrix
+
+PREFERRED_NAMES = ("features", "data", "embeddings", "embedding", "vectors")
+_FVECS_MAX_DIM = 1 << 20
+
+
+class RawRows:
+    """Rows of an array at an offset of a file, or in a compressed member of a zip file (then streamed)."""
+
+    def __init__(
+        self,
+        path: Path,
+        offset: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        fortran: bool = False,
+        compressed_member: str | None = None,
+    ) -> None:
+        self.path = path
+        self.shape = shape
+        self.dtype = dtype
+        self.sequential = compressed_member is not None
+        self.num_rows = shape[0]
+        self._offset = offset
+        self._fortran = fortran
+        self._member = compressed_member
+        self._stream: IO[bytes] | None = None
+        self._position = 0
+        self._lock = threading.Lock()
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return a copy of rows ``start..stop`` in the stored dtype."""
+        if self._fortran:
+            # Mapped for this read only: its pages are given back at once.
+            mapped = np.memmap(self.path, self.dtype, "r", self._offset, self.shape, "F")
+            return np.array(mapped[start:stop], order="C")
+        block = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        if block.nbytes == 0:
+            return block
+        view = block.reshape(-1).view(np.uint8).data
+        at = self._offset + start * (block.nbytes // len(block))
+        if self._member is None:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(at)
+                self._fill(file, view, start, stop)
+        else:
+            with self._lock:
+                self._fill(self._stream_at(at, start), view, start, stop)
+                self._position += len(view)
+        return block
+
+    def _fill(self, file: Any, view: memoryview, start: int, stop: int) -> None:
+        filled = 0
+        try:
+            while filled < len(view):
+                count = file.readinto(view[filled:])
+                if not count:
+                    raise DataError(
+                        f"{self.path}: ended while reading rows {start}..{stop}; is it still being written?"
+                    )
+                filled += count
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            self._stream = None
+            raise DataError(f"{self.path}: damaged at rows {start}..{stop}: {error}") from error
+
+    def _stream_at(self, at: int, start: int) -> IO[bytes]:
+        if self._stream is None or at < self._position:
+            assert self._member is not None
+            # Stays open between reads; closing is left to the collector, like the position it stands for.
+            self._stream = zipfile.ZipFile(self.path).open(self._member)  # noqa: SIM115
+            self._position = 0
+        while self._position < at:
+            try:
+                skipped = len(self._stream.read(min(at - self._position, 1 << 22)))
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                self._stream = None
+                raise DataError(f"{self.path}: damaged before row {start}: {error}") from error
+            if not skipped:
+                raise DataError(f"{self.path}: ended before row {start}; is it still being written?")
+            self._position += skipped
+        return self._stream
+
+
+class RawVectors:
+    """A ``Part`` of raw rows: checks that they are vectors and converts them to a dtype kernels take."""
+
+    def __init__(self, rows: RawRows) -> None:
+        self.path = rows.path
+        self.num_rows, self.dim, self.dtype = check_matrix(rows.path, rows.shape, rows.dtype)
+        self._rows = rows
+
+    def read(self, start: int, stop: int) -> Vectors:
+        return self._rows.read(start, stop).astype(self.dtype, copy=False)
+
+
+class FvecsVectors:
+    """A ``Part`` of ``.fvecs`` rows: each an int32 dimension, then that many float32, little-endian."""
+
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def __init__(self, path: Path) -> None:
+        size = path.stat().st_size
+        self.path = path
+        self.dim = int(np.fromfile(path, "<i4", 1)[0]) if size >= 4 else 0
+        if size and not 0 < self.dim <= _FVECS_MAX_DIM:
+            raise DataError(f"{path}: not an .fvecs file: its first four bytes give a dimension of {self.dim}")
+        row_bytes = 4 + 4 * self.dim
+        if size % row_bytes:
+            raise DataError(
+                f"{path}: {size} bytes is not a whole number of .fvecs rows of dimension {self.dim} "
+                f"({row_bytes} bytes each): {size % row_bytes} bytes remain; the file is truncated"
+            )
+        self.num_rows = size // row_bytes
+        stored = np.dtype([("dim", "<i4"), ("vector", "<f4", (self.dim,))])
+        self._rows = RawRows(path, 0, (self.num_rows,), stored)
+
+    def read(self, start: int, stop: int) -> Vectors:
+        block = self._rows.read(start, stop)
+        bad = np.flatnonzero(block["dim"] != self.dim)
+        if len(bad):
+            raise DataError(
+                f"{self.path}: row {start + bad[0]} has dimension {block['dim'][bad[0]]}, but row 0 has {self.dim}"
+            )
+        return np.ascontiguousarray(block["vector"], dtype=self.dtype)
+
+
+def open_bin(path: Path, dim: int | None) -> RawVectors:
+    """Open headerless little-endian float32 rows; raises ``DataError`` without ``dim`` or if it does not divide."""
+    size = path.stat().st_size
+    if dim is None:
+        raise DataError(f"{path}: a .bin file does not record its dimension; give it with --dim")
+    if dim < 1:
+        raise DataError(f"{path}: --dim must be at least 1, got {dim}")
+    row_bytes = 4 * dim
+    if size % row_bytes:
+        raise DataError(
+            f"{path}: {size} bytes is not a whole number of float32 rows of dimension {dim} ({row_bytes} bytes each): "
+            f"{size // row_bytes} rows take {size - size % row_bytes} bytes and {size % row_bytes} remain; "
+            f"check --dim, or the file is truncated"
+        )
+    return RawVectors(RawRows(path, 0, (size // row_bytes, dim), np.dtype("<f4")))
+
+
+def open_fbin(path: Path) -> RawVectors:
+    """Open ``.fbin``: uint32 rows, uint32 dimension, then float32 rows, little-endian."""
+    size = path.stat().st_size
+    if size < 8:
+        raise DataError(f"{path}: {size} bytes, but an .fbin header alone takes 8; the file is empty or truncated")
+    num_rows, dim = (int(value) for value in np.fromfile(path, "<u4", 2))
+    expected = 8 + 4 * num_rows * dim
+    if size != expected:
+        raise DataError(
+            f"{path}: its header says {num_rows} rows of dimension {dim}, which takes {expected} bytes, got {size}; "
+            f"the file is {'truncated' if size < expected else 'not .fbin, or longer than its header says'}"
+        )
+    return RawVectors(RawRows(path, 8, (num_rows, dim), np.dtype("<f4")))
+
+
+def open_npy(path: Path) -> RawRows:
+    """Open a ``.npy`` file of any shape; raises ``DataError`` for object arrays and truncated files."""
+    with path.open("rb") as file:
+        shape, fortran, dtype = _read_npy_header(path, file)
+        offset = file.tell()
+    _check_npy_size(path, shape, dtype, path.stat().st_size - offset)
+    return RawRows(path, offset, shape, dtype, fortran=fortran)
+
+
+def open_npz(path: Path, name: str | None = None, preferred: Sequence[str] = PREFERRED_NAMES) -> RawRows:
+    """Open one array of a ``.npz``: ``name``, or the only one, or the first of ``preferred`` that it has.
+
+    Arrays stored uncompressed (``np.savez``) are read at any row. Compressed ones (``np.savez_compressed``) are
+    decompressed as they are read, in constant memory; a read that goes backwards starts again from the first row.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(_choose_member(path, archive.namelist(), name, preferred))
+            with archive.open(info) as stream:
+                shape, fortran, dtype = _read_npy_header(path, stream)
+                offset = stream.tell()
+            _check_npy_size(path, shape, dtype, info.file_size - offset)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npz file ({error}); is it truncated?") from error
+    if info.compress_type == zipfile.ZIP_STORED:
+        return RawRows(path, _member_offset(path, info) + offset, shape, dtype, fortran=fortran)
+    if fortran and len(shape) > 1:
+        raise DataError(
+            f"{path}: a compressed array in Fortran order cannot be read by rows; "
+            f"save np.ascontiguousarray(array), or use np.savez"
+        )
+    return RawRows(path, offset, shape, dtype, compressed_member=info.filename)
+
+
+def _choose_member(path: Path, members: Sequence[str], name: str | None, preferred: Sequence[str]) -> str:
+    names = [member.removesuffix(".npy") for member in members if member.endswith(".npy")]
+    if name is not None and name not in names:
+        raise DataError(f"{path}: has no array {name!r}; it has {', '.join(names) or 'none'}")
+    if name is None:
+        candidates = names if len(names) == 1 else [known for known in preferred if known in names]
+        if not candidates:
+            raise DataError(
+                f"{path}: cannot tell which array to read: it has {', '.join(names) or 'none'}; "
+                f"expected one array only, or one named {', '.join(preferred)}"
+            )
+        name = candidates[0]
+    return f"{name}.npy"
+
+
+def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Return where the stored bytes of a zip member begin (APPNOTE 4.3.7: the local header repeats name and extra)."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        name_bytes, extra_bytes = np.frombuffer(file.read(4), "<u2")
+    return info.header_offset + 30 + int(name_bytes) + int(extra_bytes)
+
+
+def _read_npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = np.lib.format.read_magic(file)
+        # Version 3.0 differs only in field names of structured arrays, which no reader here takes.
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = reader(file)
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a readable .npy array ({error}); is it empty or truncated?") from error
+    if dtype.hasobject:
+        raise DataError(
+            f"{path}: holds Python objects (pickled), which are never loaded; save a plain array of numbers"
+        )
+    if not shape:
+        raise DataError(f"{path}: holds a single number, not rows")
+    return shape, fortran, dtype
+
+
+def _check_npy_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], got: int) -> None:
+    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if got < expected:
+        raise DataError(
+            f"{path}: its header says {dtype} of shape {shape}, which takes {expected} bytes, got {got}; "
+            f"the file is truncated"
+        )

@@ -1,0 +1,144 @@
+"""Writing labels and vectors: every file appears whole, under its name, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from engine.errors import ConfigError, DataError
+from engine.storage.manifest import OutputFile, explain_os_errors, write_atomic
+
+LabelFormat = Literal["npy", "txt", "meta", "parquet"]
+
+_ROWS_AT_ONCE = 1 << 20
+
+
+def write_labels(
+    path: str | Path,
+    labels_N: npt.NDArray[Any],
+    format: LabelFormat = "npy",
+    *,
+    ids: Any = None,
+    items: Any = None,
+) -> OutputFile:
+    """Write integer labels (N,), atomically, replacing what was there; return the file's size and checksum.
+
+    ``npy``: int64 (N,). ``txt`` and ``meta``: one integer per line. ``parquet``: columns ``row``, ``id`` if ``ids`` are
+    given, ``label``, ``item`` if ``items`` are. ``ids`` and ``items``: sequences or Arrow arrays of N values.
+    Raises ``DataError`` for labels that are not integers or ids of another length, ``ConfigError`` for an
+    unknown format or one that cannot hold the ids or items given, ``DiskBudgetExceeded`` if the disk is full.
+    """
+    labels = np.asarray(labels_N)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"labels to write are {labels.dtype} of shape {labels.shape}, expected integers of shape (N,)")
+    labels = labels.astype(np.int64, copy=False)
+    if format not in get_args(LabelFormat):
+        raise ConfigError(f"unknown format of labels {format!r}; known: {', '.join(get_args(LabelFormat))}")
+    extra = {
+        name: _as_arrow(name, values, len(labels))
+        for name, values in (("id", ids), ("item", items))
+        if values is not None
+    }
+    if extra and format != "parquet":
+        raise ConfigError(f"format {format!r} holds labels only; choose parquet to write {' and '.join(extra)} as well")
+
+    def write(file: BinaryIO) -> None:
+        if format == "parquet":
+            _write_parquet(file, labels, extra)
+        elif format == "npy":
+            np.lib.format.write_array(file, labels, allow_pickle=False)
+        else:
+            for start in range(0, len(labels), _ROWS_AT_ONCE):
+                file.write(_as_lines(labels[start : start + _ROWS_AT_ONCE]))
+
+    return write_atomic(Path(path), write)
+
+
+class AtomicWriter:
+    """A file to append blocks to, used in a ``with``: it takes its name at the end, unless the block raised."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.num_rows = 0
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Self:
+        with explain_os_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with explain_os_errors(self.path), self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if error is None:
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        with explain_os_errors(self.path):
+            self._file.write(data)
+
+
+class BinWriter(AtomicWriter):
+    """Write ``.bin`` vectors: raw little-endian float32, C order."""
+
+    dim: int | None = None
+
+    def append(self, features_ND: npt.NDArray[Any]) -> None:
+        """Append rows; raises ``DataError`` if they differ in dimension from the first."""
+        if features_ND.ndim != 2 or self.dim not in (None, features_ND.shape[1]):
+            raise DataError(f"{self.path}: rows of dimension {self.dim} expected, got shape {features_ND.shape}")
+        self.dim = features_ND.shape[1]
+        self.num_rows += len(features_ND)
+        self._write(np.ascontiguousarray(features_ND, "<f4").data)
+
+
+class MetaWriter(AtomicWriter):
+    """Write ``.meta`` labels: one integer per line."""
+
+    def append(self, labels_N: npt.NDArray[Any]) -> None:
+        """Append integer labels (N,)."""
+        self.num_rows += len(labels_N)
+        self._write(_as_lines(np.asarray(labels_N, np.int64)))
+
+
+def _write_parquet(file: BinaryIO, labels: npt.NDArray[np.int64], extra: dict[str, Any]) -> None:
+    fields = [("row", pa.int64()), ("label", pa.int64())]
+    if "id" in extra:
+        fields.insert(1, ("id", extra["id"].type))
+    if "item" in extra:
+        fields.append(("item", extra["item"].type))
+    schema = pa.schema(fields)
+    with pq.ParquetWriter(file, schema) as writer:
+        for start in range(0, max(len(labels), 1), _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, len(labels))
+            columns = {"row": np.arange(start, stop), "label": labels[start:stop]}
+            columns.update({name: values[start:stop] for name, values in extra.items()})
+            writer.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema))
+
+
+def _as_lines(labels: npt.NDArray[np.int64]) -> bytes:
+    text = pa.array(labels).cast(pa.string())
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(text)], pa.int32()), text), "\n")
+    return joined[0].as_buffer().to_pybytes() + b"\n" if len(labels) else b""
+
+
+def _as_arrow(name: str, values: Any, num_rows: int) -> Any:
+    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+    if len(array) != num_rows:
+        raise DataError(f"{num_rows} labels to write, but {len(array)} values of {name}")
+    return array

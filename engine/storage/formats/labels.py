@@ -1,0 +1,158 @@
+"""Reading labels: one integer per row, -1 for a row that belongs to no cluster."""
+
+from __future__ import annotations
+
+from os.path import abspath
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import DataError
+from engine.storage.formats.binary import open_npy, open_npz
+from engine.storage.formats.tables import TABLE_SUFFIXES, TableColumn, open_table
+
+Labels = npt.NDArray[np.int64]
+
+LABEL_NAMES = ("label", "labels", "identity", "identities", "cluster", "clusters", "data")
+_TEXT_SUFFIXES = (".meta", ".txt")
+_LARGEST_EXACT_FLOAT = float(1 << 53)
+
+
+def read_labels(path: str | Path, num_rows: int | None = None, *, column: str | None = None) -> Labels:
+    """Read labels as int64 (N,), in row order.
+
+    ``.meta`` and ``.txt``: one integer per line. ``.npy`` and ``.npz``: (N,) or (N, 1). Parquet and Arrow: a column of
+    integers. Floats that are whole numbers are accepted. ``column`` names the array or column; by default the only
+    one, or a usual name such as ``label``. Raises ``DataError`` naming the line or row of anything that is not an
+    integer of at least -1, and if ``num_rows`` is given and differs. Peak memory: the file and its labels.
+    """
+    path = Path(abspath(path))
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file of labels")
+    if column is not None and suffix in (*_TEXT_SUFFIXES, ".npy"):
+        raise DataError(f"{path}: column={column!r} was given, but this format has nothing to choose: leave it out")
+    what = "row"
+    if suffix in _TEXT_SUFFIXES:
+        labels, what = _parse_text(path), "line"
+    elif suffix == ".npy":
+        rows = open_npy(path)
+        labels = _whole_numbers(path, rows.read(0, rows.num_rows))
+    elif suffix == ".npz":
+        rows = open_npz(path, column, LABEL_NAMES)
+        labels = _whole_numbers(path, rows.read(0, rows.num_rows))
+    elif suffix in TABLE_SUFFIXES:
+        labels = _read_column(path, column)
+    else:
+        raise DataError(f"{path}: not a known format of labels; supported: .meta, .txt, .npy, .npz, .parquet, .arrow")
+    if len(labels) == 0:
+        raise DataError(f"{path}: holds no labels")
+    if num_rows is not None and len(labels) != num_rows:
+        raise DataError(f"{path}: expected {num_rows} labels, one per row of the vectors, got {len(labels)}")
+    if labels.min() < -1:
+        row = int(np.argmax(labels < -1))
+        raise DataError(
+            f"{path}: {what} {row + (what == 'line')} is {labels[row]}; a label is 0 or more, or -1 for no cluster"
+        )
+    return labels
+
+
+def _parse_text(path: Path) -> Labels:
+    text = np.fromfile(path, np.uint8)
+    labels = np.empty(int(np.count_nonzero(text == 0x0A)) + 1, np.int64)
+    num_lines, bad_start, bad_stop = _parse_lines(text, labels)
+    if bad_start >= 0:
+        shown = bytes(text[bad_start : min(bad_stop, bad_start + 40)]).decode("utf-8", "replace")
+        raise DataError(f"{path}: line {num_lines + 1} is {shown!r}, expected one integer")
+    return labels[:num_lines]
+
+
+@numba.njit(nogil=True, cache=True)
+def _parse_lines(text: Any, out: Any) -> tuple[int, int, int]:
+    """Parse one integer per line; blank lines may only end the text. Return lines parsed, and the bad line's bounds."""
+    num_lines = 0
+    at = 0
+    blank = -1  # start of the first blank line seen
+    size = len(text)
+    while at < size:
+        start = at
+        value = np.int64(0)
+        digits = 0
+        negative = False
+        state = 0  # 0: before the number, 1: in it, 2: after it, 3: not a number
+        while at < size and text[at] != 0x0A:
+            char = text[at]
+            at += 1
+            if char == 0x20 or char == 0x09 or char == 0x0D:
+                if state == 1:
+                    state = 2
+            elif 0x30 <= char <= 0x39 and state <= 1:
+                state = 1
+                digits += 1
+                digit = np.int64(char) - 0x30
+                if value > (np.int64(9223372036854775807) - digit) // 10:
+                    state = 3
+                else:
+                    value = value * 10 + digit
+            elif (char == 0x2D or char == 0x2B) and state == 0:
+                state = 1
+                negative = char == 0x2D
+            else:
+                state = 3
+        stop = at
+        at += 1
+        if state == 0:
+            if blank < 0:
+                blank = start
+            continue
+        if blank >= 0:
+            return num_lines, blank, blank
+        if state == 3 or digits == 0:
+            return num_lines, start, stop
+        out[num_lines] = -value if negative else value
+        num_lines += 1
+    return num_lines, -1, -1
+
+
+def _read_column(path: Path, column: str | None) -> Labels:
+    table = open_table(path)
+    if column is None:
+        names = table.schema.names
+        integers = [field.name for field in table.schema if pa.types.is_integer(field.type)]
+        candidates = [name for name in LABEL_NAMES if name in names] or integers
+        if not candidates or (candidates == integers and len(integers) > 1):
+            raise DataError(f"{path}: cannot tell which column holds the labels: it has {', '.join(names)}; name it")
+        column = candidates[0]
+    values = TableColumn([table], column)
+    chunks = [piece.array for piece in values.read(0, values.num_rows)]
+    array = pa.chunked_array(chunks, values.type)
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise DataError(f"{path}: column {column!r} is {values.type}, expected integers")
+    if array.null_count:
+        row = pc.index(array.is_null(), True).as_py()
+        raise DataError(f"{path}: column {column!r}, row {row} is null; write -1 for a row without a label")
+    return _whole_numbers(path, array.to_numpy())
+
+
+def _whole_numbers(path: Path, values: npt.NDArray[Any]) -> Labels:
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise DataError(f"{path}: expected one label per row, shape (N,) or (N, 1), got shape {values.shape}")
+    if values.dtype.kind == "f":
+        whole = (values == np.rint(values)) & (np.abs(values) <= _LARGEST_EXACT_FLOAT)
+    elif values.dtype.kind == "u":
+        whole = values <= np.iinfo(np.int64).max
+    elif values.dtype.kind == "i":
+        return values.astype(np.int64)
+    else:
+        raise DataError(f"{path}: holds {values.dtype}, expected integers")
+    if not whole.all():
+        row = int(np.argmin(whole))
+        raise DataError(f"{path}: row {row} is {values[row]}, expected an integer")
+    return values.astype(np.int64)

@@ -1,0 +1,187 @@
+"""``open_source``: which reader opens which path. A further format is one more ``Format``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os.path import abspath
+from pathlib import Path
+
+from engine.errors import DataError
+from engine.storage.formats.binary import FvecsVectors, RawVectors, open_bin, open_fbin, open_npy, open_npz
+from engine.storage.formats.columns import ColumnNames, ColumnVectors
+from engine.storage.formats.sources import PartedSource, SourceOptions, VectorSource, natural_order
+from engine.storage.formats.tables import TABLE_SUFFIXES, open_table, table_files
+from engine.storage.formats.texts import TextNames, companion_items, line_offsets
+from engine.storage.formats.zarr_array import ZarrVectors, is_zarr
+
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
+_SUPPORTED = (
+    ".bin (with --dim), .npy, a folder of .npy, .npz, .fvecs, .fbin, zarr, .parquet, .arrow or .feather or a folder of "
+    "them, img_emb_*.npy with metadata_*.parquet, list.txt with features/*.bin"
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of source: ``matches`` looks at names only; ``open`` may raise ``DataError``."""
+
+    name: str
+    matches: Callable[[Path], bool]
+    open: Callable[[Path, SourceOptions], VectorSource]
+
+
+def open_source(
+    path: str | Path, *, dim: int | None = None, column: str | None = None, items_column: str | None = None
+) -> VectorSource:
+    """Open vectors in any supported format, reading no more than headers.
+
+    ``dim``: needed by ``.bin``, otherwise checked against the file. ``column``: the Parquet or Arrow column, the array
+    of a ``.npz`` or zarr group, the model of a folder with ``list.txt``, or the prefix of ``img_emb_*.npy``; by default
+    the only one, or the usual name. ``items_column``: the Parquet, Arrow or metadata column that holds the items.
+    Raises ``DataError``, saying what was found and what to do, for anything that is not rows of numbers: missing,
+    empty, truncated, pickled, of another shape or type, or an option the format cannot honour.
+    """
+    path = Path(abspath(path))
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    options = SourceOptions(dim, column, items_column)
+    for known in FORMATS:
+        if known.matches(path):
+            return known.open(path, options)
+    if path.suffix.lower() in _PICKLES:
+        raise DataError(
+            f"{path}: pickled files run code when loaded, so they are refused; "
+            f"save the vectors with np.save and pass the .npy"
+        )
+    found = (
+        f"a folder of {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'nothing'}"
+        if path.is_dir()
+        else "a file"
+    )
+    raise DataError(f"{path}: {found} of no known format; supported: {_SUPPORTED}")
+
+
+def register_format(known: Format) -> None:
+    """Let ``open_source`` open one more format, tried before the others; registering a name again replaces it."""
+    FORMATS[:] = [known, *(other for other in FORMATS if other.name != known.name)]
+
+
+def _open_bin(path: Path, options: SourceOptions) -> VectorSource:
+    options.refuse(path, "column", "items_column")
+    return _with_items(path, "bin", options, open_bin(path, options.dim))
+
+
+def _open_npy(path: Path, options: SourceOptions) -> VectorSource:
+    options.refuse(path, "column", "items_column")
+    return _with_items(path, "npy", options, RawVectors(open_npy(path)))
+
+
+def _open_npz(path: Path, options: SourceOptions) -> VectorSource:
+    options.refuse(path, "items_column")
+    rows = open_npz(path, options.column)
+    return _with_items(path, "npz", options, RawVectors(rows), sequential=rows.sequential)
+
+
+def _open_fvecs(path: Path, options: SourceOptions) -> VectorSource:
+    options.refuse(path, "column", "items_column")
+    return _with_items(path, "fvecs", options, FvecsVectors(path))
+
+
+def _open_fbin(path: Path, options: SourceOptions) -> VectorSource:
+    options.refuse(path, "column", "items_column")
+    return _with_items(path, "fbin", options, open_fbin(path))
+
+
+def _open_zarr(path: Path, options: SourceOptions) -> VectorSource:
+    options.refuse(path, "items_column")
+    part = ZarrVectors(path, options.column)
+    return PartedSource(path, "zarr", options, [part], files=part.files())
+
+
+def _open_tables(path: Path, options: SourceOptions) -> VectorSource:
+    tables = [open_table(file) for file in (table_files(path) if path.is_dir() else [path])]
+    part = ColumnVectors(tables, options.column)
+    names = ColumnNames(tables, options.items_column)
+    files = [table.path for table in tables]
+    return PartedSource(path, TABLE_SUFFIXES[files[0].suffix.lower()], options, [part], files=files, names=names)
+
+
+def _open_npy_folder(path: Path, options: SourceOptions) -> VectorSource:
+    options.refuse(path, "column", "items_column")
+    parts = [RawVectors(open_npy(file)) for file in natural_order(list(path.glob("*.npy")))]
+    names = companion_items(path, sum(part.num_rows for part in parts))
+    return PartedSource(path, "npy_folder", options, parts, names=names)
+
+
+def _open_image_embeddings(path: Path, options: SourceOptions) -> VectorSource:
+    """Open the output of clip-retrieval: ``img_emb[/img_emb]_0.npy`` beside ``metadata[/metadata]_0.parquet``."""
+    prefix = options.column or "img_emb"
+    parts = [RawVectors(open_npy(file)) for file in _numbered(path, prefix, ".npy")]
+    tables = [open_table(file) for file in _numbered(path, "metadata", ".parquet")]
+    if not parts:
+        raise DataError(f"{path}: has no {prefix}_*.npy to go with its metadata_*.parquet; choose with --column")
+    if len(parts) != len(tables):
+        raise DataError(f"{path}: has {len(parts)} {prefix}_*.npy files, but {len(tables)} metadata_*.parquet")
+    for part, table in zip(parts, tables, strict=True):
+        if part.num_rows != table.num_rows:
+            raise DataError(f"{table.path}: has {table.num_rows} rows, but {part.path} has {part.num_rows}")
+    names = ColumnNames(tables, options.items_column)
+    return PartedSource(path, "image_embeddings", options, parts, names=names)
+
+
+def _open_cdp(path: Path, options: SourceOptions) -> VectorSource:
+    """Open ``list.txt`` (one name per row) with ``features/<model>.bin``, one file per model."""
+    options.refuse(path, "items_column")
+    models = {file.stem: file for file in natural_order(list((path / "features").glob("*.bin")))}
+    model = options.column or (next(iter(models)) if len(models) == 1 else None)
+    if model is None or model not in models:
+        raise DataError(
+            f"{path}: {'several models' if options.column is None else f'no model {options.column!r}'} "
+            f"in features/; choose one with --column: {', '.join(models)}"
+        )
+    file = models[model]
+    num_rows = line_offsets(path / "list.txt", 1 << 20)[1]
+    size = file.stat().st_size
+    if size == 0 or num_rows == 0 or size % (4 * num_rows):
+        raise DataError(
+            f"{file}: {size} bytes is not a whole number of float32 for each of the {num_rows} names in list.txt"
+        )
+    part = open_bin(file, size // (4 * num_rows))
+    names = TextNames(path / "list.txt", num_rows, as_ids=True)
+    return PartedSource(path, "cdp", options, [part], names=names)
+
+
+def _with_items(
+    path: Path, name: str, options: SourceOptions, part: RawVectors | FvecsVectors, *, sequential: bool = False
+) -> VectorSource:
+    names = companion_items(path.parent, part.num_rows)
+    return PartedSource(path, name, options, [part], names=names, sequential=sequential)
+
+
+def _numbered(path: Path, prefix: str, suffix: str) -> list[Path]:
+    folder = path / prefix if (path / prefix).is_dir() else path
+    return natural_order(list(folder.glob(f"{prefix}_*{suffix}")))
+
+
+def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and path.suffix.lower() in suffixes
+
+
+def _holds(*patterns: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_dir() and any(next(path.glob(pattern), None) for pattern in patterns)
+
+
+FORMATS: list[Format] = [
+    Format("bin", _has_suffix(".bin"), _open_bin),
+    Format("npy", _has_suffix(".npy"), _open_npy),
+    Format("npz", _has_suffix(".npz"), _open_npz),
+    Format("fvecs", _has_suffix(".fvecs"), _open_fvecs),
+    Format("fbin", _has_suffix(".fbin"), _open_fbin),
+    Format("tables", _has_suffix(*TABLE_SUFFIXES), _open_tables),
+    Format("zarr", is_zarr, _open_zarr),
+    Format("cdp", lambda path: (path / "list.txt").is_file() and _holds("features/*.bin")(path), _open_cdp),
+    Format("image_embeddings", _holds("metadata_*.parquet", "metadata/metadata_*.parquet"), _open_image_embeddings),
+    Format("npy_folder", _holds("*.npy"), _open_npy_folder),
+    Format("table_folder", _holds(*(f"*{suffix}" for suffix in TABLE_SUFFIXES)), _open_tables),
+]

@@ -1,0 +1,263 @@
+"""What a source of vectors is, whatever its format: rows of one width, read block by block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from engine.errors import DataError
+
+Vectors = npt.NDArray[Any]
+
+_CAST_TO_FLOAT32 = (np.dtype(np.uint8), np.dtype(np.int8))
+_READ_AS_THEY_ARE = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+class VectorSource(Protocol):
+    """Vectors in their original format and order.
+
+    ``path`` is absolute; ``format`` names the reader; ``dtype`` is what ``read`` returns. ``sequential`` is true
+    where a read that goes backwards starts again from the first row (compressed ``.npz``): read such a source in
+    order, in one process.
+    """
+
+    path: str
+    format: str
+    num_rows: int
+    dim: int
+    dtype: np.dtype[Any]
+    sequential: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows in ``dtype``."""
+        ...
+
+    def read(self, start: int, stop: int) -> Vectors:
+        """Return rows ``start..stop`` as a new C-order (stop - start, dim) array of ``dtype``, not normalised.
+
+        Peak memory is about twice the block. Values are not checked (NaN, infinity and zero vectors pass). Raises
+        ``DataError`` for rows out of range and for what only reading can find: ragged or null rows, a damaged file.
+        """
+        ...
+
+    def ids(self) -> pa.ChunkedArray | None:
+        """Return the source's own identifier of every row, or None where it has none."""
+        ...
+
+    def items(self, start: int, stop: int) -> list[str] | None:
+        """Return what a person would look at for rows ``start..stop`` (text or image path), or None.
+
+        The first call, even of no rows, checks that there is one item per row and raises ``DataError`` if not.
+        """
+        ...
+
+    def files(self) -> list[Path]:
+        """Return every file the vectors are stored in, in row order."""
+        ...
+
+    def spec(self) -> dict[str, Any]:
+        """Return the JSON-like arguments with which ``open_source`` opens the same source in another process."""
+        ...
+
+
+class Part(Protocol):
+    """Consecutive rows of a source."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def read(self, start: int, stop: int) -> Vectors: ...
+
+
+class RowNames(Protocol):
+    """What identifies and depicts the rows of a source."""
+
+    def ids(self) -> pa.ChunkedArray | None: ...
+    def items(self, start: int, stop: int) -> list[str] | None: ...
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What ``open_source`` was given besides the path."""
+
+    dim: int | None = None
+    column: str | None = None
+    items_column: str | None = None
+
+    def refuse(self, path: Path, *names: str) -> None:
+        """Raise ``DataError`` if an option was given that this format cannot honour."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise DataError(
+                    f"{path}: {name}={getattr(self, name)!r} was given, but this format has nothing to choose: "
+                    f"leave {name} out"
+                )
+
+
+class PartedSource:
+    """A ``VectorSource`` of one or more parts, concatenated. Pickles as its ``spec()``."""
+
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        options: SourceOptions,
+        parts: Sequence[Part],
+        *,
+        files: Sequence[Path] | None = None,
+        names: RowNames | None = None,
+        sequential: bool = False,
+    ) -> None:
+        self.path = str(path)
+        self.format = format
+        self.sequential = sequential
+        self._options = options
+        self._parts = parts
+        self._names = names
+        self._files = [part.path for part in parts] if files is None else list(files)
+        self._ends = np.cumsum([part.num_rows for part in parts], dtype=np.int64)
+        self.num_rows = int(self._ends[-1])
+        self.dim = parts[0].dim
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+        if self.num_rows == 0:
+            raise DataError(f"{path}: holds no rows; there is nothing to cluster")
+        for part in parts:
+            if part.dim != self.dim:
+                raise DataError(
+                    f"{part.path}: vectors of dimension {part.dim}, but {parts[0].path} has {self.dim}; "
+                    f"all files of a source must agree"
+                )
+        if options.dim is not None and options.dim != self.dim:
+            raise DataError(
+                f"{path}: holds vectors of dimension {self.dim}, but --dim says {options.dim}; "
+                f"leave --dim out, as this format records it"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        return self.num_rows * self.dim * self.dtype.itemsize
+
+    def read(self, start: int, stop: int) -> Vectors:
+        check_range(self.path, start, stop, self.num_rows)
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        if start == stop or stop <= self._ends[first]:
+            part = self._parts[min(first, len(self._parts) - 1)]
+            offset = int(self._ends[min(first, len(self._parts) - 1)]) - part.num_rows
+            return part.read(start - offset, stop - offset).astype(self.dtype, copy=False)
+        block = np.empty((stop - start, self.dim), self.dtype)
+        filled = 0
+        for part, end in zip(self._parts[first:], self._ends[first:], strict=True):
+            offset = int(end) - part.num_rows
+            a, b = max(start - offset, 0), min(stop - offset, part.num_rows)
+            if a >= b:
+                continue
+            block[filled : filled + b - a] = part.read(a, b)
+            filled += b - a
+            if filled == len(block):
+                break
+        return block
+
+    def ids(self) -> pa.ChunkedArray | None:
+        return None if self._names is None else self._names.ids()
+
+    def items(self, start: int, stop: int) -> list[str] | None:
+        check_range(self.path, start, stop, self.num_rows)
+        return None if self._names is None else self._names.items(start, stop)
+
+    def files(self) -> list[Path]:
+        return list(self._files)
+
+    def spec(self) -> dict[str, Any]:
+        return {"path": self.path, **asdict(self._options)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, (self.spec(),))
+
+
+class ArraySource:
+    """A ``VectorSource`` over a two-dimensional array in memory; it has no files and cannot be reopened by ``spec``."""
+
+    path = "<array>"
+    format = "array"
+    sequential = False
+
+    def __init__(self, array: npt.ArrayLike) -> None:
+        self._array = np.asarray(array)
+        self.num_rows, self.dim, self.dtype = check_matrix(self.path, self._array.shape, self._array.dtype)
+        if self.num_rows == 0:
+            raise DataError(f"{self.path}: holds no rows; there is nothing to cluster")
+
+    @property
+    def nbytes(self) -> int:
+        return self.num_rows * self.dim * self.dtype.itemsize
+
+    def read(self, start: int, stop: int) -> Vectors:
+        check_range(self.path, start, stop, self.num_rows)
+        return np.array(self._array[start:stop], dtype=self.dtype, order="C")
+
+    def ids(self) -> None:
+        return None
+
+    def items(self, start: int, stop: int) -> None:
+        return None
+
+    def files(self) -> list[Path]:
+        return []
+
+    def spec(self) -> dict[str, Any]:
+        raise DataError("an array in memory cannot be reopened by another process; save it as .npy and pass the path")
+
+
+def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[int, int, np.dtype[Any]]:
+    """Return rows, dimension and the dtype to read, or raise ``DataError`` if these are not vectors.
+
+    float16, float32 and float64 are read as they are, in native byte order; uint8 and int8 (quantised embeddings)
+    as float32. Every other type is refused: wider integers are labels or neighbour ids, not vectors.
+    """
+    if dtype.hasobject:
+        raise DataError(f"{where}: holds Python objects (pickled), which are never loaded; save a plain float32 array")
+    if len(shape) != 2 or shape[1] == 0:
+        raise DataError(f"{where}: expected a 2-D array (rows, dimension), got shape {tuple(shape)}")
+    native = dtype.newbyteorder("=")
+    if native in _CAST_TO_FLOAT32:
+        native = np.dtype(np.float32)
+    if native not in _READ_AS_THEY_ARE:
+        raise DataError(
+            f"{where}: expected vectors of float16, float32, float64, uint8 or int8, got {dtype}; "
+            f"is this a file of labels or neighbours?"
+        )
+    return int(shape[0]), int(shape[1]), native
+
+
+def check_range(where: object, start: int, stop: int, num_rows: int) -> None:
+    """Raise ``DataError`` unless ``0 <= start <= stop <= num_rows``."""
+    if not 0 <= start <= stop <= num_rows:
+        raise DataError(f"{where}: rows {start}..{stop} asked for, but it has rows 0..{num_rows}")
+
+
+def natural_order(paths: Sequence[Path]) -> list[Path]:
+    """Sort so that numbers in names count as numbers: ``part_2`` before ``part_10``."""
+
+    def key(path: Path) -> list[tuple[bool, int, str]]:
+        return [(t.isdecimal(), int(t) if t.isdecimal() else 0, t) for t in re.split(r"(\d+)", path.name)]
+
+    return sorted(paths, key=key)
+
+
+def _reopen(spec: dict[str, Any]) -> VectorSource:
+    from engine.storage.formats.registry import open_source  # the registry imports this module
+
+    return open_source(**spec)

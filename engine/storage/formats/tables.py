@@ -1,0 +1,163 @@
+"""Columns of Parquet and Arrow IPC (Feather) files, read as a stream with one position."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.errors import DataError
+from engine.storage.formats.sources import natural_order
+
+TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+_BATCH_ROWS = 4096
+_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of one column of one file; ``first_row`` counts from the start of that file."""
+
+    path: Path
+    first_row: int
+    array: pa.Array
+
+
+class TableFile(ABC):
+    """One file of columns. Holds no open file between reads."""
+
+    path: Path
+    schema: pa.Schema
+    num_rows: int
+
+    @abstractmethod
+    def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
+        """Yield (first row, values) from the stored batch that holds row ``start`` to the end."""
+
+
+class ParquetTable(TableFile):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with pq.ParquetFile(path) as file:
+            self.schema = file.schema_arrow
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self.num_rows = int(self._starts[-1])
+
+    def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
+        group = int(np.searchsorted(self._starts, start, side="right")) - 1
+        groups = list(range(group, len(self._starts) - 1))
+        row = int(self._starts[group])
+        # Buffered, not pre-buffered: row groups may be larger than memory.
+        with pq.ParquetFile(self.path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False):
+                yield row, batch.column(0)
+                row += batch.num_rows
+
+
+class ArrowTable(TableFile):
+    """An Arrow IPC file, memory-mapped; a compressed file decodes one of its batches at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with pa.memory_map(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            self.schema = reader.schema
+            # The footer does not give the lengths of batches; the cheapest column does.
+            flat = [i for i, field in enumerate(self.schema) if not pa.types.is_nested(field.type)]
+            reader = self._reader(file, (flat or [0])[0])
+            sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self.num_rows = int(self._starts[-1])
+
+    def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        with pa.memory_map(str(self.path)) as file:
+            reader = self._reader(file, self.schema.get_field_index(column))
+            for i in range(first, reader.num_record_batches):
+                yield int(self._starts[i]), reader.get_batch(i).column(0)
+
+    @staticmethod
+    def _reader(file: Any, field: int) -> Any:
+        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[field], use_threads=False))
+
+
+class TableColumn:
+    """One column of consecutive files.
+
+    Consecutive reads go on where the last one ended. Any other read decodes from the start of the row group or batch
+    that holds its first row.
+    """
+
+    def __init__(self, tables: Sequence[TableFile], column: str) -> None:
+        for table in tables:
+            if column not in table.schema.names:
+                raise DataError(f"{table.path}: has no column {column!r}; it has {', '.join(table.schema.names)}")
+        self.column = column
+        self.type = tables[0].schema.field(column).type
+        self._tables = tables
+        self._ends = np.cumsum([table.num_rows for table in tables], dtype=np.int64)
+        self.num_rows = int(self._ends[-1])
+        self._next = -1
+        self._stream: Iterator[Piece] = iter(())
+        self._left: Piece | None = None
+        self._lock = threading.Lock()
+
+    def read(self, start: int, stop: int) -> list[Piece]:
+        """Return rows ``start..stop``, counted through all the files, in pieces."""
+        with self._lock:
+            if start != self._next:
+                self._stream, self._left = self._pieces(start), None
+            self._next = -1  # until this read has succeeded
+            pieces, missing = [], stop - start
+            while missing:
+                piece = self._left or next(self._stream, None)
+                if piece is None:
+                    raise DataError(f"{self._tables[-1].path}: ended before row {stop}; is it still being written?")
+                taken = min(missing, len(piece.array))
+                pieces.append(Piece(piece.path, piece.first_row, piece.array[:taken]))
+                rest = piece.array[taken:]
+                self._left = Piece(piece.path, piece.first_row + taken, rest) if len(rest) else None
+                missing -= taken
+            self._next = stop
+            return pieces
+
+    def _pieces(self, start: int) -> Iterator[Piece]:
+        for table, end in zip(self._tables, self._ends, strict=True):
+            if start >= end:
+                continue
+            local = max(start - (int(end) - table.num_rows), 0)
+            try:
+                for first_row, values in table.batches(self.column, local):
+                    skip = max(local - first_row, 0)
+                    if skip < len(values):
+                        yield Piece(table.path, first_row + skip, values[skip:])
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{table.path}: column {self.column!r} cannot be read: {error}") from error
+
+
+def open_table(path: Path) -> TableFile:
+    """Open a Parquet or Arrow IPC file by its suffix; raises ``DataError`` if it is not one or is damaged."""
+    try:
+        return ParquetTable(path) if TABLE_SUFFIXES[path.suffix.lower()] == "parquet" else ArrowTable(path)
+    except (pa.ArrowException, OSError) as error:
+        kind = TABLE_SUFFIXES[path.suffix.lower()]
+        raise DataError(f"{path}: not a readable {kind} file ({error}); is it truncated?") from error
+
+
+def table_files(folder: Path) -> list[Path]:
+    """Return the Parquet or Arrow files of a folder in natural order; raises ``DataError`` if both kinds are there."""
+    files = [p for p in folder.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and p.name[0] not in "._"]
+    kinds = {TABLE_SUFFIXES[p.suffix.lower()] for p in files}
+    if len(kinds) > 1:
+        raise DataError(f"{folder}: holds both Parquet and Arrow files; keep one kind, or name one file")
+    if not files:
+        raise DataError(f"{folder}: its Parquet and Arrow files all have names starting with '.' or '_'; name one file")
+    return natural_order(files)

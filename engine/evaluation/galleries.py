@@ -29,13 +29,17 @@ class SizeBin:
 
 @dataclass(frozen=True)
 class PickedCluster:
-    """A cluster worth a look; scores are ``None`` where no scored edge joins its rows."""
+    """A cluster worth a look; scores are ``None`` where no scored edge joins its rows.
+
+    ``bridge_rows``: the two rows whose edge has ``bridge_score``: where to look for the seam of two identities.
+    """
 
     label: int
     size: int
     cohesion: float | None
     weakest_score: float | None
     bridge_score: float | None
+    bridge_rows: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -95,21 +99,31 @@ class ClusterPicker:
         fall from cohesion to bridge score.
         """
         sizes_C = np.bincount(self._clusters_N[self._clusters_N >= 0], minlength=len(self._labels_C))
-        weakest_C, bridge_C = _weakest_links(*self._forest.edges(), self._clusters_N, len(sizes_C))
+        sources_E, targets_E, scores_E = self._forest.edges()
+        weakest_C, bridge_C = _weakest_links(sources_E, targets_E, self._clusters_N, len(sizes_C))
+        weakest_scores_C, bridge_scores_C = _take(scores_E, weakest_C), _take(scores_E, bridge_C)
         cohesion_C = np.full(len(sizes_C), np.nan)
         np.divide(self._sums_C, self._counts_C, out=cohesion_C, where=self._counts_C > 0)
 
+        def describe(cluster: int) -> PickedCluster:
+            edge = int(bridge_C[cluster])
+            return PickedCluster(
+                label=int(self._labels_C[cluster]),
+                size=int(sizes_C[cluster]),
+                cohesion=_number(cohesion_C[cluster]),
+                weakest_score=_number(weakest_scores_C[cluster]),
+                bridge_score=_number(bridge_scores_C[cluster]),
+                bridge_rows=(int(sources_E[edge]), int(targets_E[edge])) if edge >= 0 else None,
+            )
+
         def build(order: NDArray[np.int64]) -> list[PickedCluster]:
-            return [
-                PickedCluster(
-                    int(self._labels_C[c]), int(sizes_C[c]), *(_number(x[c]) for x in (cohesion_C, weakest_C, bridge_C))
-                )
-                for c in order[:num]
-            ]
+            return [describe(int(cluster)) for cluster in order[:num]]
 
         sure = np.where(sizes_C >= 3, cohesion_C, np.nan)
         return ClusterPicks(
-            build(np.argsort(-sizes_C, kind="stable")), build(_lowest(sure)), build(_lowest(bridge_C - cohesion_C))
+            build(np.argsort(-sizes_C, kind="stable")),
+            build(_lowest(sure)),
+            build(_lowest(bridge_scores_C - cohesion_C)),
         )
 
 
@@ -132,6 +146,13 @@ def _lowest(values_C: NDArray[np.float64]) -> NDArray[np.int64]:
     return order[: int(np.count_nonzero(~np.isnan(values_C)))]
 
 
+def _take(scores_E: NDArray[np.float32], edges_C: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Scores of the given edges, NaN where there is none (-1)."""
+    found_C = np.full(len(edges_C), np.nan)
+    found_C[edges_C >= 0] = scores_E[edges_C[edges_C >= 0]]
+    return found_C
+
+
 def _number(value: np.floating[Any]) -> float | None:
     return None if np.isnan(value) else float(value)
 
@@ -150,23 +171,19 @@ def _add_scores(
 
 @njit(nogil=True, cache=True)
 def _weakest_links(
-    sources_E: NDArray[np.int32],
-    targets_E: NDArray[np.int32],
-    values_E: NDArray[np.float32],
-    clusters_N: NDArray[np.int32],
-    num_clusters: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Replay the forest from strong to weak: the last join of a cluster, and the last of two groups of >= 2 rows."""
+    sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], clusters_N: NDArray[np.int32], num_clusters: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Replay the forest from strong to weak: each cluster's last join, and its last of two groups of >= 2 rows."""
     parent_N = np.arange(len(clusters_N)).astype(np.int32)
     sizes_N = np.ones(len(clusters_N), np.int32)
-    weakest_C = np.full(num_clusters, np.nan)
-    bridge_C = np.full(num_clusters, np.nan)
+    weakest_C = np.full(num_clusters, -1, np.int64)
+    bridge_C = np.full(num_clusters, -1, np.int64)
     for edge in range(len(sources_E)):
         a, b = find_root(parent_N, sources_E[edge]), find_root(parent_N, targets_E[edge])
         cluster = clusters_N[a]
-        weakest_C[cluster] = values_E[edge]
+        weakest_C[cluster] = edge
         if min(sizes_N[a], sizes_N[b]) >= 2:
-            bridge_C[cluster] = values_E[edge]
+            bridge_C[cluster] = edge
         parent_N[max(a, b)] = min(a, b)
         sizes_N[min(a, b)] = sizes_N[a] + sizes_N[b]
     return weakest_C, bridge_C

@@ -56,7 +56,7 @@ _LOGO = (
 def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int) -> str:
     """Say in one plain sentence what came out."""
     return (
-        f"{num_rows:,} rows → {num_clusters:,} {_plural(num_clusters, 'cluster')}, "
+        f"{num_rows:,} {_plural(num_rows, 'row')} → {num_clusters:,} {_plural(num_clusters, 'cluster')}, "
         f"{num_singletons:,} {_plural(num_singletons, 'singleton')}; largest {largest:,}"
     )
 
@@ -254,16 +254,19 @@ def _gallery(gallery: Gallery) -> str:
 
 
 def _card(cluster: GalleryCluster, pixelated: bool) -> str:
-    numbers = [("mean", cluster.cohesion), ("weakest", cluster.weakest_score)]
+    numbers = [
+        ("mean score", "over the scored pairs inside", cluster.cohesion),
+        ("weakest link", "the score at which it would fall apart", cluster.weakest_score),
+    ]
     scores = "".join(
-        f'<span class="stat" title="{name} score">{name} <b>{value:.3f}</b>{_meter(value)}</span>'
-        for name, value in numbers
+        f'<span class="stat" title="{meaning}">{name} <b>{value:.3f}</b>{_meter(value)}</span>'
+        for name, meaning, value in numbers
         if value is not None
     )
     pairs = list(zip(cluster.rows, cluster.items, strict=True))
-    pictures = "".join(_picture(row, item) for row, item in pairs if _is_picture(item))
+    pictures = "".join(_picture(row, item, row in cluster.marked_rows) for row, item in pairs if _is_picture(item))
     texts = "".join(
-        f'<li><span class="row">{row}</span><span>{escape(item.text)}</span></li>'
+        f"<li{_mark(row in cluster.marked_rows)}><span class=row>{row}</span><span>{escape(item.text)}</span></li>"
         for row, item in pairs
         if not _is_picture(item)
     )
@@ -283,9 +286,13 @@ def _is_picture(item: GalleryItem) -> bool:
     return item.image is not None and _IMAGE.fullmatch(item.image) is not None
 
 
-def _picture(row: int, item: GalleryItem) -> str:
+def _mark(marked: bool) -> str:
+    return ' class="marked"' if marked else ""
+
+
+def _picture(row: int, item: GalleryItem, marked: bool) -> str:
     caption = escape(f"{item.text} · row {row}" if item.text else f"row {row}")
-    return f'<img src="{item.image}" alt="{caption}" title="{caption}" loading="lazy">'
+    return f'<img{_mark(marked)} src="{item.image}" alt="{caption}" title="{caption}" loading="lazy">'
 
 
 def _run(data: ReportData) -> str:

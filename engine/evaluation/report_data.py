@@ -67,7 +67,10 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class GalleryCluster:
-    """A cluster with as many of its ``rows`` (global row numbers) and ``items`` as are to be shown."""
+    """A cluster with as many of its ``rows`` (global row numbers) and ``items`` as are to be shown.
+
+    ``weakest_score``: the score at which it would fall apart. ``marked_rows``: rows to point out, such as a bridge's.
+    """
 
     label: int
     size: int
@@ -75,6 +78,7 @@ class GalleryCluster:
     items: list[GalleryItem]
     cohesion: float | None = None
     weakest_score: float | None = None
+    marked_rows: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

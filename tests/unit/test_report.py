@@ -1,0 +1,293 @@
+"""The report: complete, self-contained, safe with hostile text, and alive in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import struct
+import subprocess
+import zlib
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from engine.errors import DataError
+from engine.evaluation.charts import decimal, short
+from engine.evaluation.galleries import SizeBin
+from engine.evaluation.images import digit_png, image_data_uri
+from engine.evaluation.report import ReportData, headline, render_report
+from engine.evaluation.report_data import (
+    EdgeHistogram,
+    Gallery,
+    GalleryCluster,
+    GalleryItem,
+    MetricsRow,
+    RecallEstimate,
+    StageRow,
+)
+from engine.evaluation.sweep import SweepRow
+
+HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>&lt;"""
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+BARE = ReportData(
+    title="faces",
+    method="cosine",
+    source="features.npy",
+    num_rows=38_085,
+    num_dimensions=256,
+    num_clusters=3_912,
+    num_singletons=214,
+    largest=530,
+)
+FULL = replace(
+    BARE,
+    model="model.safetensors",
+    operating_point="similarity ≥ 0.71",
+    notes=["No model and no labels were given."],
+    warnings=["Recall is low."],
+    size_bins=[SizeBin(1, 1, 214, 214), SizeBin(2, 2, 90, 180), SizeBin(3, 4, 0, 0), SizeBin(5, 8, 1, 7)],
+    metrics=[
+        MetricsRow("this run", {"pairwise_f": 0.91234, "bcubed_f": 0.8, "nmi": 0.95, "num_clusters": 3912}, True),
+        MetricsRow("plain thresholding", {"pairwise_f": 0.5}, remark="components at 0.71"),
+    ],
+    sweep=[SweepRow(0.8, 900, 400, 12, 0.99, 0.4, 0.57), SweepRow(0.7, 500, 100, 80, 0.9, 0.8, 0.85)],
+    chosen_threshold=0.71,
+    similarities=EdgeHistogram([0.0, 0.5, 1.0], [10, 90]),
+    scores=EdgeHistogram([0.0, 0.5, 1.0], [0, 88], [10, 2], threshold=0.71),
+    recall=RecallEstimate(80, 0.9713, 1_000, 0.5, 0.9994),
+    galleries=[
+        Gallery(
+            "Largest",
+            "Most rows.",
+            [
+                GalleryCluster(7, 530, [3, 5], [GalleryItem("ada lovelace"), GalleryItem("ada byron")], 0.8, 0.6, [5]),
+                GalleryCluster(8, 1, [9], [GalleryItem("a digit", digit_png(np.eye(8)))]),
+            ],
+            pixelated=True,
+        )
+    ],
+    stages=[StageRow("knn", 4, 83.2, 900 << 20, 41_000), StageRow("report", 1, 0.01)],
+    settings={"knn.k": "80"},
+    versions={"numpy": "2.2"},
+    hardware={"cores": "2"},
+)
+
+
+class Page(HTMLParser):
+    """Collects tags, text and attributes; a tag closed out of order is an error."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(self.text)
+
+
+def test_the_headline_is_plain():
+    assert headline(38_085, 3_912, 214, 530) == "38,085 rows → 3,912 clusters, 214 singletons; largest 530"
+    assert headline(1, 1, 1, 1) == "1 row → 1 cluster, 1 singleton; largest 1"
+
+
+def test_a_full_report_shows_every_part():
+    page = Page(render_report(FULL))
+    for expected in (
+        headline(38_085, 3_912, 214, 530),
+        "No model and no labels were given.",
+        "91.23",
+        "components at 0.71",
+        "chosen 0.71",
+        "scoring only",
+        "97.13 %",
+        "1 min 23 s",
+        "41k rows/s",
+        "900 MiB",
+        "ada lovelace",
+        "and 528 more",
+        "weakest link",
+        "knn.k",
+    ):
+        assert expected in page.words, expected
+    assert ("section", "id", "quality") in page.attributes
+    assert ("li", "class", "marked") in page.attributes
+    assert page.tags.count("figure") == 5
+
+
+def test_parts_without_data_are_left_out():
+    page = Page(render_report(BARE))
+    assert not {"section", "figure", "table"} & set(page.tags)
+    unlabelled = replace(FULL, metrics=[], sweep=[SweepRow(0.8, 900, 400, 12), SweepRow(0.7, 500, 100, 80)])
+    words = Page(render_report(unlabelled)).words
+    assert "plain thresholding would give" in words
+    assert "precision" not in words
+    assert "scoring only" not in words
+
+
+def test_degenerate_numbers_still_draw():
+    odd = replace(
+        FULL,
+        num_rows=0,
+        sweep=[SweepRow(0.5, 0, 0, 0)],
+        similarities=EdgeHistogram([0.0, 1.0], [0]),
+        scores=EdgeHistogram([-1.0, 1.0], [0], [0]),
+        size_bins=[SizeBin(1, 1, 10**7, 10**7)],
+        stages=[StageRow("knn", 1, 0.0)],
+    )
+    html = render_report(odd)
+    Page(html)
+    assert "nan" not in html.lower().replace("nanum", "")
+
+
+def test_the_page_asks_the_network_for_nothing():
+    html = render_report(FULL)
+    page = Page(html)
+    references = [value for _, name, value in page.attributes if name in ("src", "href", "action", "data")]
+    assert all(value.startswith(("#", "data:")) for value in references)
+    assert not re.search(r"url\(|@import|https?:", html)
+    policy = next(value for _, name, value in page.attributes if name == "content" and "default-src" in value)
+    assert "default-src 'none'" in policy
+
+
+def test_hostile_text_stays_text():
+    cluster = GalleryCluster(
+        1, 3, [0, 1, 2], [GalleryItem(HOSTILE), GalleryItem(HOSTILE, digit_png(np.eye(2))), GalleryItem("x", HOSTILE)]
+    )
+    hostile = replace(
+        FULL,
+        title=HOSTILE,
+        method=HOSTILE,
+        source=HOSTILE,
+        model=HOSTILE,
+        operating_point=HOSTILE,
+        notes=[HOSTILE],
+        warnings=[HOSTILE],
+        metrics=[MetricsRow(HOSTILE, {"nmi": 1.0}, remark=HOSTILE)],
+        galleries=[Gallery(HOSTILE, HOSTILE, [cluster])],
+        stages=[StageRow(HOSTILE, 1, 1.0, unit=HOSTILE, rate=1.0)],
+        settings={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        hardware={HOSTILE: HOSTILE},
+    )
+    page, plain = Page(render_report(hostile)), Page(render_report(FULL))
+    assert page.tags.count("script") == plain.tags.count("script") == 1
+    assert page.tags.count("img") == 1
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert page.words.count(HOSTILE) >= 15
+
+
+def test_only_inline_raster_pictures_are_shown():
+    for uri in ("https://example.org/a.png", "data:image/svg+xml;base64,PHN2Zz4=", "data:text/html;base64,PGI+"):
+        gallery = Gallery("g", "e", [GalleryCluster(1, 1, [0], [GalleryItem("the caption", uri)])])
+        page = Page(render_report(replace(BARE, galleries=[gallery])))
+        assert "img" not in page.tags
+        assert "the caption" in page.words
+
+
+def test_report_data_survives_json():
+    assert TypeAdapter(ReportData).validate_json(json.dumps(asdict(FULL))) == FULL
+
+
+def test_the_same_data_give_the_same_bytes():
+    assert render_report(FULL) == render_report(replace(FULL))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (999, "999"), (1000, "1k"), (1250, "1.2k"), (38_085, "38k"), (999_900, "1M"), (2e9, "2G")],
+)
+def test_short_counts(value, text):
+    assert short(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.70, "0.7"), (-0.00001, "0"), (-0.25, "−0.25"), (3.0, "3")])
+def test_decimals_have_no_trailing_zeros(value, text):
+    assert decimal(value) == text
+
+
+def read_png(uri):
+    content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(content):
+        (length,) = struct.unpack(">I", content[at : at + 4])
+        name, body = content[at + 4 : at + 8], content[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", content[at + 8 + length : at + 12 + length])[0] == zlib.crc32(name + body)
+        chunks[name], at = body, at + 12 + length
+    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
+    assert (lines[:, 0] == 0).all()
+    return lines[:, 1:]
+
+
+def test_a_digit_becomes_a_png_of_its_pixels():
+    pixels = np.array([[0, 8, 16], [16, 4, 0]])
+    assert read_png(digit_png(pixels)).tolist() == [[0, 128, 255], [255, 64, 0]]
+    assert read_png(digit_png(pixels.astype(np.float32), white=32)).max() == 128
+    assert read_png(digit_png(np.zeros((2, 2)))).max() == 0
+    with pytest.raises(DataError, match=r"\(H, W\)"):
+        digit_png(np.zeros(4))
+
+
+def test_small_pictures_are_embedded_and_others_are_not(tmp_path):
+    picture = base64.b64decode(digit_png(np.eye(4)).split(",")[1])
+    (tmp_path / "a.png").write_bytes(picture)
+    (tmp_path / "b.png").write_text("<svg onload=alert(1)>")
+    assert image_data_uri(tmp_path / "a.png") == digit_png(np.eye(4))
+    assert image_data_uri(tmp_path / "a.png", max_bytes=len(picture) - 1) is None
+    assert image_data_uri(tmp_path / "b.png") is None
+    assert image_data_uri(str(tmp_path / "missing\0.png")) is None
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("query", ["", "?theme=dark"])
+def test_a_browser_shows_it_without_errors(tmp_path, query):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("needs Chromium or Chrome on the PATH")
+    (tmp_path / "report.html").write_text(render_report(FULL), encoding="utf-8")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        f"--disable-component-update --disable-sync --user-data-dir={tmp_path / 'profile'} "
+        f"--enable-logging=stderr --v=0 --window-size=390,900 --screenshot={tmp_path / 'page.png'} --dump-dom"
+    )
+    shown = subprocess.run(
+        [browser, *flags.split(), f"{(tmp_path / 'report.html').as_uri()}{query}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+    page = Page(shown.stdout)
+    assert (("html", "data-theme", "dark") in page.attributes) == bool(query)  # so its script ran
+    bars = [value for tag, name, value in page.attributes if tag == "rect" and name == "height" and value != "1000"]
+    assert len(bars) >= 6
+    assert all(float(height) > 0 for height in bars)
+    assert page.tags.count("polyline") == 6
+    assert (tmp_path / "page.png").stat().st_size > 10_000

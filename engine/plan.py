@@ -40,7 +40,8 @@ class Stage:
 
     ``function`` is ``"module:name"`` of ``run(task: TaskContext, start, stop) -> dict``; ``inputs`` maps the names the
     function uses to stage names (or, for a store made earlier, to a folder). ``num_rows`` is the extent that is cut
-    into tasks; a stage of one task has ``num_rows`` 1 and ``granule`` 1.
+    into tasks; a stage of one task has ``num_rows`` 1 and ``granule`` 1. ``where`` locates outside files (source,
+    model, labels) and is no part of the fingerprint: the digests of their contents are, as parameters.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     inputs: Mapping[str, str]
     num_rows: int
     cost: Cost
+    where: Mapping[str, Any] = field(default_factory=dict)
     granule: int = CHUNK_ROWS
     block_rows: int = 0
     digest: str = ""
@@ -129,7 +131,7 @@ def make_plan(
     digests: dict[str, str] = {}
     sized = []
     for stage in stages:
-        upstream = {name: digests.get(origin, origin) for name, origin in sorted(stage.inputs.items())}
+        upstream = {name: digests.get(origin, "outside") for name, origin in sorted(stage.inputs.items())}
         digest = fingerprint(
             [
                 stage.name,

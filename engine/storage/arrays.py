@@ -70,7 +70,7 @@ def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[Ou
         padding = (CHUNK_ROWS - len(chunk)) * int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
         key = "/".join(["c", str(begin // CHUNK_ROWS), *("0" for _ in shape[1:])])
         path = folder / name / key
-        data = memoryview(chunk).cast("B")
+        data = chunk.data.cast("B")
         written = write_atomic(path, lambda stream, pieces=(data, bytes(padding)): stream.writelines(pieces))  # type: ignore[misc]
         outputs.append(OutputFile(f"{name}/{key}", written.num_bytes, written.checksum))
     return outputs

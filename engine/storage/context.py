@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from engine.storage import arrays, manifest, tables
 from engine.storage.manifest import OutputFile, Record
 
 T = TypeVar("T")
+PROGRESS_FILE = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TaskCall:
     folder: str
     inputs: Mapping[str, str]
     params: Mapping[str, Any]
+    where: Mapping[str, Any]
     num_rows: int
     start: int
     stop: int
@@ -41,10 +43,15 @@ class TaskContext:
 
     call: TaskCall
     outputs: list[OutputFile] = field(default_factory=list)
+    _reported: float = 0.0
 
     @property
     def params(self) -> Mapping[str, Any]:
         return self.call.params
+
+    @property
+    def where(self) -> Mapping[str, Any]:
+        return self.call.where
 
     @property
     def threads(self) -> int:
@@ -84,10 +91,26 @@ class TaskContext:
         """Write an output array that is read whole, as ``name.npy``."""
         self.write_file(f"{name}.npy", lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
 
+    def report(self, fraction: float, text: str = "") -> None:
+        """Report progress inside a long task (0..1), at most twice a second; anyone who sees the folder can read it."""
+        now = time.monotonic()
+        if now - self._reported >= 0.5:
+            self._reported = now
+            manifest.write_json(self.folder / PROGRESS_FILE, {"fraction": fraction, "text": text})
+
     def write_json(self, name: str, value: Any) -> None:
         """Write an output of plain data, as ``name.json``."""
         written = manifest.write_json(self.folder / f"{name}.json", value)
         self.outputs.append(OutputFile(f"{name}.json", written.num_bytes, written.checksum))
+
+
+def read_progress(folder: Path) -> tuple[float, str] | None:
+    """What the stage's long task last reported: fraction done and a word about it."""
+    try:
+        value = manifest.read_json(folder / PROGRESS_FILE)
+    except (OSError, ValueError):
+        return None
+    return float(value["fraction"]), str(value["text"])
 
 
 def read_npy(folder: Path, name: str) -> np.ndarray:
@@ -109,12 +132,6 @@ def table_parts(folder: Path, table: str) -> list[Path]:
 def stage_facts(folder: Path) -> list[dict[str, Any]]:
     """The facts that a stage's tasks returned, in row order."""
     return [record.facts for record in committed_records(folder, folder_digest(folder))]
-
-
-def iterate_edges(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Read the columns of an edge table part by part, in row order."""
-    for path in table_parts(folder, "edges"):
-        yield tables.read_columns(path, names)
 
 
 def committed_records(folder: Path, digest: str) -> list[Record]:

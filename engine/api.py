@@ -1,0 +1,287 @@
+"""What the command line, jobs and Python callers use: cluster, train, evaluate, and the runs behind them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from engine import summary
+from engine.config import Resources, Settings, load_settings
+from engine.errors import ConfigError, DataError
+from engine.evaluation.metrics import evaluate_labels
+from engine.executors.base import Executor
+from engine.executors.local import LocalExecutor
+from engine.ingest import Source, describe_source
+from engine.memory import free_bytes
+from engine.methods import METHODS, Model, read_model
+from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
+from engine.plan import Plan, make_plan
+from engine.progress import make_display
+from engine.runner import Workshop, check_folder, run_plan
+from engine.storage import manifest
+from engine.storage.context import read_npy
+from engine.storage.formats import read_labels
+
+Kind = Literal["run", "store", "training"]
+MEMORY_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run folder was asked to hold: enough to do it again from the folder alone."""
+
+    features: str
+    settings: Settings = field(default_factory=Settings)
+    model: str | None = None
+    labels: str | None = None
+    knn_graph: str | None = None
+    dim: int | None = None
+    column: str | None = None
+    items_column: str | None = None
+    labels_column: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        tree = {**self.__dict__, "settings": self.settings.model_dump(mode="json", exclude_unset=True)}
+        return {name: value for name, value in tree.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Request:
+        values = {name: value for name, value in tree.items() if name != "source"}
+        return cls(**{**values, "settings": load_settings(overrides=values.get("settings", {}))})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what it was made from; nothing has run yet."""
+
+    kind: Kind
+    root: Path
+    request: Request
+    source: Source
+    model: Model | None
+    plan: Plan
+    resources: Resources
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class ClusterResult:
+    """What ``cluster`` returns.
+
+    ``labels``: (N,) int64 in the order of the source's rows, -1 for rows dropped. ``run``: the run's folder.
+    ``report``: its HTML report. Without a ``workspace`` the folder is temporary and goes with this object.
+    """
+
+    labels: np.ndarray
+    run: Path
+    report: Path
+    _temporary: Any = None
+
+
+def cluster(
+    features: np.ndarray | str | Path,
+    *,
+    model: str | Path | None = None,
+    method: str | None = None,
+    workspace: str | Path | None = None,
+    executor: Literal["local", "ray"] = "local",
+    labels: str | Path | None = None,
+    knn_graph: str | Path | None = None,
+    dim: int | None = None,
+    config: str | Path | None = None,
+    resources: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> ClusterResult:
+    """Cluster vectors by identity.
+
+    ``features``: (N, D) array or the path of any supported source. ``model``: folder that ``train`` wrote; its method is
+    the default ``method``. ``workspace``: the run's folder; given again, the run resumes. ``labels``: identities, for
+    the report's scores only. ``resources``: ``memory_bytes``, ``threads``, ``workers``, ``device``. ``settings``: by
+    section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``. Raises ``EngineError`` of the fitting kind.
+    """
+    temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
+    root = Path(temporary.name) / "run" if temporary else Path(str(workspace))
+    request = Request(
+        features=_as_path(features, root), settings=load_settings(config, settings, method=method),
+        model=_text(model), labels=_text(labels), knn_graph=_text(knn_graph), dim=dim,
+    )  # fmt: skip
+    prepared = prepare("run", root, request, Resources(executor=executor, **(resources or {})))
+    execute(prepared, progress=progress)
+    return ClusterResult(run_labels(root), root, root / summary.REPORT_FILE, temporary)
+
+
+def train(
+    features: np.ndarray | str | Path,
+    labels: np.ndarray | str | Path,
+    out: str | Path,
+    *,
+    method: str = "star_fc",
+    dim: int | None = None,
+    config: str | Path | None = None,
+    resources: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> Path:
+    """Train a method on labelled vectors and write the model's folder ``out``; run again, it resumes.
+
+    ``labels``: (N,) identities as an array or file; rows of -1 are not trained on. Thresholds are chosen on held-out
+    identities and stored with the model. Other arguments as in ``cluster``.
+    """
+    out = Path(out)
+    request = Request(
+        features=_as_path(features, out), labels=_as_path(labels, out, "labels"),
+        settings=load_settings(config, settings, method=method), dim=dim,
+    )  # fmt: skip
+    execute(prepare("training", out, request, Resources(**(resources or {}))), progress=progress)
+    return out
+
+
+def evaluate(predicted: np.ndarray | str | Path, labels: np.ndarray | str | Path) -> dict[str, float]:
+    """Score predicted labels against identities: pairwise, BCubed, NMI, ARI (fractions) and counts.
+
+    Either is an (N,) integer array or a file. -1 counts as a cluster, or identity, of its own.
+    """
+    truth = labels if isinstance(labels, np.ndarray) else read_labels(labels)
+    found = predicted if isinstance(predicted, np.ndarray) else read_labels(predicted)
+    if len(truth) != len(found):
+        raise DataError(
+            f"{len(found):,} predicted labels and {len(truth):,} identities: one of each per row is expected"
+        )
+    return evaluate_labels(found, truth).as_dict()
+
+
+def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources | None = None) -> Prepared:
+    """Check everything and make the plan; writes nothing. Raises the error that a user should see before work starts."""
+    root, resources = Path(root).absolute(), resources or Resources()
+    held = manifest.read_run(root)["request"] if (root / manifest.RUN_FILE).is_file() else {}
+    source = describe_source(
+        request.features, dim=request.dim, column=request.column, items_column=request.items_column,
+        known=held.get("source"),
+    )  # fmt: skip
+    labels = OutsideFile.describe(request.labels, request.labels_column)
+    if labels is not None:
+        read_labels(labels.path, source.num_rows, column=labels.column)
+    model = read_model(request.model, source.dim) if request.model else None
+    settings = request.settings
+    if model is not None and "method" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"method": model.method})
+    if model is not None and METHODS[settings.method].learned and settings.method != model.method:
+        raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
+    if kind == "store":
+        stages = store_stages(source, settings)
+    elif kind == "training":
+        if labels is None:
+            raise ConfigError("training needs --labels")
+        stages = training_stages(source, settings, labels, OutsideFile.describe(request.knn_graph))
+    else:
+        stages = run_stages(source, settings, model, OutsideFile.describe(request.knn_graph), labels)
+    check_folder(root, kind, {"source": source.as_dict()})
+    workers = count_workers(resources)
+    plan = make_plan(
+        kind,
+        stages,
+        source_digest=source.digest,
+        memory_bytes=resources.memory_bytes or int(MEMORY_SHARE * free_bytes()),
+        free_disk_bytes=_free_disk(root),
+        block_rows=resources.block_rows,
+        workers=workers,
+        facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method},
+    )
+    cores = os.cpu_count() or 1
+    threads = resources.threads or max(1, cores // workers)
+    return Prepared(kind, root, request, source, model, plan, resources, choose_device(resources.device), threads)
+
+
+def execute(prepared: Prepared, *, progress: bool = True) -> dict[str, Path]:
+    """Run a prepared plan; resumes what its folder already holds. Returns the folder of each stage."""
+    display = make_display(progress)
+    executor = make_executor(prepared)
+    workshop = Workshop(prepared.root, executor, display, prepared.threads, prepared.device)
+    request = {**prepared.request.as_dict(), "source": prepared.source.as_dict()}
+    try:
+        folders = run_plan(prepared.plan, workshop, request)
+        if prepared.kind == "run":
+            summary.write_report(prepared.root)
+        if prepared.kind == "training":
+            summary.write_model(prepared.root, folders, prepared.plan, prepared.request.settings)
+    finally:
+        executor.close()
+        display.close()
+    return folders
+
+
+def resume(root: str | Path, resources: Resources | None = None, *, progress: bool = True) -> Prepared:
+    """Run a folder again from what its manifest says; committed work is skipped."""
+    root = Path(root)
+    held = manifest.read_run(root)
+    prepared = prepare(held["kind"], root, Request.from_dict(held["request"]), resources)
+    execute(prepared, progress=progress)
+    return prepared
+
+
+def run_labels(root: str | Path) -> np.ndarray:
+    """Labels (N,) int64 of a finished run, in source order; raises ``DataError`` where there are none yet."""
+    folder = summary.stage_folder(Path(root), "labels")
+    if folder is None:
+        raise DataError(f"{root} has no labels yet: asterism resume {root}")
+    return np.array(read_npy(folder, "labels"))
+
+
+def make_executor(prepared: Prepared) -> Executor:
+    """The executor asked for; Ray is imported only here, and only if asked for."""
+    if prepared.resources.executor == "local":
+        return LocalExecutor()
+    from engine.executors.ray import RayExecutor
+
+    return RayExecutor(count_workers(prepared.resources), prepared.threads, prepared.device)
+
+
+def count_workers(resources: Resources) -> int:
+    """Workers that tasks run on at a time."""
+    if resources.executor == "local":
+        return 1
+    return resources.workers or max(1, (os.cpu_count() or 1) // 2)
+
+
+def choose_device(asked: str) -> str:
+    """``auto`` is the first GPU if torch sees one; raises ``ConfigError`` for a GPU that is not there."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--device {asked}: torch sees no GPU here; use --device cpu, or install a CUDA build of torch"
+        )
+    if asked != "cpu" and not asked.startswith("cuda"):
+        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N")
+    return asked
+
+
+def _as_path(value: np.ndarray | str | Path, beside: Path, name: str = "features") -> str:
+    """The path itself; an array is saved beside the run first, so that the run can be resumed."""
+    if not isinstance(value, np.ndarray):
+        return str(Path(value).absolute())
+    path = beside.absolute().with_name(f"{beside.name}.{name}.npy")
+    array = np.ascontiguousarray(value)
+    manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
+    return str(path)
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _free_disk(root: Path) -> int:
+    """Free bytes where the run goes, counting what it already wrote."""
+    place = next(parent for parent in [root, *root.parents] if parent.exists())
+    written = sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) if root.is_dir() else 0
+    return shutil.disk_usage(place).free + written

@@ -1,0 +1,64 @@
+"""The executor protocol: run tasks somewhere, report each as it ends.
+
+An executor may run tasks in any order, anywhere, and more than once: a task is a pure function whose commit is atomic.
+It never decides what to run; the runner does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.errors import EngineError
+from engine.storage.context import TaskCall, run_call
+from engine.storage.manifest import Record
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt at a task ended: with a committed ``record``, or with an ``error``.
+
+    ``retry`` tells whether another attempt can help (a worker died) or not (bad data, a full disk, a bug).
+    """
+
+    call: TaskCall
+    record: Record | None = None
+    error: BaseException | None = None
+    details: str = ""
+    retry: bool = False
+
+
+class Executor(Protocol):
+    """Runs tasks; see ``tests/contracts/test_executors.py`` for what every implementation must keep."""
+
+    name: str
+    workers: int
+
+    def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
+        """Run every call once, yielding outcomes as they end, in any order; bounded work in flight."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the executor holds; safe to call twice."""
+        ...
+
+
+def resolve(function: str) -> Callable[..., dict[str, Any]]:
+    """Import ``"module:name"``."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def attempt(call: TaskCall) -> Outcome:
+    """Run one task in this process and commit it; errors become part of the outcome."""
+    try:
+        return Outcome(call, record=run_call(call, resolve(call.function)))
+    except (EngineError, MemoryError) as error:
+        return Outcome(call, error=error, details=traceback.format_exc())
+    except OSError as error:
+        return Outcome(call, error=error, details=traceback.format_exc(), retry=True)
+    except Exception as error:
+        return Outcome(call, error=error, details=traceback.format_exc())

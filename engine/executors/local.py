@@ -1,0 +1,24 @@
+"""The embedded executor: one process, one task at a time, kernels on all cores. No server, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from engine.executors.base import Outcome, attempt
+from engine.storage.context import TaskCall, release_held
+
+
+class LocalExecutor:
+    """Runs tasks in this process, in order."""
+
+    name = "local"
+    workers = 1
+
+    def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
+        """Run the calls one after another; see ``Executor.run``."""
+        for call in calls:
+            yield attempt(call)
+
+    def close(self) -> None:
+        """Drop the arrays and models held between tasks."""
+        release_held()

@@ -1,0 +1,92 @@
+"""What a method gives the pipeline: stages that end with a ``score`` stage, and how it trains if it learns.
+
+Each published method is one file here: what it fits, how it scores, how it partitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.config import MethodName, Settings, fingerprint
+from engine.errors import DataError, ManifestMismatch
+from engine.plan import Stage
+from engine.storage import manifest
+
+MODEL_FORMAT_VERSION = 1
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class GraphShape:
+    """The size of the graph that a method's stages work on, and the stages it comes from.
+
+    ``features``: name of the stage that holds the features in vertex order. ``order``: name of the stage that holds
+    ``row_of_vertex``, if vertices are not numbered as rows.
+    """
+
+    num_rows: int
+    dim: int
+    k: int
+    features: str
+    order: str | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model's folder: ``model.json`` and ``model.safetensors``; ``digest`` covers both."""
+
+    folder: str
+    method: MethodName
+    dim: int
+    k: int
+    digest: str
+    operating_points: Mapping[str, Mapping[str, float]]
+    preferred: str
+    facts: Mapping[str, Any]
+
+
+class Method(Protocol):
+    """A way to give every edge a score."""
+
+    name: str
+    learned: bool
+
+    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+        """Stages from the ``knn`` stage (and the features) to the ``score`` stage's edge table."""
+        ...
+
+    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+        """Stages from the ``knn`` stage to a ``fit`` stage that writes the weights, and what chooses thresholds."""
+        ...
+
+
+def read_model(folder: str | Path, dim: int) -> Model:
+    """Open a model's folder; raises ``DataError`` if it is none, ``ManifestMismatch`` for another format or D."""
+    folder = Path(folder).absolute()
+    if not (folder / MODEL_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise DataError(
+            f"{folder} holds no model: {MODEL_FILE} and {WEIGHTS_FILE} are expected; asterism train makes them"
+        )
+    tree = manifest.read_json(folder / MODEL_FILE)
+    if tree.get("format_version") != MODEL_FORMAT_VERSION:
+        raise ManifestMismatch(
+            f"{folder}: model format version {tree.get('format_version')}, this version reads {MODEL_FORMAT_VERSION}; "
+            f"train it again"
+        )
+    if tree["dim"] != dim:
+        raise ManifestMismatch(
+            f"{folder}: the model was trained on {tree['dim']} dimensions, the features have {dim}; "
+            f"train a model on features like these"
+        )
+    weights = manifest.file_checksum(folder / WEIGHTS_FILE)
+    if weights != tree["weights_checksum"]:
+        raise DataError(f"{folder / WEIGHTS_FILE} does not match the checksum in {MODEL_FILE}; train or copy it again")
+    return Model(
+        folder=str(folder), method=tree["method"], dim=tree["dim"], k=tree["k"],
+        digest=fingerprint([tree["method"], tree["settings"], tree["operating_points"], weights]),
+        operating_points=tree["operating_points"], preferred=tree["preferred"], facts=tree["facts"],
+    )  # fmt: skip

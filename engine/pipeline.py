@@ -1,0 +1,210 @@
+"""The whole data flow, top to bottom.
+
+    source -> ingest -> [quantiser -> assign -> order -> vertices] -> knn (-> recall)
+           -> a method's stages -> score
+           -> [point] -> adjacency -> prune -> merge -> roots   (components)
+                      or roots                                  (propagation)
+           -> labels -> analysis
+
+Training runs the same stages up to ``score`` on the labelled source, with ``fit`` before and ``select`` after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.config import Settings
+from engine.errors import ConfigError, DataError
+from engine.ingest import Source
+from engine.methods import METHODS, GraphShape, Model
+from engine.plan import CHUNK_ROWS, Cost, Stage
+from engine.stages import analysis, ingest, knn, partition, point
+from engine.storage.formats import open_knn_graph
+from engine.storage.manifest import file_checksum
+
+
+@dataclass(frozen=True)
+class OutsideFile:
+    """A labels file or KNN graph beside the source; the digest of its content enters fingerprints, its path does not."""
+
+    path: str
+    digest: str
+    column: str | None = None
+
+    @classmethod
+    def describe(cls, path: str | Path | None, column: str | None = None) -> OutsideFile | None:
+        """Checksum a file, or the files of a folder; ``None`` for no path."""
+        if path is None:
+            return None
+        found = Path(path).absolute()
+        files = sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found]
+        if not found.exists() or not files:
+            raise DataError(f"{path}: no such file or folder")
+        return cls(str(found), "+".join(file_checksum(file) for file in files), column)
+
+
+def store_stages(source: Source, settings: Settings) -> list[Stage]:
+    """A store: ingestion alone."""
+    config = settings.ingest
+    params = {"zero_vectors": config.zero_vectors, "dtype": config.dtype}
+    cost = ingest.cost(source.num_rows, source.dim, source.item_bytes, config.dtype)
+    where = {"spec": dict(source.spec)}
+    return [Stage("ingest", "engine.stages.ingest:run", ingest.VERSION, params, {}, source.num_rows, cost, where)]
+
+
+def graph_stages(source: Source, settings: Settings, knn_graph: OutsideFile | None) -> tuple[list[Stage], GraphShape]:
+    """From source to KNN graph; a store stands for its ``ingest`` stage."""
+    config, n, dim = settings.knn, source.num_rows, source.dim
+    if n < 2:
+        raise DataError(f"{source.path}: {n} row: clustering needs at least 2")
+    stages = [] if source.store else store_stages(source, settings)
+    vectors = source.store or "ingest"
+    stored = 2 if settings.ingest.dtype == "float16" else 4
+    k = choose_k(settings, n)
+    shape = GraphShape(n, dim, k, vectors, None)
+    if knn_graph is not None:
+        width = open_knn_graph(knn_graph.path, n).k
+        shape = replace(shape, k=min(k, width))
+        params = {"k": shape.k, "digest": knn_graph.digest}
+        inputs, cost = {"features": vectors, "ingest": vectors}, knn.import_cost(n, dim, width)
+        where = {"path": knn_graph.path}
+        stages.append(Stage("knn", "engine.stages.knn:import_graph", knn.VERSION, params, inputs, n, cost, where))
+    elif config.mode == "exact" or (config.mode == "auto" and n <= config.exact_rows):
+        inputs, cost = {"features": vectors, "ingest": vectors}, knn.search_cost(n, dim, k, n)
+        stages.append(Stage("knn", "engine.stages.knn:search", knn.VERSION, {"k": k}, inputs, n, cost))
+    else:
+        cells = min(config.num_cells or max(1, round(1.3 * n**0.5)), n)
+        probes = min(config.num_probes, cells)
+        train = {"num_cells": cells, "train_rows_per_cell": config.train_rows_per_cell, "seed": settings.seed}
+        search = {"k": k, "num_probes": probes}
+        inputs = {"ingest": vectors, "features": "vertices", "order": "order", "quantiser": "quantiser"}
+        stages += [
+            _single("quantiser", "engine.stages.knn:train_quantiser", knn.VERSION, train, {"ingest": vectors},
+                    knn.quantiser_cost(cells, dim, config.train_rows_per_cell)),
+            Stage("assign", "engine.stages.knn:assign", knn.VERSION, {}, {"ingest": vectors, "quantiser": "quantiser"},
+                  n, knn.assign_cost(n, dim, cells)),
+            _single("order", "engine.stages.knn:order_cells", knn.VERSION, {"num_cells": cells},
+                    {"assign": "assign"}, knn.order_cost(n)),
+            Stage("vertices", "engine.stages.knn:order_features", knn.VERSION, {},
+                  {"ingest": vectors, "order": "order"}, n, knn.vertices_cost(n, dim, stored)),
+            Stage("knn", "engine.stages.knn:search", knn.VERSION, search, inputs, n,
+                  knn.search_cost(n, dim, k, probes * n / cells)),
+        ]  # fmt: skip
+        shape = replace(shape, features="vertices", order="order")
+    return stages, shape
+
+
+def recall_stages(shape: GraphShape, settings: Settings, vectors: str) -> list[Stage]:
+    """The recall estimate, a report's matter: nothing depends on it."""
+    samples = min(settings.knn.recall_samples, shape.num_rows)
+    if samples == 0:
+        return []
+    inputs = {"features": shape.features, "ingest": vectors, "knn": "knn"} | _ordered(shape)
+    params = {"k": shape.k, "samples": samples, "seed": settings.seed}
+    cost = knn.recall_cost(shape.num_rows, shape.dim, shape.k, samples)
+    return [_single("recall", "engine.stages.knn:measure_recall", knn.VERSION, params, inputs, cost)]
+
+
+def run_stages(
+    source: Source,
+    settings: Settings,
+    model: Model | None = None,
+    knn_graph: OutsideFile | None = None,
+    labels: OutsideFile | None = None,
+) -> list[Stage]:
+    """From source to labels and their analysis. ``labels`` (the truth) reach the analysis only."""
+    method = METHODS[settings.method]
+    if method.learned and model is None:
+        raise ConfigError(f"method {settings.method} needs --model; asterism train makes one")
+    vectors = source.store or "ingest"
+    stages, shape = graph_stages(source, settings, knn_graph)
+    stages += recall_stages(shape, settings, vectors)
+    stages += method.scoring_stages(shape, settings, model)
+    stages += partition_stages(shape, settings, model)
+    asked = settings.ingest.zero_vectors
+    zeros = {"zero_vectors": source.zero_vectors if source.zero_vectors and asked == "error" else asked}
+    inputs = {"roots": "roots", "ingest": vectors} | _ordered(shape)
+    stages.append(
+        _single("labels", "engine.stages.partition:label_rows", partition.VERSION, zeros, inputs,
+                partition.labels_cost(shape.num_rows))
+    )  # fmt: skip
+    params = {"labels": labels.digest if labels else None, "learned": method.learned}
+    where = {"labels": labels.path, "column": labels.column} if labels else {}
+    inputs = {"labels": "labels", "roots": "roots", "score": "score", "ingest": vectors} | _ordered(shape)
+    cost = analysis.cost(shape.num_rows, shape.k, labelled=labels is not None)
+    stages.append(_single("analysis", "engine.stages.analysis:run", analysis.VERSION, params, inputs, cost, where))
+    return stages
+
+
+def partition_stages(shape: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    """From the edge table to ``roots``: components after pruning, or size-capped propagation."""
+    config, n, k = settings.partition, shape.num_rows, shape.k
+    kind = config.method
+    if kind == "auto":
+        kind = model.preferred if model else "propagation"  # type: ignore[assignment]
+    stored = dict(model.operating_points.get(kind, {})) if model else {}
+    names = ("min_score", "min_intimacy") if kind == "components" else ("min_score", "max_size")
+    given = {name: stored.get(name) if (value := getattr(config, name)) is None else value for name in names}
+    if kind == "components" and model is None and given["min_intimacy"] is None:
+        given["min_intimacy"] = 0.0
+    stages, chosen = [], {}
+    if any(value is None for value in given.values()):
+        stages.append(_single("point", "engine.stages.point:run", point.VERSION, {}, {"knn": "knn"}, point.cost(n, k)))
+        chosen = {"point": "point"}
+    version = partition.VERSION
+    if kind == "propagation":
+        params = {"point": given, "step": config.step, "num_vertices": n, "partition": kind}
+        stages.append(
+            _single("roots", "engine.stages.partition:propagation", version, params, {"score": "score"} | chosen,
+                    partition.propagation_cost(n, k))
+        )  # fmt: skip
+        return stages
+    params = {"point": given, "num_vertices": n, "partition": kind}
+    inputs = {"score": "score"} | chosen
+    if given["min_intimacy"]:
+        cost = partition.adjacency_cost(n, k)
+        stages.append(_single("adjacency", "engine.stages.partition:kept_adjacency", version, params, inputs, cost))
+        inputs = inputs | {"adjacency": "adjacency"}
+    width = CHUNK_ROWS * partition.FAN_IN
+    stages += [
+        Stage("prune", "engine.stages.partition:prune", version, params, inputs, n, partition.prune_cost(n, k)),
+        Stage("merge", "engine.stages.partition:merge", version, {}, {"prune": "prune"}, n,
+              partition.merge_cost(n), granule=width),
+        _single("roots", "engine.stages.partition:components", version, params, {"merge": "merge"} | chosen,
+                partition.roots_cost(n)),
+    ]  # fmt: skip
+    return stages
+
+
+def training_stages(
+    source: Source, settings: Settings, labels: OutsideFile, knn_graph: OutsideFile | None = None
+) -> list[Stage]:
+    """From a labelled source to weights and operating points."""
+    method = METHODS[settings.method]
+    vectors = source.store or "ingest"
+    stages, shape = graph_stages(source, settings, knn_graph)
+    stages += recall_stages(shape, settings, vectors)
+    where = {"labels": labels.path, "column": labels.column, "digest": labels.digest, "vectors": vectors}
+    return stages + method.training_stages(shape, settings, where)
+
+
+def choose_k(settings: Settings, num_rows: int) -> int:
+    """K, refused if asked for and not below N; the default shrinks to N - 1."""
+    asked = "knn" in settings.model_fields_set and "k" in settings.knn.model_fields_set
+    if asked and settings.knn.k >= num_rows:
+        raise ConfigError(f"knn.k = {settings.knn.k} needs more than {settings.knn.k} rows, the source has {num_rows}")
+    return min(settings.knn.k, num_rows - 1)
+
+
+def _ordered(shape: GraphShape) -> dict[str, str]:
+    return {"order": shape.order} if shape.order else {}
+
+
+def _single(
+    name: str, function: str, version: int, params: Mapping[str, Any], inputs: Mapping[str, str], cost: Cost,
+    where: Mapping[str, Any] | None = None,
+) -> Stage:  # fmt: skip
+    return Stage(name, function, version, params, inputs, 1, cost, where or {}, granule=1)

@@ -1,0 +1,222 @@
+"""Runs a plan: skips what is committed, runs the rest, retries, records events, shows progress.
+
+Resuming is nothing but running again. The runner sees the executor protocol only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import __version__
+from engine.errors import DataError, EngineError, ManifestMismatch, TaskFailed
+from engine.events import EventLog
+from engine.executors.base import Executor, Outcome
+from engine.memory import PeakMemory
+from engine.plan import Plan, Stage, Task, pending_ranges
+from engine.progress import Display, Ticker
+from engine.storage import manifest
+from engine.storage.context import TaskCall, committed_records, read_progress
+
+ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where and with how much a plan runs; none of it can change a result."""
+
+    root: Path
+    executor: Executor
+    display: Display
+    threads: int
+    device: str
+
+
+def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[str, Path]:
+    """Run every stage of ``plan`` in ``workshop.root`` and return the folder of each stage's outputs.
+
+    ``request`` (settings, source) is written to the run's manifest, for ``resume``. Raises ``ManifestMismatch`` if the
+    folder holds a run of another source or kind, ``TaskFailed`` when a task keeps failing, or the task's own
+    ``EngineError``. What was committed stays, whatever happens.
+    """
+    root = workshop.root
+    check_folder(root, plan.kind, request)
+    with manifest.explain_os_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with locked(root):
+        check_folder(root, plan.kind, request)
+        manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "running"})
+        events = EventLog(root)
+        events.write(
+            "run_started", kind=plan.kind, executor=workshop.executor.name, version=__version__, pid=os.getpid()
+        )
+        folders: dict[str, Path] = {}
+        try:
+            with PeakMemory() as memory:
+                for stage in plan.stages:
+                    folders[stage.name] = run_stage(stage, folders, workshop, events, memory)
+        except BaseException as error:
+            events.write("run_failed", error=f"{type(error).__name__}: {error}")
+            raise
+        remove_stale(root, plan, events)
+        manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "finished"})
+        events.write("run_finished")
+    return folders
+
+
+def check_folder(root: Path, kind: str, request: dict[str, Any]) -> None:
+    """Refuse a folder that holds something other than this run, before anything is written."""
+    if root.exists() and not root.is_dir():
+        raise ManifestMismatch(f"{root} is a file; --out must name a folder")
+    if not (root / manifest.RUN_FILE).exists():
+        if root.exists() and any(path.name != LOCK_FILE for path in root.iterdir()):
+            raise ManifestMismatch(f"{root} is not empty and holds no run: choose another --out; nothing was changed")
+        return
+    held = manifest.read_run(root)
+    if held["kind"] != kind:
+        raise ManifestMismatch(
+            f"{root} holds a {held['kind']}, not a {kind}: choose another --out; nothing was changed"
+        )
+    if held["request"]["source"]["digest"] != request["source"]["digest"]:
+        raise ManifestMismatch(
+            f"{root} holds a run of another source ({_describe(held['request']['source'])}); asked for "
+            f"{_describe(request['source'])}: choose another --out, or the same source; nothing was changed"
+        )
+
+
+def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events: EventLog, memory: PeakMemory) -> Path:
+    """Run what is not committed of one stage and return its folder."""
+    folder = workshop.root / stage.folder
+    started = time.perf_counter()
+    _prepare(folder, stage)
+    kept = _verified(folder, stage, events, workshop.display)
+    tasks = pending_ranges(stage, kept)
+    done_rows = sum(stop - start for start, stop in kept)
+    events.write("stage_started", stage=stage.name, digest=stage.digest, tasks=len(tasks), rows_committed=done_rows)
+    memory.reset()
+    if tasks:
+        workshop.display.begin(stage, done_rows)
+        calls = [_call(stage, task, folder, folders, workshop) for task in tasks]
+        with Ticker(lambda: _show_inner(folder, stage, workshop.display)):
+            _run_calls(calls, stage, workshop, events)
+    seconds, peak = time.perf_counter() - started, memory.take()
+    workshop.display.end(stage, seconds, peak, skipped=not tasks)
+    events.write(
+        "stage_finished", stage=stage.name, digest=stage.digest, seconds=round(seconds, 3), peak_bytes=peak,
+        tasks_run=len(tasks),
+    )  # fmt: skip
+    return folder
+
+
+def remove_stale(root: Path, plan: Plan, events: EventLog) -> None:
+    """Delete outputs of settings that this finished plan replaced."""
+    current = {stage.folder for stage in plan.stages}
+    for path in sorted(root.iterdir()):
+        if path.name not in current and (path / "stage.json").is_file():
+            shutil.rmtree(path)
+            events.write("outputs_replaced", folder=path.name)
+
+
+LOCK_FILE = "run.lock"
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the run's lock, so that two processes never work on one run; a killed process frees it."""
+    with manifest.explain_os_errors(root / LOCK_FILE), open(root / LOCK_FILE, "a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process is working on {root}: wait for it, or choose another --out") from None
+        yield
+
+
+def _run_calls(calls: Sequence[TaskCall], stage: Stage, workshop: Workshop, events: EventLog) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        failed: list[Outcome] = []
+        for outcome in workshop.executor.run(calls):
+            task = {"stage": stage.name, "start": outcome.call.start, "stop": outcome.call.stop, "attempt": attempt}
+            if outcome.record is not None:
+                events.write("task_committed", **task, seconds=outcome.record.seconds)
+                workshop.display.advance(stage, outcome.call.stop - outcome.call.start)
+                continue
+            events.write("task_failed", **task, error=f"{type(outcome.error).__name__}: {outcome.error}")
+            failed.append(outcome)
+            if not outcome.retry:
+                raise _failure(stage, [outcome], attempt)
+        if not failed:
+            return
+        calls = [outcome.call for outcome in failed]
+    raise _failure(stage, failed, ATTEMPTS)
+
+
+def _failure(stage: Stage, failed: Sequence[Outcome], attempts: int) -> BaseException:
+    first = failed[0]
+    if isinstance(first.error, EngineError):
+        return first.error
+    causes: dict[str, list[str]] = {}
+    for outcome in failed:
+        cause = f"{type(outcome.error).__name__}: {outcome.error}"
+        causes.setdefault(cause, []).append(f"{outcome.call.start}..{outcome.call.stop}")
+    grouped = "; ".join(f"{cause} (rows {', '.join(blocks[:5])})" for cause, blocks in causes.items())
+    error = TaskFailed(
+        f"stage {stage.name} failed after {attempts} attempt(s): {grouped}; what was committed is kept, run again to "
+        f"resume\n{first.details}".rstrip()
+    )
+    error.__cause__ = first.error
+    return error
+
+
+def _prepare(folder: Path, stage: Stage) -> None:
+    with manifest.explain_os_errors(folder):
+        (folder / "records").mkdir(parents=True, exist_ok=True)
+    if not (folder / "stage.json").exists():
+        manifest.write_json(folder / "stage.json", asdict(stage))
+
+
+def _verified(folder: Path, stage: Stage, events: EventLog, display: Display) -> list[tuple[int, int]]:
+    """Check every committed output against its checksum; withdraw commits that are damaged, and say so."""
+    kept = []
+    for record in committed_records(folder, stage.digest):
+        damage = manifest.find_damage(folder, record)
+        if damage is None:
+            kept.append((record.start, record.stop))
+            continue
+        display.message(f"{stage.name}: {damage}: computing rows {record.start:,}..{record.stop:,} again")
+        events.write("damage_found", stage=stage.name, start=record.start, stop=record.stop, damage=damage)
+        manifest.discard_record(folder, record)
+    return kept
+
+
+def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], workshop: Workshop) -> TaskCall:
+    return TaskCall(
+        function=stage.function,
+        stage=stage.name,
+        digest=stage.digest,
+        folder=str(folder),
+        inputs={name: str(folders.get(origin, origin)) for name, origin in stage.inputs.items()},
+        params=dict(stage.params),
+        where=dict(stage.where),
+        num_rows=stage.num_rows,
+        start=task.start,
+        stop=task.stop,
+        threads=workshop.threads,
+        device=workshop.device,
+    )
+
+
+def _show_inner(folder: Path, stage: Stage, display: Display) -> None:
+    inner = read_progress(folder)
+    if inner is not None:
+        display.note(stage, *inner)
+
+
+def _describe(source: dict[str, Any]) -> str:
+    return f"{source['path']}, {source['num_rows']:,} x {source['dim']}"

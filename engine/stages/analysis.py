@@ -1,0 +1,132 @@
+"""Stage analysis: everything the report shows about a result, gathered in passes over the edges.
+
+The labels of ``--labels`` (the truth) are read here and nowhere before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from engine.evaluation.galleries import ClusterPicker, cluster_size_histogram
+from engine.evaluation.metrics import evaluate_labels
+from engine.evaluation.sweep import SweepRow, ThresholdSweep
+from engine.plan import Cost
+from engine.stages.edges import iterate_edges
+from engine.stages.ingest import row_column
+from engine.storage.context import TaskContext, read_npy, stage_facts
+from engine.storage.formats import read_labels
+
+VERSION = 1
+HISTOGRAM_BINS = 50
+SWEEP_STEPS = 40
+GALLERY_CLUSTERS = 9
+GALLERY_ROWS = 24
+
+
+def cost(num_rows: int, k: int, *, labelled: bool) -> Cost:
+    per_row = 300 if labelled else 200
+    return Cost(fixed_bytes=num_rows * per_row, disk_bytes=1 << 20, seconds=num_rows * k / 5e6)
+
+
+def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``analysis.json``: sizes, histograms, threshold sweeps, metrics and galleries."""
+    labels_N = np.array(read_npy(task.input("labels"), "labels"))
+    rows_V = np.arange(len(labels_N), dtype=np.int32)
+    if "order" in task.call.inputs:
+        rows_V = np.array(read_npy(task.input("order"), "row_of_vertex"))
+    truth_N = None
+    if task.where:
+        truth_N = read_labels(task.where["labels"], len(labels_N), column=task.where["column"])
+    identities_V = None if truth_N is None else truth_N[rows_V]
+    low, high = _score_range(task)
+    thresholds = {"score": _thresholds(low["score"], high["score"])}
+    if task.params["learned"]:
+        thresholds["similarity"] = _thresholds(low["similarity"], high["similarity"])
+    sweeps = {name: ThresholdSweep(len(rows_V), values, identities_V) for name, values in thresholds.items()}
+    histograms = {name: _Histogram(low[name], high[name]) for name in ("similarity", "score")}
+    picker = ClusterPicker(labels_N)
+    for sources, targets, similarities, scores in iterate_edges(
+        task.input("score"), ("source", "target", "similarity", "score")
+    ):
+        values = {"similarity": similarities, "score": scores}
+        for name, sweep in sweeps.items():
+            sweep.add(sources, targets, values[name])
+        ends = rows_V[sources], rows_V[targets]
+        inside = (labels_N[ends[0]] == labels_N[ends[1]]) & (labels_N[ends[0]] >= 0)
+        for name, histogram in histograms.items():
+            histogram.add(values[name], inside)
+        picker.add(*ends, scores)
+    sizes = np.bincount(labels_N[labels_N >= 0])
+    value = {
+        "sizes": [asdict(bin_) for bin_ in cluster_size_histogram(sizes)],
+        "num_clusters": len(sizes),
+        "num_singletons": int((sizes == 1).sum()),
+        "largest": int(sizes.max(initial=0)),
+        "num_dropped": int((labels_N < 0).sum()),
+        "point": stage_facts(task.input("roots"))[0],
+        "partition": task.params.get("partition"),
+        "histograms": {name: histogram.as_dict() for name, histogram in histograms.items()},
+        "sweeps": {name: [row.as_dict() for row in sweep.rows()] for name, sweep in sweeps.items()},
+        "galleries": _galleries(task, picker, labels_N),
+    }
+    if truth_N is not None:
+        value["metrics"] = evaluate_labels(labels_N, truth_N).as_dict()
+    task.write_json("analysis", value)
+    return {"num_clusters": value["num_clusters"], "metrics": value.get("metrics")}
+
+
+def best_row(rows: list[dict[str, Any]]) -> SweepRow | None:
+    """The row of a labelled sweep with the best pairwise F: an oracle's threshold, shown for comparison only."""
+    known = [SweepRow(**row) for row in rows if row["pairwise_f"] is not None]
+    return max(known, key=lambda row: row.pairwise_f or 0.0, default=None)
+
+
+class _Histogram:
+    def __init__(self, low: float, high: float) -> None:
+        self._edges = np.linspace(low, max(high, low + 1e-3), HISTOGRAM_BINS + 1)
+        self._counts = np.zeros((2, HISTOGRAM_BINS), dtype=np.int64)
+
+    def add(self, values: np.ndarray, inside: np.ndarray) -> None:
+        for side, chosen in ((0, values[inside]), (1, values[~inside])):
+            self._counts[side] += np.histogram(chosen, self._edges)[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        kept, pruned = self._counts.tolist()
+        return {"bin_edges": self._edges.tolist(), "kept": kept, "pruned": pruned}
+
+
+def _score_range(task: TaskContext) -> tuple[dict[str, float], dict[str, float]]:
+    names = ("similarity", "score")
+    low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
+    for columns in iterate_edges(task.input("score"), names):
+        for name, values in zip(names, columns, strict=True):
+            if len(values):
+                low[name], high[name] = min(low[name], values.min()), max(high[name], values.max())
+    for name in names:
+        if low[name] > high[name]:
+            low[name], high[name] = 0.0, 1.0
+    return {n: float(low[n]) for n in names}, {n: float(high[n]) for n in names}
+
+
+def _thresholds(low: float, high: float) -> list[float]:
+    """Descending float32 thresholds over the range of the values."""
+    steps = np.linspace(high, low, SWEEP_STEPS + 1)[1:] if high > low else np.array([low])
+    return [float(value) for value in np.unique(np.round(steps, 3).astype(np.float32))[::-1]]
+
+
+def _galleries(task: TaskContext, picker: ClusterPicker, labels_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    picks = picker.pick(GALLERY_CLUSTERS)
+    items = row_column(task.input("ingest"), "item")
+    galleries = {}
+    order = np.argsort(labels_N, kind="stable")
+    firsts = np.searchsorted(labels_N[order], np.arange(labels_N.max() + 2))
+    for name in ("largest", "least_certain", "most_bridge_like"):
+        galleries[name] = []
+        for pick in getattr(picks, name):
+            rows = order[firsts[pick.label] : firsts[pick.label + 1]][:GALLERY_ROWS].tolist()
+            shown = [] if items is None else [items[row].as_py() for row in rows]
+            galleries[name].append({**asdict(pick), "rows": rows, "items": shown})
+    return galleries

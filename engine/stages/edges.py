@@ -1,0 +1,58 @@
+"""Edge tables: each undirected edge once, in the order of its owning row, cut and read by ranges of rows.
+
+Columns ``source`` < ``target`` int32, ``similarity`` float32, and ``score`` float32 where a method gave one. Parts
+record how many edges each chunk of rows owns, so that any range of whole chunks can be read from parts of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.graph.adjacency import undirected_edges
+from engine.plan import CHUNK_ROWS
+from engine.storage.context import TaskContext, committed_records, folder_digest
+from engine.storage.tables import read_columns
+from engine.tiles import tile_bounds
+
+Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def write_edges(task: TaskContext, start: int, stop: int, min_similarity: float, scorer: Scorer) -> dict[str, Any]:
+    """Write the edges owned by rows ``start..stop`` with ``scorer(sources, targets, similarities)``, chunk by chunk."""
+    neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
+    parts, counts = [], []
+    for a, b in tile_bounds(start, stop, CHUNK_ROWS):
+        edges = undirected_edges(neighbors_NK, similarities_NK, a, b, min_similarity, threads=task.threads)
+        sources, targets, similarities = edges
+        parts.append((sources, targets, similarities, scorer(sources, targets, similarities)))
+        counts.append(len(sources))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    task.write_table("edges", dict(zip(("source", "target", "similarity", "score"), columns, strict=True)))
+    return {"chunk_edges": counts, "edges": sum(counts)}
+
+
+def read_edges(folder: Path, start: int, stop: int, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Read columns of the edges owned by rows ``start..stop`` (whole chunks), part by part, in row order."""
+    for record in committed_records(folder, folder_digest(folder)):
+        begin, end = max(start, record.start), min(stop, record.stop)
+        if begin >= end:
+            continue
+        offsets = np.concatenate([[0], np.cumsum(record.facts["chunk_edges"])])
+        first = offsets[(begin - record.start) // CHUNK_ROWS]
+        last = offsets[-(-(end - record.start) // CHUNK_ROWS)]
+        table = next(output.path for output in record.outputs if output.path.startswith("edges/"))
+        yield tuple(column[first:last] for column in read_columns(folder / table, names))
+
+
+def iterate_edges(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Read columns of all edges, part by part, in row order."""
+    return read_edges(folder, 0, np.iinfo(np.int64).max, names)
+
+
+def num_edges(folder: Path) -> int:
+    """Number of edges in a finished edge stage."""
+    return sum(record.facts["edges"] for record in committed_records(folder, folder_digest(folder)))

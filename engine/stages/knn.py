@@ -1,0 +1,202 @@
+"""Stages of the KNN graph: exact or over cells, or imported; and its recall against exact search.
+
+With cells, vertices are numbered in cell order from here on (``row_of_vertex`` maps back), so that neighbours lie close
+in memory for every later stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DataError
+from engine.graph import knn
+from engine.plan import CHUNK_ROWS, Cost
+from engine.stages.ingest import usable_rows
+from engine.storage.context import TaskContext, hold, read_npy, stage_facts
+from engine.storage.formats import normalise_knn_block, open_knn_graph
+
+VERSION = 1
+RECALL_FLOOR = 0.5
+# Multiply-adds per second of one small machine (two cores, float32), for projected times only.
+FLOPS = 9e10
+PROBED_ROWS = 64
+
+
+def quantiser_cost(num_cells: int, dim: int, rows_per_cell: int) -> Cost:
+    sample = num_cells * rows_per_cell * dim
+    return Cost(fixed_bytes=sample * 12 + num_cells * dim * 16, disk_bytes=num_cells * dim * 4,
+                seconds=10 * 2.0 * sample * num_cells / (FLOPS / 2))  # fmt: skip
+
+
+def train_quantiser(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Train the centroids on a random sample of rows."""
+    features_ND = task.array("ingest", "features")
+    num_cells, dim = task.params["num_cells"], features_ND.shape[1]
+    wanted = min(len(features_ND), num_cells * task.params["train_rows_per_cell"])
+    rows = np.sort(np.random.default_rng([task.params["seed"], 1]).choice(len(features_ND), wanted, replace=False))
+    centroids_CD = knn.train_cells(features_ND[rows].astype(np.float32), num_cells, task.params["seed"])
+    task.write_npy("centroids", centroids_CD)
+    return {"num_cells": num_cells, "sample_rows": wanted, "dim": dim}
+
+
+def assign_cost(num_rows: int, dim: int, num_cells: int) -> Cost:
+    return Cost(fixed_bytes=knn.EXACT_TILE_ROWS * (num_cells + dim) * 16, bytes_per_row=8, disk_bytes=num_rows * 4,
+                seconds=2.0 * num_rows * num_cells * dim / FLOPS)  # fmt: skip
+
+
+def assign(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the nearest ``cell`` of every row."""
+    centroids_CD = hold(("centroids", task.call.inputs["quantiser"]), lambda: _centroids(task))
+    cells = knn.assign_cells(task.array("ingest", "features"), centroids_CD, start, stop, task.threads)
+    task.write_rows("cell", cells, np.int32)
+    return {}
+
+
+def order_cost(num_rows: int) -> Cost:
+    return Cost(fixed_bytes=num_rows * 24, disk_bytes=num_rows * 4, seconds=num_rows / 2e7)
+
+
+def order_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Number the vertices cell by cell, and by row within a cell: ``row_of_vertex`` (N,), ``cell_offsets`` (C + 1,)."""
+    cells = np.asarray(task.array("assign", "cell"))
+    num_cells = task.params["num_cells"]
+    sizes = np.bincount(cells, minlength=num_cells)
+    task.write_npy("row_of_vertex", np.argsort(cells, kind="stable").astype(np.int32))
+    task.write_npy("cell_offsets", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    return {"largest_cell": int(sizes.max()), "empty_cells": int((sizes == 0).sum())}
+
+
+def vertices_cost(num_rows: int, dim: int, stored: int) -> Cost:
+    return Cost(bytes_per_row=2 * dim * stored, disk_bytes=num_rows * dim * stored, seconds=num_rows / 4e5)
+
+
+def order_features(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Copy the features into vertex order."""
+    features_ND = task.array("ingest", "features")
+    rows = read_npy(task.input("order"), "row_of_vertex")[start:stop]
+    task.write_rows("features", features_ND[rows], features_ND.dtype)
+    return {}
+
+
+def search_cost(num_rows: int, dim: int, k: int, searched_rows: float) -> Cost:
+    tile = (
+        knn.CELL_TILE_ROWS * (k * 16 + dim * 8 + PROBED_ROWS * 16) + knn.EXACT_TILE_ROWS * knn.DATABASE_BLOCK_ROWS * 4
+    )
+    return Cost(
+        fixed_bytes=8 * (tile + knn.DATABASE_BLOCK_ROWS * dim * 4),
+        bytes_per_row=k * 24,
+        disk_bytes=num_rows * k * 8,
+        seconds=2.0 * num_rows * searched_rows * dim / FLOPS,
+    )
+
+
+def search(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``neighbors`` (N, K) int32 and ``similarities`` (N, K) float32, ordered by (-similarity, id)."""
+    features_ND = task.array("features", "features")
+    usable_N = hold(("usable", task.call.folder), lambda: vertex_usable(task))
+    k = task.params["k"]
+    if "order" in task.call.inputs:
+        centroids_CD = hold(("centroids", task.call.inputs["quantiser"]), lambda: _centroids(task))
+        offsets = read_npy(task.input("order"), "cell_offsets")
+        probes = task.params["num_probes"]
+        found = knn.cell_neighbors(
+            features_ND, centroids_CD, offsets, start, stop, k, probes, usable_N, task.threads
+        )  # fmt: skip
+    else:
+        found = knn.exact_neighbors(features_ND, start, stop, k, usable_N, task.threads)
+    task.write_rows("neighbors", found[0], np.int32)
+    task.write_rows("similarities", found[1], np.float32)
+    return {}
+
+
+def import_cost(num_rows: int, dim: int, k: int) -> Cost:
+    return Cost(bytes_per_row=k * 60 + dim * 8, disk_bytes=num_rows * k * 8, seconds=num_rows * k / 1e7)
+
+
+def import_graph(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Validate and normalise a graph made elsewhere; similarities are computed where it has none, else spot-checked."""
+    features_ND = task.array("features", "features")
+    path = task.where["path"]
+    graph = hold(("graph", path), lambda: open_knn_graph(path, len(features_ND)))
+    ids, similarities = graph.read(start, stop)
+    if similarities is None:
+        similarities = _similarities(features_ND, ids, start)
+    else:
+        _spot_check(features_ND, ids, similarities, start, path)
+    neighbors_NK, similarities_NK = normalise_knn_block(start, ids, similarities, len(features_ND))
+    width = task.params["k"]
+    if neighbors_NK.shape[1] < width:
+        missing = ((0, 0), (0, width - neighbors_NK.shape[1]))
+        neighbors_NK = np.pad(neighbors_NK, missing, constant_values=knn.NO_NEIGHBOR)
+        similarities_NK = np.pad(similarities_NK, missing, constant_values=knn.NO_SIMILARITY)
+    task.write_rows("neighbors", neighbors_NK[:, :width], np.int32)
+    task.write_rows("similarities", similarities_NK[:, :width], np.float32)
+    return {}
+
+
+def recall_cost(num_rows: int, dim: int, k: int, samples: int) -> Cost:
+    return Cost(
+        fixed_bytes=4 * knn.EXACT_TILE_ROWS * knn.DATABASE_BLOCK_ROWS * 4 + samples * (k * 40 + dim * 4),
+        seconds=2.0 * samples * num_rows * dim / FLOPS,
+    )
+
+
+def measure_recall(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Compare a random sample of rows with exact search; the result is in the record's facts."""
+    features_ND = task.array("features", "features")
+    k = task.params["k"]
+    samples = min(task.params["samples"], len(features_ND))
+    rng = np.random.default_rng([task.params["seed"], 2])
+    rows = np.sort(rng.choice(len(features_ND), samples, replace=False))
+    exact = knn.neighbors_of_rows(features_ND, rows, k, vertex_usable(task), task.threads)
+    found = task.array("knn", "neighbors")[rows], task.array("knn", "similarities")[rows]
+    recall, recall_above = knn.measure_recall(found, exact, RECALL_FLOOR)
+    return {
+        "k": k, "samples": samples, "recall": recall, "recall_above_floor": recall_above, "floor": RECALL_FLOOR,
+    }  # fmt: skip
+
+
+def vertex_usable(task: TaskContext) -> np.ndarray | None:
+    """``usable_rows`` in vertex order."""
+    usable = usable_rows(task.input("ingest"), len(task.array("features", "features")))
+    if usable is None or "order" not in task.call.inputs:
+        return usable
+    return np.ascontiguousarray(usable[read_npy(task.input("order"), "row_of_vertex")])
+
+
+def read_recall(folder: Path) -> dict[str, Any] | None:
+    """The recall estimate of a run, if it made one."""
+    facts = stage_facts(folder)
+    return facts[0] if facts else None
+
+
+def _centroids(task: TaskContext) -> np.ndarray:
+    return np.array(read_npy(task.input("quantiser"), "centroids"))
+
+
+def _similarities(features_ND: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
+    out = np.full(ids.shape, knn.NO_SIMILARITY, dtype=np.float32)
+    for begin in range(0, len(ids), CHUNK_ROWS // 16):
+        part = ids[begin : begin + CHUNK_ROWS // 16]
+        own = features_ND[start + begin : start + begin + len(part)].astype(np.float32)
+        inside = (part >= 0) & (part < len(features_ND))
+        others = features_ND[np.where(inside, part, 0)].astype(np.float32)
+        out[begin : begin + len(part)] = np.where(inside, np.einsum("nd,nkd->nk", own, others), knn.NO_SIMILARITY)
+    return out
+
+
+def _spot_check(features_ND: np.ndarray, ids: np.ndarray, similarities: np.ndarray, start: int, path: str) -> None:
+    """Refuse a graph whose similarities are not these features' cosines (first rows of each block)."""
+    few = slice(0, 64)
+    valid = (ids[few] >= 0) & (ids[few] < len(features_ND))
+    computed = _similarities(features_ND, ids[few], start)
+    off = valid & (np.abs(computed - similarities[few]) > 0.02)
+    if off.mean() > 0.01:
+        row, column = np.argwhere(off)[0]
+        raise DataError(
+            f"{path}: row {start + row:,}, neighbour {ids[row, column]:,}: similarity {similarities[row, column]:.4f} "
+            f"in the graph, {computed[row, column]:.4f} from the features; the graph belongs to other features"
+        )

@@ -1,0 +1,166 @@
+"""Stages from scored edges to labels: pruning and union-find, or size-capped propagation.
+
+Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy, block by block, and reduces each block to
+its spanning forest; forests merge eight at a time, then all together by minimum id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.clustering.labels import dense_labels, expand_labels
+from engine.clustering.propagation import propagate
+from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.union_find import UnionFind, merge_forests, spanning_forest
+from engine.evaluation.forest import MaximumForest
+from engine.plan import Cost
+from engine.stages.edges import iterate_edges, read_edges
+from engine.stages.ingest import zero_rows
+from engine.storage.context import TaskContext, committed_records, folder_digest, read_npy
+from engine.storage.manifest import read_json
+from engine.storage.tables import read_columns
+
+VERSION = 1
+FAN_IN = 8
+
+
+def operating_point(task: TaskContext) -> dict[str, Any]:
+    """The thresholds to use: those set, else those an earlier stage chose."""
+    chosen = read_json(task.input("point") / "point.json") if "point" in task.call.inputs else {}
+    return {**chosen, **{name: value for name, value in task.params["point"].items() if value is not None}}
+
+
+def adjacency_cost(num_rows: int, k: int) -> Cost:
+    edges = num_rows * k
+    return Cost(fixed_bytes=8 * edges + 16 * num_rows, disk_bytes=8 * edges // 2 + 8 * num_rows, seconds=edges / 2e7)
+
+
+def kept_adjacency(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the symmetric CSR adjacency of the edges of score >= min_score: ``indptr``, ``indices``."""
+    min_score = np.float32(operating_point(task)["min_score"])
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
+            kept = scores >= min_score
+            yield sources[kept], targets[kept]
+
+    indptr, indices = build_adjacency(task.params["num_vertices"], blocks, task.threads)
+    task.write_npy("indptr", indptr)
+    task.write_npy("indices", indices)
+    return {"edges_kept_by_score": len(indices) // 2}
+
+
+def prune_cost(num_rows: int, k: int) -> Cost:
+    return Cost(bytes_per_row=k * 40, disk_bytes=num_rows * 8, seconds=num_rows * k / 1.5e7)
+
+
+def prune(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the spanning ``forest`` (member, root) of the edges owned by these rows that survive both thresholds."""
+    point = operating_point(task)
+    columns = read_edges(task.input("score"), start, stop, ("source", "target", "score"))
+    parts = [[np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)], *map(list, columns)]
+    sources, targets, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    kept = scores >= np.float32(point["min_score"])
+    sources, targets = sources[kept], targets[kept]
+    after_score = len(sources)
+    if "adjacency" in task.call.inputs:
+        folder = task.input("adjacency")
+        intimacy = node_intimacy(
+            read_npy(folder, "indptr"), read_npy(folder, "indices"), sources, targets, task.threads
+        )  # fmt: skip
+        close = intimacy >= np.float32(point["min_intimacy"])
+        sources, targets = sources[close], targets[close]
+    members, roots = spanning_forest(sources, targets)
+    task.write_table("forest", {"member": members, "root": roots})
+    return {"edges": len(scores), "edges_kept_by_score": after_score, "edges_kept": len(sources)}
+
+
+def merge_cost(num_rows: int) -> Cost:
+    return Cost(bytes_per_row=64, disk_bytes=num_rows * 8, seconds=num_rows / 5e6)
+
+
+def merge(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Merge the forests of the blocks that begin in these rows into one."""
+    forests = list(_forests(task.input("prune"), start, stop))
+    while len(forests) > 1:
+        forests = [merge_forests(forests[at : at + FAN_IN]) for at in range(0, len(forests), FAN_IN)]
+    members, roots = forests[0] if forests else (np.zeros(0, np.int32), np.zeros(0, np.int32))
+    task.write_table("forest", {"member": members, "root": roots})
+    return {}
+
+
+def roots_cost(num_rows: int) -> Cost:
+    return Cost(fixed_bytes=num_rows * 24, disk_bytes=num_rows * 4, seconds=num_rows / 5e6)
+
+
+def components(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Join all forests by minimum id: ``roots`` (N,), the lowest vertex of each vertex's cluster."""
+    union = UnionFind(task.params["num_vertices"])
+    for members, roots in _forests(task.input("merge"), 0, np.iinfo(np.int64).max):
+        union.add(members, roots)
+    task.write_npy("roots", union.roots())
+    return dict(operating_point(task))
+
+
+def propagation_cost(num_rows: int, k: int) -> Cost:
+    return Cost(fixed_bytes=num_rows * (100 + 24 * 4), disk_bytes=num_rows * 4, seconds=num_rows * k / 2e7)
+
+
+def propagation(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Size-capped propagation over all edges of score >= min_score: ``roots`` (N,).
+
+    Works on the maximum spanning forest of the edges, which has the same components at every threshold: memory
+    follows the number of vertices.
+    """
+    point = operating_point(task)
+    num_vertices = task.params["num_vertices"]
+    forest = MaximumForest(num_vertices)
+    for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
+        kept = scores >= np.float32(point["min_score"])
+        forest.add(sources[kept], targets[kept], scores[kept])
+    sources, targets, scores = forest.edges()
+    roots = propagate(
+        num_vertices, sources, targets, scores, min_score=float(point["min_score"]),
+        max_size=int(point["max_size"]), step=task.params["step"],
+    )  # fmt: skip
+    task.write_npy("roots", roots)
+    return dict(point)
+
+
+def labels_cost(num_rows: int) -> Cost:
+    return Cost(fixed_bytes=num_rows * 56, disk_bytes=num_rows * 8, seconds=num_rows / 3e6)
+
+
+def label_rows(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Number the clusters by their first source row: ``labels`` (N,) int64, source order; dropped rows get -1."""
+    roots = np.array(read_npy(task.input("roots"), "roots"))
+    if "order" in task.call.inputs:
+        roots_by_row = np.empty_like(roots)
+        roots_by_row[read_npy(task.input("order"), "row_of_vertex")] = roots
+        first_row = np.empty_like(roots)
+        first_row[roots_by_row[::-1]] = np.arange(len(roots) - 1, -1, -1, dtype=roots.dtype)
+        roots = first_row[roots_by_row]
+    labels = dense_labels(roots)
+    zeros = zero_rows(task.input("ingest"))
+    if len(zeros) and task.params["zero_vectors"] == "drop":
+        kept = np.setdiff1d(np.arange(len(labels)), zeros)
+        renumbered = np.unique(labels[kept], return_inverse=True)[1].astype(np.int64)
+        labels = expand_labels(renumbered, kept, len(labels))
+    task.write_npy("labels", labels)
+    sizes = np.bincount(labels[labels >= 0])
+    return {
+        "num_clusters": len(sizes), "num_singletons": int((sizes == 1).sum()), "largest": int(sizes.max(initial=0)),
+        "num_dropped": int((labels < 0).sum()),
+    }  # fmt: skip
+
+
+def _forests(folder: Path, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for record in committed_records(folder, folder_digest(folder)):
+        if start <= record.start < stop:
+            path = next(output.path for output in record.outputs if output.path.startswith("forest/"))
+            members, roots = read_columns(folder / path, ("member", "root"))
+            yield members, roots

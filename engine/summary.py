@@ -1,0 +1,276 @@
+"""What a run's folder tells: its status, its report, and the model that a training leaves behind."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine import __version__
+from engine.config import Settings
+from engine.errors import DataError
+from engine.evaluation.galleries import SizeBin
+from engine.evaluation.images import image_data_uri
+from engine.evaluation.report import render_report
+from engine.evaluation.report_data import (
+    EdgeHistogram,
+    Gallery,
+    GalleryCluster,
+    GalleryItem,
+    MetricsRow,
+    RecallEstimate,
+    ReportData,
+    StageRow,
+)
+from engine.evaluation.sweep import SweepRow
+from engine.events import read_events
+from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
+from engine.plan import Plan
+from engine.stages.analysis import best_row
+from engine.storage import manifest
+from engine.storage.context import committed_records, stage_facts
+
+REPORT_FILE = "report.html"
+PACKAGES = ("torch", "faiss-cpu", "faiss-gpu", "numpy", "numba", "pyarrow", "zarr", "ray")
+_GALLERIES = {
+    "largest": ("Largest", "The clusters with the most rows."),
+    "least_certain": ("Least certain", "Lowest mean score of the edges inside: look here for rows that do not belong."),
+    "most_bridge_like": (
+        "Held by a bridge",
+        "Two parts joined by one weak place: look here for two identities in one.",
+    ),
+}
+
+
+def stage_folder(root: Path, name: str) -> Path | None:
+    """Folder of a finished stage of the run's present plan, or ``None``."""
+    stage = next((s for s in manifest.read_run(root)["plan"]["stages"] if s["name"] == name), None)
+    if stage is None:
+        return None
+    folder = root / f"{name}-{stage['digest'][:12]}"
+    done = sum(record.stop - record.start for record in committed_records(folder, stage["digest"]))
+    return folder if done == stage["num_rows"] else None
+
+
+def run_status(root: Path) -> dict[str, Any]:
+    """State of a run and of each stage: rows committed, seconds, peak memory. Reads the folder only."""
+    held = manifest.read_run(root)
+    finished = {event["stage"]: event for event in read_events(root) if event["event"] == "stage_finished"}
+    stages = []
+    for stage in held["plan"]["stages"]:
+        records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
+        done = sum(record.stop - record.start for record in records)
+        stages.append({
+            "stage": stage["name"], "rows": stage["num_rows"], "rows_committed": done,
+            "tasks_committed": len(records), "task_seconds": round(sum(record.seconds for record in records), 3),
+            "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
+        })  # fmt: skip
+    return {"run": str(root), "kind": held["kind"], "state": held["state"], "stages": stages}
+
+
+def write_report(root: Path) -> Path:
+    """Write ``report.html`` of a finished run from its committed stages and event log."""
+    html = render_report(report_data(root))
+    manifest.write_atomic(root / REPORT_FILE, lambda stream: stream.write(html.encode()))
+    return root / REPORT_FILE
+
+
+def report_data(root: Path) -> ReportData:
+    """Gather what the report of a finished run shows."""
+    held = manifest.read_run(root)
+    source, settings = held["request"]["source"], held["request"]["settings"]
+    folder = stage_folder(root, "analysis")
+    if folder is None:
+        raise DataError(f"{root} is not finished yet: asterism resume {root}")
+    value = manifest.read_json(folder / "analysis.json")
+    method, point = held["plan"]["facts"]["method"], value["point"]
+    kind = "propagation" if "max_size" in point else "components"
+    recall_folder = stage_folder(root, "recall")
+    recall = stage_facts(recall_folder)[0] if recall_folder else None
+    histograms = {
+        name: EdgeHistogram(
+            tree["bin_edges"], tree["kept"], tree["pruned"],
+            point["min_score"] if name == "score" or method == "cosine" else None,
+        )
+        for name, tree in value["histograms"].items()
+    }  # fmt: skip
+    return ReportData(
+        title=f"Clusters of {Path(source['path']).name}",
+        method=f"{method}, {'size-capped propagation' if kind == 'propagation' else 'components after pruning'}",
+        source=source["path"],
+        num_rows=source["num_rows"],
+        num_dimensions=source["dim"],
+        num_clusters=value["num_clusters"],
+        num_singletons=value["num_singletons"],
+        largest=value["largest"],
+        model=held["request"].get("model"),
+        operating_point=_word_point(point),
+        notes=_notes(value, method, point),
+        warnings=[],
+        size_bins=[SizeBin(**tree) for tree in value["sizes"]],
+        metrics=_metrics(value, method),
+        sweep=[SweepRow(**row) for row in value["sweeps"]["score"]],
+        chosen_threshold=point["min_score"],
+        similarities=histograms["similarity"],
+        scores=histograms["score"] if method != "cosine" else None,
+        recall=RecallEstimate(
+            recall["k"], recall["recall"], recall["samples"], recall["floor"], recall["recall_above_floor"]
+        )
+        if recall
+        else None,
+        galleries=[_gallery(name, clusters) for name, clusters in value["galleries"].items()],
+        stages=_stage_rows(root, held),
+        settings=_flat(settings),
+        versions=versions(),
+        hardware=hardware(),
+    )
+
+
+def write_model(root: Path, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:
+    """Leave ``model.json`` and ``model.safetensors`` in a finished training's folder."""
+    weights = root / WEIGHTS_FILE
+    manifest.write_atomic(weights, lambda stream: stream.write((folders["fit"] / "weights.safetensors").read_bytes()))
+    selected = manifest.read_json(folders["select"] / "selected.json")
+    knn = plan.stage("knn")
+    manifest.write_json(
+        root / MODEL_FILE,
+        {
+            "format_version": MODEL_FORMAT_VERSION,
+            "engine_version": __version__,
+            "method": settings.method,
+            "dim": plan.facts["dim"],
+            "k": knn.params["k"],
+            "settings": settings.model.model_dump(mode="json"),
+            "operating_points": selected["operating_points"],
+            "preferred": selected["preferred"],
+            "weights_checksum": manifest.file_checksum(weights),
+            "facts": {
+                "trained_rows": plan.facts["num_rows"],
+                **selected.get("facts", {}),
+                **stage_facts(folders["fit"])[0],
+            },
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the engine, Python and the packages that results depend on."""
+    found = {"asterism": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, str]:
+    """Cores, memory and processor of this machine, in words."""
+    memory = psutil.virtual_memory().total / 1e9
+    return {"processor": _processor(), "cores": str(os.cpu_count()), "memory": f"{memory:.0f} GB"}
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Free bytes on the disk of ``path``."""
+    return shutil.disk_usage(path).free
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _word_point(point: dict[str, Any]) -> str:
+    words = [f"score ≥ {point['min_score']:.3g}"]
+    if point.get("min_intimacy"):
+        words.append(f"node intimacy ≥ {point['min_intimacy']:.3g}")
+    if "max_size" in point:
+        words.append(f"at most {point['max_size']:,} rows before a component is split")
+    return ", ".join(words)
+
+
+def _notes(value: dict[str, Any], method: str, point: dict[str, Any]) -> list[str]:
+    notes = []
+    if "reason" in point:
+        notes.append(
+            "No model and no threshold were given: size-capped propagation on the cosine graph, at an operating point "
+            f"read from the similarity distribution. {point['reason']}"
+        )
+    if "metrics" in value:
+        notes.append("The identities given served for the scores in this report only, never for the clusters.")
+    if value["num_dropped"]:
+        notes.append(f"{value['num_dropped']:,} zero vectors were left out (label -1).")
+    return notes
+
+
+def _metrics(value: dict[str, Any], method: str) -> list[MetricsRow]:
+    if "metrics" not in value:
+        return []
+    rows = [MetricsRow("this run", value["metrics"], emphasis=True)]
+    plain = best_row(value["sweeps"].get("similarity", value["sweeps"]["score"]))
+    if plain is not None:
+        scores = {
+            "pairwise_f": plain.pairwise_f, "pairwise_precision": plain.pairwise_precision,
+            "pairwise_recall": plain.pairwise_recall, "num_clusters": plain.num_clusters,
+            "num_singletons": plain.num_singletons,
+        }  # fmt: skip
+        remark = f"cosine ≥ {plain.threshold:.3g}, the best threshold there is, chosen on these very identities"
+        rows.append(
+            MetricsRow("plain thresholding, oracle", {k: float(v or 0) for k, v in scores.items()}, remark=remark)
+        )
+    return rows
+
+
+def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:
+    title, explanation = _GALLERIES[name]
+    pixelated = False
+    shown = []
+    for tree in clusters:
+        items = [_item(text) for text in tree["items"]]
+        pixelated |= any(item.image for item in items)
+        shown.append(
+            GalleryCluster(tree["label"], tree["size"], tree["rows"], items, tree["cohesion"], tree["weakest_score"])
+        )
+    return Gallery(title, explanation, shown, pixelated)
+
+
+def _item(text: str) -> GalleryItem:
+    if not text.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp")):
+        return GalleryItem(text)
+    image = image_data_uri(text)
+    return GalleryItem("" if image else text, image)
+
+
+def _stage_rows(root: Path, held: dict[str, Any]) -> list[StageRow]:
+    peaks: dict[str, int] = {}
+    for event in read_events(root):
+        if event["event"] == "stage_finished" and event["tasks_run"]:
+            peaks[event["digest"]] = max(event["peak_bytes"], peaks.get(event["digest"], 0))
+    rows = []
+    for stage in held["plan"]["stages"]:
+        records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
+        seconds = sum(record.seconds for record in records)
+        rate = stage["num_rows"] / seconds if seconds > 0 and stage["num_rows"] > 1 else None
+        rows.append(StageRow(stage["name"], len(records), seconds, peaks.get(stage["digest"]), rate))
+    return rows
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(value)
+    return flat

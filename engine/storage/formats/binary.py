@@ -5,6 +5,7 @@ Blocks are read with plain reads, not through a memory map, so that a pass over 
 
 from __future__ import annotations
 
+import struct
 import threading
 import zipfile
 import zlib
@@ -20,6 +21,8 @@ from engine.storage.formats.sources import Vectors, check_matrix
 
 PREFERRED_NAMES = ("features", "data", "embeddings", "embedding", "vectors")
 _FVECS_MAX_DIM = 1 << 20
+# What zipfile raises for damaged, encrypted or unsupported archives.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, UnicodeError, OSError)
 
 
 class RawRows:
@@ -64,8 +67,9 @@ class RawRows:
                 self._fill(file, view, start, stop)
         else:
             with self._lock:
-                self._fill(self._stream_at(at, start), view, start, stop)
-                self._position += len(view)
+                stream = self._stream_at(at, start)
+                self._fill(stream, view, start, stop)
+                self._stream, self._position = stream, at + len(view)
         return block
 
     def _fill(self, file: Any, view: memoryview, start: int, stop: int) -> None:
@@ -74,30 +78,27 @@ class RawRows:
             while filled < len(view):
                 count = file.readinto(view[filled:])
                 if not count:
-                    raise DataError(
-                        f"{self.path}: ended while reading rows {start}..{stop}; is it still being written?"
-                    )
+                    raise EOFError("the file ends early; is it still being written?")
                 filled += count
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            self._stream = None
-            raise DataError(f"{self.path}: damaged at rows {start}..{stop}: {error}") from error
+        except _ZIP_ERRORS as error:
+            raise DataError(f"{self.path}: rows {start}..{stop} cannot be read: {error}") from error
 
     def _stream_at(self, at: int, start: int) -> IO[bytes]:
-        if self._stream is None or at < self._position:
-            assert self._member is not None
-            # Stays open between reads; closing is left to the collector, like the position it stands for.
-            self._stream = zipfile.ZipFile(self.path).open(self._member)  # noqa: SIM115
-            self._position = 0
-        while self._position < at:
-            try:
-                skipped = len(self._stream.read(min(at - self._position, 1 << 22)))
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                self._stream = None
-                raise DataError(f"{self.path}: damaged before row {start}: {error}") from error
-            if not skipped:
-                raise DataError(f"{self.path}: ended before row {start}; is it still being written?")
-            self._position += skipped
-        return self._stream
+        """Take the stream, skipped forward or opened again; whoever reads it to the end puts it back."""
+        stream, position = self._stream, self._position
+        self._stream = None
+        try:
+            if stream is None or at < position:
+                assert self._member is not None
+                stream, position = zipfile.ZipFile(self.path).open(self._member), 0  # noqa: SIM115
+            while position < at:
+                skipped = len(stream.read(min(at - position, 1 << 22)))
+                if not skipped:
+                    raise EOFError("the file ends early; is it still being written?")
+                position += skipped
+        except _ZIP_ERRORS as error:
+            raise DataError(f"{self.path}: rows before {start} cannot be read: {error}") from error
+        return stream
 
 
 class RawVectors:
@@ -197,7 +198,7 @@ def open_npz(path: Path, name: str | None = None, preferred: Sequence[str] = PRE
                 shape, fortran, dtype = _read_npy_header(path, stream)
                 offset = stream.tell()
             _check_npy_size(path, shape, dtype, info.file_size - offset)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except _ZIP_ERRORS as error:
         raise DataError(f"{path}: not a readable .npz file ({error}); is it truncated?") from error
     if info.compress_type == zipfile.ZIP_STORED:
         return RawRows(path, _member_offset(path, info) + offset, shape, dtype, fortran=fortran)
@@ -238,7 +239,7 @@ def _read_npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool
         # Version 3.0 differs only in field names of structured arrays, which no reader here takes.
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = reader(file)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # damaged headers make numpy raise nearly anything
         raise DataError(f"{path}: not a readable .npy array ({error}); is it empty or truncated?") from error
     if dtype.hasobject:
         raise DataError(

@@ -18,6 +18,7 @@ from engine.storage.formats.sources import natural_order
 
 TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 _BATCH_ROWS = 4096
+_TABLE_ERRORS = (pa.ArrowException, OSError, UnicodeError, OverflowError)  # of damaged files
 _BUFFER_BYTES = 1 << 20
 
 
@@ -139,7 +140,7 @@ class TableColumn:
                     skip = max(local - first_row, 0)
                     if skip < len(values):
                         yield Piece(table.path, first_row + skip, values[skip:])
-            except (pa.ArrowException, OSError) as error:
+            except _TABLE_ERRORS as error:
                 raise DataError(f"{table.path}: column {self.column!r} cannot be read: {error}") from error
 
 
@@ -147,7 +148,7 @@ def open_table(path: Path) -> TableFile:
     """Open a Parquet or Arrow IPC file by its suffix; raises ``DataError`` if it is not one or is damaged."""
     try:
         return ParquetTable(path) if TABLE_SUFFIXES[path.suffix.lower()] == "parquet" else ArrowTable(path)
-    except (pa.ArrowException, OSError) as error:
+    except _TABLE_ERRORS as error:
         kind = TABLE_SUFFIXES[path.suffix.lower()]
         raise DataError(f"{path}: not a readable {kind} file ({error}); is it truncated?") from error
 

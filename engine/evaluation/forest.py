@@ -88,13 +88,24 @@ def find_root(parent_V: NDArray[np.int32], vertex: int) -> int:
 
 def _descending(values_E: NDArray[np.float32]) -> NDArray[np.int64]:
     # One sort of (value bits made orderable, position) in a word: several times faster than a stable argsort.
-    bits = (values_E + np.float32(0.0)).view(np.uint32)  # + 0 turns -0 into 0
-    ascending = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
-    packed = (~ascending).astype(np.uint64) << np.uint64(32)
-    packed |= np.arange(len(values_E), dtype=np.uint64)
-    packed.sort()
-    packed &= np.uint64(0xFFFFFFFF)
-    return packed.view(np.int64)
+    packed_E = _pack(values_E.view(np.uint32))
+    packed_E.sort()
+    packed_E &= np.uint64(0xFFFFFFFF)
+    return packed_E.view(np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _pack(bits_E: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Join each float's bits, turned so that greater values sort first, with its position."""
+    packed_E = np.empty(len(bits_E), np.uint64)
+    sign = np.uint32(1 << 31)
+    for edge in range(len(bits_E)):
+        bits = bits_E[edge]
+        if bits == sign:  # -0 is 0
+            bits = np.uint32(0)
+        rank = bits if bits & sign else ~(bits | sign)
+        packed_E[edge] = (np.uint64(np.uint32(rank)) << np.uint64(32)) | np.uint64(edge)
+    return packed_E
 
 
 @njit(nogil=True, cache=True)

@@ -69,7 +69,7 @@ class ClusterPicker:
     forest, the score at which it would fall apart; bridge score = lowest score that holds two groups of at least two
     rows each together, so that one stray row is not taken for a bridge.
     ``labels_N``: >= -1; rows of -1 belong to no cluster. Edges in a fixed order give the same sums in any blocks.
-    Peak about 90 bytes per row.
+    Peak about 70 bytes per row.
     """
 
     def __init__(self, labels_N: Labels) -> None:

@@ -40,8 +40,7 @@ class ThresholdSweep:
     ``thresholds_T``: strictly descending; compared as float32, an edge of exactly the threshold joins.
     ``identities_N``: optional truth (>= -1, -1 is an identity of its own); adds exact pairwise scores, and serves for
     nothing else. ``held_out_N``: optional booleans; scores then cover the pairs that touch a held-out row, in clusters
-    of all rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes per vertex, 115
-    with identities.
+    of all rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes per vertex.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ NO_SIMILARITY = -2.0  # below any cosine
 Neighbors = npt.NDArray[np.int64]
 Similarities = npt.NDArray[np.float32]
 
+_ID_LIMIT = 2.0**53  # float ids are exact below it
 _OK, _OUT_OF_RANGE, _NOT_FINITE = 0, 1, 2
 
 
@@ -48,7 +49,8 @@ class KnnGraphSource:
         check_range(self.path, start, stop, self.num_rows)
         block = self._neighbors.read(start, stop)
         if self._similarities is self._neighbors:
-            return self._whole_ids(block[:, 0], start), (1.0 - block[:, 1]).astype(np.float32)
+            with np.errstate(over="ignore"):  # padding may hold the largest float
+                return self._whole_ids(block[:, 0], start), (1.0 - block[:, 1]).astype(np.float32)
         neighbors = self._whole_ids(block, start)
         if self._similarities is None:
             return neighbors, None
@@ -61,7 +63,7 @@ class KnnGraphSource:
 
     def _whole_ids(self, ids: npt.NDArray[Any], start: int) -> Neighbors:
         if ids.dtype.kind == "f":
-            whole = (ids == np.rint(ids)).all(axis=1)
+            whole = ((ids == np.rint(ids)) & (np.abs(ids) < _ID_LIMIT)).all(axis=1)
             if not whole.all():
                 raise DataError(
                     f"{self.path}: row {start + int(np.argmin(whole))} has a neighbour id that is not whole"

@@ -1,0 +1,289 @@
+"""From the directed KNN graph to undirected structure: row-normalised adjacency, feature aggregation, the edge list.
+
+Legend: N vertices, D feature dimension, K neighbours, n rows of the block ``start..stop``, E edges.
+``neighbors_NK`` holds ids by descending similarity, -1 as padding at the end of short rows, the row itself left out.
+Every function gives the same bits for any number of threads and any cut of the vertices into blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from engine.tiles import map_tiles, tile_bounds
+
+Array = np.ndarray[Any, Any]
+
+SCAN_ROWS = 65_536
+TILE_ROWS = 1_024
+AGGREGATE_ROWS = 256
+HALF_BITS = np.int32(-0x70002000)  # sign, exponent and fraction of a float16 moved into a float32
+HALF_SCALE = np.float32(2.0**112)  # the difference of the two exponent biases
+
+
+class AdjacencyRows(NamedTuple):
+    """Rows ``start..stop`` of the row-normalised adjacency, as CSR with global column ids."""
+
+    indptr: Array
+    indices: Array
+    weights: Array
+
+
+class EdgeList(NamedTuple):
+    """Undirected edges, ``sources < targets``."""
+
+    sources: Array
+    targets: Array
+    similarities: Array
+
+
+def symmetric_rows(
+    neighbors_NK: Array, similarities_NK: Array, start: int, stop: int, *, threads: int = 1
+) -> AdjacencyRows:
+    """Build rows ``start..stop`` of Â: max-symmetrised, self loop of weight 1 added, row-normalised.
+
+    An entry (i, j) exists if either lists the other; its weight is the larger of the listed similarities clipped to
+    [0, 1], divided by the row's sum (STAR-FC, section 3). Returns ``indptr`` int64 (n + 1), ``indices`` int32 sorted
+    within a row, ``weights`` float32. Reverse neighbours come from one scan over all N rows, ``SCAN_ROWS`` at a time:
+    peak memory is about 40 bytes per entry of the block.
+    """
+
+    def scan(bounds: tuple[int, int]) -> tuple[Array, Array, Array]:
+        a, b = bounds
+        neighbors = np.ascontiguousarray(neighbors_NK[a:b], dtype=np.int32)
+        similarities = np.ascontiguousarray(similarities_NK[a:b], dtype=np.float32)
+        count = _count_listed(neighbors, start, stop)
+        rows, sources = np.empty(count, np.int32), np.empty(count, np.int32)
+        values = np.empty(count, np.float32)
+        _collect_listed(neighbors, similarities, a, start, stop, rows, sources, values)
+        return rows, sources, values
+
+    found = map_tiles(scan, tile_bounds(0, len(neighbors_NK), SCAN_ROWS), threads)
+    own_neighbors = np.ascontiguousarray(neighbors_NK[start:stop], dtype=np.int32)
+    own_similarities = np.ascontiguousarray(similarities_NK[start:stop], dtype=np.float32)
+    counts = np.zeros(stop - start, np.int64)
+    for rows, _, _ in found:
+        counts += np.bincount(rows, minlength=stop - start)
+    reverse_indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    reverse_ids = np.empty(reverse_indptr[-1], np.int32)
+    reverse_values = np.empty(reverse_indptr[-1], np.float32)
+    cursor = reverse_indptr[:-1].copy()
+    while found:  # scans are in row order, so each row's reverse neighbours come out sorted
+        _scatter(*found.pop(0), cursor, reverse_ids, reverse_values)
+
+    bounds = tile_bounds(start, stop, TILE_ROWS)
+    sizes = np.empty(stop - start, np.int64)
+    upper = reverse_indptr[1:] - reverse_indptr[:-1] + own_neighbors.shape[1] + 1
+    room = np.concatenate([np.zeros(1, np.int64), np.cumsum(upper)])
+    ids, values = np.empty(room[-1], np.int32), np.empty(room[-1], np.float32)
+
+    def merge(tile: tuple[int, int]) -> None:
+        a, b = tile[0] - start, tile[1] - start
+        _merge_rows(
+            own_neighbors, own_similarities, reverse_indptr, reverse_ids, reverse_values, start, a, b, room, ids,
+            values, sizes,
+        )  # fmt: skip
+
+    map_tiles(merge, bounds, threads)
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    _compact(room, indptr, ids, values)
+    return AdjacencyRows(indptr, ids[: indptr[-1]].copy(), values[: indptr[-1]].copy())
+
+
+def aggregate(indptr: Array, indices: Array, weights: Array, features_ND: Array, *, threads: int = 1) -> Array:
+    """Compute Âx for the rows of one CSR block: (n, D) float32, summed in the order of ``indices``.
+
+    ``features_ND`` is float16 or float32, plain or memory-mapped; float16 is decoded exactly while it is read, so
+    nothing larger than the result is allocated.
+    """
+    num_rows, dimension = len(indptr) - 1, features_ND.shape[1]
+    result = np.zeros((num_rows, dimension), np.float32)
+    half = features_ND.dtype == np.float16
+    source = features_ND.view(np.int16) if half else np.asarray(features_ND, dtype=np.float32)
+
+    def run(tile: tuple[int, int]) -> None:
+        if half:
+            _aggregate_half(indptr, indices, weights, source, *tile, result)
+        else:
+            _aggregate_single(indptr, indices, weights, source, *tile, result)
+
+    map_tiles(run, tile_bounds(0, num_rows, AGGREGATE_ROWS), threads)
+    return result
+
+
+def undirected_edges(
+    neighbors_NK: Array,
+    similarities_NK: Array,
+    start: int,
+    stop: int,
+    min_similarity: float = -1.0,
+    *,
+    threads: int = 1,
+) -> EdgeList:
+    """List the undirected edges owned by rows ``start..stop``: over all blocks, each edge exactly once.
+
+    An edge whose ends list each other belongs to the lower id, any other to the row that lists it. The similarity is
+    the larger of the two listed; edges below ``min_similarity`` are left out. Ordered by (owner, rank); emitted as
+    (lower id, higher id), int32, int32, float32.
+    """
+
+    def run(tile: tuple[int, int]) -> tuple[Array, Array, Array]:
+        a, b = tile
+        capacity = (b - a) * neighbors_NK.shape[1]
+        sources, targets = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+        similarities = np.empty(capacity, np.float32)
+        count = _owned_edges(
+            neighbors_NK, similarities_NK, a, b, np.float32(min_similarity), sources, targets, similarities
+        )
+        return sources[:count].copy(), targets[:count].copy(), similarities[:count].copy()
+
+    parts = map_tiles(run, tile_bounds(start, stop, TILE_ROWS), threads)
+    empty = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+    columns = zip(empty, *parts, strict=True)
+    return EdgeList(*(np.concatenate(column) for column in columns))
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_listed(neighbors: Array, start: int, stop: int) -> int:
+    count = 0
+    for row in range(neighbors.shape[0]):
+        for rank in range(neighbors.shape[1]):
+            count += int(start <= neighbors[row, rank] < stop)
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _collect_listed(
+    neighbors: Array, similarities: Array, first: int, start: int, stop: int, rows: Array, sources: Array,
+    values: Array,
+) -> None:  # fmt: skip
+    place = 0
+    for row in range(neighbors.shape[0]):
+        for rank in range(neighbors.shape[1]):
+            other = neighbors[row, rank]
+            if start <= other < stop:
+                rows[place] = other - start
+                sources[place] = first + row
+                values[place] = similarities[row, rank]
+                place += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _scatter(rows: Array, sources: Array, values: Array, cursor: Array, ids_out: Array, values_out: Array) -> None:
+    for place in range(len(rows)):
+        row = rows[place]
+        ids_out[cursor[row]] = sources[place]
+        values_out[cursor[row]] = values[place]
+        cursor[row] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _merge_rows(
+    neighbors: Array, similarities: Array, reverse_indptr: Array, reverse_ids: Array, reverse_values: Array,
+    first: int, begin: int, end: int, room: Array, ids: Array, values: Array, sizes: Array,
+) -> None:  # fmt: skip
+    width = neighbors.shape[1]
+    own = np.empty(width + 1, np.int32)
+    own_values = np.empty(width + 1, np.float32)
+    for row in range(begin, end):
+        count = 1
+        own[0] = first + row
+        own_values[0] = np.float32(1.0)
+        for rank in range(width):
+            if neighbors[row, rank] < 0:
+                break
+            own[count] = neighbors[row, rank]
+            own_values[count] = similarities[row, rank]
+            count += 1
+        order = np.argsort(own[:count])
+        place, reverse, reverse_end = room[row], reverse_indptr[row], reverse_indptr[row + 1]
+        total = np.float64(0.0)
+        value = np.float32(0.0)
+        forward = 0
+        while forward < count or reverse < reverse_end:
+            left = own[order[forward]] if forward < count else np.int32(2147483647)
+            right = reverse_ids[reverse] if reverse < reverse_end else np.int32(2147483647)
+            value = np.float32(0.0)
+            if left <= right:
+                value = own_values[order[forward]]
+                forward += 1
+            if right <= left:
+                value = max(value, reverse_values[reverse])
+                reverse += 1
+            value = min(max(value, np.float32(0.0)), np.float32(1.0))
+            ids[place] = min(left, right)
+            values[place] = value
+            total += value
+            place += 1
+        sizes[row] = place - room[row]
+        for entry in range(room[row], place):
+            values[entry] = values[entry] / total
+
+
+@numba.njit(nogil=True, cache=True)
+def _compact(room: Array, indptr: Array, ids: Array, values: Array) -> None:
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row + 1] - indptr[row]):
+            ids[indptr[row] + entry] = ids[room[row] + entry]
+            values[indptr[row] + entry] = values[room[row] + entry]
+
+
+@numba.njit(nogil=True, cache=True)
+def _aggregate_half(
+    indptr: Array, indices: Array, weights: Array, source: Array, begin: int, end: int, out: Array
+) -> None:
+    # numba has no float16: a half's exponent and fraction, moved 13 bits up into a float32, read as value * 2^-112.
+    # The factor goes into the weight instead of the vector; scaling by a power of two is exact.
+    dimension = source.shape[1]
+    total = np.empty(dimension, np.float32)
+    for row in range(begin, end):
+        total[:] = np.float32(0.0)
+        for entry in range(indptr[row], indptr[row + 1]):
+            vector = source[indices[entry]]
+            weight = weights[entry] * HALF_SCALE
+            for column in range(dimension):
+                moved = np.int32((np.int32(vector[column]) << np.int32(13)) & HALF_BITS)
+                total[column] += weight * moved.view(np.float32)
+        out[row] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def _aggregate_single(
+    indptr: Array, indices: Array, weights: Array, source: Array, begin: int, end: int, out: Array
+) -> None:
+    dimension = source.shape[1]
+    for row in range(begin, end):
+        for entry in range(indptr[row], indptr[row + 1]):
+            other, weight = indices[entry], weights[entry]
+            for column in range(dimension):
+                out[row, column] += weight * source[other, column]
+
+
+@numba.njit(nogil=True, cache=True)
+def _owned_edges(
+    neighbors: Array, similarities: Array, begin: int, end: int, min_similarity: float, sources: Array,
+    targets: Array, values: Array,
+) -> int:  # fmt: skip
+    count = 0
+    width = neighbors.shape[1]
+    for row in range(begin, end):
+        for rank in range(width):
+            other = neighbors[row, rank]
+            if other < 0:
+                break
+            value = similarities[row, rank]
+            mutual = False
+            for back in range(width):
+                if neighbors[other, back] == row:
+                    mutual = True
+                    value = max(value, similarities[other, back])
+                    break
+            if (mutual and row > other) or value < min_similarity:
+                continue
+            sources[count] = min(row, other)
+            targets[count] = max(row, other)
+            values[count] = value
+            count += 1
+    return count

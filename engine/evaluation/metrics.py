@@ -81,7 +81,8 @@ def evaluate_labels(predicted_N: Labels, identities_N: Labels) -> Scores:
     Both: integers >= -1, shape (N,). -1 means unassigned and counts as a cluster (or identity) of its own, each time.
     Pairwise precision is 1 where no pair is predicted, recall 0 where no pair is true; F is 0 where both P and R are.
     NMI is normalised by the arithmetic mean of the two entropies (1 where both are 0). ARI is the pair-counting form.
-    Deterministic; peak 17 to 90 bytes per row (the latter where every row is a cell of its own). Raises ``DataError`` for no rows, unequal lengths, labels below -1.
+    Deterministic; peak 17 to 90 bytes per row (the latter where every row is a cell of its
+    own). Raises ``DataError`` for no rows, unequal lengths, labels below -1.
     """
     table = _Contingency.of(predicted_N, identities_N)
     pairs = table.pair_counts()

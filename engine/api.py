@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -26,9 +25,12 @@ from engine.pipeline import OutsideFile, run_stages, store_stages, training_stag
 from engine.plan import Plan, make_plan
 from engine.progress import make_display
 from engine.runner import Workshop, check_folder, run_plan
+from engine.stages.ingest import row_column
 from engine.storage import manifest
 from engine.storage.context import read_npy
-from engine.storage.formats import read_labels
+from engine.storage.formats import read_labels, write_labels
+from engine.synth import DIM, write_standin
+from engine.tiles import usable_cores
 
 Kind = Literal["run", "store", "training"]
 MEMORY_SHARE = 0.7
@@ -104,8 +106,8 @@ def cluster(
 ) -> ClusterResult:
     """Cluster vectors by identity.
 
-    ``features``: (N, D) array or the path of any supported source. ``model``: folder that ``train`` wrote; its method is
-    the default ``method``. ``workspace``: the run's folder; given again, the run resumes. ``labels``: identities, for
+    ``features``: (N, D) array or the path of any supported source. ``model``: folder that ``train`` wrote; its method
+    is the default. ``workspace``: the run's folder; given again, the run resumes. ``labels``: identities, for
     the report's scores only. ``resources``: ``memory_bytes``, ``threads``, ``workers``, ``device``. ``settings``: by
     section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``. Raises ``EngineError`` of the fitting kind.
     """
@@ -161,7 +163,7 @@ def evaluate(predicted: np.ndarray | str | Path, labels: np.ndarray | str | Path
 
 
 def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources | None = None) -> Prepared:
-    """Check everything and make the plan; writes nothing. Raises the error that a user should see before work starts."""
+    """Check everything and make the plan; writes nothing. Raises what a user should see before work starts."""
     root, resources = Path(root).absolute(), resources or Resources()
     held = manifest.read_run(root)["request"] if (root / manifest.RUN_FILE).is_file() else {}
     source = describe_source(
@@ -197,8 +199,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         workers=workers,
         facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method},
     )
-    cores = os.cpu_count() or 1
-    threads = resources.threads or max(1, cores // workers)
+    threads = resources.threads or max(1, usable_cores() // workers)
     return Prepared(kind, root, request, source, model, plan, resources, choose_device(resources.device), threads)
 
 
@@ -237,6 +238,31 @@ def run_labels(root: str | Path) -> np.ndarray:
     return np.array(read_npy(folder, "labels"))
 
 
+def export(root: str | Path, out: str | Path, file_format: str) -> None:
+    """Write a run's labels in source order as npy, txt, meta, or Parquet with the source's ids and items."""
+    root = Path(root)
+    labels = run_labels(root)
+    extra = {}
+    if file_format == "parquet":
+        folder = summary.vectors_folder(root)
+        extra = {"ids": row_column(folder, "id"), "items": row_column(folder, "item")}
+    write_labels(out, labels, file_format, **extra)  # type: ignore[arg-type]
+
+
+def make_standin(
+    out: str | Path, num_identities: int, seed: int, file_format: Literal["bin", "store"] = "bin", threads: int = 0
+) -> list[Path]:
+    """Make stand-in vectors and labels in the folder ``out``, as ``features.bin`` or a store; returns what it wrote."""
+    out = Path(out)
+    features, labels = write_standin(out, num_identities, seed, threads=threads or usable_cores())
+    if file_format == "bin":
+        return [features, labels]
+    store = out / "store"
+    execute(prepare("store", store, Request(features=str(features), dim=DIM)), progress=False)
+    features.unlink()
+    return [store, labels]
+
+
 def make_executor(prepared: Prepared) -> Executor:
     """The executor asked for; Ray is imported only here, and only if asked for."""
     if prepared.resources.executor == "local":
@@ -250,7 +276,7 @@ def count_workers(resources: Resources) -> int:
     """Workers that tasks run on at a time."""
     if resources.executor == "local":
         return 1
-    return resources.workers or max(1, (os.cpu_count() or 1) // 2)
+    return resources.workers or max(1, usable_cores() // 2)
 
 
 def choose_device(asked: str) -> str:

@@ -28,7 +28,7 @@ from engine.storage.manifest import file_checksum
 
 @dataclass(frozen=True)
 class OutsideFile:
-    """A labels file or KNN graph beside the source; the digest of its content enters fingerprints, its path does not."""
+    """A labels file or KNN graph beside the source: its content's digest enters fingerprints, its path does not."""
 
     path: str
     digest: str

@@ -57,6 +57,15 @@ def stage_folder(root: Path, name: str) -> Path | None:
     return folder if done == stage["num_rows"] else None
 
 
+def vectors_folder(root: Path) -> Path:
+    """Folder of the ingested source that a run reads: its own, or the store's."""
+    source = manifest.read_run(root)["request"]["source"]
+    folder = Path(source["store"]) if source["store"] else stage_folder(root, "ingest")
+    if folder is None or not folder.is_dir():
+        raise DataError(f"{root}: the ingested vectors are not there ({source['path']})")
+    return folder
+
+
 def run_status(root: Path) -> dict[str, Any]:
     """State of a run and of each stage: rows committed, seconds, peak memory. Reads the folder only."""
     held = manifest.read_run(root)
@@ -246,6 +255,8 @@ def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:
 
 
 def _item(text: str) -> GalleryItem:
+    if text.startswith("data:image/"):
+        return GalleryItem("", text)
     if not text.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp")):
         return GalleryItem(text)
     image = image_data_uri(text)

@@ -7,6 +7,7 @@ same bits for any number of threads, workers or rows per block.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ def single_threaded_kernels() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> list[R]:

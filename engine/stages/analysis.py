@@ -120,7 +120,7 @@ def _thresholds(low: float, high: float) -> list[float]:
 def _galleries(task: TaskContext, picker: ClusterPicker, labels_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     picks = picker.pick(GALLERY_CLUSTERS)
     items = row_column(task.input("ingest"), "item")
-    galleries = {}
+    galleries: dict[str, list[dict[str, Any]]] = {}
     order = np.argsort(labels_N, kind="stable")
     firsts = np.searchsorted(labels_N[order], np.arange(labels_N.max() + 2))
     for name in ("largest", "least_certain", "most_bridge_like"):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from engine.ingest import read_normalised
 from engine.plan import CHUNK_ROWS, Cost
 from engine.storage.context import TaskContext, hold, stage_facts, table_parts
 from engine.storage.formats import open_source
-from engine.storage.tables import read_table
+from engine.storage.tables import read_joined
 
 VERSION = 1
 
@@ -59,7 +58,4 @@ def usable_rows(folder: Any, num_rows: int) -> np.ndarray | None:
 
 def row_column(folder: Any, column: str) -> Any:
     """The whole ``id`` or ``item`` column of an ingested source as an Arrow chunked array, or ``None``."""
-    parts = [read_table(path) for path in table_parts(folder, "rows")]
-    if not parts or column not in parts[0].column_names:
-        return None
-    return pa.chunked_array([chunk for part in parts for chunk in part.column(column).chunks])
+    return read_joined(table_parts(folder, "rows"), column)

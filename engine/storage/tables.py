@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +33,11 @@ def read_columns(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     """Read numeric columns as arrays, without a copy where the table has one batch."""
     table = read_table(path)
     return tuple(table.column(name).to_numpy() for name in names)
+
+
+def read_joined(paths: Sequence[Path], name: str) -> pa.ChunkedArray | None:
+    """One column of several tables as one Arrow chunked array; ``None`` if they have no such column."""
+    parts = [read_table(path) for path in paths]
+    if not parts or name not in parts[0].column_names:
+        return None
+    return pa.chunked_array([chunk for part in parts for chunk in part.column(name).chunks])

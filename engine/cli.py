@@ -1,0 +1,416 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine import __version__, api, summary
+from engine.config import Resources, load_settings
+from engine.doctor import diagnose
+from engine.errors import ConfigError, EngineError
+from engine.events import read_events
+from engine.plan import human_bytes
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+class ExecutorName(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+class LabelFile(StrEnum):
+    npy = "npy"
+    txt = "txt"
+    parquet = "parquet"
+    meta = "meta"
+
+
+class StandinFormat(StrEnum):
+    bin = "bin"
+    store = "store"
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``8GB``, ``500 MiB`` or a plain number of bytes."""
+    cleaned = text.strip().upper().removesuffix("B")
+    number = cleaned.rstrip("KMGTI ")
+    try:
+        return int(float(number) * _UNITS[cleaned[len(number) :].strip()])
+    except (KeyError, ValueError):
+        raise ConfigError(f"--memory {text}: expected a size such as 8GB or 500MiB") from None
+
+
+Features = Annotated[Path, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
+Out = Annotated[Path, typer.Option("--out", help="folder to write")]
+Dim = Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")]
+Column = Annotated[str | None, typer.Option("--column", help="column or array that holds the vectors")]
+ItemsColumn = Annotated[str | None, typer.Option("--items-column", help="column of texts or image paths to show")]
+Labels = Annotated[Path | None, typer.Option("--labels", help="identities, one per row")]
+LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="column that holds the labels")]
+ModelOption = Annotated[Path | None, typer.Option("--model", help="folder written by asterism train")]
+KnnGraph = Annotated[Path | None, typer.Option("--knn-graph", help="a KNN graph made elsewhere")]
+Method = Annotated[str | None, typer.Option("--method", help="cosine or star_fc; default: the model's, else cosine")]
+Config = Annotated[str | None, typer.Option("--config", help="YAML file or preset, for example star_fc/original")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
+Memory = Annotated[str | None, typer.Option("--memory", help="memory budget, for example 8GB; default 70 % of free")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="threads; 0 = all cores")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="ray: number of actors; 0 = one per two cores")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
+ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="local: this process; ray: Ray actors")]
+ZeroVectors = Annotated[str | None, typer.Option("--zero-vectors", help="drop, singleton or error")]
+BlockRows = Annotated[int, typer.Option("--block-rows", min=0, help="rows per task; 0 = chosen by the plan")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+RunFolder = Annotated[Path, typer.Argument(help="a run's folder", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Cluster embeddings by identity."""
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="vectors in any supported format")],
+    out: Out,
+    dim: Dim = None,
+    column: Column = None,
+    items_column: ItemsColumn = None,
+    zero_vectors: ZeroVectors = None,
+    config: Config = None,
+    settings: Set = None,
+    seed: Seed = None,
+    memory: Memory = None,
+    threads: Threads = 0,
+    workers: Workers = 0,
+    executor: ExecutorOption = ExecutorName.local,
+    device: Device = "auto",
+    block_rows: BlockRows = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Read vectors once into a store: validated, normalised, sharded; runs then start from it."""
+    request = api.Request(
+        features=str(source.absolute()), dim=dim, column=column, items_column=items_column,
+        settings=load_settings(config, settings, seed=seed, **_zero(zero_vectors)),
+    )  # fmt: skip
+    prepared = api.prepare("store", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    folders = api.execute(prepared, progress=not quiet)
+    console.print(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}", highlight=False)
+    console.print(f"features: zarr array {folders['ingest'] / 'features'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    features: Features,
+    labels: Annotated[Path, typer.Option("--labels", help="identities, one per row; -1 is not trained on")],
+    out: Out,
+    method: Annotated[str, typer.Option("--method", help="method to train")] = "star_fc",
+    dim: Dim = None,
+    column: Column = None,
+    labels_column: LabelsColumn = None,
+    knn_graph: KnnGraph = None,
+    zero_vectors: ZeroVectors = None,
+    config: Config = None,
+    settings: Set = None,
+    seed: Seed = None,
+    memory: Memory = None,
+    threads: Threads = 0,
+    workers: Workers = 0,
+    executor: ExecutorOption = ExecutorName.local,
+    device: Device = "auto",
+    block_rows: BlockRows = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a method on labelled vectors; thresholds are chosen on held-out identities. Run again, it resumes."""
+    request = api.Request(
+        features=str(features.absolute()), labels=str(labels.absolute()), labels_column=labels_column, dim=dim,
+        column=column, knn_graph=_text(knn_graph),
+        settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
+    )  # fmt: skip
+    prepared = api.prepare("training", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    api.execute(prepared, progress=not quiet)
+    model = json.loads((out / "model.json").read_text())
+    console.print(f"model: {out}", highlight=False, soft_wrap=True)
+    for name, point in model["operating_points"].items():
+        chosen = " (preferred)" if name == model["preferred"] else ""
+        console.print(f"  {name}{chosen}: {json.dumps(point)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    features: Features,
+    out: Out,
+    model: ModelOption = None,
+    labels: Labels = None,
+    labels_column: LabelsColumn = None,
+    method: Method = None,
+    dim: Dim = None,
+    column: Column = None,
+    items_column: ItemsColumn = None,
+    knn_graph: KnnGraph = None,
+    zero_vectors: ZeroVectors = None,
+    config: Config = None,
+    settings: Set = None,
+    seed: Seed = None,
+    memory: Memory = None,
+    threads: Threads = 0,
+    workers: Workers = 0,
+    executor: ExecutorOption = ExecutorName.local,
+    device: Device = "auto",
+    block_rows: BlockRows = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster vectors. Running it again resumes; changed settings redo what they affect. --labels only score."""
+    request = _run_request(
+        features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
+        settings, seed,
+    )  # fmt: skip
+    prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    api.execute(prepared, progress=not quiet)
+    _print_result(out)
+
+
+@app.command()
+def plan(
+    features: Features,
+    out: Annotated[Path, typer.Option("--out", help="folder the run would go to")] = Path("asterism-run"),
+    model: ModelOption = None,
+    labels: Labels = None,
+    labels_column: LabelsColumn = None,
+    method: Method = None,
+    dim: Dim = None,
+    column: Column = None,
+    items_column: ItemsColumn = None,
+    knn_graph: KnnGraph = None,
+    zero_vectors: ZeroVectors = None,
+    config: Config = None,
+    settings: Set = None,
+    seed: Seed = None,
+    memory: Memory = None,
+    threads: Threads = 0,
+    workers: Workers = 0,
+    executor: ExecutorOption = ExecutorName.local,
+    device: Device = "auto",
+    block_rows: BlockRows = 0,
+    as_json: Json = False,
+) -> None:
+    """Print the stages, tasks, projected memory, disk and time of a run; runs nothing."""
+    request = _run_request(
+        features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
+        settings, seed,
+    )  # fmt: skip
+    prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    made = prepared.plan
+    if as_json:
+        print(json.dumps({**made.as_dict(), "memory_bytes": made.memory_bytes, "disk_bytes": made.disk_bytes}))
+        return
+    source = prepared.source
+    console.print(f"{source.path}: {source.num_rows:,} x {source.dim}", highlight=False, soft_wrap=True)
+    table = Table("stage", *(_right(name) for name in ("tasks", "rows per task", "memory", "disk", "seconds")))
+    for stage in made.stages:
+        rows = f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else ""
+        table.add_row(
+            stage.name, str(stage.num_tasks()), rows, human_bytes(stage.memory_bytes),
+            human_bytes(stage.cost.disk_bytes), f"{stage.cost.seconds:,.1f}",
+        )  # fmt: skip
+    table.add_section()
+    table.add_row(
+        "whole run", "", "", human_bytes(made.memory_bytes), human_bytes(made.disk_bytes), f"{made.seconds:,.1f}"
+    )
+    console.print(table)
+
+
+@app.command()
+def resume(
+    folder: RunFolder,
+    memory: Memory = None,
+    threads: Threads = 0,
+    workers: Workers = 0,
+    executor: ExecutorOption = ExecutorName.local,
+    device: Device = "auto",
+    block_rows: BlockRows = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Finish a run, store or training from its folder alone; what is committed is skipped."""
+    resources = _resources(memory, threads, workers, executor, device, block_rows)
+    prepared = api.resume(folder, resources, progress=not quiet)
+    if prepared.kind == "run":
+        _print_result(folder)
+
+
+@app.command()
+def status(folder: RunFolder, as_json: Json = False) -> None:
+    """Show how far a run is, from its folder; works while it runs, from any machine that sees the folder."""
+    found = summary.run_status(folder)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("stage", *(_right(name) for name in ("committed", "tasks", "task seconds", "peak memory")))
+    for stage in found["stages"]:
+        peak = human_bytes(stage["peak_bytes"]) if stage["peak_bytes"] else ""
+        share = f"{stage['rows_committed'] / stage['rows']:.0%}"
+        table.add_row(stage["stage"], share, str(stage["tasks_committed"]), f"{stage['task_seconds']:,.1f}", peak)
+    console.print(f"{found['kind']} {folder}: {found['state']}", highlight=False, soft_wrap=True)
+    console.print(table)
+    failures = [event for event in read_events(folder) if event["event"] == "run_failed"]
+    if failures and found["state"] != "finished":
+        console.print(f"last failure: {failures[-1]['error']}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Option("--out", help="file to write")],
+    file_format: Annotated[LabelFile, typer.Option("--format", help="npy, txt, parquet or meta")] = LabelFile.npy,
+) -> None:
+    """Write a run's labels in the row order of the source; Parquet has the rows' ids and items too."""
+    api.export(folder, out, file_format.value)
+    console.print(f"labels: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    labels: Annotated[Path, typer.Option("--labels", help="identities, one per row")],
+    run_folder: Annotated[Path | None, typer.Option("--run", help="a run's folder")] = None,
+    pred: Annotated[Path | None, typer.Option("--pred", help="a file of predicted labels")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a run, or a file of labels, against identities."""
+    if (run_folder is None) == (pred is None):
+        raise ConfigError("evaluate takes either --run RUN or --pred FILE")
+    predicted = api.run_labels(run_folder) if run_folder is not None else pred
+    assert predicted is not None
+    scores = api.evaluate(predicted, labels)
+    if as_json:
+        print(json.dumps(scores))
+        return
+    table = Table("metric", _right("value"))
+    for name, value in scores.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    console.print(table)
+
+
+@app.command()
+def report(
+    folder: RunFolder,
+    out: Annotated[Path | None, typer.Option("--out", help="copy of the report to write")] = None,
+) -> None:
+    """Write a finished run's HTML report again and say where it is."""
+    path = summary.write_report(folder)
+    if out is not None:
+        shutil.copyfile(path, out)
+        path = out
+    console.print(str(path.absolute()), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def synth(
+    identities: Annotated[int, typer.Option("--identities", min=2, help="number of identities; about 68 rows each")],
+    out: Out,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="other seeds give other identities")] = 0,
+    file_format: Annotated[StandinFormat, typer.Option("--format", help="bin (.bin and .meta) or store")] = (
+        StandinFormat.bin
+    ),
+    threads: Threads = 0,
+) -> None:
+    """Make stand-in data shaped like the MS1M parts, in bounded memory."""
+    written = api.make_standin(out, identities, seed, file_format.value, threads)
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show versions, cores, memory, GPU, faiss build, Ray and disk, and what a run would use."""
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("what", "found")
+    for name, value in found.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: engine errors are one clear line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except EngineError as error:
+        print(f"asterism: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("asterism: stopped; what was committed is kept, run again to resume", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _run_request(
+    features: Path, model: Path | None, labels: Path | None, labels_column: str | None, method: str | None,
+    dim: int | None, column: str | None, items_column: str | None, knn_graph: Path | None, zero_vectors: str | None,
+    config: str | None, settings: list[str] | None, seed: int | None,
+) -> api.Request:  # fmt: skip
+    return api.Request(
+        features=str(features.absolute()), model=_text(model), labels=_text(labels), labels_column=labels_column,
+        dim=dim, column=column, items_column=items_column, knn_graph=_text(knn_graph),
+        settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
+    )  # fmt: skip
+
+
+def _resources(
+    memory: str | None, threads: int, workers: int, executor: ExecutorName, device: str, block_rows: int
+) -> Resources:
+    return Resources(
+        executor=executor.value, workers=workers, threads=threads, device=device, block_rows=block_rows,
+        memory_bytes=parse_bytes(memory) if memory else 0,
+    )  # fmt: skip
+
+
+def _zero(value: str | None) -> dict[str, Any]:
+    return {} if value is None else {"ingest.zero_vectors": value}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+def _right(name: str) -> Any:
+    from rich.table import Column as RichColumn
+
+    return RichColumn(name, justify="right")
+
+
+def _print_result(folder: Path) -> None:
+    data = summary.report_data(folder)
+    console.print(
+        f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
+        f"largest {data.largest:,}", highlight=False,
+    )  # fmt: skip
+    for note in data.notes:
+        console.print(note, highlight=False, markup=False)
+    for row in data.metrics[:1]:
+        named = ", ".join(f"{name} {value:.4f}" for name, value in row.scores.items() if isinstance(value, float))
+        console.print(named, highlight=False, soft_wrap=True)
+    console.print(f"report: {folder / summary.REPORT_FILE}", highlight=False, soft_wrap=True)
+    console.print(f"labels: asterism export {folder} --format parquet --out labels.parquet", highlight=False,
+                  soft_wrap=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

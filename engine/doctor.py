@@ -1,0 +1,38 @@
+"""What this machine has, and what a run on it would use."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import faiss
+import torch
+
+from engine.memory import free_bytes, tree_bytes
+from engine.plan import human_bytes
+from engine.summary import free_disk_bytes, hardware, versions
+from engine.tiles import usable_cores
+
+
+def diagnose() -> dict[str, Any]:
+    """Report versions, cores, memory, GPUs, faiss build, Ray and disk, and the defaults that follow from them."""
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    ray = "installed" if find_spec("ray") else "not installed (pip install 'asterism[ray]')"
+    found: dict[str, Any] = {**versions(), **hardware()}
+    found["threads usable"] = usable_cores()
+    found["memory free"] = human_bytes(free_bytes())
+    found["memory of this process"] = human_bytes(tree_bytes())
+    found["GPUs"] = ", ".join(gpus) or "none seen by torch"
+    found["torch instructions"] = torch.backends.cpu.get_cpu_capability()
+    found["faiss build"] = str(faiss.get_compile_options()).strip()
+    found["faiss GPUs"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    found["ray"] = f"{found.get('ray', '')} {ray}".strip()
+    found["disk free here"] = human_bytes(free_disk_bytes(Path.cwd()))
+    found["a run would use"] = (
+        f"device {'cuda' if gpus else 'cpu'}, {usable_cores()} threads, --memory {human_bytes(0.7 * free_bytes())}, "
+        f"the local executor"
+    )
+    return found

@@ -64,7 +64,10 @@ class ParquetTable(TableFile):
 
 
 class ArrowTable(TableFile):
-    """An Arrow IPC file, memory-mapped; a compressed file decodes one of its batches at a time."""
+    """An Arrow IPC file, memory-mapped: its pages count as resident, but the system can take them back.
+
+    A compressed file decodes one of its batches at a time, so its largest batch has to fit in memory about three times.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,3 +1,28 @@
-"""Asterism: cluster embeddings by identity at scale."""
+"""Asterism: cluster embeddings by identity at scale.
+
+>>> from engine import cluster, evaluate, train
+>>> result = cluster(vectors)  # doctest: +SKIP
+>>> result.labels  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.api import ClusterResult, cluster, evaluate, train
+    from engine.clustering.propagation import graph_propagation
 
 __version__ = "0.1.0"
+__all__ = ["ClusterResult", "__version__", "cluster", "evaluate", "graph_propagation", "train"]
+
+# Loaded on first use, so that workers and `import engine.errors` do not load torch and faiss.
+_HOMES = dict.fromkeys(("ClusterResult", "cluster", "evaluate", "train"), "engine.api")
+_HOMES["graph_propagation"] = "engine.clustering.propagation"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -249,7 +249,9 @@ def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:
         items = [_item(text) for text in tree["items"]]
         pixelated |= any(item.image for item in items)
         shown.append(
-            GalleryCluster(tree["label"], tree["size"], tree["rows"], items, tree["cohesion"], tree["weakest_score"])
+            GalleryCluster(
+                tree["label"], tree["size"], tree["rows"], items, tree["cohesion"], tree["weakest_score"], tree["marked"]
+            )
         )
     return Gallery(title, explanation, shown, pixelated)
 

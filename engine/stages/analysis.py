@@ -126,7 +126,9 @@ def _galleries(task: TaskContext, picker: ClusterPicker, labels_N: np.ndarray) -
     for name in ("largest", "least_certain", "most_bridge_like"):
         galleries[name] = []
         for pick in getattr(picks, name):
-            rows = order[firsts[pick.label] : firsts[pick.label + 1]][:GALLERY_ROWS].tolist()
+            members = order[firsts[pick.label] : firsts[pick.label + 1]]
+            marked = list(pick.bridge_rows or ()) if name == "most_bridge_like" else []
+            rows = sorted({*marked, *members[: GALLERY_ROWS - len(marked)].tolist()})
             shown = [] if items is None else [items[row].as_py() for row in rows]
-            galleries[name].append({**asdict(pick), "rows": rows, "items": shown})
+            galleries[name].append({**asdict(pick), "rows": rows, "items": shown, "marked": marked})
     return galleries

@@ -246,7 +246,7 @@ def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:
     pixelated = False
     shown = []
     for tree in clusters:
-        items = [_item(text) for text in tree["items"]]
+        items = [_item(text) for text in tree["items"]] or [GalleryItem() for _ in tree["rows"]]
         pixelated |= any(item.image for item in items)
         shown.append(
             GalleryCluster(

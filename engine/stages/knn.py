@@ -32,13 +32,16 @@ def quantiser_cost(num_cells: int, dim: int, rows_per_cell: int) -> Cost:
 
 
 def train_quantiser(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train the centroids on a random sample of rows."""
+    """Train the centroids on a random sample of distinct rows (bulk duplicates would draw most of them)."""
     features_ND = task.array("ingest", "features")
     num_cells, dim = task.params["num_cells"], features_ND.shape[1]
     wanted = min(len(features_ND), num_cells * task.params["train_rows_per_cell"])
     rows = np.sort(np.random.default_rng([task.params["seed"], 1]).choice(len(features_ND), wanted, replace=False))
-    centroids_CD = knn.train_cells(features_ND[rows].astype(np.float32), num_cells, task.params["seed"])
-    task.write_npy("centroids", centroids_CD)
+    sample_SD = np.ascontiguousarray(features_ND[rows])
+    distinct = np.unique(sample_SD.view(np.dtype((np.void, sample_SD.itemsize * dim))), return_index=True)[1]
+    sample_SD = sample_SD[np.sort(distinct)].astype(np.float32)
+    num_cells = min(num_cells, len(sample_SD))
+    task.write_npy("centroids", knn.train_cells(sample_SD, num_cells, task.params["seed"]))
     return {"num_cells": num_cells, "sample_rows": wanted, "dim": dim}
 
 
@@ -99,8 +102,10 @@ def search(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     usable_N = hold(("usable", task.call.folder), lambda: vertex_usable(task))
     k = task.params["k"]
     if "order" in task.call.inputs:
-        centroids_CD = hold(("centroids", task.call.inputs["quantiser"]), lambda: _centroids(task))
-        offsets = read_npy(task.input("order"), "cell_offsets")
+        offsets = np.array(read_npy(task.input("order"), "cell_offsets"))
+        filled = np.flatnonzero(np.diff(offsets))
+        offsets = offsets[np.append(filled, filled[-1] + 1)]
+        centroids_CD = hold(("centroids", task.call.inputs["quantiser"]), lambda: _centroids(task))[filled]
         probes = task.params["num_probes"]
         found = knn.cell_neighbors(
             features_ND, centroids_CD, offsets, start, stop, k, probes, usable_N, task.threads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.clustering.operating_point import choose_operating_point
 from engine.plan import Cost
 from engine.storage.context import TaskContext
 
@@ -17,6 +16,8 @@ def cost(num_rows: int, k: int) -> Cost:
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``point.json``: min_score, max_size and the reason in words."""
+    from engine.clustering.operating_point import choose_operating_point
+
     neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
     point = choose_operating_point(neighbors_NK, similarities_NK)
     value = {"min_score": float(point.min_score), "max_size": int(point.max_size), "reason": point.reason}

@@ -1,0 +1,212 @@
+"""The public calls on small data: what a user passes, gets back, and is told when it is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import api, cluster, evaluate
+from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
+from engine.plan import make_plan
+
+POINT = {"min_score": 0.8, "max_size": 50}
+
+
+def blobs(num_identities: int = 60, per: int = 12, dim: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    identities = rng.permutation(np.repeat(np.arange(num_identities), per))
+    centres = rng.standard_normal((num_identities, dim))
+    return (centres[identities] + 0.1 * rng.standard_normal((len(identities), dim))).astype(np.float32), identities
+
+
+@pytest.mark.parametrize("partition", [POINT, {"method": "components", "min_score": 0.8, "min_intimacy": 0.5}])
+@pytest.mark.parametrize("mode", ["exact", "ivf"])
+def test_clean_identities_are_found(tmp_path: Path, partition: dict[str, Any], mode: str) -> None:
+    vectors, identities = blobs()
+    result = cluster(vectors, workspace=tmp_path / "run", partition=partition, knn={"mode": mode})
+    assert result.labels.dtype == np.int64
+    assert evaluate(result.labels, identities)["pairwise_f"] == 1.0
+    assert result.labels[0] == 0  # numbered by first row
+    assert result.report.is_file()
+
+
+def test_without_a_workspace_the_result_is_complete(tmp_path: Path) -> None:
+    vectors, identities = blobs()
+    result = cluster(vectors, partition=POINT)
+    assert evaluate(result.labels, identities)["ari"] == 1.0
+    assert result.run.is_dir()
+
+
+def test_without_anything_an_operating_point_is_chosen_and_said(tmp_path: Path) -> None:
+    vectors, identities = blobs()
+    result = cluster(vectors, workspace=tmp_path / "run")
+    assert evaluate(result.labels, identities)["pairwise_f"] > 0.9
+    assert "operating point" in result.report.read_text()
+
+
+def test_labels_only_score(tmp_path: Path) -> None:
+    vectors, identities = blobs()
+    np.save(tmp_path / "truth.npy", identities)
+    np.save(tmp_path / "lies.npy", np.random.default_rng(1).permutation(identities))
+    plain = cluster(vectors, workspace=tmp_path / "a", partition=POINT).labels
+    for name in ("truth", "lies"):
+        scored = cluster(vectors, workspace=tmp_path / name, partition=POINT, labels=tmp_path / f"{name}.npy")
+        np.testing.assert_array_equal(scored.labels, plain)
+
+
+@pytest.mark.parametrize(("zero_vectors", "expected"), [("drop", -1), ("singleton", None)])
+def test_zero_vectors(tmp_path: Path, zero_vectors: str, expected: int | None) -> None:
+    vectors, identities = blobs()
+    vectors[[0, 5]] = 0
+    result = cluster(vectors, workspace=tmp_path / "run", partition=POINT, ingest={"zero_vectors": zero_vectors})
+    if expected is not None:
+        assert result.labels[[0, 5]].tolist() == [expected, expected]
+        assert set(result.labels[result.labels >= 0]) == set(range(result.labels.max() + 1))
+    else:
+        assert np.bincount(result.labels)[result.labels[[0, 5]]].tolist() == [1, 1]
+    rest = np.setdiff1d(np.arange(len(vectors)), [0, 5])
+    assert evaluate(result.labels[rest], identities[rest])["pairwise_f"] == 1.0
+
+
+def test_one_vector_many_times_is_one_cluster(tmp_path: Path) -> None:
+    vectors, _ = blobs()
+    vectors = np.concatenate([vectors, np.tile(vectors[:1], (10_000, 1))])
+    partition = {"method": "components", "min_score": 0.8, "min_intimacy": 0.0}
+    for mode in ("exact", "ivf"):
+        labels = cluster(vectors, workspace=tmp_path / mode, partition=partition, knn={"mode": mode}).labels
+        assert (labels[-10_000:] == labels[0]).all()
+        assert len(set(labels)) == 60
+
+
+def test_a_given_knn_graph_is_used(tmp_path: Path) -> None:
+    vectors, identities = blobs()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    order = np.argsort(-(unit @ unit.T), axis=1)[:, :21]
+    distances = 1 - np.take_along_axis(unit @ unit.T, order, axis=1)
+    np.savez(tmp_path / "faiss_k_20.npz", data=np.stack([order.astype(float), distances], axis=1))
+    np.save(tmp_path / "knn.npy", order)
+    for name in ("faiss_k_20.npz", "knn.npy"):
+        result = cluster(vectors, workspace=tmp_path / name[:3], partition=POINT, knn_graph=tmp_path / name)
+        assert evaluate(result.labels, identities)["pairwise_f"] == 1.0
+
+
+def test_a_knn_graph_of_other_features_is_refused(tmp_path: Path) -> None:
+    vectors, _ = blobs()
+    rng = np.random.default_rng(3)
+    ids = rng.integers(len(vectors), size=(len(vectors), 10)).astype(float)
+    np.savez(tmp_path / "other.npz", data=np.stack([ids, np.full_like(ids, 0.1)], axis=1))
+    with pytest.raises(DataError, match="belongs to other features"):
+        cluster(vectors, workspace=tmp_path / "run", partition=POINT, knn_graph=tmp_path / "other.npz")
+    ids[3, 3] = 10_000
+    np.savez(tmp_path / "far.npz", data=np.stack([ids, np.full_like(ids, 0.1)], axis=1))
+    with pytest.raises(DataError, match="10000|other features"):
+        cluster(vectors, workspace=tmp_path / "run2", partition=POINT, knn_graph=tmp_path / "far.npz")
+
+
+def test_k_not_below_n_is_refused_if_asked_for_and_shrinks_if_default(tmp_path: Path) -> None:
+    vectors, _ = blobs(4, 5)
+    with pytest.raises(ConfigError, match=r"knn\.k = 20 needs more than 20 rows"):
+        cluster(vectors, workspace=tmp_path / "a", knn={"k": 20}, partition=POINT)
+    assert len(cluster(vectors, workspace=tmp_path / "b", partition=POINT).labels) == 20
+
+
+@pytest.mark.parametrize(("rows", "words"), [(0, "0 rows|empty|no rows"), (1, "at least 2")])
+def test_too_few_rows(tmp_path: Path, rows: int, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        cluster(np.ones((rows, 4), dtype=np.float32), workspace=tmp_path / "run")
+
+
+def test_labels_of_another_length_are_refused_before_work_starts(tmp_path: Path) -> None:
+    vectors, identities = blobs()
+    np.save(tmp_path / "short.npy", identities[:-1])
+    with pytest.raises(DataError, match="720.*719"):
+        cluster(vectors, workspace=tmp_path / "run", labels=tmp_path / "short.npy", partition=POINT)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["knn.kk", "nonsense", "partition.min_scor"])
+def test_unknown_settings_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting {name}; known here"):
+        cluster(blobs()[0], workspace=tmp_path / "run", **{name: 1})
+
+
+def test_an_output_folder_with_another_run_is_refused_unchanged(tmp_path: Path) -> None:
+    first = cluster(blobs()[0], workspace=tmp_path / "run", partition=POINT)
+    before = sorted((p, p.stat().st_mtime_ns) for p in first.run.rglob("*"))
+    with pytest.raises(ManifestMismatch, match="another source"):
+        cluster(blobs(seed=9)[0], workspace=tmp_path / "run", partition=POINT)
+    assert sorted((p, p.stat().st_mtime_ns) for p in first.run.rglob("*")) == before
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    with pytest.raises(ManifestMismatch, match="not empty and holds no run"):
+        cluster(blobs()[0], workspace=tmp_path / "full", partition=POINT)
+
+
+def test_a_run_folder_that_becomes_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManifestMismatch, match="is a file"):
+        cluster(blobs()[0], workspace=tmp_path / "file", partition=POINT)
+
+
+def test_memory_that_no_block_fits_is_refused_and_says_what_would(tmp_path: Path) -> None:
+    with pytest.raises(MemoryBudgetExceeded, match=r"raise --memory to at least"):
+        cluster(blobs()[0], workspace=tmp_path / "run", partition=POINT, resources={"memory_bytes": 1 << 20})
+    assert not (tmp_path / "run").exists()
+
+
+def test_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", blobs()[0])
+    request = api.Request(features=str(tmp_path / "x.npy"), settings=api.load_settings(overrides={"partition": POINT}))
+    stages = api.prepare("run", tmp_path / "run", request).plan.stages
+    with pytest.raises(DiskBudgetExceeded, match="choose an --out on a larger disk"):
+        make_plan("run", stages, source_digest="x", memory_bytes=1 << 34, free_disk_bytes=1000)
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    if api.torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match="torch sees no GPU"):
+        cluster(blobs()[0], workspace=tmp_path / "run", resources={"device": "cuda"})
+
+
+def test_resume_needs_the_folder_alone(tmp_path: Path) -> None:
+    vectors, _ = blobs()
+    first = cluster(vectors, workspace=tmp_path / "run", partition=POINT)
+    (next(first.run.glob("labels-*")) / "labels.npy").unlink()
+    api.resume(first.run, progress=False)
+    np.testing.assert_array_equal(api.run_labels(first.run), first.labels)
+
+
+def test_exports_keep_source_order_ids_and_items(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors, _ = blobs()
+    names = [f"person {i}" for i in range(len(vectors))]
+    table = pa.table({"id": pa.array(range(1000, 1000 + len(vectors))), "emb": list(vectors), "who": names})
+    pq.write_table(table, tmp_path / "x.parquet")
+    request = api.Request(
+        features=str(tmp_path / "x.parquet"), items_column="who",
+        settings=api.load_settings(overrides={"partition": POINT, "knn.mode": "ivf"}),
+    )  # fmt: skip
+    api.execute(api.prepare("run", tmp_path / "run", request), progress=False)
+    labels = api.run_labels(tmp_path / "run")
+    for kind in ("npy", "txt", "meta", "parquet"):
+        api.export(tmp_path / "run", tmp_path / f"labels.{kind}", kind)
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), labels)
+    np.testing.assert_array_equal(np.loadtxt(tmp_path / "labels.txt", dtype=int), labels)
+    exported = pq.read_table(tmp_path / "labels.parquet")
+    assert exported.column("id").to_pylist() == list(range(1000, 1000 + len(vectors)))
+    assert exported.column("item").to_pylist() == names
+    np.testing.assert_array_equal(exported.column("label").to_numpy(), labels)
+    assert "person" in (tmp_path / "run/report.html").read_text()
+
+
+def test_evaluate_wants_matching_lengths() -> None:
+    with pytest.raises(DataError, match="3 predicted labels and 2 identities"):
+        evaluate(np.arange(3), np.arange(2))
+    assert json.dumps(evaluate(np.arange(3), np.zeros(3, dtype=int)))

@@ -3,7 +3,8 @@
 from engine.config import MethodName
 from engine.methods.base import GraphShape, Method, Model, read_model
 from engine.methods.cosine import Cosine
+from engine.methods.star_fc import StarFc
 
-METHODS: dict[MethodName, Method] = {"cosine": Cosine()}
+METHODS: dict[MethodName, Method] = {"cosine": Cosine(), "star_fc": StarFc()}
 
 __all__ = ["METHODS", "GraphShape", "Method", "Model", "read_model"]

@@ -1,0 +1,231 @@
+"""STAR-FC (Shen et al., CVPR 2021): a graph convolution trained on structure-preserved subgraphs scores every edge.
+
+What it fits: one graph convolution and an edge head, on subgraphs sampled from the labelled source (section 3.2).
+How it scores: every undirected edge of the full graph once. How it partitions: pruning by score and node intimacy, then
+union-find, as published; or size-capped propagation on the same scores, whichever does better on held-out identities.
+
+Deviations, each with its reason where it is done: an edge head with interaction inputs and structural inputs by
+default (``star_fc/original`` is the published head); balanced edge sampling; stopping and thresholds on held-out train
+identities; closed-neighbourhood intimacy; propagation beside components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save
+
+from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
+from engine.errors import DataError
+from engine.graph.adjacency import EdgeList, aggregate, symmetric_rows
+from engine.learning.layers import StarFC, build_model
+from engine.learning.scoring import embed_block, score_edges
+from engine.learning.training import GraphData, hold_out, train
+from engine.methods.base import WEIGHTS_FILE, GraphShape, Model
+from engine.plan import Cost, Stage
+from engine.stages.edges import iterate_edges, write_edges
+from engine.storage.context import TaskContext, hold, read_npy
+from engine.storage.formats import read_labels
+from engine.storage.manifest import write_atomic
+
+VERSION = 1
+CHECKPOINT_FILE = "checkpoint.safetensors"
+_HERE = "engine.methods.star_fc"
+
+
+class StarFc:
+    """STAR-FC's stages."""
+
+    name = "star_fc"
+    learned = True
+
+    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+        """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
+        assert model is not None
+        network = ModelConfig(**model.facts["network"])
+        where = {"weights": str(Path(model.folder) / WEIGHTS_FILE)}
+        params = {"network": network.model_dump(mode="json"), "model": model.digest}
+        return [_aggregate(graph), *_scoring(graph, settings, network, params, {}, where)]
+
+    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+        """``aggregate``, ``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
+        n, network = graph.num_rows, settings.model
+        vectors = labels["vectors"]
+        where = {"labels": labels["labels"], "column": labels["column"]}
+        params = {
+            "sampling": settings.sampling.model_dump(mode="json"), "network": network.model_dump(mode="json"),
+            "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
+        }  # fmt: skip
+        inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn", "ingest": vectors} | _ordered(
+            graph
+        )
+        edges = settings.sampling.max_vertices * graph.k
+        cost = Cost(
+            fixed_bytes=n * 40 + edges * 24 + settings.train.edges_per_step * network.hidden * 400 + (300 << 20),
+            disk_bytes=16 << 20, seconds=settings.train.max_steps * settings.train.edges_per_step / 1.2e5,
+        )  # fmt: skip
+        fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
+        scoring = _scoring(graph, settings, network, {"network": params["network"]}, {"fit": "fit"}, {})
+        select = {name: params[name] for name in ("seed", "labels")} | {
+            "holdout": settings.train.holdout, "step": settings.partition.step,
+        }  # fmt: skip
+        inputs = {"score": "score", "ingest": vectors} | _ordered(graph)
+        cost = Cost(fixed_bytes=n * 200 + n * graph.k * 24, disk_bytes=1 << 16, seconds=n * graph.k / 4e5)
+        return [
+            _aggregate(graph), fit, *scoring,
+            Stage("select", f"{_HERE}:select", VERSION, select, inputs, 1, cost, where, granule=1),
+        ]  # fmt: skip
+
+
+def aggregate_neighborhoods(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write rows of Âx as ``aggregated`` (N, D) float16."""
+    neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
+    rows = symmetric_rows(neighbors_NK, similarities_NK, start, stop, threads=task.threads)
+    aggregated = aggregate(*rows, task.array("features", "features"), threads=task.threads)
+    task.write_rows("aggregated", aggregated, np.float16)
+    return {}
+
+
+def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Train from the last checkpoint; write ``weights.safetensors``."""
+    settings = TrainConfig(**task.params["train"])
+    data = GraphData(
+        features_ND=_half(task.array("features", "features")),
+        aggregated_ND=task.array("aggregate", "aggregated"),
+        neighbors_NK=task.array("knn", "neighbors"),
+        similarities_NK=task.array("knn", "similarities"),
+        identities_N=vertex_identities(task),
+    )
+    checkpoint = _CheckpointFile(task.folder / CHECKPOINT_FILE)
+    trained = train(
+        data,
+        sampling=SamplingConfig(**task.params["sampling"]),
+        model=ModelConfig(**task.params["network"]),
+        config=settings,
+        seed=task.params["seed"],
+        checkpoint=checkpoint,
+        progress=lambda step, steps: task.report(step / steps, f"step {step:,} of {steps:,}"),
+        device=task.call.device,
+        threads=task.threads,
+    )
+    weights = {name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
+    task.write_file("weights.safetensors", lambda stream: stream.write(save(weights)))
+    checkpoint.path.unlink(missing_ok=True)
+    history = [entry.__dict__ for entry in trained.history]
+    return {"network": dict(task.params["network"]), "best_step": trained.best_step, "history": history}
+
+
+def embed(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the vertex ``codes`` (N, W) float16."""
+    model = _network(task)
+    rows = task.array("features", "features")[start:stop], task.array("aggregate", "aggregated")[start:stop]
+    codes = embed_block(model, *rows, threads=task.threads, device=task.call.device)
+    task.write_rows("codes", codes, np.float16)
+    return {}
+
+
+def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the edges of these rows with the model's probability that both ends are one identity."""
+    model = _network(task)
+    arrays = (
+        task.array("embed", "codes"), task.array("aggregate", "aggregated"),
+        task.array("knn", "neighbors"), task.array("knn", "similarities"),
+    )  # fmt: skip
+
+    def scorer(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+        edges = EdgeList(sources, targets, similarities)
+        return score_edges(model, *arrays, edges, threads=task.threads, device=task.call.device)
+
+    return write_edges(task, start, stop, task.params["min_similarity"], scorer)
+
+
+def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Choose both partitions' thresholds on the identities held out from training; write ``selected.json``."""
+    from engine.learning.selection import select_operating_points
+
+    identities_N = vertex_identities(task)
+    columns = [np.concatenate(column) for column in zip(*_scored(task), strict=True)]
+    selected = select_operating_points(
+        *columns,
+        identities_N=identities_N,
+        held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
+        step=task.params["step"],
+        threads=task.threads,
+    )
+    task.write_json("selected", selected)
+    return selected
+
+
+def vertex_identities(task: TaskContext) -> np.ndarray:
+    """The identities of ``--labels`` in vertex order; raises ``DataError`` if none is known."""
+    identities_N = read_labels(task.where["labels"], column=task.where["column"])
+    if (identities_N < 0).all():
+        raise DataError(f"{task.where['labels']}: every label is -1; training needs identities")
+    if "order" in task.call.inputs:
+        identities_N = identities_N[read_npy(task.input("order"), "row_of_vertex")]
+    return identities_N
+
+
+def _aggregate(graph: GraphShape) -> Stage:
+    n, k, dim = graph.num_rows, graph.k, graph.dim
+    cost = Cost(bytes_per_row=dim * 6 + k * 100, disk_bytes=n * dim * 2, seconds=n * k * dim / 6e8)
+    inputs = {"features": graph.features, "knn": "knn"}
+    return Stage("aggregate", f"{_HERE}:aggregate_neighborhoods", VERSION, {}, inputs, n, cost)
+
+
+def _scoring(
+    graph: GraphShape, settings: Settings, network: ModelConfig, params: Mapping[str, Any],
+    weights: Mapping[str, str], where: Mapping[str, Any],
+) -> list[Stage]:  # fmt: skip
+    n, k, dim = graph.num_rows, graph.k, graph.dim
+    width = network.code if network.head == "interaction" else 2 * network.head_hidden
+    inputs = {"features": graph.features, "aggregate": "aggregate"} | weights
+    cost = Cost(bytes_per_row=width * 2 + dim * 4, fixed_bytes=64 << 20, disk_bytes=n * width * 2, seconds=n / 1e5)
+    embed_stage = Stage("embed", f"{_HERE}:embed", VERSION, params, inputs, n, cost, where)
+    inputs = {"embed": "embed", "aggregate": "aggregate", "knn": "knn"} | weights
+    cost = Cost(
+        bytes_per_row=k * 64, fixed_bytes=8 * 4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
+        disk_bytes=n * k * 16, seconds=n * k / 2.5e5,
+    )  # fmt: skip
+    params = {**params, "min_similarity": settings.score.min_similarity}
+    return [embed_stage, Stage("score", f"{_HERE}:score", VERSION, params, inputs, n, cost, where)]
+
+
+def _network(task: TaskContext) -> StarFC:
+    weights = task.where.get("weights") or str(task.input("fit") / "weights.safetensors")
+
+    def load() -> StarFC:
+        dim = task.array("aggregate", "aggregated").shape[1]
+        network = build_model(dim, ModelConfig(**task.params["network"]), seed=0)
+        network.load_state_dict(load_file(weights))
+        return network.eval()
+
+    return hold(("network", weights, task.call.digest), load)
+
+
+def _scored(task: TaskContext) -> list[tuple[np.ndarray, ...]]:
+    return list(iterate_edges(task.input("score"), ("source", "target", "score")))
+
+
+def _half(features_ND: np.ndarray) -> np.ndarray:
+    return features_ND if features_ND.dtype == np.float16 else features_ND.astype(np.float16)
+
+
+def _ordered(graph: GraphShape) -> dict[str, str]:
+    return {"order": graph.order} if graph.order else {}
+
+
+class _CheckpointFile:
+    """Training's one checkpoint, in the stage's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> bytes | None:
+        return self.path.read_bytes() if self.path.exists() else None
+
+    def write(self, data: bytes) -> None:
+        write_atomic(self.path, lambda stream: stream.write(data))

@@ -51,9 +51,6 @@ class TaskRunner:
         # Libraries loaded later read the variables; those already loaded are told.
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
         threadpool_limits(limits=threads)
-        import torch
-
-        torch.set_num_threads(threads)
 
     def ready(self) -> None:
         """Return once the actor has started."""

@@ -1,0 +1,75 @@
+"""Labels are the same bytes for any executor, number of workers and threads, and block size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import api
+from engine.config import Resources, load_settings
+from engine.executors.base import Executor
+from engine.executors.local import LocalExecutor
+from engine.progress import Quiet
+from engine.runner import Workshop, run_plan
+
+# Both ways of searching, both ways of partitioning.
+RUNS = {
+    "exact": {"partition": {"method": "propagation", "min_score": 0.5, "max_size": 25}, "knn.mode": "exact"},
+    "ivf": {"partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3}, "knn.mode": "ivf"},
+}
+SMALL = {"knn.k": 20, "knn.num_probes": 8, "knn.recall_samples": 50}
+
+
+def labels_bytes(features: Path, root: Path, mode: str, executor: Executor, threads: int, block_rows: int) -> bytes:
+    settings = load_settings(overrides={**RUNS[mode], **SMALL})
+    resources = Resources(executor=executor.name, workers=executor.workers, block_rows=block_rows, device="cpu")  # type: ignore[arg-type]
+    prepared = api.prepare("run", root, api.Request(str(features), settings), resources)
+    request: dict[str, Any] = {**prepared.request.as_dict(), "source": prepared.source.as_dict()}
+    folders = run_plan(prepared.plan, Workshop(root, executor, Quiet(), threads, "cpu"), request)
+    return (folders["labels"] / "labels.npy").read_bytes()
+
+
+@pytest.fixture(scope="module", params=["exact", "ivf"])
+def reference(
+    request: pytest.FixtureRequest, blobs_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, bytes]:
+    """The mode, and the labels of one local task a stage on two threads."""
+    root = tmp_path_factory.mktemp("reference") / "run"
+    found = labels_bytes(blobs_path, root, request.param, LocalExecutor(), threads=2, block_rows=65_536)
+    return request.param, found
+
+
+@pytest.mark.parametrize(("threads", "block_rows"), [(1, 4096), (3, 8192)])
+def test_local(
+    reference: tuple[str, bytes], blobs_path: Path, tmp_path: Path, threads: int, block_rows: int
+) -> None:
+    mode, expected = reference
+    assert labels_bytes(blobs_path, tmp_path / "run", mode, LocalExecutor(), threads, block_rows) == expected
+
+
+@pytest.fixture(scope="module")
+def ray_executors(ray_session: None) -> Iterator[dict[int, Executor]]:
+    from engine.executors.ray import RayExecutor
+
+    executors: dict[int, Executor] = {workers: RayExecutor(workers, threads=1) for workers in (1, 2)}
+    yield executors
+    for executor in executors.values():
+        executor.close()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("workers", "block_rows"), [(1, 8192), (2, 4096), (2, 8192), (2, 65_536)])
+def test_ray(
+    reference: tuple[str, bytes],
+    blobs_path: Path,
+    tmp_path: Path,
+    ray_executors: dict[int, Executor],
+    workers: int,
+    block_rows: int,
+) -> None:
+    mode, expected = reference
+    executor = ray_executors[workers]
+    assert labels_bytes(blobs_path, tmp_path / "run", mode, executor, 1, block_rows) == expected

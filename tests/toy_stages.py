@@ -1,0 +1,120 @@
+"""Stages of a few lines for tests of the machinery, resolved by name as real ones are: ``"toy_stages:double"``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DataError
+from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
+from engine.storage.context import TaskCall, TaskContext
+
+Facts = dict[str, Any]
+
+
+def count_up(task: TaskContext, start: int, stop: int) -> Facts:
+    """Write ``values`` = row number + the parameter ``add``, and note the run in the folder ``log`` if there is one."""
+    if "log" in task.where:
+        log = Path(task.where["log"])
+        (log / f"{task.call.stage}-{start}-{stop}-{time.monotonic_ns()}").touch()
+    values = np.arange(start, stop, dtype=np.int64) + task.params.get("add", 0)
+    task.write_rows("values", values, np.int64)
+    return {"sum": int(values.sum())}
+
+
+def double(task: TaskContext, start: int, stop: int) -> Facts:
+    """Write ``values`` = twice the values of the stage ``before``."""
+    task.write_rows("values", 2 * task.array("before", "values")[start:stop], np.int64)
+    return {}
+
+
+def total(task: TaskContext, start: int, stop: int) -> Facts:
+    """Write ``total.npy``, the sum of the values of the stage ``before``."""
+    task.write_npy("total", np.array([task.array("before", "values").sum()]))
+    return {}
+
+
+def refuse(task: TaskContext, start: int, stop: int) -> Facts:
+    """Fail as bad input data does, with a cause."""
+    try:
+        raise KeyError("column")
+    except KeyError as error:
+        raise DataError(f"rows {start}..{stop}: no such column") from error
+
+
+class Unpicklable(Exception):
+    """An error that cannot be made again from its arguments."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def break_down(task: TaskContext, start: int, stop: int) -> Facts:
+    """Fail as a bug does, with an error that does not survive pickling."""
+    raise Unpicklable(1, 2)
+
+
+def falter(task: TaskContext, start: int, stop: int) -> Facts:
+    """Fail on the first attempt as a flaky disk does."""
+    if _first_attempt(task):
+        raise OSError(5, "Input/output error")
+    return count_up(task, start, stop)
+
+
+def die(task: TaskContext, start: int, stop: int) -> Facts:
+    """Kill the worker on the first attempt, after writing outputs and before the commit."""
+    facts = count_up(task, start, stop)
+    if _first_attempt(task):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return facts
+
+
+def crowd(task: TaskContext, start: int, stop: int) -> Facts:
+    """Count the tasks that run at the same time as this one."""
+    room = Path(task.where["room"])
+    mine = room / str(start)
+    mine.touch()
+    time.sleep(0.1)
+    present = len(list(room.iterdir()))
+    mine.unlink()
+    return {"present": present} | count_up(task, start, stop)
+
+
+def _first_attempt(task: TaskContext) -> bool:
+    marker = Path(task.where["markers"]) / str(task.call.start)
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def make_calls(folder: Path, function: str, num_rows: int, **where: Any) -> list[TaskCall]:
+    """One call for each chunk of rows."""
+    return [
+        TaskCall(
+            function=f"toy_stages:{function}", stage=function, digest="d" * 32, folder=str(folder), inputs={}, params={},
+            where=where, num_rows=num_rows, start=start, stop=min(start + CHUNK_ROWS, num_rows), threads=1,
+            device="cpu",
+        )
+        for start in range(0, num_rows, CHUNK_ROWS)
+    ]  # fmt: skip
+
+
+def make_toy_plan(num_rows: int, *, block_rows: int = 0, source: str = "s", log: Path | None = None, **params: Any) -> Plan:
+    """Three stages, numbers -> doubled -> total: ``params`` go to the first, ``factor`` to the second's fingerprint."""
+    where = {"log": str(log)} if log else {}
+    later = {"setting": params.pop("setting", 0)}
+    stages = [
+        Stage("numbers", "toy_stages:count_up", 1, params, {}, num_rows, Cost(), where),
+        Stage("doubled", "toy_stages:double", 1, later, {"before": "numbers"}, num_rows, Cost()),
+        Stage("total", "toy_stages:total", 1, {}, {"before": "doubled"}, 1, Cost(), granule=1),
+    ]
+    return make_plan(
+        "run", stages, source_digest=source, memory_bytes=8 << 30, free_disk_bytes=1 << 40, block_rows=block_rows
+    )  # fmt: skip

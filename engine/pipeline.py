@@ -187,7 +187,7 @@ def training_stages(
     vectors = source.store or "ingest"
     stages, shape = graph_stages(source, settings, knn_graph)
     stages += recall_stages(shape, settings, vectors)
-    where = {"labels": labels.path, "column": labels.column, "digest": labels.digest, "vectors": vectors}
+    where = {"labels": labels.path, "column": labels.column, "digest": labels.digest}
     return stages + method.training_stages(shape, settings, where)
 
 

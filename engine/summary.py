@@ -109,7 +109,7 @@ def report_data(root: Path) -> ReportData:
         for name, tree in value["histograms"].items()
     }  # fmt: skip
     return ReportData(
-        title=f"Clusters of {Path(source['path']).name}",
+        title=f"Clusters of {'/'.join(Path(source['path']).parts[-2:])}",
         method=f"{method}, {'size-capped propagation' if kind == 'propagation' else 'components after pruning'}",
         source=source["path"],
         num_rows=source["num_rows"],

@@ -53,15 +53,12 @@ class StarFc:
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``aggregate``, ``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
         n, network = graph.num_rows, settings.model
-        vectors = labels["vectors"]
         where = {"labels": labels["labels"], "column": labels["column"]}
         params = {
             "sampling": settings.sampling.model_dump(mode="json"), "network": network.model_dump(mode="json"),
             "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
         }  # fmt: skip
-        inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn", "ingest": vectors} | _ordered(
-            graph
-        )
+        inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn"} | _ordered(graph)
         edges = settings.sampling.max_vertices * graph.k
         cost = Cost(
             fixed_bytes=n * 40 + edges * 24 + settings.train.edges_per_step * network.hidden * 400 + (300 << 20),
@@ -72,7 +69,7 @@ class StarFc:
         select = {name: params[name] for name in ("seed", "labels")} | {
             "holdout": settings.train.holdout, "step": settings.partition.step,
         }  # fmt: skip
-        inputs = {"score": "score", "ingest": vectors} | _ordered(graph)
+        inputs = {"score": "score"} | _ordered(graph)
         cost = Cost(fixed_bytes=n * 200 + n * graph.k * 24, disk_bytes=1 << 16, seconds=n * graph.k / 4e5)
         return [
             _aggregate(graph), fit, *scoring,
@@ -182,10 +179,10 @@ def _scoring(
 ) -> list[Stage]:  # fmt: skip
     n, k, dim = graph.num_rows, graph.k, graph.dim
     width = network.code if network.head == "interaction" else 2 * network.head_hidden
-    inputs = {"features": graph.features, "aggregate": "aggregate"} | weights
+    inputs = {"features": graph.features, "aggregate": "aggregate", **weights}
     cost = Cost(bytes_per_row=width * 2 + dim * 4, fixed_bytes=64 << 20, disk_bytes=n * width * 2, seconds=n / 1e5)
     embed_stage = Stage("embed", f"{_HERE}:embed", VERSION, params, inputs, n, cost, where)
-    inputs = {"embed": "embed", "aggregate": "aggregate", "knn": "knn"} | weights
+    inputs = {"embed": "embed", "aggregate": "aggregate", "knn": "knn", **weights}
     cost = Cost(
         bytes_per_row=k * 64, fixed_bytes=8 * 4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
         disk_bytes=n * k * 16, seconds=n * k / 2.5e5,

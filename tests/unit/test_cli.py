@@ -1,0 +1,167 @@
+"""The command line as a user types it: the contract's calls, their output, and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.cli import app, main, parse_bytes
+from engine.errors import ConfigError
+
+POINT = ["--set", "partition.min_score=0.8", "--set", "partition.max_size=50"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    identities = np.repeat(np.arange(40), 10)
+    vectors = rng.standard_normal((40, 64))[identities] + 0.1 * rng.standard_normal((400, 64))
+    vectors.astype("<f4").tofile(tmp_path / "x.bin")
+    (tmp_path / "x.meta").write_text("".join(f"{i}\n" for i in identities))
+    return tmp_path
+
+
+def asterism(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str | Path
+) -> tuple[int, str, str]:
+    """Call the entry point in this process; return exit code, output and errors."""
+    monkeypatch.setattr(sys, "argv", ["asterism", *map(str, words)])
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_run_status_export_evaluate_report(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*words: str | Path) -> str:
+        code, out, err = asterism(capsys, monkeypatch, *words)
+        assert code == 0, err
+        return out
+
+    run = data / "run"
+    source = ("--features", data / "x.bin", "--dim", "64")
+    plan = json.loads(call("plan", *source, *POINT, "--json"))
+    assert [stage["name"] for stage in plan["stages"]] == [
+        "ingest",
+        "knn",
+        "recall",
+        "score",
+        "roots",
+        "labels",
+        "analysis",
+    ]
+    assert plan["memory_bytes"] > 0
+    assert "whole run" in call("plan", *source, *POINT)
+    assert not run.exists()
+    out = call("run", *source, "--out", run, "--labels", data / "x.meta", *POINT)
+    assert "400 rows -> 40 clusters" in out
+    assert "pairwise_f 1.0" in out
+    status = json.loads(call("status", run, "--json"))
+    assert status["state"] == "finished"
+    assert all(stage["rows_committed"] == stage["rows"] for stage in status["stages"])
+    assert "finished" in call("status", run)
+    scores = json.loads(call("evaluate", "--run", run, "--labels", data / "x.meta", "--json"))
+    assert set(scores) == {
+        "pairwise_f", "pairwise_precision", "pairwise_recall", "bcubed_f", "bcubed_precision", "bcubed_recall", "nmi",
+        "ari", "num_clusters", "num_singletons",
+    }  # fmt: skip
+    assert scores["num_clusters"] == 40
+    call("export", run, "--format", "txt", "--out", data / "labels.txt")
+    assert json.loads(call("evaluate", "--pred", data / "labels.txt", "--labels", data / "x.meta", "--json")) == scores
+    call("report", run, "--out", data / "copy.html")
+    assert (data / "copy.html").read_text().startswith("<!DOCTYPE html>")
+    assert "already" not in call("resume", run)
+
+
+def test_ingest_then_run_from_the_store(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = asterism(capsys, monkeypatch, "ingest", data / "x.bin", "--dim", "64", "--out", data / "store")
+    assert code == 0
+    assert "400 x 64" in out
+    code, out, _ = asterism(capsys, monkeypatch, "run", "--features", data / "store", "--out", data / "run", *POINT)
+    assert code == 0
+    assert "40 clusters" in out
+    assert not list((data / "run").glob("ingest-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--features", "none.npy", "--out", "r"], "none.npy: no such file or folder"),
+        (["run", "--features", "{data}/x.bin", "--out", "r"], "--dim"),
+        (["run", "--features", "{data}/x.bin", "--dim", "63", "--out", "r"], "63"),
+        (
+            ["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--set", "knn.q=1"],
+            "unknown setting knn.q",
+        ),
+        (["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--set", "knn.k=x"], "knn.k"),
+        (["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--memory", "lots"], "--memory lots"),
+        (["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--memory", "1MB"], "raise --memory"),
+        (["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--method", "star_fc"], "needs --model"),
+        (["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--model", "{data}"], "holds no model"),
+        (
+            ["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--config", "nope"],
+            "no such configuration",
+        ),
+        (["status", "{data}"], "holds no run"),
+        (["export", "{data}", "--out", "f"], "holds no run"),
+        (["evaluate", "--labels", "{data}/x.meta"], "either --run RUN or --pred FILE"),
+    ],
+)
+def test_errors_are_one_line(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = asterism(capsys, monkeypatch, *(word.format(data=data) for word in words))
+    assert code == 2
+    assert err.startswith("asterism: error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8GB", 8 * 10**9), ("500 MiB", 500 << 20), ("1.5g", 1_500_000_000), ("12345", 12345), ("2T", 2 * 10**12)],
+)
+def test_memory_sizes(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GB", "8XB", "eight"])
+def test_bad_memory_sizes(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a size such as 8GB"):
+        parse_bytes(text)
+
+
+def test_doctor_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = asterism(capsys, monkeypatch, "doctor", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert {"torch", "cores", "faiss build", "memory free", "a run would use"} <= set(found)
+    assert asterism(capsys, monkeypatch, "--version")[1].strip() == found["asterism"]
+
+
+def test_every_command_is_documented() -> None:
+    assert all(command.callback.__doc__ for command in app.registered_commands if command.callback)
+
+
+def test_a_module_run_works_without_the_installed_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "engine.cli", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()

@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from engine.clustering.labels import dense_labels
-from engine.clustering.union_find import Ids, check_edges, find_root, flatten, id_dtype, union
+from engine.clustering.union_find import Ids, check_edges, compact_ids, find_root, flatten, id_dtype, union
 from engine.errors import ConfigError, DataError
 
 MIN_STEP = 1e-3  # keeps the rounds below 20,000
@@ -110,11 +110,10 @@ def strongest_forest(
     again propagate to the same clusters as all edges at once. Ties go to the edge that comes first. Memory proportional
     to the block, whatever the ids.
     """
-    check_edges(sources_E, targets_E, None)
     _check_scores(scores_E, len(sources_E))
-    ids, ranks = np.unique(np.concatenate([sources_E, targets_E]), return_inverse=True)
+    ids, sources, targets = compact_ids(sources_E, targets_E)
     order = np.argsort(-scores_E, kind="stable")
-    kept = _kruskal(np.arange(len(ids)), ranks[: len(sources_E)], ranks[len(sources_E) :], order)
+    kept = _kruskal(np.arange(len(ids), dtype=sources.dtype), sources, targets, order)
     return sources_E[kept], targets_E[kept], scores_E[kept]
 
 

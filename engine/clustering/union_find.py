@@ -59,21 +59,30 @@ def spanning_forest(sources_E: Ids, targets_E: Ids) -> tuple[Ids, Ids]:
     its component within the block. At most one edge fewer than vertices touched; equal for any order, direction or
     duplication of the same edges. Self loops vanish.
     """
+    ids, sources, targets = compact_ids(sources_E, targets_E)
+    ranks = np.arange(len(ids), dtype=sources.dtype)
+    _union_edges(ranks, sources, targets)
+    flatten(ranks)
+    members = ranks != np.arange(len(ids), dtype=ranks.dtype)
+    return ids[members], ids[ranks[members]]
+
+
+def compact_ids(sources_E: Ids, targets_E: Ids) -> tuple[Ids, Ids, Ids]:
+    """Number an edge block's distinct ids by ascending id; return those ids and both ends as numbers."""
     check_edges(sources_E, targets_E, None)
     ids = np.concatenate([sources_E, targets_E])
     if not len(ids):
-        return ids, ids.copy()
+        return ids, sources_E, targets_E
     ids.sort()
     ids = ids[: _drop_repeats(ids)]
     # Ids fall into about as many equal buckets as there are ids: finding an id's rank then costs O(1) when spread out.
     shift = max(0, (int(ids[-1]) - int(ids[0])).bit_length() - len(ids).bit_length())
-    ranks = np.arange(len(ids), dtype=id_dtype(len(ids)))
     buckets = (ids - ids[0]) >> shift
-    starts = np.searchsorted(buckets, np.arange(int(buckets[-1]) + 2)).astype(ranks.dtype)
-    _union_block(ranks, ids, starts, shift, sources_E, targets_E)
-    flatten(ranks)
-    members = ranks != np.arange(len(ids), dtype=ranks.dtype)
-    return ids[members], ids[ranks[members]]
+    starts = np.searchsorted(buckets, np.arange(int(buckets[-1]) + 2))
+    ranks = [np.empty(len(ends), id_dtype(len(ids))) for ends in (sources_E, targets_E)]
+    for ends, out in zip((sources_E, targets_E), ranks, strict=True):
+        _rank(ids, starts, shift, ends, out)
+    return ids, ranks[0], ranks[1]
 
 
 def merge_forests(forests: Sequence[tuple[Ids, Ids]]) -> tuple[Ids, Ids]:
@@ -145,19 +154,15 @@ def _drop_repeats(ids):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _rank(ids, starts, shift, value):  # type: ignore[no-untyped-def]
-    bucket = (value - ids[0]) >> shift
-    low, high = starts[bucket], starts[bucket + 1] - 1
-    while low < high:
-        middle = (low + high) // 2
-        if ids[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@njit(nogil=True, cache=True)
-def _union_block(ranks, ids, starts, shift, sources, targets):  # type: ignore[no-untyped-def]
-    for edge in range(len(sources)):
-        union(ranks, _rank(ids, starts, shift, sources[edge]), _rank(ids, starts, shift, targets[edge]))
+def _rank(ids, starts, shift, values, out):  # type: ignore[no-untyped-def]
+    for i in range(len(values)):
+        value = values[i]
+        bucket = (value - ids[0]) >> shift
+        low, high = starts[bucket], starts[bucket + 1] - 1
+        while low < high:
+            middle = (low + high) // 2
+            if ids[middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        out[i] = low

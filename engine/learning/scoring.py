@@ -1,0 +1,92 @@
+"""Vertex codes and edge scores from a trained model, in fixed padded tiles.
+
+Legend: N vertices, n rows of a block, D feature dimension, W width of a vertex code, E edges.
+A matrix product gives the same bits for a row wherever it stands in a tile of fixed shape, so neither threads nor the
+cut into blocks can change a score. A score is exactly symmetric: an edge is always (lower id, higher id).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.graph.adjacency import EdgeList
+from engine.graph.features import pair_cosines, structural_features
+from engine.learning.layers import NUM_EDGE_INPUTS, StarFC
+from engine.tiles import map_tiles, tile_bounds
+
+Array = np.ndarray[Any, Any]
+
+EMBED_ROWS = 1_024
+SCORE_EDGES = 4_096
+
+
+@torch.no_grad()
+def embed_block(
+    model: StarFC, features_nD: Array, aggregated_nD: Array, *, threads: int = 1, device: str = "cpu"
+) -> Array:
+    """Compute the codes of a block of vertices: (n, W) float16, from their unit vectors and rows of Âx."""
+    codes = np.empty((len(features_nD), model.code_width), np.float16)
+    model = model.eval().to(device)
+
+    def run(tile: tuple[int, int]) -> None:
+        a, b = tile
+        rows = [_padded(part[a:b], EMBED_ROWS, device) for part in (features_nD, aggregated_nD)]
+        with torch.no_grad():
+            codes[a:b] = model.encode(*rows)[: b - a].half().cpu().numpy()
+
+    map_tiles(run, tile_bounds(0, len(codes), EMBED_ROWS), threads)
+    return codes
+
+
+def edge_inputs(
+    neighbors_NK: Array, similarities_NK: Array, aggregated_ND: Array, edges: EdgeList, *, threads: int = 1
+) -> Array:
+    """Compute what an edge's score takes besides the codes: the structural inputs, then the cosine of the float16
+    aggregated vectors; (E, ``NUM_EDGE_INPUTS``) float32."""
+    inputs = np.empty((len(edges.sources), NUM_EDGE_INPUTS), np.float32)
+    inputs[:, :-1] = structural_features(neighbors_NK, similarities_NK, *edges, threads=threads)
+    inputs[:, -1] = pair_cosines(aggregated_ND, edges.sources, edges.targets, threads=threads)
+    return inputs
+
+
+def score_edges(
+    model: StarFC,
+    codes_NW: Array,
+    aggregated_ND: Array,
+    neighbors_NK: Array,
+    similarities_NK: Array,
+    edges: EdgeList,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+) -> Array:
+    """Score undirected edges: (E,) float32 in [0, 1], the model's probability that both ends are one identity.
+
+    ``codes_NW`` from ``embed_block`` and ``aggregated_ND`` as float16, plain or memory-mapped: only the rows of each
+    tile's ends are read. Memory besides the result: a few MB per thread.
+    """
+    scores = np.empty(len(edges.sources), np.float32)
+    model = model.eval().to(device)
+    codes = np.asarray(codes_NW)
+
+    def run(tile: tuple[int, int]) -> None:
+        part = EdgeList(*(column[slice(*tile)] for column in edges))
+        inputs = edge_inputs(neighbors_NK, similarities_NK, aggregated_ND, part)
+        ends = codes[part.sources], codes[part.targets]
+        first, second, given = (_padded(rows, SCORE_EDGES, device) for rows in (*ends, inputs))
+        with torch.no_grad():
+            logits = model.edge_logits(first, second, given)[: len(inputs)]
+            scores[slice(*tile)] = torch.sigmoid(logits).cpu().numpy()
+
+    map_tiles(run, tile_bounds(0, len(scores), SCORE_EDGES), threads)
+    return scores
+
+
+def _padded(rows: Array, size: int, device: str) -> Tensor:
+    tile = np.zeros((size, rows.shape[1]), np.float32)
+    tile[: len(rows)] = rows
+    return torch.from_numpy(tile).to(device)

@@ -1,0 +1,309 @@
+"""Train the STAR-FC network on sampled subgraphs: resumable, stopped on identities it never trained on.
+
+Legend: N vertices, D feature dimension, K neighbours, E edges, F edge inputs.
+Everything random in step s follows from (seed, s), so a checkpoint is the model, the optimiser's moments and a number.
+Training is deterministic for one process, device and thread count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional
+
+from engine.config import ModelConfig, SamplingConfig, TrainConfig, fingerprint
+from engine.errors import DataError, ManifestMismatch
+from engine.graph.adjacency import EdgeList
+from engine.graph.sampling import EdgeSampler, SubgraphSampler, subgraph_edges
+from engine.learning.layers import InteractionHead, StarFC, build_model
+from engine.learning.scoring import edge_inputs
+
+Array = np.ndarray[Any, Any]
+
+HELD_OUT_EDGES = 60_000
+_STATE_KEY = "asterism"
+
+
+@dataclass(frozen=True)
+class GraphData:
+    """What training reads: plain or memory-mapped arrays over the same N vertices.
+
+    ``features_ND`` unit vectors and ``aggregated_ND`` their rows of Âx, both float16; ``identities_N`` integers, -1
+    where unknown (such rows are never trained on).
+    """
+
+    features_ND: Array
+    aggregated_ND: Array
+    neighbors_NK: Array
+    similarities_NK: Array
+    identities_N: Array
+
+
+class Checkpoint(Protocol):
+    """Where training keeps its one checkpoint; ``write`` must be atomic."""
+
+    def read(self) -> bytes | None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation on held-out edges."""
+
+    step: int
+    train_loss: float
+    held_out_loss: float
+    held_out_auc: float
+
+
+@dataclass
+class TrainedModel:
+    """The weights of the best evaluation, and how training went."""
+
+    model: StarFC
+    held_out_N: Array
+    history: list[Evaluation] = field(default_factory=list)
+    best_step: int = 0
+
+
+def hold_out(identities_N: Array, share: float, seed: int) -> Array:
+    """Choose about ``share`` of the identities, alike in size to the rest: a mask of their rows (N,) bool.
+
+    Of each run of 1/share identities consecutive in size one is drawn, so that the largest are represented too.
+    """
+    known, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
+    if len(known) < 4:
+        raise DataError(f"training: {len(known)} identities in the labels; expected at least 4 to hold some out")
+    rng = np.random.default_rng([seed, 1])
+    order = np.lexsort((rng.random(len(known)), -sizes))
+    bounds = np.unique(np.round(np.arange(0, len(known) + 1e-9, 1 / share)).astype(np.int64))
+    drawn = [order[rng.integers(a, b)] for a, b in pairwise(bounds)]
+    return np.isin(identities_N, known[drawn or [order[-1]]])
+
+
+def train(
+    data: GraphData,
+    *,
+    sampling: SamplingConfig,
+    model: ModelConfig,
+    config: TrainConfig,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+) -> TrainedModel:
+    """Train from the checkpoint, or from scratch, until the held-out loss stops improving or ``max_steps``.
+
+    Held-out identities' rows stay in the graph but no edge touching them is trained on. Resumed training gives the
+    bits of uninterrupted training. Deviations from the paper: balanced edges, held-out stopping, AdamW by default.
+    Raises ``DataError`` if there is nothing to learn from, ``ManifestMismatch`` for a checkpoint of other settings.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads))
+    try:
+        with threadpool_limits(limits=max(1, threads)):
+            return _Training(data, sampling, model, config, seed, device, threads).run(checkpoint, progress)
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Training:
+    def __init__(
+        self,
+        data: GraphData,
+        sampling: SamplingConfig,
+        model: ModelConfig,
+        config: TrainConfig,
+        seed: int,
+        device: str,
+        threads: int,
+    ) -> None:
+        self.data, self.sampling, self.config = data, sampling, config
+        self.seed, self.device, self.threads = seed, device, threads
+        self.held_out_N = hold_out(data.identities_N, config.holdout, seed)
+        fit = np.where(self.held_out_N, -1, data.identities_N)
+        self.sampler = SubgraphSampler(data.features_ND, fit, sampling, seed)
+        self.model = build_model(data.features_ND.shape[1], model, seed).to(device)
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer: torch.optim.Optimizer
+        if config.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(
+                self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=False
+            )
+        else:
+            self.optimizer = torch.optim.SGD(
+                self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
+            )
+        self.history: list[Evaluation] = []
+        self.best: dict[str, Tensor] = {}
+        self.settings = fingerprint([sampling, model, config, seed, *data.features_ND.shape, *data.neighbors_NK.shape])
+
+    def run(self, checkpoint: Checkpoint | None, progress: Callable[[int, int], None] | None) -> TrainedModel:
+        held = self._held_out_edges()
+        saved = checkpoint.read() if checkpoint else None
+        step = self._restore(saved) if saved else 0
+        if not step:
+            self._standardise()
+        edges, sampler, losses = EdgeList(*(np.empty(0),) * 3), None, 0.0
+        since = step
+        while step < self.config.max_steps and not self._finished():
+            if sampler is None or step % self.config.steps_per_subgraph == 0:
+                edges, sampler = self._subgraph(step // self.config.steps_per_subgraph)
+            losses += self._step(step, edges, sampler)
+            step += 1
+            if step % self.config.evaluate_every == 0 or step == self.config.max_steps:
+                self._evaluate(step, losses / (step - since), *held)
+                losses, since = 0.0, step
+                if checkpoint:
+                    checkpoint.write(self._saved(step))
+            if progress:
+                progress(step, self.config.max_steps)
+        self.model.load_state_dict(self.best)
+        best = min(self.history, key=lambda entry: entry.held_out_loss)
+        return TrainedModel(self.model.eval(), self.held_out_N, self.history, best.step)
+
+    def _subgraph(self, index: int) -> tuple[EdgeList, EdgeSampler]:
+        vertices = self.sampler.vertices(index)
+        edges = subgraph_edges(self.data.neighbors_NK, self.data.similarities_NK, vertices)
+        return edges, EdgeSampler(edges, self.data.identities_N, self.sampling)
+
+    def _step(self, step: int, edges: EdgeList, sampler: EdgeSampler) -> float:
+        rng = np.random.default_rng([self.seed, 2, step])
+        places, same = sampler.draw(rng, self.config.edges_per_step)
+        if not len(places):
+            return 0.0
+        share = (step + 1) / self.config.max_steps
+        rate = self.config.learning_rate * 0.1 ** sum(share > mark for mark in self.config.milestones)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        logits = self._logits(EdgeList(*(column[places] for column in edges)), rng)
+        loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _logits(self, edges: EdgeList, generator: np.random.Generator | None = None) -> Tensor:
+        data = self.data
+        inputs = edge_inputs(data.neighbors_NK, data.similarities_NK, data.aggregated_ND, edges, threads=self.threads)
+        used, places = np.unique(np.concatenate([edges.sources, edges.targets]), return_inverse=True)
+        rows = (torch.from_numpy(part[used].astype(np.float32)) for part in (data.features_ND, data.aggregated_ND))
+        codes = self.model.encode(*(part.to(self.device) for part in rows))
+        ends = codes[torch.from_numpy(places).to(self.device)]
+        first, second = ends[: len(edges.sources)], ends[len(edges.sources) :]
+        return self.model.edge_logits(first, second, torch.from_numpy(inputs).to(self.device), generator)
+
+    def _standardise(self) -> None:
+        """Set the head's input mean and scale from the edges of the first subgraph."""
+        if not isinstance(self.model.head, InteractionHead):
+            return
+        edges, sampler = self._subgraph(0)
+        places, _ = sampler.draw(np.random.default_rng([self.seed, 3]), HELD_OUT_EDGES)
+        data = self.data
+        inputs = edge_inputs(
+            data.neighbors_NK,
+            data.similarities_NK,
+            data.aggregated_ND,
+            EdgeList(*(column[places] for column in edges)),
+            threads=self.threads,
+        )
+        if not len(inputs):
+            raise DataError("training: the first subgraph holds no edges; raise sampling.num_nearest or knn.k")
+        self.model.head.input_mean.copy_(torch.from_numpy(inputs.mean(axis=0, dtype=np.float64)))
+        self.model.head.input_scale.copy_(torch.from_numpy(1 / (inputs.std(axis=0, dtype=np.float64) + 1e-3)))
+
+    def _held_out_edges(self) -> tuple[EdgeList, Array]:
+        """Draw held-out edges once, positives and negatives as in training: both ends known, at least one held out."""
+        data = self.data
+        edges = subgraph_edges(data.neighbors_NK, data.similarities_NK, self._held_out_neighbourhood())
+        touching = (self.held_out_N[edges.sources] | self.held_out_N[edges.targets]).nonzero()[0]
+        edges = EdgeList(*(column[touching] for column in edges))
+        sampler = EdgeSampler(edges, data.identities_N, self.sampling)
+        places, same = sampler.draw(np.random.default_rng([self.seed, 4]), HELD_OUT_EDGES)
+        if same.all() or not same.any():
+            raise DataError(
+                "training: the held-out identities have no neighbours of their own identity, or no others; "
+                "check that labels and vectors belong together, or raise train.holdout"
+            )
+        return EdgeList(*(column[places] for column in edges)), same
+
+    def _held_out_neighbourhood(self) -> Array:
+        """Take held-out rows (at most as many as half a subgraph) and the known rows they list."""
+        rows = np.flatnonzero(self.held_out_N)
+        limit = self.sampling.max_vertices // 2
+        if len(rows) > limit:
+            rows = np.random.default_rng([self.seed, 5]).permutation(rows)[:limit]
+        listed = self.data.neighbors_NK[rows].ravel()
+        member = np.zeros(len(self.held_out_N), bool)
+        member[rows] = True
+        member[listed[listed >= 0]] = True
+        return np.flatnonzero(member & (self.data.identities_N >= 0)).astype(np.int32)
+
+    @torch.no_grad()
+    def _evaluate(self, step: int, train_loss: float, edges: EdgeList, same: Array) -> None:
+        self.model.eval()
+        parts = [slice(a, a + 8_192) for a in range(0, len(same), 8_192)]
+        logits = torch.cat([self._logits(EdgeList(*(c[part] for c in edges))).cpu() for part in parts])
+        truth = torch.from_numpy(same).to(logits)
+        loss = float(functional.binary_cross_entropy_with_logits(logits, truth))
+        self.history.append(Evaluation(step, train_loss, loss, area_under_curve(logits.numpy(), same)))
+        if loss <= min(entry.held_out_loss for entry in self.history):
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _finished(self) -> bool:
+        losses = [entry.held_out_loss for entry in self.history]
+        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self.config.patience
+
+    def _saved(self, step: int) -> bytes:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                if value is not None:
+                    tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        state = {"step": step, "settings": self.settings, "history": [asdict(entry) for entry in self.history]}
+        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        return save_tensors(contiguous, {_STATE_KEY: json.dumps(state, sort_keys=True)})
+
+    def _restore(self, saved: bytes) -> int:
+        tensors = load_tensors(saved)
+        state = json.loads(json.loads(saved[8 : 8 + int.from_bytes(saved[:8], "little")])["__metadata__"][_STATE_KEY])
+        if state["settings"] != self.settings:
+            raise ManifestMismatch(
+                "training: the checkpoint was written with other settings or data; train in another folder, "
+                "or delete the checkpoint"
+            )
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+        self.model.load_state_dict(groups["model"])
+        self.best = groups["best"]
+        for name, tensor in groups["optimizer"].items():
+            key, _, parameter = name.partition(".")
+            on_host = key == "step"
+            self.optimizer.state[self.parameters[parameter]][key] = tensor if on_host else tensor.to(self.device)
+        self.history = [Evaluation(**entry) for entry in state["history"]]
+        return int(state["step"])
+
+
+def area_under_curve(scores: Array, same: Array) -> float:
+    """Compute the probability that a positive outscores a negative, ties counted half."""
+    _, dense, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = np.cumsum(counts) - (counts - 1) / 2
+    positives = int(same.sum())
+    total = rank[dense[same]].sum() - positives * (positives + 1) / 2
+    return float(total / (positives * (len(same) - positives)))

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.storage.manifest import explain_os_errors
+
 EVENTS_FILE = "events.jsonl"
 
 
@@ -15,12 +17,17 @@ class EventLog:
 
     def __init__(self, root: Path) -> None:
         self._path = root / EVENTS_FILE
+        # A line that a full disk cut off must not swallow the next one.
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            self._append("\n")
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; the line is flushed to the system at once, so a killed process loses none."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, default=str)
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        self._append(json.dumps({"time": round(time.time(), 3), "event": event, **facts}, default=str) + "\n")
+
+    def _append(self, text: str) -> None:
+        with explain_os_errors(self._path), open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(text)
 
 
 def read_events(root: Path) -> list[dict[str, Any]]:

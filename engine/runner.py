@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from engine.memory import PeakMemory
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
 from engine.storage import manifest
-from engine.storage.context import TaskCall, committed_records, read_progress
+from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
 
 ATTEMPTS = 4
 
@@ -52,6 +53,7 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
         root.mkdir(parents=True, exist_ok=True)
     with locked(root):
         check_folder(root, plan.kind, request)
+        manifest.remove_temporaries(root)
         manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "running"})
         events = EventLog(root)
         events.write(
@@ -63,7 +65,8 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
                 for stage in plan.stages:
                     folders[stage.name] = run_stage(stage, folders, workshop, events, memory)
         except BaseException as error:
-            events.write("run_failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):
+                events.write("run_failed", error=f"{type(error).__name__}: {error}")
             raise
         remove_stale(root, plan, events)
         manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "finished"})
@@ -119,18 +122,21 @@ def remove_stale(root: Path, plan: Plan, events: EventLog) -> None:
     """Delete outputs of settings that this finished plan replaced."""
     current = {stage.folder for stage in plan.stages}
     for path in sorted(root.iterdir()):
-        if path.name not in current and (path / "stage.json").is_file():
+        if path.name not in current and _STAGE_FOLDER.fullmatch(path.name):
             shutil.rmtree(path)
             events.write("outputs_replaced", folder=path.name)
 
 
 LOCK_FILE = "run.lock"
+_STAGE_FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}")
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Hold the run's lock, so that two processes never work on one run; a killed process frees it."""
-    with manifest.explain_os_errors(root / LOCK_FILE), open(root / LOCK_FILE, "a+") as stream:
+    with manifest.explain_os_errors(root / LOCK_FILE):
+        stream = open(root / LOCK_FILE, "a+")  # noqa: SIM115
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -177,12 +183,20 @@ def _failure(stage: Stage, failed: Sequence[Outcome], attempts: int) -> BaseExce
 def _prepare(folder: Path, stage: Stage) -> None:
     with manifest.explain_os_errors(folder):
         (folder / "records").mkdir(parents=True, exist_ok=True)
-    if not (folder / "stage.json").exists():
+    try:
+        intact = folder_digest(folder) == stage.digest
+    except (OSError, DataError, KeyError, TypeError):
+        intact = False
+    if not intact:
         manifest.write_json(folder / "stage.json", asdict(stage))
 
 
 def _verified(folder: Path, stage: Stage, events: EventLog, display: Display) -> list[tuple[int, int]]:
     """Check every committed output against its checksum; withdraw commits that are damaged, and say so."""
+    for path in manifest.damaged_records(folder):
+        display.message(f"{stage.name}: {path} is damaged: computing the rows it stood for again")
+        events.write("damage_found", stage=stage.name, damage=f"{path} is damaged")
+        path.unlink()
     kept = []
     for record in committed_records(folder, stage.digest):
         damage = manifest.find_damage(folder, record)

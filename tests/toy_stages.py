@@ -98,15 +98,17 @@ def make_calls(folder: Path, function: str, num_rows: int, **where: Any) -> list
     """One call for each chunk of rows."""
     return [
         TaskCall(
-            function=f"toy_stages:{function}", stage=function, digest="d" * 32, folder=str(folder), inputs={}, params={},
-            where=where, num_rows=num_rows, start=start, stop=min(start + CHUNK_ROWS, num_rows), threads=1,
+            function=f"toy_stages:{function}", stage=function, digest="d" * 32, folder=str(folder), inputs={},
+            params={}, where=where, num_rows=num_rows, start=start, stop=min(start + CHUNK_ROWS, num_rows), threads=1,
             device="cpu",
         )
         for start in range(0, num_rows, CHUNK_ROWS)
     ]  # fmt: skip
 
 
-def make_toy_plan(num_rows: int, *, block_rows: int = 0, source: str = "s", log: Path | None = None, **params: Any) -> Plan:
+def make_toy_plan(
+    num_rows: int, *, block_rows: int = 0, source: str = "s", log: Path | None = None, **params: Any
+) -> Plan:
     """Three stages, numbers -> doubled -> total: ``params`` go to the first, ``factor`` to the second's fingerprint."""
     where = {"log": str(log)} if log else {}
     later = {"setting": params.pop("setting", 0)}

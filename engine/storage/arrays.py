@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 
 from engine.errors import DataError
 from engine.plan import CHUNK_ROWS
-from engine.storage.manifest import OutputFile, read_json, write_atomic
+from engine.storage.manifest import OutputFile, bytes_checksum, read_json, write_atomic
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -36,11 +36,9 @@ _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Write the zarr metadata of an array if it is not there yet (safe from several processes)."""
+def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> OutputFile:
+    """Write the zarr metadata of an array unless it is there already (safe from several processes)."""
     path = folder / name / "zarr.json"
-    if path.exists():
-        return
     store = zarr.storage.MemoryStore()
     zarr.create_array(
         store,
@@ -52,7 +50,9 @@ def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLi
         config={"write_empty_chunks": True},
     )
     metadata = store._store_dict["zarr.json"].to_bytes()
-    write_atomic(path, lambda stream: stream.write(metadata))
+    if not path.is_file() or path.read_bytes() != metadata:
+        write_atomic(path, lambda stream: stream.write(metadata))
+    return OutputFile(f"{name}/zarr.json", len(metadata), bytes_checksum(metadata))
 
 
 def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[OutputFile]:

@@ -73,8 +73,11 @@ class TaskContext:
     def write_rows(self, array: str, rows: np.ndarray, dtype: DTypeLike, num_rows: int | None = None) -> None:
         """Write this task's rows of an output array that has ``num_rows`` (default: the stage's) rows in all."""
         shape = (self.call.num_rows if num_rows is None else num_rows, *rows.shape[1:])
-        arrays.create_array(self.folder, array, shape, dtype)
-        self.outputs += arrays.write_rows(self.folder, array, 0 if num_rows is not None else self.call.start, rows)
+        metadata = arrays.create_array(self.folder, array, shape, dtype)
+        start = 0 if num_rows is not None else self.call.start
+        # One record answers for the metadata, so that damage to it costs one task.
+        self.outputs += [metadata] if start == 0 else []
+        self.outputs += arrays.write_rows(self.folder, array, start, rows)
 
     def write_table(self, table: str, columns: Mapping[str, Any]) -> None:
         """Write this task's part of an output table."""

@@ -104,24 +104,53 @@ def file_checksum(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def remove_temporaries(root: Path) -> None:
+    """Delete what killed writers left half-written below ``root``; only for who holds the run's lock."""
+    for path in root.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_record(folder: Path, record: Record) -> None:
-    """Commit a task: write its record, the last act of the task."""
-    write_json(folder / "records" / f"{record.start:012d}-{record.stop:012d}.json", asdict(record))
+    """Commit a task: write its record, with a checksum of its own, the last act of the task."""
+    tree = json.loads(json.dumps(asdict(record)))
+    path = folder / "records" / f"{record.start:012d}-{record.stop:012d}.json"
+    write_json(path, {"record": tree, "checksum": _tree_checksum(tree)})
 
 
 def read_records(folder: Path, digest: str) -> list[Record]:
     """Read the stage's valid records in row order; records of another fingerprint, or damaged ones, are passed over."""
-    records = []
-    for path in sorted((folder / "records").glob("[0-9]*.json")):
-        try:
-            tree = json.loads(path.read_text())
-            outputs = tuple(OutputFile(**item) for item in tree.pop("outputs"))
-            record = Record(outputs=outputs, **tree)
-        except (ValueError, TypeError, KeyError):
-            continue
-        if record.digest == digest:
-            records.append(record)
-    return records
+    found = (_read_record(path) for path in _record_paths(folder))
+    return [record for record in found if record is not None and record.digest == digest]
+
+
+def damaged_records(folder: Path) -> list[Path]:
+    """The stage's record files that are not what was written."""
+    return [path for path in _record_paths(folder) if _read_record(path) is None]
+
+
+def _record_paths(folder: Path) -> list[Path]:
+    return sorted((folder / "records").glob("[0-9]*.json"))
+
+
+def _read_record(path: Path) -> Record | None:
+    try:
+        held = json.loads(path.read_bytes())
+        tree = held["record"]
+        if _tree_checksum(tree) != held["checksum"]:
+            return None
+        outputs = tuple(OutputFile(**item) for item in tree.pop("outputs"))
+        return Record(outputs=outputs, **tree)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _tree_checksum(tree: Any) -> str:
+    return bytes_checksum(json.dumps(tree, sort_keys=True).encode())
+
+
+def bytes_checksum(data: bytes) -> str:
+    """Checksum bytes as ``file_checksum`` does a file."""
+    return xxhash.xxh3_128(data).hexdigest()
 
 
 def find_damage(folder: Path, record: Record) -> str | None:

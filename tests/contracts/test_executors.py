@@ -140,7 +140,7 @@ class TestRay(ExecutorContract):
     def test_refuses_one_gpu_by_number(self, ray_session: None) -> None:
         from engine.executors.ray import RayExecutor
 
-        with pytest.raises(ValueError, match="--device cuda:1 .* CUDA_VISIBLE_DEVICES"):
+        with pytest.raises(ValueError, match=r"--device cuda:1 .* CUDA_VISIBLE_DEVICES"):
             RayExecutor(workers=1, threads=1, device="cuda:1")
 
 

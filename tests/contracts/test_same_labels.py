@@ -43,9 +43,7 @@ def reference(
 
 
 @pytest.mark.parametrize(("threads", "block_rows"), [(1, 4096), (3, 8192)])
-def test_local(
-    reference: tuple[str, bytes], blobs_path: Path, tmp_path: Path, threads: int, block_rows: int
-) -> None:
+def test_local(reference: tuple[str, bytes], blobs_path: Path, tmp_path: Path, threads: int, block_rows: int) -> None:
     mode, expected = reference
     assert labels_bytes(blobs_path, tmp_path / "run", mode, LocalExecutor(), threads, block_rows) == expected
 

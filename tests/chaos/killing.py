@@ -1,0 +1,144 @@
+"""Kill runs with SIGKILL at chosen stages and random moments, and see what became of what they had committed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine import api
+from engine.events import read_events
+
+# Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["engine.api", "engine.stages.knn", "engine.stages.analysis", "engine.summary"])
+
+# Many small tasks, both ways to partition prepared: every kind of stage takes part.
+ARGUMENTS: dict[str, Any] = {
+    "knn": {"k": 20, "mode": "ivf", "num_probes": 8, "recall_samples": 50},
+    "partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3},
+}
+RESOURCES = {"block_rows": 4096, "threads": 1}
+
+Stamp = tuple[int, int]
+
+
+def cluster(features: Path, root: Path, executor: str = "local", resources: dict[str, Any] | None = None) -> None:
+    """Run, or resume, the folder ``root``; the body of the processes that are killed."""
+    api.cluster(features, workspace=root, executor=executor, resources=resources or RESOURCES, **ARGUMENTS)  # type: ignore[arg-type]
+
+
+def start(features: Path, root: Path, executor: str = "local", resources: dict[str, Any] | None = None) -> Any:
+    """Start ``cluster`` in a process of its own."""
+    process = CONTEXT.Process(target=cluster, args=(features, root, executor, resources))
+    process.start()
+    return process
+
+
+def stage_seconds(root: Path) -> dict[str, float]:
+    """How long each stage of a finished run took, in their order."""
+    return {e["stage"]: e["seconds"] for e in read_events(root) if e["event"] == "stage_finished"}
+
+
+def kill_at(process: Any, root: Path, stage: str, delay_s: float, kill: Callable[[], None]) -> bool:
+    """Call ``kill`` ``delay_s`` after ``process`` begins ``stage``; false if it ended before."""
+    seen = len(read_events(root))
+    while process.is_alive():
+        events = read_events(root)[seen:]
+        if any(e["event"] == "stage_started" and e["stage"] == stage and e["tasks"] for e in events):
+            process.join(delay_s)
+            if not process.is_alive():
+                return False
+            kill()
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def kill_repeatedly(
+    features: Path, root: Path, durations: dict[str, float], stages: list[str], rng: random.Random
+) -> list[dict[str, Any]]:
+    """Kill and resume a run once in each of ``stages`` (in the run's order), then let it finish.
+
+    Returns a line for each kill: the stage, the delay, and how many tasks were committed by then. Raises
+    ``AssertionError`` as soon as a file of a committed task is written again.
+    """
+    kills: list[dict[str, Any]] = []
+    committed: dict[str, Stamp] = {}
+    for stage in stages:
+        process = start(features, root)
+        delay = rng.uniform(0, durations[stage])
+        killed = kill_at(process, root, stage, delay, process.kill)
+        process.join()
+        committed |= compare_committed(root, committed)
+        if killed:
+            kills.append({"stage": stage, "delay_s": round(delay, 3), "tasks_committed": count_records(root)})
+        else:
+            assert process.exitcode == 0, f"the run failed by itself before {stage}"
+    process = start(features, root)
+    process.join()
+    assert process.exitcode == 0, "the run did not finish"
+    compare_committed(root, committed)
+    return kills
+
+
+def kill_workers(
+    process: Any, root: Path, durations: dict[str, float], stages: list[str], rng: random.Random
+) -> list[dict[str, Any]]:
+    """Kill a Ray worker of the running ``process`` once in each of ``stages``."""
+    kills: list[dict[str, Any]] = []
+
+    def kill() -> None:
+        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
+        if workers:
+            rng.choice(workers).kill()
+            kills.append({"stage": stage, "tasks_committed": count_records(root)})
+
+    for stage in stages:
+        kill_at(process, root, stage, rng.uniform(0, durations[stage]), kill)
+    return kills
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a process is one of the executor's actors."""
+    try:
+        return bool(process.cmdline()) and process.cmdline()[0].startswith("ray::TaskRunner")
+    except psutil.Error:
+        return False
+
+
+def compare_committed(root: Path, before: dict[str, Stamp]) -> dict[str, Stamp]:
+    """Check that no file of a task that was committed ``before`` was touched; return the stamps of all now."""
+    now = {}
+    for record in root.glob("*/records/*.json"):
+        tree = json.loads(record.read_text())["record"]
+        folder = record.parent.parent
+        for path in [record, *(folder / output["path"] for output in tree["outputs"])]:
+            stat = path.stat()
+            now[str(path.relative_to(root))] = (stat.st_ino, stat.st_mtime_ns)
+    for path, stamp in before.items():
+        assert now.get(path) == stamp, f"{path} was committed, and written again"
+    return now
+
+
+def count_records(root: Path) -> int:
+    """Tasks committed in a run."""
+    return len(list(root.glob("*/records/*.json")))
+
+
+def commits(root: Path) -> Counter[tuple[str, int, int]]:
+    """How often the events say that each task was committed."""
+    return Counter((e["stage"], e["start"], e["stop"]) for e in read_events(root) if e["event"] == "task_committed")
+
+
+def labels_bytes(root: Path) -> bytes:
+    """The labels of a finished run, as the file's bytes."""
+    (path,) = root.glob("labels-*/labels.npy")
+    return path.read_bytes()

@@ -1,0 +1,64 @@
+"""Runs killed with SIGKILL resume to the same bytes and redo nothing that was committed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import killing
+
+NUM_KILLS = 6
+
+
+@pytest.fixture(scope="module")
+def undisturbed(blobs_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = killing.start(blobs_path, root)
+    process.join()
+    assert process.exitcode == 0
+    return root
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    undisturbed: Path, blobs_path: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    durations = killing.stage_seconds(undisturbed)
+    stages = sorted(rng.sample(list(durations), NUM_KILLS), key=list(durations).index)
+    kills = killing.kill_repeatedly(blobs_path, tmp_path / "run", durations, stages, rng)
+    assert len(kills) >= NUM_KILLS // 2
+    assert killing.labels_bytes(tmp_path / "run") == killing.labels_bytes(undisturbed)
+    assert max(killing.commits(tmp_path / "run").values()) == 1
+    assert list((tmp_path / "run").rglob("*.tmp")) == []
+
+
+def test_the_command_line_resumes_what_was_killed(undisturbed: Path, blobs_path: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    run = [sys.executable, "-m", "engine.cli", "run", "--features", str(blobs_path), "--out", str(root)]
+    settings = [
+        "knn.k=20", "knn.mode=ivf", "knn.num_probes=8", "knn.recall_samples=50", "partition.method=components",
+        "partition.min_score=0.5", "partition.min_intimacy=0.3",
+    ]  # fmt: skip
+    for setting in settings:
+        run += ["--set", setting]
+    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(root.glob("knn-*/neighbors/c/0/0")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(root.glob("labels-*/records/*.json"))
+    resume = [sys.executable, "-m", "engine.cli", "resume", str(root)]
+    resumed = subprocess.run(resume, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert killing.labels_bytes(root) == killing.labels_bytes(undisturbed)
+    assert max(killing.commits(root).values()) == 1

@@ -54,17 +54,20 @@ class SamplingConfig(Section):
     cluster_share: float = Field(0.87, gt=0, le=1, description="K1 as a share of the clusters gathered")
     vertex_share: float = Field(0.9, gt=0, le=1, description="K2: share of each cluster's vertices kept")
     far_share: float = Field(0.1, ge=0, le=1, description="random far clusters added, as a share of those kept")
-    min_vertices: int = Field(100, ge=2, description="smaller subgraphs are skipped")
     max_vertices: int = Field(70_000, ge=2, description="clusters are dropped at random until it fits")
+    max_per_identity: int = Field(0, ge=0, description="rows of one identity in a subgraph at most; 0 = all")
+    identity_balance: float = Field(0.5, ge=0, le=1, description="0: every edge counts alike; 1: every identity")
+    positive_share: float = Field(0.5, gt=0, lt=1, description="share of same-identity edges in a minibatch")
 
 
 class ModelConfig(Section):
     """The STAR-FC network."""
 
     head: Literal["interaction", "concat"] = Field("interaction", description="edge head; concat = published")
-    hidden: int = Field(256, ge=1, description="width of the graph convolution's output")
-    head_hidden: int = Field(128, ge=1, description="width of the edge head's hidden layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the head's hidden layer while training")
+    hidden: int = Field(128, ge=1, description="width of the graph convolution's output")
+    code: int = Field(64, ge=1, description="interaction head: width each vertex is projected to")
+    head_hidden: int = Field(128, ge=1, description="width of the edge head's hidden layers")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the edge head while training")
 
 
 class TrainConfig(Section):
@@ -82,7 +85,6 @@ class TrainConfig(Section):
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
     evaluate_every: int = Field(100, ge=1, description="steps between checkpoints and held-out evaluations")
     patience: int = Field(6, ge=1, description="evaluations without improvement before training stops")
-    max_per_identity: int = Field(0, ge=0, description="rows of one identity used for training; 0 = all")
 
 
 class ScoreConfig(Section):

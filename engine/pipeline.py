@@ -152,7 +152,10 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         given["min_intimacy"] = 0.0
     stages, chosen = [], {}
     if any(value is None for value in given.values()):
-        stages.append(_single("point", "engine.stages.point:run", point.VERSION, {}, {"knn": "knn"}, point.cost(n, k)))
+        walk = {"step": config.step}
+        stages.append(
+            _single("point", "engine.stages.point:run", point.VERSION, walk, {"knn": "knn"}, point.cost(n, k))
+        )
         chosen = {"point": "point"}
     version = partition.VERSION
     if kind == "propagation":

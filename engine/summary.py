@@ -31,7 +31,6 @@ from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
 from engine.plan import Plan
-from engine.stages.analysis import best_row
 from engine.storage import manifest
 from engine.storage.context import committed_records, stage_facts
 
@@ -119,10 +118,10 @@ def report_data(root: Path) -> ReportData:
         largest=value["largest"],
         model=held["request"].get("model"),
         operating_point=_word_point(point),
-        notes=_notes(value, method, point),
+        notes=_notes(value, point),
         warnings=[],
         size_bins=[SizeBin(**tree) for tree in value["sizes"]],
-        metrics=_metrics(value, method),
+        metrics=_metrics(value),
         sweep=[SweepRow(**row) for row in value["sweeps"]["score"]],
         chosen_threshold=point["min_score"],
         similarities=histograms["similarity"],
@@ -209,7 +208,7 @@ def _word_point(point: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _notes(value: dict[str, Any], method: str, point: dict[str, Any]) -> list[str]:
+def _notes(value: dict[str, Any], point: dict[str, Any]) -> list[str]:
     notes = []
     if "reason" in point:
         notes.append(
@@ -223,21 +222,14 @@ def _notes(value: dict[str, Any], method: str, point: dict[str, Any]) -> list[st
     return notes
 
 
-def _metrics(value: dict[str, Any], method: str) -> list[MetricsRow]:
+def _metrics(value: dict[str, Any]) -> list[MetricsRow]:
     if "metrics" not in value:
         return []
-    rows = [MetricsRow("this run", value["metrics"], emphasis=True)]
-    plain = best_row(value["sweeps"].get("similarity", value["sweeps"]["score"]))
-    if plain is not None:
-        scores = {
-            "pairwise_f": plain.pairwise_f, "pairwise_precision": plain.pairwise_precision,
-            "pairwise_recall": plain.pairwise_recall, "num_clusters": plain.num_clusters,
-            "num_singletons": plain.num_singletons,
-        }  # fmt: skip
-        remark = f"cosine ≥ {plain.threshold:.3g}, the best threshold there is, chosen on these very identities"
-        rows.append(
-            MetricsRow("plain thresholding, oracle", {k: float(v or 0) for k, v in scores.items()}, remark=remark)
-        )
+    remark = f"cosine ≥ {value['plain']['threshold']:.3g}, the best threshold there is, chosen on these very identities"
+    rows = [
+        MetricsRow("this run", value["metrics"], emphasis=True),
+        MetricsRow("plain thresholding, oracle", value["plain"]["metrics"], remark=remark),
+    ]
     return rows
 
 
@@ -250,7 +242,13 @@ def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:
         pixelated |= any(item.image for item in items)
         shown.append(
             GalleryCluster(
-                tree["label"], tree["size"], tree["rows"], items, tree["cohesion"], tree["weakest_score"], tree["marked"]
+                tree["label"],
+                tree["size"],
+                tree["rows"],
+                items,
+                tree["cohesion"],
+                tree["weakest_score"],
+                tree["marked"],
             )
         )
     return Gallery(title, explanation, shown, pixelated)

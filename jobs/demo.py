@@ -20,8 +20,11 @@ from sklearn.datasets import load_digits
 from engine import api, summary
 from engine.evaluation.images import digit_png
 
-COLUMNS = ("pairwise_f", "pairwise_precision", "pairwise_recall", "bcubed_f", "nmi", "num_clusters")
-console = Console()
+COLUMNS = {
+    "pairwise_f": "pairwise F", "pairwise_precision": "precision", "pairwise_recall": "recall",
+    "bcubed_f": "BCubed F", "nmi": "NMI", "num_clusters": "clusters",
+}  # fmt: skip
+console = Console(width=110)
 
 
 def cluster_digits(out: Path) -> None:
@@ -49,12 +52,14 @@ def cluster_standin(out: Path, identities: int) -> None:
         test / "features.bin", dim=256, model=out / "model", labels=test / "labels.meta",
         workspace=out / "standin-run", progress=True,
     )  # fmt: skip
-    print_scores(f"Stand-in part, STAR-FC trained in {trained:.0f} s on {identities} other identities", out / "standin-run")
+    print_scores(
+        f"Stand-in part, STAR-FC trained in {trained:.0f} s on {identities} other identities", out / "standin-run"
+    )
 
 
 def print_scores(title: str, run: Path) -> None:
     """Print a run's scores beside plain thresholding at its best threshold."""
-    table = Table("", *COLUMNS, title=title, title_justify="left")
+    table = Table("", *COLUMNS.values(), title=title, title_justify="left")
     for row in summary.report_data(run).metrics:
         table.add_row(row.name, *(_cell(row.scores.get(name)) for name in COLUMNS))
     console.print(table)

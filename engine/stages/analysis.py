@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.clustering.union_find import UnionFind
 from engine.evaluation.galleries import ClusterPicker, cluster_size_histogram
 from engine.evaluation.metrics import evaluate_labels
-from engine.evaluation.sweep import SweepRow, ThresholdSweep
+from engine.evaluation.sweep import ThresholdSweep
 from engine.plan import Cost
 from engine.stages.edges import iterate_edges
 from engine.stages.ingest import row_column
@@ -72,16 +73,23 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         "sweeps": {name: [row.as_dict() for row in sweep.rows()] for name, sweep in sweeps.items()},
         "galleries": _galleries(task, picker, labels_N),
     }
-    if truth_N is not None:
+    if truth_N is not None and identities_V is not None:
         value["metrics"] = evaluate_labels(labels_N, truth_N).as_dict()
+        value["plain"] = _plain_thresholding(
+            task, value["sweeps"].get("similarity", value["sweeps"]["score"]), identities_V
+        )
     task.write_json("analysis", value)
     return {"num_clusters": value["num_clusters"], "metrics": value.get("metrics")}
 
 
-def best_row(rows: list[dict[str, Any]]) -> SweepRow | None:
-    """The row of a labelled sweep with the best pairwise F: an oracle's threshold, shown for comparison only."""
-    known = [SweepRow(**row) for row in rows if row["pairwise_f"] is not None]
-    return max(known, key=lambda row: row.pairwise_f or 0.0, default=None)
+def _plain_thresholding(task: TaskContext, rows: list[dict[str, Any]], identities_V: np.ndarray) -> dict[str, Any]:
+    """Components of the cosine graph at the swept threshold of best pairwise F: an oracle's, for comparison only."""
+    best = max(rows, key=lambda row: row["pairwise_f"])
+    union = UnionFind(len(identities_V))
+    for sources, targets, similarities in iterate_edges(task.input("score"), ("source", "target", "similarity")):
+        kept = similarities >= np.float32(best["threshold"])
+        union.add(sources[kept], targets[kept])
+    return {"threshold": best["threshold"], "metrics": evaluate_labels(union.roots(), identities_V).as_dict()}
 
 
 class _Histogram:

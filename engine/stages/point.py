@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.clustering.operating_point import choose_operating_point
 from engine.plan import Cost
 from engine.storage.context import TaskContext
 
@@ -11,15 +12,13 @@ VERSION = 1
 
 
 def cost(num_rows: int, k: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * k * 12, disk_bytes=4096, seconds=num_rows * k / 5e6)
+    return Cost(fixed_bytes=num_rows * 120 + (64 << 20), disk_bytes=4096, seconds=num_rows * k / 1e6)
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``point.json``: min_score, max_size and the reason in words."""
-    from engine.clustering.operating_point import choose_operating_point
-
     neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    point = choose_operating_point(neighbors_NK, similarities_NK)
+    point = choose_operating_point(neighbors_NK, similarities_NK, step=task.params["step"], threads=task.threads)
     value = {"min_score": float(point.min_score), "max_size": int(point.max_size), "reason": point.reason}
     task.write_json("point", value)
     return value

@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.errors import DataError
+from engine.executors.base import Executor, Outcome, resolve
+from engine.executors.local import LocalExecutor
 from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
+from engine.progress import Quiet
+from engine.runner import Workshop, run_plan
 from engine.storage.context import TaskCall, TaskContext
 
 Facts = dict[str, Any]
 
 
 def count_up(task: TaskContext, start: int, stop: int) -> Facts:
-    """Write ``values`` = row number + the parameter ``add``, and note the run in the folder ``log`` if there is one."""
-    if "log" in task.where:
-        log = Path(task.where["log"])
-        (log / f"{task.call.stage}-{start}-{stop}-{time.monotonic_ns()}").touch()
+    """Write ``values`` = row number + the parameter ``add``."""
     values = np.arange(start, stop, dtype=np.int64) + task.params.get("add", 0)
     task.write_rows("values", values, np.int64)
     return {"sum": int(values.sum())}
@@ -107,16 +109,59 @@ def make_calls(folder: Path, function: str, num_rows: int, **where: Any) -> list
 
 
 def make_toy_plan(
-    num_rows: int, *, block_rows: int = 0, source: str = "s", log: Path | None = None, **params: Any
-) -> Plan:
-    """Three stages, numbers -> doubled -> total: ``params`` go to the first, ``factor`` to the second's fingerprint."""
-    where = {"log": str(log)} if log else {}
-    later = {"setting": params.pop("setting", 0)}
+    num_rows: int, *, add: int = 0, setting: int = 0, block_rows: int = 0, source: str = "s", first: str = "count_up",
+    **where: Any,
+) -> Plan:  # fmt: skip
+    """Three stages, numbers -> doubled -> total: ``add`` concerns all, ``setting`` the last two."""
     stages = [
-        Stage("numbers", "toy_stages:count_up", 1, params, {}, num_rows, Cost(), where),
-        Stage("doubled", "toy_stages:double", 1, later, {"before": "numbers"}, num_rows, Cost()),
+        Stage("numbers", f"toy_stages:{first}", 1, {"add": add}, {}, num_rows, Cost(), where),
+        Stage("doubled", "toy_stages:double", 1, {"setting": setting}, {"before": "numbers"}, num_rows, Cost()),
         Stage("total", "toy_stages:total", 1, {}, {"before": "doubled"}, 1, Cost(), granule=1),
     ]
     return make_plan(
         "run", stages, source_digest=source, memory_bytes=8 << 30, free_disk_bytes=1 << 40, block_rows=block_rows
-    )  # fmt: skip
+    )
+
+
+class CrashingExecutor(LocalExecutor):
+    """Runs tasks until ``crash_after`` have committed; the next writes its outputs and dies before its record."""
+
+    def __init__(self, crash_after: int | None = None) -> None:
+        self.ran: list[tuple[str, int, int]] = []
+        self._left = crash_after
+
+    def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
+        for call in calls:
+            if self._left == 0:
+                resolve(call.function)(TaskContext(call), call.start, call.stop)
+                raise Killed
+            self.ran.append((call.stage, call.start, call.stop))
+            yield from super().run([call])
+            if self._left is not None:
+                self._left -= 1
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL inside one process."""
+
+
+class Messages(Quiet):
+    """Keeps what the run says."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def run_toy(
+    root: Path, plan: Plan, executor: Executor | None = None, *, source: str = "s", messages: Messages | None = None
+) -> dict[str, Path]:
+    """Run a toy plan and drop what was held, as the API does."""
+    executor = executor or LocalExecutor()
+    request = {"source": {"digest": source, "path": f"{source}.npy", "num_rows": 1, "dim": 1}}
+    try:
+        return run_plan(plan, Workshop(root, executor, messages or Quiet(), 1, "cpu"), request)
+    finally:
+        executor.close()

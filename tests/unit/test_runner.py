@@ -1,0 +1,208 @@
+"""Runs of toy stages: what is skipped, redone, kept, refused and retried."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_stages import CrashingExecutor, Killed, Messages, make_toy_plan, run_toy
+
+from engine.errors import DataError, ManifestMismatch, TaskFailed
+from engine.events import read_events
+from engine.plan import CHUNK_ROWS
+from engine.runner import locked
+from engine.storage.context import read_npy
+
+NUM_ROWS = 3 * CHUNK_ROWS + 5
+ALL_TASKS = [
+    *[("numbers", a, min(a + CHUNK_ROWS, NUM_ROWS)) for a in range(0, NUM_ROWS, CHUNK_ROWS)],
+    *[("doubled", a, min(a + CHUNK_ROWS, NUM_ROWS)) for a in range(0, NUM_ROWS, CHUNK_ROWS)],
+    ("total", 0, 1),
+]
+
+
+def toy(root: Path, executor: CrashingExecutor | None = None, source: str = "s", **plan: Any) -> CrashingExecutor:
+    executor = executor or CrashingExecutor()
+    plan = {"block_rows": CHUNK_ROWS} | plan
+    run_toy(root, make_toy_plan(NUM_ROWS, source=source, **plan), executor, source=source)
+    return executor
+
+
+def total(root: Path) -> int:
+    (folder,) = root.glob("total-*")
+    return int(read_npy(folder, "total")[0])
+
+
+def snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file()}
+
+
+def kinds(root: Path) -> list[str]:
+    return [event["event"] for event in read_events(root)]
+
+
+def test_runs_everything_once(tmp_path: Path) -> None:
+    assert toy(tmp_path / "run").ran == ALL_TASKS
+    assert total(tmp_path / "run") == NUM_ROWS * (NUM_ROWS - 1)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
+    assert toy(tmp_path / "run").ran == []
+
+
+@pytest.mark.parametrize("crash_after", [0, 2, 5, 8])
+def test_resumes_with_what_was_not_committed(tmp_path: Path, crash_after: int) -> None:
+    with pytest.raises(Killed):
+        toy(tmp_path / "run", CrashingExecutor(crash_after))
+    assert kinds(tmp_path / "run")[-1] == "run_failed"
+    assert toy(tmp_path / "run").ran == ALL_TASKS[crash_after:]
+    assert total(tmp_path / "run") == NUM_ROWS * (NUM_ROWS - 1)
+
+
+def test_another_block_size_completes_what_is_committed(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        toy(tmp_path / "run", CrashingExecutor(1))
+    ran = toy(tmp_path / "run", block_rows=2 * CHUNK_ROWS).ran
+    assert ran[:2] == [("numbers", CHUNK_ROWS, 2 * CHUNK_ROWS), ("numbers", 2 * CHUNK_ROWS, NUM_ROWS)]
+    assert total(tmp_path / "run") == NUM_ROWS * (NUM_ROWS - 1)
+    assert toy(tmp_path / "run", block_rows=4 * CHUNK_ROWS).ran == []
+
+
+def test_a_changed_setting_redoes_what_it_affects_and_keeps_the_old_until_the_new_is_there(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    toy(root)
+    old = {path.name for path in root.glob("*-*")}
+    with pytest.raises(Killed):
+        toy(root, CrashingExecutor(2), setting=1)
+    assert old <= {path.name for path in root.glob("*-*")}
+    assert toy(root, setting=1).ran == [("doubled", 2 * CHUNK_ROWS, 3 * CHUNK_ROWS), *ALL_TASKS[7:]]
+    new = {path.name for path in root.glob("*-*")}
+    assert len(new) == 3
+    assert new & old == {name for name in new if name.startswith("numbers-")}
+    assert kinds(root).count("outputs_replaced") == 2
+    assert toy(root).ran == ALL_TASKS[4:]
+
+
+def damaged(root: Path, pattern: str, how: str) -> Path:
+    (path,) = root.glob(pattern)
+    data = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(data[:-1])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing", "truncated", "empty"])
+@pytest.mark.parametrize(
+    ("pattern", "redone"),
+    [
+        ("numbers-*/values/c/1", [1]),
+        ("doubled-*/values/c/3", [7]),
+        ("numbers-*/values/zarr.json", [0]),
+        ("doubled-*/records/000000004096-*.json", [5]),
+        ("total-*/total.npy", [8]),
+    ],
+)
+def test_damage_is_found_told_and_repaired(tmp_path: Path, pattern: str, redone: list[int], how: str) -> None:
+    root = tmp_path / "run"
+    toy(root)
+    whole = {name: data for name, (data, _) in snapshot(root).items() if "/c/" in name or name.endswith(".npy")}
+    path = damaged(root, pattern, how)
+    messages, executor = Messages(), CrashingExecutor()
+    run_toy(root, make_toy_plan(NUM_ROWS, block_rows=CHUNK_ROWS), executor, messages=messages)
+    assert executor.ran == [ALL_TASKS[i] for i in redone]
+    if "records" not in pattern or how != "missing":
+        assert len(messages.texts) == 1
+        assert str(path) in messages.texts[0]
+        assert kinds(root).count("damage_found") == 1
+    assert {name: data for name, (data, _) in snapshot(root).items() if name in whole} == whole
+    assert toy(root).ran == []
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing", "truncated", "empty"])
+def test_a_damaged_stage_description_is_written_again(tmp_path: Path, how: str) -> None:
+    root = tmp_path / "run"
+    toy(root)
+    (path,) = root.glob("numbers-*/stage.json")
+    text = path.read_text()
+    damaged(root, "numbers-*/stage.json", how)
+    assert toy(root).ran == []
+    if how != "flipped":
+        assert path.read_text() == text
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    toy(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(DataError, match=r"run\.json: not valid JSON"):
+        toy(tmp_path / "run")
+
+
+def test_another_source_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    toy(tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(ManifestMismatch, match=r"holds a run of another source \(s\.npy.* asked for t\.npy"):
+        toy(tmp_path / "run", source="t")
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_a_folder_of_something_else_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"...")
+    with pytest.raises(ManifestMismatch, match="is not empty and holds no run"):
+        toy(tmp_path)
+    with pytest.raises(ManifestMismatch, match="is a file"):
+        toy(tmp_path / "photo.jpg")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "photo.jpg"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    toy(tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    with locked(tmp_path / "run"), pytest.raises(DataError, match="another process is working on"):
+        toy(tmp_path / "run", add=1)
+    assert snapshot(tmp_path / "run") == before
+    assert toy(tmp_path / "run", add=1).ran == ALL_TASKS
+
+
+def test_a_flaky_disk_is_retried(tmp_path: Path) -> None:
+    (tmp_path / "markers").mkdir()
+    executor = toy(tmp_path / "run", first="falter", markers=str(tmp_path / "markers"))
+    assert executor.ran == ALL_TASKS[:4] * 2 + ALL_TASKS[4:]
+    failed = [event for event in read_events(tmp_path / "run") if event["event"] == "task_failed"]
+    assert [event["start"] for event in failed] == [task[1] for task in ALL_TASKS[:4]]
+    assert all("Input/output error" in event["error"] for event in failed)
+
+
+def test_a_task_that_keeps_failing_ends_the_run_with_its_blocks_and_cause(tmp_path: Path) -> None:
+    with pytest.raises(
+        TaskFailed, match=r"stage numbers failed after 4 attempt.*No such file.*rows 0\.\.4096"
+    ) as caught:
+        toy(tmp_path / "run", first="falter", markers=str(tmp_path / "missing"))
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_bug_ends_the_run_at_once_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(TaskFailed, match=r"after 1 attempt[\s\S]*Unpicklable: 1 and 2[\s\S]*in break_down"):
+        toy(tmp_path / "run", first="break_down")
+
+
+def test_bad_data_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^rows 0\.\.4096: no such column$"):
+        toy(tmp_path / "run", first="refuse")
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    toy(tmp_path / "run")
+    left = tmp_path / "run" / "numbers-000000000000" / ".c.77.tmp"
+    left.parent.mkdir()
+    left.touch()
+    toy(tmp_path / "run")
+    assert not left.exists()
+    np.testing.assert_equal(total(tmp_path / "run"), NUM_ROWS * (NUM_ROWS - 1))

@@ -226,11 +226,10 @@ def _metrics(value: dict[str, Any]) -> list[MetricsRow]:
     if "metrics" not in value:
         return []
     remark = f"cosine ≥ {value['plain']['threshold']:.3g}, the best threshold there is, chosen on these very identities"
-    rows = [
+    return [
         MetricsRow("this run", value["metrics"], emphasis=True),
         MetricsRow("plain thresholding, oracle", value["plain"]["metrics"], remark=remark),
     ]
-    return rows
 
 
 def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:

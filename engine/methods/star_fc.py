@@ -23,6 +23,7 @@ from engine.errors import DataError
 from engine.graph.adjacency import EdgeList, aggregate, symmetric_rows
 from engine.learning.layers import StarFC, build_model
 from engine.learning.scoring import embed_block, score_edges
+from engine.learning.selection import select_operating_points
 from engine.learning.training import GraphData, hold_out, train
 from engine.methods.base import WEIGHTS_FILE, GraphShape, Model
 from engine.plan import Cost, Stage
@@ -141,8 +142,6 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Choose both partitions' thresholds on the identities held out from training; write ``selected.json``."""
-    from engine.learning.selection import select_operating_points
-
     identities_N = vertex_identities(task)
     columns = [np.concatenate(column) for column in zip(*_scored(task), strict=True)]
     selected = select_operating_points(
@@ -152,8 +151,9 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         step=task.params["step"],
         threads=task.threads,
     )
-    task.write_json("selected", selected)
-    return selected
+    preferred = selected.pop("preferred")
+    task.write_json("selected", {"operating_points": selected, "preferred": preferred})
+    return {"preferred": preferred, **selected[preferred]}
 
 
 def vertex_identities(task: TaskContext) -> np.ndarray:

@@ -61,7 +61,8 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
             histogram.add(values[name], inside)
         picker.add(*ends, scores)
     sizes = np.bincount(labels_N[labels_N >= 0])
-    value = {
+    swept = {name: [row.as_dict() for row in sweep.rows()] for name, sweep in sweeps.items()}
+    value: dict[str, Any] = {
         "sizes": [asdict(bin_) for bin_ in cluster_size_histogram(sizes)],
         "num_clusters": len(sizes),
         "num_singletons": int((sizes == 1).sum()),
@@ -70,14 +71,12 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         "point": stage_facts(task.input("roots"))[0],
         "partition": task.params.get("partition"),
         "histograms": {name: histogram.as_dict() for name, histogram in histograms.items()},
-        "sweeps": {name: [row.as_dict() for row in sweep.rows()] for name, sweep in sweeps.items()},
+        "sweeps": swept,
         "galleries": _galleries(task, picker, labels_N),
     }
     if truth_N is not None and identities_V is not None:
         value["metrics"] = evaluate_labels(labels_N, truth_N).as_dict()
-        value["plain"] = _plain_thresholding(
-            task, value["sweeps"].get("similarity", value["sweeps"]["score"]), identities_V
-        )
+        value["plain"] = _plain_thresholding(task, swept.get("similarity", swept["score"]), identities_V)
     task.write_json("analysis", value)
     return {"num_clusters": value["num_clusters"], "metrics": value.get("metrics")}
 

@@ -103,7 +103,7 @@ def test_a_knn_graph_of_other_features_is_refused(tmp_path: Path) -> None:
         cluster(vectors, workspace=tmp_path / "run", partition=POINT, knn_graph=tmp_path / "other.npz")
     ids[3, 3] = 10_000
     np.savez(tmp_path / "far.npz", data=np.stack([ids, np.full_like(ids, 0.1)], axis=1))
-    with pytest.raises(DataError, match="10000|other features"):
+    with pytest.raises(DataError, match=r"10000|other features"):
         cluster(vectors, workspace=tmp_path / "run2", partition=POINT, knn_graph=tmp_path / "far.npz")
 
 
@@ -123,7 +123,7 @@ def test_too_few_rows(tmp_path: Path, rows: int, words: str) -> None:
 def test_labels_of_another_length_are_refused_before_work_starts(tmp_path: Path) -> None:
     vectors, identities = blobs()
     np.save(tmp_path / "short.npy", identities[:-1])
-    with pytest.raises(DataError, match="720.*719"):
+    with pytest.raises(DataError, match=r"720.*719"):
         cluster(vectors, workspace=tmp_path / "run", labels=tmp_path / "short.npy", partition=POINT)
     assert not (tmp_path / "run").exists()
 

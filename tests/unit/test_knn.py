@@ -14,7 +14,9 @@ def unit_rows(num_rows: int, dim: int, seed: int = 0, clusters: int = 0) -> np.n
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((num_rows, dim)).astype(np.float32)
     if clusters:
-        rows = 0.4 * rows + rng.standard_normal((clusters, dim)).astype(np.float32)[rng.integers(clusters, size=num_rows)]
+        rows = (
+            0.4 * rows + rng.standard_normal((clusters, dim)).astype(np.float32)[rng.integers(clusters, size=num_rows)]
+        )
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

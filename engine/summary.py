@@ -81,6 +81,18 @@ def run_status(root: Path) -> dict[str, Any]:
     return {"run": str(root), "kind": held["kind"], "state": held["state"], "stages": stages}
 
 
+def operating_point(root: Path) -> dict[str, Any]:
+    """The operating point that a finished run used."""
+    folder = stage_folder(root, "roots")
+    return stage_facts(folder)[0] if folder else {}
+
+
+def recall_estimate(root: Path) -> dict[str, Any] | None:
+    """The KNN graph's recall as a finished run estimated it, if it did."""
+    folder = stage_folder(root, "recall")
+    return stage_facts(folder)[0] if folder else None
+
+
 def write_report(root: Path) -> Path:
     """Write ``report.html`` of a finished run from its committed stages and event log."""
     html = render_report(report_data(root))
@@ -98,8 +110,7 @@ def report_data(root: Path) -> ReportData:
     value = manifest.read_json(folder / "analysis.json")
     method, point = held["plan"]["facts"]["method"], value["point"]
     kind = "propagation" if "max_size" in point else "components"
-    recall_folder = stage_folder(root, "recall")
-    recall = stage_facts(recall_folder)[0] if recall_folder else None
+    recall = recall_estimate(root)
     histograms = {
         name: EdgeHistogram(
             tree["bin_edges"], tree["kept"], tree["pruned"],

@@ -6,7 +6,6 @@ in memory for every later stage.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from engine.errors import DataError
 from engine.graph import knn
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.ingest import usable_rows
-from engine.storage.context import TaskContext, hold, read_npy, stage_facts
+from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import normalise_knn_block, open_knn_graph
 
 VERSION = 1
@@ -170,12 +169,6 @@ def vertex_usable(task: TaskContext) -> np.ndarray | None:
     if usable is None or "order" not in task.call.inputs:
         return usable
     return np.ascontiguousarray(usable[read_npy(task.input("order"), "row_of_vertex")])
-
-
-def read_recall(folder: Path) -> dict[str, Any] | None:
-    """The recall estimate of a run, if it made one."""
-    facts = stage_facts(folder)
-    return facts[0] if facts else None
 
 
 def _centroids(task: TaskContext) -> np.ndarray:

@@ -1,0 +1,108 @@
+"""STAR-FC on real data: trained on split 0's identities, run on split 1's, beside cosine baselines.
+
+    python benchmarks/real_data.py --data ../shared/data [--only historical_figures] [--work /tmp/real-data]
+
+Every parameter of every row, max_size included, is chosen on train identities. Prints a table and writes
+``benchmarks/records/real_data.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baselines import choose_cosine, vertex_identities
+from recording import write_record
+
+from engine import api, evaluate, summary
+from engine.methods.star_fc import VERSION
+
+
+def read_set(data: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, labels and split of one data set, or of the two face sets pooled without the identities they share."""
+    if name != "pooled_faces":
+        return tuple(np.load(data / name / f"{part}.npy") for part in ("features", "labels", "split"))  # type: ignore[return-value]
+    lfw = read_set(data, "lfw_faces")
+    shared = np.loadtxt(data / "lfw_faces/overlap.txt", dtype=np.int64, ndmin=1)
+    kept = ~np.isin(lfw[1], shared)
+    first = tuple(part[kept] for part in lfw)
+    second = read_set(data, "vggface69_faces")
+    labels = np.concatenate([first[1], second[1] + first[1].max() + 1])
+    return np.concatenate([first[0], second[0]]), labels, np.concatenate([first[2], second[2]])
+
+
+def measure(data: Path, name: str, work: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Train and run one data set; yield one row per method."""
+    features, labels, split = read_set(data, name)
+    paths = {}
+    for part in (0, 1):
+        folder = work / f"{name}-{part}"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "features.npy", features[split == part])
+        np.save(folder / "labels.npy", labels[split == part])
+        paths[part] = folder
+    truth = paths[1] / "labels.npy"
+    model = work / f"{name}-model-{seed}"
+    started = time.perf_counter()
+    api.train(paths[0] / "features.npy", paths[0] / "labels.npy", model, seed=seed, progress=True)
+    trained = time.perf_counter() - started
+    identities = vertex_identities(model, labels[split == 0])
+    threshold, (least, cap) = choose_cosine(model, identities)
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("cosine components", {"method": "cosine", "partition": {"method": "components", "min_score": threshold}}),
+        (
+            "cosine CDP",
+            {"method": "cosine", "partition": {"method": "propagation", "min_score": least, "max_size": cap}},
+        ),
+        ("no model, no labels", {"method": "cosine"}),
+        ("star_fc components", {"model": model, "partition": {"method": "components"}}),
+        ("star_fc propagation", {"model": model, "partition": {"method": "propagation"}}),
+    ]
+    for method, arguments in rows:
+        started = time.perf_counter()
+        result = api.cluster(
+            paths[1] / "features.npy",
+            workspace=work / f"{name}-run-{arguments.get('method', 'star_fc')}-{seed}",
+            **arguments,
+        )
+        scores = evaluate(result.labels, truth)
+        point = {
+            k: v
+            for k, v in summary.operating_point(result.run).items()
+            if k in ("min_score", "min_intimacy", "max_size")
+        }
+        yield {
+            "data": name, "method": method, "seed": seed, **scores, "point": point, "train_seconds": round(trained, 1),
+            "run_seconds": round(time.perf_counter() - started, 1),
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
+    parser.add_argument("--only", nargs="*", default=["historical_figures", "pooled_faces", "pricerunner"])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--work", type=Path, help="folder for runs, kept and resumed; default: a temporary one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = []
+        for name in arguments.only:
+            for seed in arguments.seeds:
+                for row in measure(arguments.data, name, arguments.work or Path(temporary), seed):
+                    rows.append(row)
+                    print(
+                        f"{name:20} {row['method']:22} pairwise F {100 * row['pairwise_f']:5.1f}  "
+                        f"BCubed F {100 * row['bcubed_f']:5.1f}  {json.dumps(row['point'])}", flush=True,
+                    )  # fmt: skip
+    write_record("real_data", {"star_fc_version": VERSION, "seeds": arguments.seeds}, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -48,7 +48,8 @@ def choose_operating_point(
     First the size cap of least codelength is found with no threshold; then, with that cap, the highest threshold whose
     codelength is within 1 % of the least, as codelength gains little from leaving outliers out, and users much.
     Takes some 25 to 40 passes over vertices and edges; memory: about 12 bytes per vertex for the forest, and 25 per
-    vertex and thread. Equal for any number of threads. Raises ``DataError`` for arrays that disagree.
+    vertex and thread. Neighbours past the twentieth hardly matter, so of a large graph the first 20 columns will do.
+    Equal for any number of threads. Raises ``DataError`` for arrays that disagree.
     """
     if neighbors_NK.ndim != 2 or neighbors_NK.shape != similarities_NK.shape:
         raise DataError(

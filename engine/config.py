@@ -103,7 +103,7 @@ class PartitionConfig(Section):
     min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
     min_intimacy: float | None = Field(None, ge=0, le=1, description="tau 2: edges of lower node intimacy are pruned")
     max_size: int | None = Field(None, ge=1, description="propagation: larger components retry at a higher threshold")
-    step: float = Field(0.05, gt=0, lt=1, description="propagation: th <- th + (1 - th) * step")
+    step: float = Field(0.05, ge=0.001, lt=1, description="propagation: th <- th + (1 - th) * step")
 
 
 class Settings(Section):

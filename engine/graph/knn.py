@@ -86,6 +86,7 @@ def cell_neighbors(
 def train_cells(sample_SD: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
     """Train the coarse quantiser: spherical k-means by faiss; returns unit centroids (C, D) float32.
 
+    Each centroid is followed by the nearest of those that are left, so that cells close in number lie close in space.
     One thread, so that the centroids do not depend on the machine's number of cores.
     """
     kmeans = faiss.Kmeans(
@@ -99,7 +100,16 @@ def train_cells(sample_SD: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
             kmeans.train(np.ascontiguousarray(sample_SD, dtype=np.float32))
         finally:
             faiss.omp_set_num_threads(before)
-    return np.asarray(kmeans.centroids, dtype=np.float32)
+        return _chain(np.asarray(kmeans.centroids, dtype=np.float32))
+
+
+def _chain(centroids_CD: np.ndarray) -> np.ndarray:
+    left = np.ones(len(centroids_CD), dtype=bool)
+    order = [0]
+    for _ in range(len(centroids_CD) - 1):
+        left[order[-1]] = False
+        order.append(int(np.argmax(np.where(left, centroids_CD @ centroids_CD[order[-1]], -np.inf))))
+    return np.ascontiguousarray(centroids_CD[order])
 
 
 def assign_cells(features_ND: np.ndarray, centroids_CD: np.ndarray, start: int, stop: int, threads: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from engine.stages.ingest import usable_rows
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import normalise_knn_block, open_knn_graph
 
-VERSION = 1
+VERSION = 2
 RECALL_FLOOR = 0.5
 # Multiply-adds per second of one small machine (two cores, float32), for projected times only.
 FLOPS = 9e10

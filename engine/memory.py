@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 import time
 from types import TracebackType
@@ -36,6 +38,13 @@ def _process_bytes(process: psutil.Process) -> int:
             return 0
     except (ProcessLookupError, PermissionError):
         return 0
+
+
+def return_unused() -> None:
+    """Give memory that was freed back to the system, where its allocator (glibc) would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def free_bytes() -> int:

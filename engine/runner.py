@@ -20,7 +20,7 @@ from engine import __version__
 from engine.errors import DataError, EngineError, ManifestMismatch, TaskFailed
 from engine.events import EventLog
 from engine.executors.base import Executor, Outcome
-from engine.memory import PeakMemory
+from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
 from engine.storage import manifest
@@ -103,6 +103,7 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     tasks = pending_ranges(stage, kept)
     done_rows = sum(stop - start for start, stop in kept)
     events.write("stage_started", stage=stage.name, digest=stage.digest, tasks=len(tasks), rows_committed=done_rows)
+    return_unused()
     memory.reset()
     if tasks:
         workshop.display.begin(stage, done_rows)

@@ -36,20 +36,23 @@ def write_edges(task: TaskContext, start: int, stop: int, min_similarity: float,
 
 
 def read_edges(folder: Path, start: int, stop: int, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Read columns of the edges owned by rows ``start..stop`` (whole chunks), part by part, in row order."""
+    """Read columns of the edges owned by rows ``start..stop`` (whole chunks), chunk by chunk, in row order.
+
+    The pieces are the same whatever the tasks were that wrote them, and small whatever they were.
+    """
     for record in committed_records(folder, folder_digest(folder)):
         begin, end = max(start, record.start), min(stop, record.stop)
         if begin >= end:
             continue
         offsets = np.concatenate([[0], np.cumsum(record.facts["chunk_edges"])])
-        first = offsets[(begin - record.start) // CHUNK_ROWS]
-        last = offsets[-(-(end - record.start) // CHUNK_ROWS)]
         table = next(output.path for output in record.outputs if output.path.startswith("edges/"))
-        yield tuple(column[first:last] for column in read_columns(folder / table, names))
+        columns = read_columns(folder / table, names)
+        for chunk in range((begin - record.start) // CHUNK_ROWS, -(-(end - record.start) // CHUNK_ROWS)):
+            yield tuple(column[offsets[chunk] : offsets[chunk + 1]] for column in columns)
 
 
 def iterate_edges(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Read columns of all edges, part by part, in row order."""
+    """Read columns of all edges, chunk by chunk, in row order."""
     return read_edges(folder, 0, np.iinfo(np.int64).max, names)
 
 

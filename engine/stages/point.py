@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.clustering.operating_point import choose_operating_point
+from engine.clustering.operating_point import TILE_ROWS, choose_operating_point
 from engine.plan import Cost
 from engine.storage.context import TaskContext
 
@@ -12,7 +12,8 @@ VERSION = 1
 
 
 def cost(num_rows: int, k: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * 120 + (64 << 20), disk_bytes=4096, seconds=num_rows * k / 1e6)
+    tiles = min(num_rows, 8 * TILE_ROWS) * k * 62
+    return Cost(fixed_bytes=num_rows * 120 + tiles, disk_bytes=4096, seconds=num_rows * k / 1e6)
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

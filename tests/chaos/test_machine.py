@@ -85,8 +85,13 @@ class RunMachine(RuleBasedStateMachine):
         self.add, self.setting = add, setting
 
     @precondition(lambda self: any(self.committed.values()))
-    @rule(data=st.data(), what=st.sampled_from(["chunk", "record"]), how=st.sampled_from(["flip", "cut", "remove"]))
-    def damage(self, data: st.DataObject, what: str, how: str) -> None:
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["chunk", "record"]),
+        how=st.sampled_from(["flip", "cut", "remove"]),
+        place=st.floats(0, 1, exclude_max=True),
+    )
+    def damage(self, data: st.DataObject, what: str, how: str, place: float) -> None:
         key = data.draw(st.sampled_from(sorted(key for key, ranges in self.committed.items() if ranges)))
         start, stop = data.draw(st.sampled_from(sorted(self.committed[key])))
         if what == "record":
@@ -102,7 +107,7 @@ class RunMachine(RuleBasedStateMachine):
         elif how == "cut":
             path.write_bytes(content[: len(content) // 2])
         else:
-            content[data.draw(st.integers(0, len(content) - 1))] ^= 0x10
+            content[int(place * len(content))] ^= 0x10
             path.write_bytes(content)
         self.committed[key].remove((start, stop))
 

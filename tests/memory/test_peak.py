@@ -1,0 +1,72 @@
+"""Measured memory of whole runs stays below what the plan projected, and the projection is not idle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from conftest import make_blobs
+
+from engine.events import read_events
+from engine.memory import tree_bytes
+from engine.plan import BASELINE_BYTES
+
+BODY = """
+import json, sys
+from engine import api
+arguments = json.loads(sys.argv[1])
+api.cluster(arguments.pop("features"), **arguments)
+"""
+SMALL = {"knn": {"k": 20, "mode": "exact", "recall_samples": 50}, "partition": {"min_score": 0.5, "max_size": 25}}
+MEDIUM = {
+    "knn": {"k": 60, "mode": "ivf", "num_probes": 8, "recall_samples": 100},
+    "partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3},
+}
+
+
+def run_and_measure(arguments: dict[str, Any]) -> int:
+    """Run in a process of its own and return the peak of its tree, sampled every 10 ms."""
+    process = subprocess.Popen([sys.executable, "-c", BODY, json.dumps(arguments)])
+    peak = 0
+    while process.poll() is None:
+        try:
+            peak = max(peak, tree_bytes(process.pid))
+        except psutil.Error:
+            break
+        time.sleep(0.01)
+    assert process.wait() == 0
+    return peak
+
+
+@pytest.fixture(scope="module")
+def medium_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("medium") / "features.npy"
+    np.save(path, make_blobs(70_000, 64))
+    return path
+
+
+@pytest.mark.parametrize(("size", "budget"), [("small", 0), ("medium", 0), ("medium", BASELINE_BYTES + (160 << 20))])
+def test_peak_is_below_the_projection(
+    size: str, budget: int, blobs_path: Path, medium_path: Path, tmp_path: Path
+) -> None:
+    features, settings = (blobs_path, SMALL) if size == "small" else (medium_path, MEDIUM)
+    root = tmp_path / "run"
+    resources = {"threads": 2, "memory_bytes": budget}
+    peak = run_and_measure({"features": str(features), "workspace": str(root), "resources": resources, **settings})
+    stages = {stage["name"]: stage for stage in json.loads((root / "run.json").read_text())["plan"]["stages"]}
+    projected = {
+        name: BASELINE_BYTES + stage["cost"]["fixed_bytes"]
+        + stage["cost"]["bytes_per_row"] * min(stage["block_rows"], stage["num_rows"])
+        for name, stage in stages.items()
+    }  # fmt: skip
+    measured = {e["stage"]: e["peak_bytes"] for e in read_events(root) if e["event"] == "stage_finished"}
+    assert {name: peak for name, peak in measured.items() if peak > projected[name]} == {}
+    assert 0.3 * max(projected.values()) < peak <= max(projected.values())
+    assert not budget or peak <= budget

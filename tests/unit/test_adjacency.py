@@ -8,26 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_graphs import make_graph
 
 from engine.graph.adjacency import aggregate, symmetric_rows, undirected_edges
 
 Array = np.ndarray[Any, Any]
-
-
-def make_graph(num: int, width: int, seed: int, short_rows: bool = True) -> tuple[Array, Array]:
-    """Random directed lists, some shorter than ``width``, some similarities below 0."""
-    rng = np.random.default_rng(seed)
-    similarity = rng.uniform(-0.3, 1.0, (num, num)).astype(np.float32)
-    similarity = np.maximum(similarity, similarity.T)
-    neighbors = np.full((num, width), -1, np.int32)
-    values = np.zeros((num, width), np.float32)
-    for row in range(num):
-        length = rng.integers(0, width + 1) if short_rows else width
-        others = rng.permutation(np.delete(np.arange(num), row))[:length]
-        others = others[np.lexsort((others, -similarity[row, others]))]
-        neighbors[row, : len(others)] = others
-        values[row, : len(others)] = similarity[row, others]
-    return neighbors, values
 
 
 def dense_adjacency(neighbors: Array, similarities: Array) -> Array:

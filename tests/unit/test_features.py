@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from test_adjacency import make_graph
+from toy_graphs import make_graph
 
 from engine.graph import features
 from engine.graph.adjacency import undirected_edges

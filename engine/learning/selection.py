@@ -1,0 +1,124 @@
+"""Choose the thresholds of both partitions on held-out train identities.
+
+Legend: N vertices, E scored edges. Every candidate clusters the whole train graph; what counts are the pairs of rows of
+which at least one is held out, so the density of the graph is that of real use and no counted pair was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from engine.clustering.propagation import propagate, strongest_forest
+from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.union_find import component_roots
+from engine.errors import DataError
+from engine.evaluation.metrics import f_from_counts, pair_counts
+
+Array = np.ndarray[Any, Any]
+
+FINEST_LOGIT = 0.125
+SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)
+SIZE_FACTORS = (1.0, 1.5)
+INTIMACIES = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+def select_operating_points(
+    sources_E: Array,
+    targets_E: Array,
+    scores_E: Array,
+    *,
+    identities_N: Array,
+    held_out_N: Array,
+    step: float = 0.05,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Search both partitions' two settings for the best pairwise F over pairs touching held-out rows.
+
+    ``components``: ``min_score`` (τ1) and ``min_intimacy`` (τ2). ``propagation``: ``min_score`` and ``max_size``, whose
+    candidates are quantiles of the train identities' sizes. Score thresholds go by logits, from steps of 2 down to
+    ``FINEST_LOGIT`` around the best. Each comes with ``held_out_f``, ``held_out_precision``, ``held_out_recall``;
+    ``preferred`` names the better. Equal F goes to the first tried, from high thresholds down.
+    Memory: about 40 bytes per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair of rows could
+    be counted.
+    """
+    num_vertices = len(identities_N)
+    _, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
+    if not np.any(held_out_N) or sizes.max(initial=0) < 2:
+        raise DataError("thresholds: no held-out identity has two rows; expected labels with repeated identities")
+    others_N = ~held_out_N
+
+    def measure(roots_N: Array) -> dict[str, float]:
+        counts = pair_counts(roots_N, identities_N)
+        if others_N.any():
+            counts = counts - pair_counts(roots_N[others_N], identities_N[others_N])
+        return {
+            "held_out_f": f_from_counts(counts),
+            "held_out_precision": counts.precision,
+            "held_out_recall": counts.recall,
+        }
+
+    forest = strongest_forest(sources_E, targets_E, scores_E)
+    caps = sorted({int(np.ceil(np.quantile(sizes, q) * f)) for q in SIZE_QUANTILES for f in SIZE_FACTORS} - {1})
+
+    def best_cap(min_score: float) -> dict[str, Any]:
+        def try_cap(cap: int) -> dict[str, Any]:
+            roots_N = propagate(num_vertices, *forest, min_score=min_score, max_size=cap, step=step)
+            return {"min_score": min_score, "max_size": cap, **measure(roots_N)}
+
+        return _best(try_cap(cap) for cap in caps)
+
+    def best_intimacy(min_score: float) -> dict[str, Any]:
+        kept = scores_E >= min_score
+        sources, targets = sources_E[kept], targets_E[kept]
+        adjacency = build_adjacency(num_vertices, lambda: [(sources, targets)], threads)
+        intimacies = node_intimacy(*adjacency, sources, targets, threads)
+        first, second, weights = strongest_forest(sources, targets, intimacies)
+
+        def try_intimacy(floor: float) -> dict[str, Any]:
+            joined = weights >= np.float32(floor)
+            roots_N = component_roots(num_vertices, first[joined], second[joined])
+            return {"min_score": min_score, "min_intimacy": floor, **measure(roots_N)}
+
+        return _best(try_intimacy(floor) for floor in reversed(INTIMACIES))
+
+    lowest = _lowest_logit(scores_E, num_vertices, sizes)
+    found = {"components": _search(best_intimacy, lowest), "propagation": _search(best_cap, lowest)}
+    preferred = max(found, key=lambda name: found[name]["held_out_f"])
+    return {**found, "preferred": preferred}
+
+
+def _lowest_logit(scores_E: Array, num_vertices: int, sizes: Array) -> float:
+    """Return the logit below which more edges would be kept than the identities' sizes can account for twice."""
+    wanted = int(2 * num_vertices * max(1.0, float(np.mean(sizes.astype(np.float64) ** 2) / np.mean(sizes)) / 2))
+    if wanted >= len(scores_E):
+        score = float(scores_E.min(initial=1.0))
+    else:
+        score = float(np.partition(scores_E, len(scores_E) - wanted)[len(scores_E) - wanted])
+    score = min(max(score, 1e-6), 1 - 1e-7)
+    return max(-4.0, np.floor(np.log(score / (1 - score))))
+
+
+def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float) -> dict[str, Any]:
+    """Evaluate every second logit, then halve the distance around the best."""
+    tried: dict[float, dict[str, Any]] = {}
+
+    def attempt(logit: float) -> None:
+        if logit not in tried and lowest <= logit <= 15:
+            tried[logit] = evaluate(float(np.float32(1 / (1 + np.exp(-logit)))))
+
+    for logit in np.arange(14.0, lowest - 1e-9, -2.0).tolist():
+        attempt(logit)
+    distance = 1.0
+    while distance >= FINEST_LOGIT:
+        best = max(tried, key=lambda logit: (tried[logit]["held_out_f"], logit))
+        attempt(best + distance)
+        attempt(best - distance)
+        distance /= 2
+    return _best(tried[logit] for logit in sorted(tried, reverse=True))
+
+
+def _best(candidates: Any) -> dict[str, Any]:
+    return max(candidates, key=lambda candidate: candidate["held_out_f"])  # type: ignore[no-any-return]

@@ -1,0 +1,73 @@
+"""Operating points: planted thresholds are found, on held-out rows alone."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.clustering.propagation import propagate
+from engine.errors import DataError
+from engine.evaluation.metrics import pair_counts
+from engine.learning.selection import select_operating_points
+
+Array = np.ndarray[Any, Any]
+
+
+def planted_graph(false_held: float, false_other: float) -> tuple[Array, Array, Array, Array, Array]:
+    """40 cliques of 5; true edges score 0.9, one false edge joins each clique to the next. Identities 0..9 held out."""
+    identities = np.repeat(np.arange(40), 5)
+    edges = [(a, b, 0.9) for c in range(40) for a, b in combinations(range(5 * c, 5 * c + 5), 2)]
+    edges += [(5 * c + 4, 5 * c + 5, false_held if c < 10 else false_other) for c in range(39)]
+    sources, targets, scores = zip(*edges, strict=True)
+    columns = np.array(sources, np.int32), np.array(targets, np.int32), np.array(scores, np.float32)
+    return *columns, identities, identities < 10
+
+
+def select(graph: tuple[Array, Array, Array, Array, Array], **settings: Any) -> dict[str, Any]:
+    *columns, identities, held_out = graph
+    return select_operating_points(*columns, identities_N=identities, held_out_N=held_out, **settings)
+
+
+def test_thresholds_between_true_and_false_edges_are_found() -> None:
+    found = select(planted_graph(0.4, 0.4))
+    for name in ("components", "propagation"):
+        assert 0.4 < found[name]["min_score"] <= 0.9
+        assert found[name]["held_out_f"] == 1.0
+        assert found[name]["held_out_precision"] == found[name]["held_out_recall"] == 1.0
+    assert found["preferred"] in ("components", "propagation")
+
+
+def test_intimacy_and_the_size_cap_tell_false_edges_no_score_tells() -> None:
+    graph = planted_graph(0.9, 0.9)
+    found = select(graph)
+    assert found["components"]["held_out_f"] == 1.0
+    assert found["components"]["min_intimacy"] > 0.4  # a false edge's ends share themselves: 2 of 6
+    weaker = planted_graph(0.95, 0.95)
+    assert select(weaker)["propagation"]["max_size"] >= 5
+
+
+def test_only_pairs_touching_held_out_rows_count() -> None:
+    assert select(planted_graph(0.4, 0.97))["propagation"]["held_out_f"] > 0.99
+    assert select(planted_graph(0.97, 0.4))["propagation"]["held_out_f"] < 0.9
+
+
+def test_reported_figures_are_those_of_the_settings() -> None:
+    rng = np.random.default_rng(0)
+    sources, targets, scores, identities, held_out = planted_graph(0.6, 0.6)
+    scores = np.clip(scores + rng.normal(0, 0.15, len(scores)), 0.01, 0.99).astype(np.float32)
+    found = select((sources, targets, scores, identities, held_out), threads=2)["propagation"]
+    roots = propagate(
+        200, sources, targets, scores, min_score=found["min_score"], max_size=found["max_size"], step=0.05
+    )
+    counts = pair_counts(roots, identities) - pair_counts(roots[~held_out], identities[~held_out])
+    assert found["held_out_precision"] == counts.precision
+    assert found["held_out_recall"] == counts.recall
+
+
+def test_nothing_to_choose_on_is_an_error() -> None:
+    sources, targets, scores, identities, held_out = planted_graph(0.4, 0.4)
+    with pytest.raises(DataError, match="no held-out identity"):
+        select((sources, targets, scores, identities, np.zeros_like(held_out)))

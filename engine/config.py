@@ -73,8 +73,8 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Training and the choice of thresholds on held-out identities."""
 
-    max_steps: int = Field(2_000, ge=1, description="optimiser steps at most")
-    edges_per_step: int = Field(8_192, ge=2, description="edges of one minibatch")
+    max_steps: int = Field(600, ge=1, description="optimiser steps at most")
+    edges_per_step: int = Field(4_096, ge=2, description="edges of one minibatch")
     steps_per_subgraph: int = Field(20, ge=1, description="minibatches drawn from each sampled subgraph")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd = published")
     learning_rate: float = Field(2e-3, gt=0, description="initial learning rate")
@@ -83,7 +83,7 @@ class TrainConfig(Section):
         (0.5, 0.8, 0.9), description="shares of max_steps where the rate falls tenfold"
     )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
-    evaluate_every: int = Field(100, ge=1, description="steps between checkpoints and held-out evaluations")
+    evaluate_every: int = Field(50, ge=1, description="steps between checkpoints and held-out evaluations")
     patience: int = Field(6, ge=1, description="evaluations without improvement before training stops")
 
 

@@ -2,7 +2,8 @@
 
 Legend: N vertices, D feature dimension, K neighbours, E edges, F edge inputs.
 Everything random in step s follows from (seed, s), so a checkpoint is the model, the optimiser's moments and a number.
-Training is deterministic for one process, device and thread count.
+Training is deterministic for one process and device, whatever the number of threads: torch runs on one, edge inputs on
+all.
 """
 
 from __future__ import annotations
@@ -111,9 +112,9 @@ def train(
     Raises ``DataError`` if there is nothing to learn from, ``ManifestMismatch`` for a checkpoint of other settings.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads))
+    torch.set_num_threads(1)  # small tensors: a second thread costs more in barriers than it brings
     try:
-        with threadpool_limits(limits=max(1, threads)):
+        with threadpool_limits(limits=1):
             return _Training(data, sampling, model, config, seed, device, threads).run(checkpoint, progress)
     finally:
         torch.set_num_threads(before)

@@ -62,7 +62,8 @@ def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[Ou
     """
     shape, dtype = _metadata(folder / name)
     stop = start + len(rows)
-    if start % CHUNK_ROWS or (stop % CHUNK_ROWS and stop != shape[0]) or rows.shape[1:] != shape[1:]:
+    whole = start % CHUNK_ROWS == 0 and (stop == shape[0] or (stop < shape[0] and stop % CHUNK_ROWS == 0))
+    if not whole or rows.shape[1:] != shape[1:]:
         raise ValueError(f"rows {start}..{stop} of shape {rows.shape} are not whole chunks of {folder / name} {shape}")
     outputs = []
     for begin in range(start, stop, CHUNK_ROWS):

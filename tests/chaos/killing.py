@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,28 +91,36 @@ def kill_repeatedly(
 
 
 def kill_workers(
-    process: Any, root: Path, durations: dict[str, float], stages: list[str], rng: random.Random
+    process: Any, root: Path, durations: dict[str, float], num_kills: int, rng: random.Random
 ) -> list[dict[str, Any]]:
-    """Kill a Ray worker of the running ``process`` once in each of ``stages``."""
+    """Kill a Ray worker of the running ``process`` at a random moment of each stage, at most ``num_kills`` times."""
     kills: list[dict[str, Any]] = []
-
-    def kill() -> None:
-        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
-        if workers:
+    hit: set[str] = set()
+    while process.is_alive() and len(kills) < num_kills:
+        begun = [e["stage"] for e in read_events(root) if e["event"] == "stage_started"]
+        workers = workers_of(process.pid) if begun else []
+        if not workers or begun[-1] in hit:
+            time.sleep(0.005)
+            continue
+        process.join(rng.uniform(0, durations[begun[-1]]))
+        try:
             rng.choice(workers).kill()
-            kills.append({"stage": stage, "tasks_committed": count_records(root)})
-
-    for stage in stages:
-        kill_at(process, root, stage, rng.uniform(0, durations[stage]), kill)
+        except psutil.Error:
+            continue
+        hit.add(begun[-1])
+        kills.append({"stage": begun[-1], "tasks_committed": count_records(root)})
     return kills
 
 
-def is_worker(process: psutil.Process) -> bool:
-    """Whether a process is one of the executor's actors."""
-    try:
-        return bool(process.cmdline()) and process.cmdline()[0].startswith("ray::TaskRunner")
-    except psutil.Error:
-        return False
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The Ray actors of the run that process ``pid`` drives."""
+    workers = []
+    with suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::TaskRunner"):
+                    workers.append(process)
+    return workers
 
 
 def compare_committed(root: Path, before: dict[str, Stamp]) -> dict[str, Stamp]:

@@ -1,0 +1,130 @@
+"""SIGKILLs over every stage of a run, local and on Ray workers: ``python benchmarks/chaos.py``, some minutes.
+
+Clusters 30,000 synthetic vectors undisturbed; then kills the process again and again, at random moments of every stage,
+resuming each time; then kills Ray workers under a run that goes on. Labels must be the same bytes, and no committed
+task may run again. Writes ``benchmarks/records/chaos.json``; ends with 1 if a claim fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TESTS = Path(__file__).parent.parent / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
+
+import killing  # noqa: E402
+from conftest import make_blobs  # noqa: E402
+
+from engine.summary import hardware, versions  # noqa: E402
+
+RECORD = Path(__file__).parent / "records" / "chaos.json"
+NUM_ROWS, DIM = 30_000, 32
+RAY_RESOURCES = {**killing.RESOURCES, "workers": 2}
+
+
+def main() -> int:
+    """Run, print, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--kills", type=int, default=20, help="kills of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, default=RECORD, help="where to write the record")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        scratch = Path(folder)
+        features = scratch / "features.npy"
+        np.save(features, make_blobs(NUM_ROWS, DIM))
+        undisturbed = scratch / "undisturbed"
+        finish(killing.start(features, undisturbed))
+        expected = killing.labels_bytes(undisturbed)
+        rows = [
+            kill_processes(features, scratch, undisturbed, expected, arguments.kills, random.Random(arguments.seed)),
+            kill_ray_workers(features, scratch, expected, arguments.kills, random.Random(arguments.seed)),
+        ]
+    record = {
+        "hardware": hardware(),
+        "versions": versions(),
+        "settings": {
+            "num_rows": NUM_ROWS, "dim": DIM, "seed": arguments.seed, **killing.ARGUMENTS, **killing.RESOURCES,
+        },
+        "runs": rows,
+    }  # fmt: skip
+    arguments.record.parent.mkdir(exist_ok=True)
+    arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+    for row in rows:
+        print(f"\n{row['killed']}: {len(row['kills'])} kills, {row['tasks']} tasks, {row['seconds']:.0f} s")
+        for stage in dict.fromkeys(kill["stage"] for kill in row["kills"]):
+            print(f"  {stage:<12}{sum(kill['stage'] == stage for kill in row['kills']):>3}")
+        print(f"  labels the same bytes: {row['same_bytes']}; committed tasks run again: {row['run_again']}")
+    return 0 if all(row["same_bytes"] and not row["run_again"] for row in rows) else 1
+
+
+def kill_processes(
+    features: Path, scratch: Path, undisturbed: Path, expected: bytes, num_kills: int, rng: random.Random
+) -> dict[str, Any]:
+    """SIGKILL the local process until ``num_kills`` are done: every stage in turn, some of them twice."""
+    durations = killing.stage_seconds(undisturbed)
+    started, kills, outcomes = time.perf_counter(), [], []
+    while len(kills) < num_kills:
+        root = scratch / f"killed{len(outcomes)}"
+        stages = spread(list(durations), num_kills - len(kills), rng)
+        kills += killing.kill_repeatedly(features, root, durations, stages, rng)
+        outcomes.append((root, killing.labels_bytes(root) == expected))
+    return result("process, local executor", kills, outcomes, started)
+
+
+def kill_ray_workers(
+    features: Path, scratch: Path, expected: bytes, num_kills: int, rng: random.Random
+) -> dict[str, Any]:
+    """SIGKILL Ray workers under runs that go on, until ``num_kills`` are done."""
+    root = scratch / "ray"
+    finish(killing.start(features, root, "ray", RAY_RESOURCES))
+    outcomes = [(root, killing.labels_bytes(root) == expected)]
+    durations = killing.stage_seconds(root) | {"ingest": 0.1}  # Ray starts in the first stage
+    started, kills = time.perf_counter(), []
+    while len(kills) < num_kills:
+        root = scratch / f"ray{len(outcomes)}"
+        process = killing.start(features, root, "ray", RAY_RESOURCES)
+        kills += killing.kill_workers(process, root, durations, num_kills - len(kills), rng)
+        finish(process)
+        outcomes.append((root, killing.labels_bytes(root) == expected))
+    return result("Ray workers, ray executor", kills, outcomes, started)
+
+
+def spread(stages: list[str], count: int, rng: random.Random) -> list[str]:
+    """``count`` stages in the run's order: all of them as often as fits, the rest drawn at random."""
+    full, rest = divmod(count, len(stages))
+    chosen = stages * full + rng.sample(stages, rest)
+    return sorted(chosen, key=stages.index)
+
+
+def result(
+    killed: str, kills: list[dict[str, Any]], outcomes: list[tuple[Path, bool]], started: float
+) -> dict[str, Any]:
+    return {
+        "killed": killed,
+        "kills": kills,
+        "tasks": sum(killing.count_records(root) for root, _ in outcomes),
+        "same_bytes": all(same for _, same in outcomes),
+        "run_again": sum(count - 1 for root, _ in outcomes for count in killing.commits(root).values()),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def finish(process: Any) -> None:
+    """Wait for a run that has to end well."""
+    process.join()
+    if process.exitcode != 0:
+        raise SystemExit(f"a run that nobody killed ended with {process.exitcode}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from engine.errors import DataError
+from engine.plan import CHUNK_ROWS
+from engine.storage.arrays import create_array, map_array, write_rows
+
+SHAPES = [(CHUNK_ROWS,), (2 * CHUNK_ROWS + 3, 8), (5, 3), (CHUNK_ROWS + 1, 3)]
+
+
+def written(folder: Path, values: np.ndarray) -> None:
+    create_array(folder, "values", values.shape, values.dtype)
+    for start in range(0, len(values), CHUNK_ROWS):
+        write_rows(folder, "values", start, values[start : start + CHUNK_ROWS])
+
+
+def values_of(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int32", "int64", "bool"])
+def test_what_is_written_is_mapped_and_read_by_zarr(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    values = values_of(shape, dtype)
+    written(tmp_path, values)
+    mapped = map_array(tmp_path, "values")
+    assert mapped.dtype == values.dtype
+    np.testing.assert_array_equal(mapped, values)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "values", mode="r")[:], values)
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0] = 0
+
+
+def test_the_map_outlives_its_files(tmp_path: Path) -> None:
+    values = values_of((2 * CHUNK_ROWS, 4), "float32")
+    written(tmp_path, values)
+    part = map_array(tmp_path, "values")[CHUNK_ROWS - 1 :]
+    for path in (tmp_path / "values" / "c").rglob("0"):
+        if path.is_file():
+            path.unlink()
+    np.testing.assert_array_equal(part, values[CHUNK_ROWS - 1 :])
+
+
+def test_all_zero_chunks_are_files_too(tmp_path: Path) -> None:
+    written(tmp_path, np.zeros((2 * CHUNK_ROWS, 4), np.float32))
+    assert len([path for path in (tmp_path / "values" / "c").rglob("*") if path.is_file()]) == 2
+
+
+@pytest.mark.parametrize(("start", "rows"), [(1, CHUNK_ROWS), (0, CHUNK_ROWS - 1), (CHUNK_ROWS, CHUNK_ROWS)])
+def test_only_whole_chunks_are_written(tmp_path: Path, start: int, rows: int) -> None:
+    create_array(tmp_path, "values", (2 * CHUNK_ROWS - 5, 2), np.int32)
+    with pytest.raises(ValueError, match="are not whole chunks"):
+        write_rows(tmp_path, "values", start, np.zeros((rows, 2), np.int32))
+
+
+@pytest.mark.parametrize("columns", [4, 3])
+def test_a_missing_or_short_chunk_is_named(tmp_path: Path, columns: int) -> None:
+    written(tmp_path, values_of((2 * CHUNK_ROWS, columns), "int32"))
+    chunk = tmp_path / "values" / "c" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"c/1/0: missing or truncated chunk"):
+        map_array(tmp_path, "values")
+    chunk.unlink()
+    with pytest.raises(DataError, match=r"c/1/0: missing or truncated chunk"):
+        map_array(tmp_path, "values")
+    with pytest.raises(DataError, match=r"nothing holds no array"):
+        map_array(tmp_path, "nothing")
+
+
+def test_creating_again_changes_nothing_and_mends_damage(tmp_path: Path) -> None:
+    first = create_array(tmp_path, "values", (10, 2), np.int32)
+    path = tmp_path / "values" / "zarr.json"
+    before = path.stat().st_mtime_ns
+    assert create_array(tmp_path, "values", (10, 2), np.int32) == first
+    assert path.stat().st_mtime_ns == before
+    text = path.read_bytes()
+    path.write_bytes(text[:-1])
+    assert create_array(tmp_path, "values", (10, 2), np.int32) == first
+    assert path.read_bytes() == text

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
+from engine.storage import manifest
+from engine.storage.manifest import OutputFile, Record
+
+
+def write(folder: Path, start: int, stop: int, digest: str = "d") -> Record:
+    output = manifest.write_atomic(folder / f"part{start}", lambda stream: stream.write(b"x" * (start + 1)))
+    record = Record(digest, start, stop, (output,), {"edges": 3, "by_size": {10: 1, 9: 2}}, 0.25)
+    manifest.write_record(folder, record)
+    return record
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    manifest.write_atomic(tmp_path / "file", lambda stream: stream.write(b"old"))
+
+    def fail(stream: object) -> None:
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        manifest.write_atomic(tmp_path / "file", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_records_come_back_in_row_order_and_by_fingerprint(tmp_path: Path) -> None:
+    later, earlier = write(tmp_path, 5, 9), write(tmp_path, 0, 5)
+    write(tmp_path, 9, 12, digest="another")
+    found = manifest.read_records(tmp_path, "d")
+    assert [record.start for record in found] == [0, 5]
+    assert found[0].outputs == earlier.outputs
+    assert found[1].outputs == later.outputs
+    assert found[0].facts == {"edges": 3, "by_size": {"10": 1, "9": 2}}
+    assert manifest.damaged_records(tmp_path) == []
+
+
+def test_a_record_changed_in_any_byte_is_no_record(tmp_path: Path) -> None:
+    write(tmp_path, 0, 5)
+    (path,) = (tmp_path / "records").iterdir()
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x11]) + data[place + 1 :])
+        assert manifest.read_records(tmp_path, "d") == []
+        assert manifest.damaged_records(tmp_path) == [path]
+
+
+def test_damage_is_described(tmp_path: Path) -> None:
+    record = write(tmp_path, 3, 5)
+    assert manifest.find_damage(tmp_path, record) is None
+    (tmp_path / "part3").write_bytes(b"xxxy")
+    assert "does not match its checksum" in str(manifest.find_damage(tmp_path, record))
+    (tmp_path / "part3").write_bytes(b"xxx")
+    assert "has 3 bytes, its record says 4" in str(manifest.find_damage(tmp_path, record))
+    (tmp_path / "part3").unlink()
+    assert "is missing" in str(manifest.find_damage(tmp_path, record))
+    manifest.discard_record(tmp_path, record)
+    manifest.discard_record(tmp_path, record)
+    assert manifest.read_records(tmp_path, "d") == []
+
+
+def test_checksums_of_files_and_bytes_agree(tmp_path: Path) -> None:
+    written = manifest.write_atomic(tmp_path / "file", lambda stream: stream.write(b"data"))
+    assert written == OutputFile("file", 4, manifest.bytes_checksum(b"data"))
+    assert manifest.file_checksum(tmp_path / "file") == written.checksum
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EROFS, "choose another --out")],
+)
+def test_disk_errors_say_what_to_do(code: int, message: str) -> None:
+    with pytest.raises(DiskBudgetExceeded, match=message), manifest.explain_os_errors(Path("there")):
+        raise OSError(code, "no")
+
+
+def test_other_os_errors_pass() -> None:
+    with pytest.raises(FileNotFoundError), manifest.explain_os_errors(Path("there")):
+        raise FileNotFoundError(errno.ENOENT, "no")
+
+
+def test_a_run_of_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no run"):
+        manifest.read_run(tmp_path)
+    manifest.write_run(tmp_path, {"kind": "run"})
+    assert manifest.read_run(tmp_path)["kind"] == "run"
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": 99}))
+    with pytest.raises(ManifestMismatch, match="format version 99, this version reads 1"):
+        manifest.read_run(tmp_path)

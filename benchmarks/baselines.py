@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from engine import summary
-from engine.clustering.propagation import propagate, strongest_forest
+from engine.clustering.forest import strongest_forest
+from engine.clustering.propagation import propagate
 from engine.evaluation.metrics import f_from_counts, pair_counts
 from engine.evaluation.sweep import threshold_sweep
 from engine.stages.edges import iterate_edges

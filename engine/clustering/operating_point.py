@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from engine.clustering.propagation import propagate, strongest_forest
+from engine.clustering.forest import strongest_forest
+from engine.clustering.propagation import propagate
 from engine.clustering.union_find import Ids, id_dtype
 from engine.errors import DataError
 from engine.tiles import map_tiles, tile_bounds

@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from engine.clustering.labels import dense_labels
-from engine.clustering.union_find import Ids, check_edges, compact_ids, find_root, flatten, id_dtype, union
+from engine.clustering.union_find import Ids, check_edges, find_root, flatten, id_dtype, union
 from engine.errors import ConfigError, DataError
 
 MIN_STEP = 1e-3  # keeps the rounds below 20,000
@@ -101,22 +101,6 @@ def graph_propagation(
     return labels_N
 
 
-def strongest_forest(
-    sources_E: Ids, targets_E: Ids, scores_E: NDArray[np.float32]
-) -> tuple[Ids, Ids, NDArray[np.float32]]:
-    """Reduce an edge block to a maximum spanning forest, by descending score (F ≤ vertices touched − 1).
-
-    At every threshold the forest has the components of the block, so blocks reduced alone, concatenated and reduced
-    again propagate to the same clusters as all edges at once. Ties go to the edge that comes first. Memory proportional
-    to the block, whatever the ids.
-    """
-    _check_scores(scores_E, len(sources_E))
-    ids, sources, targets = compact_ids(sources_E, targets_E)
-    order = np.argsort(-scores_E, kind="stable")
-    kept = _kruskal(np.arange(len(ids), dtype=sources.dtype), sources, targets, order)
-    return sources_E[kept], targets_E[kept], scores_E[kept]
-
-
 def _check_scores(scores_E: NDArray[np.float32], num_edges: int) -> None:
     if scores_E.shape != (num_edges,) or scores_E.dtype != np.float32:
         raise DataError(
@@ -174,16 +158,3 @@ def _join_level(connected, sizes, roots, sources, targets, edges, cap):  # type:
     for edge in edges[:joining]:
         if sizes[find_root(connected, sources[edge])] <= cap:
             union(roots, sources[edge], targets[edge])
-
-
-@njit(nogil=True, cache=True)
-def _kruskal(parents, sources, targets, order):  # type: ignore[no-untyped-def]
-    kept = order.copy()
-    count = 0
-    for edge in order:
-        a, b = find_root(parents, sources[edge]), find_root(parents, targets[edge])
-        if a != b:
-            parents[max(a, b)] = min(a, b)
-            kept[count] = edge
-            count += 1
-    return kept[:count]

@@ -12,8 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine.clustering.forest import MaximumForest
+from engine.clustering.union_find import check_edges, find_root
 from engine.errors import DataError
-from engine.evaluation.forest import MaximumForest, check_edges, find_root
 from engine.evaluation.metrics import Labels
 
 
@@ -85,7 +86,7 @@ class ClusterPicker:
 
     def add(self, sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], scores_E: NDArray[np.float32]) -> None:
         """Add a block of scored edges, each undirected edge once overall; those between clusters are ignored."""
-        check_edges(len(self._clusters_N), sources_E, targets_E, scores_E)
+        check_edges(sources_E, targets_E, len(self._clusters_N))
         inside_E = self._clusters_N[sources_E] == self._clusters_N[targets_E]
         inside_E &= (self._clusters_N[sources_E] >= 0) & (sources_E != targets_E)
         sources_E, targets_E, scores_E = sources_E[inside_E], targets_E[inside_E], scores_E[inside_E]

@@ -12,8 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine.clustering.forest import MaximumForest
+from engine.clustering.union_find import find_root
 from engine.errors import ConfigError, DataError
-from engine.evaluation.forest import MaximumForest, find_root
 from engine.evaluation.metrics import Labels, PairCounts, dense_labels, f_from_counts
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.propagation import propagate
 from engine.clustering.pruning import build_adjacency, node_intimacy
 from engine.clustering.union_find import UnionFind, merge_forests, spanning_forest
-from engine.evaluation.forest import MaximumForest
 from engine.plan import Cost
 from engine.stages.edges import iterate_edges, read_edges
 from engine.stages.ingest import zero_rows

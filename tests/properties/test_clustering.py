@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from engine.clustering.forest import strongest_forest
 from engine.clustering.labels import dense_labels
-from engine.clustering.propagation import graph_propagation, propagate, strongest_forest
+from engine.clustering.propagation import graph_propagation, propagate
 from engine.clustering.pruning import build_adjacency, node_intimacy
 from engine.clustering.union_find import UnionFind, component_roots, merge_forests, spanning_forest
 

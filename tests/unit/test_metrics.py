@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.clustering.forest import MaximumForest
 from engine.errors import ConfigError, DataError
-from engine.evaluation.forest import MaximumForest
 from engine.evaluation.galleries import SizeBin, cluster_size_histogram, pick_clusters
 from engine.evaluation.metrics import (
     PairCounts,
@@ -135,7 +135,7 @@ def test_a_sweep_refuses_what_it_cannot_use():
         ThresholdSweep(3, [0.5, 0.6])
     with pytest.raises(DataError, match="2 identities for 3"):
         ThresholdSweep(3, [0.5], np.array([0, 1]))
-    with pytest.raises(DataError, match="target 3 is not one of 3"):
+    with pytest.raises(DataError, match="target of edge 0 is 3, expected ids from 0 to 2"):
         ThresholdSweep(3, [0.5]).add(*edges((0, 3, 0.5)))
     with pytest.raises(DataError, match="edge 1: its value is not a number"):
         ThresholdSweep(3, [0.5]).add(*edges((0, 1, 0.5), (0, 2, np.nan)))

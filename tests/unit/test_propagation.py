@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.clustering.propagation import graph_propagation, propagate, strongest_forest
+from engine.clustering.forest import strongest_forest
+from engine.clustering.propagation import graph_propagation, propagate
 from engine.errors import ConfigError, DataError
 
 

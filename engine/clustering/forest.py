@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine.clustering.union_find import Ids, check_edges, compact_ids, find_root
 from engine.errors import DataError
 
 _MIN_PENDING = 1 << 16
@@ -35,7 +36,8 @@ class MaximumForest:
 
         Raises ``DataError`` for unequal lengths, vertices out of range and values that are not numbers.
         """
-        check_edges(self.num_vertices, sources_E, targets_E, values_E)
+        check_edges(sources_E, targets_E, self.num_vertices)
+        _check_numbers(values_E, len(sources_E))
         start = 0
         while start < len(values_E):
             room = len(self._values_B) - self._filled
@@ -63,27 +65,27 @@ class MaximumForest:
         self._filled = len(kept_E)
 
 
-def check_edges(
-    num_vertices: int, sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], values_E: NDArray[np.float32]
-) -> None:
-    """Raise ``DataError`` unless the arrays agree in length, the vertices exist and the values are numbers."""
-    if not len(sources_E) == len(targets_E) == len(values_E):
-        raise DataError(f"edges: {len(sources_E)} sources, {len(targets_E)} targets and {len(values_E)} values")
-    for name, ids_E in (("source", sources_E), ("target", targets_E)):
-        if len(ids_E) and not (int(ids_E.min()) >= 0 and int(ids_E.max()) < num_vertices):
-            edge = int(np.argmax((ids_E < 0) | (ids_E >= num_vertices)))
-            raise DataError(f"edge {edge}: {name} {ids_E[edge]} is not one of {num_vertices} vertices")
-    if len(values_E) and bool(np.isnan(values_E).any()):
+def strongest_forest(
+    sources_E: Ids, targets_E: Ids, scores_E: NDArray[np.float32]
+) -> tuple[Ids, Ids, NDArray[np.float32]]:
+    """Reduce an edge block to a maximum spanning forest, by descending score (F ≤ vertices touched − 1).
+
+    At every threshold the forest has the components of the block, so blocks reduced alone, concatenated and reduced
+    again propagate to the same clusters as all edges at once. Ties go to the edge that comes first. Memory proportional
+    to the block, whatever the ids.
+    """
+    _check_numbers(scores_E, len(sources_E))
+    ids, sources, targets = compact_ids(sources_E, targets_E)
+    order = _descending(scores_E)
+    kept = order[: _keep_forest(order, sources, targets, np.arange(len(ids), dtype=sources.dtype))]
+    return sources_E[kept], targets_E[kept], scores_E[kept]
+
+
+def _check_numbers(values_E: NDArray[np.float32], num_edges: int) -> None:
+    if values_E.shape != (num_edges,):
+        raise DataError(f"edges: values of shape {values_E.shape} for {num_edges} edges")
+    if num_edges and bool(np.isnan(values_E).any()):
         raise DataError(f"edge {int(np.argmax(np.isnan(values_E)))}: its value is not a number")
-
-
-@njit(nogil=True, cache=True)
-def find_root(parent_V: NDArray[np.int32], vertex: int) -> int:
-    """Return the root of ``vertex``, halving the path on the way."""
-    while parent_V[vertex] != vertex:
-        parent_V[vertex] = parent_V[parent_V[vertex]]
-        vertex = parent_V[vertex]
-    return vertex
 
 
 def _descending(values_E: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -109,9 +111,7 @@ def _pack(bits_E: NDArray[np.uint32]) -> NDArray[np.uint64]:
 
 
 @njit(nogil=True, cache=True)
-def _keep_forest(
-    order_E: NDArray[np.int64], sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], parent_V: NDArray[np.int32]
-) -> int:
+def _keep_forest(order_E, sources_E, targets_E, parent_V):  # type: ignore[no-untyped-def]
     """Move the forest's positions to the front of ``order_E``; return how many there are (Kruskal)."""
     kept = 0
     for position in order_E:

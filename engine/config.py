@@ -137,7 +137,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "star_fc/original": {
         "method": "star_fc",
         "model": {"head": "concat", "hidden": 512, "head_hidden": 512},
-        "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-5},
+        "train": {
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "weight_decay": 1e-5,
+            "max_steps": 2000,
+            "edges_per_step": 8192,
+        },
         "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
     },
 }

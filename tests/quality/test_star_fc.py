@@ -1,0 +1,96 @@
+"""Floors: STAR-FC trained on some identities beats cosine on identities it never saw."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import cluster, evaluate, summary, train
+from engine.errors import ConfigError, DataError, ManifestMismatch
+from engine.storage import manifest
+from engine.synth import synthesize
+
+DATA = Path(os.environ.get("ASTERISM_DATA", Path(__file__).parents[2].parent / "shared/data"))
+
+
+def standin(identities: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    made = synthesize(identities, seed)
+    blocks = list(made.blocks(4096))
+    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
+
+
+def plain_f(run: Path) -> float:
+    """Pairwise F of plain thresholding at the best threshold there is."""
+    folder = summary.stage_folder(run, "analysis")
+    assert folder is not None
+    return float(manifest.read_json(folder / "analysis.json")["plain"]["metrics"]["pairwise_f"])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path, seed: int) -> None:
+    vectors, labels = standin(150, 10 * seed)
+    train(vectors, labels, tmp_path / "model", seed=seed, **{"train.max_steps": 150})
+    vectors, labels = standin(150, 10 * seed + 1)
+    np.save(tmp_path / "truth.npy", labels)
+    arguments = {"model": tmp_path / "model", "labels": tmp_path / "truth.npy", "workspace": tmp_path / "run"}
+    for partition in ("components", "propagation"):
+        result = cluster(vectors, partition={"method": partition}, **arguments)
+        assert evaluate(result.labels, labels)["pairwise_f"] > plain_f(result.run) + 0.05
+
+
+@pytest.mark.data
+def test_historical_figures_quarter(tmp_path: Path) -> None:
+    folder = DATA / "historical_figures"
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {DATA} (set ASTERISM_DATA)")
+    features, labels, split = (np.load(folder / f"{part}.npy") for part in ("features", "labels", "split"))
+    fitting, unseen = (split == 0) & (labels % 2 == 0), (split == 1) & (labels % 2 == 0)
+    train(features[fitting], labels[fitting], tmp_path / "model", **{"train.max_steps": 200})
+    for partition, floor in (("components", 0.90), ("propagation", 0.93)):
+        result = cluster(
+            features[unseen], model=tmp_path / "model", workspace=tmp_path / "run", partition={"method": partition}
+        )
+        assert evaluate(result.labels, labels[unseen])["pairwise_f"] >= floor
+
+
+def test_training_is_the_same_for_any_threads_and_kills(tmp_path: Path) -> None:
+    vectors, labels = standin(40, 3)
+    settings = {"train.max_steps": 40, "train.evaluate_every": 10}
+    for threads in (1, 2):
+        train(vectors, labels, tmp_path / f"model{threads}", resources={"threads": threads}, **settings)
+    weights = [(tmp_path / f"model{threads}/model.safetensors").read_bytes() for threads in (1, 2)]
+    assert weights[0] == weights[1]
+    points = [manifest.read_json(tmp_path / f"model{threads}/model.json") for threads in (1, 2)]
+    assert points[0]["operating_points"] == points[1]["operating_points"]
+
+
+def test_a_model_meets_other_data(tmp_path: Path) -> None:
+    vectors, labels = standin(40, 3)
+    train(vectors, labels, tmp_path / "model", **{"train.max_steps": 20, "train.evaluate_every": 10})
+    with pytest.raises(ManifestMismatch, match="trained on 256 dimensions, the features have 255"):
+        cluster(vectors[:, :255].copy(), model=tmp_path / "model", workspace=tmp_path / "run")
+    with pytest.raises(ConfigError, match="needs --model"):
+        cluster(vectors, method="star_fc", workspace=tmp_path / "run")
+    (tmp_path / "model/model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="does not match the checksum"):
+        cluster(vectors, model=tmp_path / "model", workspace=tmp_path / "run")
+
+
+def test_the_published_preset_trains_and_runs(tmp_path: Path) -> None:
+    vectors, labels = standin(20, 3)
+    small = {"train.max_steps": 10, "train.evaluate_every": 5, "train.edges_per_step": 256}
+    train(vectors, labels, tmp_path / "model", config="star_fc/original", **small)
+    result = cluster(vectors, model=tmp_path / "model", config="star_fc/original", workspace=tmp_path / "run")
+    assert summary.operating_point(result.run) == {"min_score": 0.70, "min_intimacy": 0.72}
+    assert len(result.labels) == len(vectors)
+
+
+@pytest.mark.parametrize(("change", "message"), [("short", "expected"), ("unknown", "every label is -1")])
+def test_labels_that_cannot_train_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    vectors, labels = standin(40, 3)
+    labels = labels[:-1] if change == "short" else np.full_like(labels, -1)
+    with pytest.raises(DataError, match=message):
+        train(vectors, labels, tmp_path / "model", **{"train.max_steps": 5})

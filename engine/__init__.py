@@ -10,11 +10,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from engine.version import __version__
+
 if TYPE_CHECKING:
     from engine.api import ClusterResult, cluster, evaluate, train
     from engine.clustering.propagation import graph_propagation
 
-__version__ = "0.1.0"
 __all__ = ["ClusterResult", "__version__", "cluster", "evaluate", "graph_propagation", "train"]
 
 # Loaded on first use, so that workers and `import engine.errors` do not load torch and faiss.

@@ -13,12 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine import __version__, api, summary
+from engine import api, summary
 from engine.config import Resources, load_settings
 from engine.doctor import diagnose
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
 from engine.plan import human_bytes
+from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()

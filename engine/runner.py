@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import __version__
 from engine.errors import DataError, EngineError, ManifestMismatch, TaskFailed
 from engine.events import EventLog
 from engine.executors.base import Executor, Outcome
@@ -25,6 +24,7 @@ from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
 from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
+from engine.version import __version__
 
 ATTEMPTS = 4
 

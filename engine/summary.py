@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 
-from engine import __version__
 from engine.config import Settings
 from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
@@ -33,6 +32,7 @@ from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
 from engine.plan import Plan
 from engine.storage import manifest
 from engine.storage.context import committed_records, stage_facts
+from engine.version import __version__
 
 REPORT_FILE = "report.html"
 PACKAGES = ("torch", "faiss-cpu", "faiss-gpu", "numpy", "numba", "pyarrow", "zarr", "ray")

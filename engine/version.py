@@ -1,0 +1,3 @@
+"""The engine's version, in its one home."""
+
+__version__ = "0.1.0"

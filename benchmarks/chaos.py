@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def kill_processes(
     started, kills, outcomes = time.perf_counter(), [], []
     while len(kills) < num_kills:
         root = scratch / f"killed{len(outcomes)}"
-        stages = spread(list(durations), num_kills - len(kills), rng)
+        hits = Counter(kill["stage"] for kill in kills)
+        least_hit = sorted(durations, key=lambda stage: (hits[stage], rng.random()))[: num_kills - len(kills)]
+        stages = sorted(least_hit, key=list(durations).index)
         kills += killing.kill_repeatedly(features, root, durations, stages, rng)
         outcomes.append((root, killing.labels_bytes(root) == expected))
     return result("process, local executor", kills, outcomes, started)
@@ -97,13 +100,6 @@ def kill_ray_workers(
         finish(process)
         outcomes.append((root, killing.labels_bytes(root) == expected))
     return result("Ray workers, ray executor", kills, outcomes, started)
-
-
-def spread(stages: list[str], count: int, rng: random.Random) -> list[str]:
-    """``count`` stages in the run's order: all of them as often as fits, the rest drawn at random."""
-    full, rest = divmod(count, len(stages))
-    chosen = stages * full + rng.sample(stages, rest)
-    return sorted(chosen, key=stages.index)
 
 
 def result(

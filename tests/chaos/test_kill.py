@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+from engine.errors import DataError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -62,3 +65,50 @@ def test_the_command_line_resumes_what_was_killed(undisturbed: Path, blobs_path:
     assert resumed.returncode == 0, resumed.stderr
     assert killing.labels_bytes(root) == killing.labels_bytes(undisturbed)
     assert max(killing.commits(root).values()) == 1
+
+
+def test_two_at_once_are_refused_with_a_reason(undisturbed: Path, blobs_path: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    process = killing.start(blobs_path, root)
+    while not list(root.glob("*/records/*.json")):
+        assert process.is_alive()
+        time.sleep(0.005)
+    with pytest.raises(DataError, match="another process is working on"):
+        killing.cluster(blobs_path, root)
+    process.join()
+    assert process.exitcode == 0
+    assert killing.labels_bytes(root) == killing.labels_bytes(undisturbed)
+    assert max(killing.commits(root).values()) == 1
+
+
+@pytest.mark.ray
+def test_a_run_goes_on_when_its_ray_workers_are_killed(undisturbed: Path, blobs_path: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    process = killing.start(blobs_path, root, "ray", {**killing.RESOURCES, "workers": 2})
+    durations = dict.fromkeys(killing.stage_seconds(undisturbed), 0.2)
+    kills = killing.kill_workers(process, root, durations, 3, random.Random(1))
+    process.join()
+    assert process.exitcode == 0
+    assert len(kills) == 3
+    assert killing.labels_bytes(root) == killing.labels_bytes(undisturbed)
+    assert max(killing.commits(root).values()) == 1
+
+
+@pytest.mark.ray
+def test_a_killed_driver_takes_its_ray_with_it_and_resumes_without(
+    undisturbed: Path, blobs_path: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    process = killing.start(blobs_path, root, "ray", {**killing.RESOURCES, "workers": 1})
+    while not list(root.glob("knn-*/records/*.json")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    ray_processes = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.join()
+    _, alive = psutil.wait_procs(ray_processes, timeout=60)
+    assert alive == []
+    committed = killing.compare_committed(root, {})
+    killing.cluster(blobs_path, root)
+    killing.compare_committed(root, committed)
+    assert killing.labels_bytes(root) == killing.labels_bytes(undisturbed)

@@ -11,6 +11,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 
+from engine.errors import TaskFailed
+
 # Calls and records are small and all data goes through storage, so the object store stays small.
 OBJECT_STORE_BYTES = 256 << 20
 
@@ -18,21 +20,29 @@ OBJECT_STORE_BYTES = 256 << 20
 def connect(num_cpus: int, num_gpus: int) -> bool:
     """Use the session of this process, or the cluster ``RAY_ADDRESS`` names (a job's own), else start one here.
 
-    Returns whether one was started, and so has to be shut down by the caller.
+    Returns whether one was started, and so has to be shut down by the caller. Raises ``TaskFailed``.
     """
     if ray.is_initialized():
         return False
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        return False
-    start_embedded(num_cpus, num_gpus)
-    return True
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            start_embedded(num_cpus, num_gpus)
+    except Exception as error:  # Ray raises the bare class for a part that did not come up in time
+        ray.shutdown()
+        what = f"could not be reached at RAY_ADDRESS={address}" if address else "did not start"
+        raise TaskFailed(
+            f"Ray {what}: {error}; what was committed is kept: run the same command again, or use --executor local"
+        ) from error
+    return not address
 
 
 def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
-    """Start Ray for this process alone: no dashboard, loopback address, a small object store.
+    """Start Ray for this process alone: no dashboard, a small object store.
 
-    It ends with ``ray.shutdown()`` or with the process.
+    It ends with ``ray.shutdown()`` or with the process. Ray's ports listen on all interfaces, guarded by its own token.
     """
     ray.init(
         address="local",
@@ -42,5 +52,4 @@ def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
     )

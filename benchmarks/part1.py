@@ -50,18 +50,18 @@ def measure(work: Path, identities: int) -> None:
     for seed, part in enumerate(("part0", "part1")):
         if not (work / part / "labels.meta").exists():
             api.make_standin(work / part, identities, seed)
-    started = time.perf_counter()
     api.train(work / "part0/features.bin", work / "part0/labels.meta", work / "model", dim=256, progress=True)
-    train_seconds = time.perf_counter() - started
+    training_table = stage_table(work / "model")
+    train_seconds = sum(stage["seconds"] for stage in training_table)
     run, source, labels = work / "run", work / "part1/features.bin", work / "part1/labels.meta"
     truth = read_labels(labels)
     rows = []
 
-    def add(method: str, **arguments: Any) -> None:
+    def add(title: str, /, **arguments: Any) -> None:
         begun = time.perf_counter()
         result = api.cluster(source, dim=256, workspace=run, progress=True, **arguments)
         taken = time.perf_counter() - begun
-        rows.append({"method": method, **evaluate(result.labels, truth), "point": summary.operating_point(run),
+        rows.append({"method": title, **evaluate(result.labels, truth), "point": summary.operating_point(run),
                      "seconds": round(taken, 1)})  # fmt: skip
 
     add("star_fc", model=work / "model")
@@ -81,7 +81,7 @@ def measure(work: Path, identities: int) -> None:
     print(f"training {train_seconds:.0f} s; .bin to labels {rows[0]['seconds']:.0f} s, peak memory {peak / 1e9:.2f} GB")
     name = "part1" if identities == PART1 else f"part1_{identities}"
     results = {
-        "rows": rows, "train_seconds": round(train_seconds, 1), "training_stages": stage_table(work / "model"),
+        "rows": rows, "train_seconds": round(train_seconds, 1), "training_stages": training_table,
         "run_stages": run_table, "peak_bytes": peak, "recall": recall,
     }  # fmt: skip
     write_record(name, {"identities": identities, "num_rows": len(truth), "dim": 256}, results)

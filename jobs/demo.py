@@ -46,7 +46,10 @@ def cluster_standin(out: Path, identities: int) -> None:
         api.make_standin(folder, identities, seed)
     train, test = parts["train"], parts["test"]
     started = time.perf_counter()
-    api.train(train / "features.bin", train / "labels.meta", out / "model", dim=256, progress=True)
+    api.train(
+        train / "features.bin", train / "labels.meta", out / "model", dim=256, progress=True,
+        **{"train.max_steps": 300},
+    )  # fmt: skip
     trained = time.perf_counter() - started
     api.cluster(
         test / "features.bin", dim=256, model=out / "model", labels=test / "labels.meta",

@@ -57,7 +57,7 @@ def structural_features(
 
     def run(tile: tuple[int, int]) -> None:
         part = slice(*tile)
-        _structural(neighbors, known, sources[part], targets[part], similarities[part], result[part])
+        fill_structural(neighbors, known, sources[part], targets[part], similarities[part], result[part])
 
     map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
     return result
@@ -65,21 +65,27 @@ def structural_features(
 
 def pair_cosines(vectors_ND: Array, sources: Array, targets: Array, *, threads: int = 1) -> Array:
     """Compute the cosine of each pair of rows of a float16 array: (E,) float32; 0 where a row is zero."""
-    vectors = np.asarray(vectors_ND).view(np.int16)
+    vectors = np.asarray(vectors_ND)
     result = np.empty(len(sources), np.float32)
 
     def run(tile: tuple[int, int]) -> None:
         part = slice(*tile)
-        _half_cosines(vectors, sources[part], targets[part], result[part])
+        fill_cosines(vectors, sources[part], targets[part], result[part])
 
     map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
     return result
 
 
+def fill_cosines(vectors: Array, sources: Array, targets: Array, out: Array) -> None:
+    """Write ``pair_cosines`` of a tile into ``out`` on the calling thread."""
+    _half_cosines(vectors.view(np.int16), sources, targets, out)
+
+
 @numba.njit(nogil=True, cache=True)
-def _structural(
+def fill_structural(
     neighbors: Array, known: Array, sources: Array, targets: Array, similarities: Array, out: Array
 ) -> None:
+    """Write ``structural_features`` of a tile into the first columns of ``out`` on the calling thread."""
     width = min(neighbors.shape[1], MAX_RANKS)
     keys = np.full(_TABLE_SLOTS, np.int32(-1))
     ranks = np.empty(_TABLE_SLOTS, np.int32)

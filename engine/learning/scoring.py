@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.graph.adjacency import EdgeList
-from engine.graph.features import pair_cosines, structural_features
+from engine.graph.features import fill_cosines, fill_structural
 from engine.learning.layers import NUM_EDGE_INPUTS, StarFC
 from engine.tiles import map_tiles, tile_bounds
 
@@ -45,12 +45,24 @@ def embed_block(
 def edge_inputs(
     neighbors_NK: Array, similarities_NK: Array, aggregated_ND: Array, edges: EdgeList, *, threads: int = 1
 ) -> Array:
-    """Compute what an edge's score takes besides the codes: the structural inputs, then the cosine of the float16
-    aggregated vectors; (E, ``NUM_EDGE_INPUTS``) float32."""
+    """Compute what an edge's score takes besides the codes.
+
+    The structural inputs, then the cosine of the float16 aggregated vectors: (E, ``NUM_EDGE_INPUTS``) float32.
+    """
     inputs = np.empty((len(edges.sources), NUM_EDGE_INPUTS), np.float32)
-    inputs[:, :-1] = structural_features(neighbors_NK, similarities_NK, *edges, threads=threads)
-    inputs[:, -1] = pair_cosines(aggregated_ND, edges.sources, edges.targets, threads=threads)
+    graph = np.asarray(neighbors_NK), np.asarray(similarities_NK), np.asarray(aggregated_ND)
+
+    def run(tile: tuple[int, int]) -> None:
+        part = slice(*tile)
+        _fill_inputs(*graph, EdgeList(*(column[part] for column in edges)), inputs[part])
+
+    map_tiles(run, tile_bounds(0, len(inputs), SCORE_EDGES), threads)
     return inputs
+
+
+def _fill_inputs(neighbors: Array, similarities: Array, aggregated: Array, edges: EdgeList, out: Array) -> None:
+    fill_structural(neighbors, similarities, *edges, out)
+    fill_cosines(aggregated, edges.sources, edges.targets, out[:, -1])
 
 
 def score_edges(
@@ -72,10 +84,12 @@ def score_edges(
     scores = np.empty(len(edges.sources), np.float32)
     model = model.eval().to(device)
     codes = np.asarray(codes_NW)
+    graph = np.asarray(neighbors_NK), np.asarray(similarities_NK), np.asarray(aggregated_ND)
 
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
-        inputs = edge_inputs(neighbors_NK, similarities_NK, aggregated_ND, part)
+        inputs = np.empty((len(part.sources), NUM_EDGE_INPUTS), np.float32)
+        _fill_inputs(*graph, part, inputs)
         ends = codes[part.sources], codes[part.targets]
         first, second, given = (_padded(rows, SCORE_EDGES, device) for rows in (*ends, inputs))
         with torch.no_grad():

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint quick bench clean
+.PHONY: setup demo test lint wheel clean
 
 setup: $(STAMP)
 

@@ -148,12 +148,14 @@ def train(
     return out
 
 
-def evaluate(predicted: np.ndarray | str | Path, labels: np.ndarray | str | Path) -> dict[str, float]:
+def evaluate(
+    predicted: np.ndarray | str | Path, labels: np.ndarray | str | Path, *, labels_column: str | None = None
+) -> dict[str, float]:
     """Score predicted labels against identities: pairwise, BCubed, NMI, ARI (fractions) and counts.
 
     Either is an (N,) integer array or a file. -1 counts as a cluster, or identity, of its own.
     """
-    truth = labels if isinstance(labels, np.ndarray) else read_labels(labels)
+    truth = labels if isinstance(labels, np.ndarray) else read_labels(labels, column=labels_column)
     found = predicted if isinstance(predicted, np.ndarray) else read_labels(predicted)
     if len(truth) != len(found):
         raise DataError(

@@ -21,7 +21,7 @@ from engine.events import read_events
 from engine.plan import human_bytes
 from engine.version import __version__
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -37,6 +37,12 @@ class LabelFile(StrEnum):
     txt = "txt"
     parquet = "parquet"
     meta = "meta"
+
+
+class ZeroVectorPolicy(StrEnum):
+    error = "error"
+    drop = "drop"
+    singleton = "singleton"
 
 
 class StandinFormat(StrEnum):
@@ -62,7 +68,9 @@ ItemsColumn = Annotated[str | None, typer.Option("--items-column", help="column 
 Labels = Annotated[Path | None, typer.Option("--labels", help="identities, one per row")]
 LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="column that holds the labels")]
 ModelOption = Annotated[Path | None, typer.Option("--model", help="folder written by asterism train")]
-KnnGraph = Annotated[Path | None, typer.Option("--knn-graph", help="a KNN graph made elsewhere")]
+KnnGraph = Annotated[
+    Path | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
+]
 Method = Annotated[str | None, typer.Option("--method", help="cosine or star_fc; default: the model's, else cosine")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or preset, for example star_fc/original")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
@@ -72,16 +80,19 @@ Workers = Annotated[int, typer.Option("--workers", min=0, help="ray: number of a
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
 ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="local: this process; ray: Ray actors")]
-ZeroVectors = Annotated[str | None, typer.Option("--zero-vectors", help="drop, singleton or error")]
+ZeroVectors = Annotated[ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")]
 BlockRows = Annotated[int, typer.Option("--block-rows", min=0, help="rows per task; 0 = chosen by the plan")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
-RunFolder = Annotated[Path, typer.Argument(help="a run's folder", metavar="RUN")]
+RunFolder = Annotated[Path, typer.Argument(help="folder of a run, store or training", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
-    """Cluster embeddings by identity."""
+    """Cluster embeddings by identity: vectors in, labels out, resumable at every step.
+
+    Start with: asterism run --features vectors.npy --out run
+    """
     if show:
         print(__version__)
         raise typer.Exit
@@ -267,9 +278,12 @@ def status(folder: RunFolder, as_json: Json = False) -> None:
     for stage in found["stages"]:
         peak = human_bytes(stage["peak_bytes"]) if stage["peak_bytes"] else ""
         share = f"{stage['rows_committed'] / stage['rows']:.0%}"
-        table.add_row(stage["stage"], share, str(stage["tasks_committed"]), f"{stage['task_seconds']:,.1f}", peak)
+        tasks = f"{stage['tasks_committed']} of {stage['tasks']}"
+        table.add_row(stage["stage"], share, tasks, f"{stage['task_seconds']:,.1f}", peak)
     console.print(f"{found['kind']} {folder}: {found['state']}", highlight=False, soft_wrap=True)
     console.print(table)
+    if found["state"] == "stopped":
+        console.print(f"nothing works on it now; asterism resume {folder}", highlight=False, soft_wrap=True)
     failures = [event for event in read_events(folder) if event["event"] == "run_failed"]
     if failures and found["state"] != "finished":
         console.print(f"last failure: {failures[-1]['error']}", highlight=False, markup=False, soft_wrap=True)
@@ -291,14 +305,15 @@ def evaluate(
     labels: Annotated[Path, typer.Option("--labels", help="identities, one per row")],
     run_folder: Annotated[Path | None, typer.Option("--run", help="a run's folder")] = None,
     pred: Annotated[Path | None, typer.Option("--pred", help="a file of predicted labels")] = None,
+    labels_column: LabelsColumn = None,
     as_json: Json = False,
 ) -> None:
-    """Score a run, or a file of labels, against identities."""
+    """Score a run (--run), or a file of labels (--pred), against identities."""
     if (run_folder is None) == (pred is None):
         raise ConfigError("evaluate takes either --run RUN or --pred FILE")
     predicted = api.run_labels(run_folder) if run_folder is not None else pred
     assert predicted is not None
-    scores = api.evaluate(predicted, labels)
+    scores = api.evaluate(predicted, labels, labels_column=labels_column)
     if as_json:
         print(json.dumps(scores))
         return
@@ -364,8 +379,8 @@ def main() -> None:
 
 def _run_request(
     features: Path, model: Path | None, labels: Path | None, labels_column: str | None, method: str | None,
-    dim: int | None, column: str | None, items_column: str | None, knn_graph: Path | None, zero_vectors: str | None,
-    config: str | None, settings: list[str] | None, seed: int | None,
+    dim: int | None, column: str | None, items_column: str | None, knn_graph: Path | None,
+    zero_vectors: ZeroVectorPolicy | None, config: str | None, settings: list[str] | None, seed: int | None,
 ) -> api.Request:  # fmt: skip
     return api.Request(
         features=str(features.absolute()), model=_text(model), labels=_text(labels), labels_column=labels_column,
@@ -383,8 +398,8 @@ def _resources(
     )  # fmt: skip
 
 
-def _zero(value: str | None) -> dict[str, Any]:
-    return {} if value is None else {"ingest.zero_vectors": value}
+def _zero(value: ZeroVectorPolicy | None) -> dict[str, Any]:
+    return {} if value is None else {"ingest.zero_vectors": value.value}
 
 
 def _text(path: Path | None) -> str | None:

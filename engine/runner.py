@@ -145,6 +145,15 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
+def is_running(root: Path) -> bool:
+    """Tell whether a process holds the run's lock (as far as this machine's file system shows it)."""
+    try:
+        with locked(root):
+            return False
+    except (EngineError, OSError):
+        return True
+
+
 def _run_calls(calls: Sequence[TaskCall], stage: Stage, workshop: Workshop, events: EventLog) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         failed: list[Outcome] = []

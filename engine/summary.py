@@ -29,7 +29,8 @@ from engine.evaluation.report_data import (
 from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
-from engine.plan import Plan
+from engine.plan import Cost, Plan, Stage, pending_ranges
+from engine.runner import is_running
 from engine.storage import manifest
 from engine.storage.context import committed_records, stage_facts
 from engine.version import __version__
@@ -73,12 +74,16 @@ def run_status(root: Path) -> dict[str, Any]:
     for stage in held["plan"]["stages"]:
         records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
         done = sum(record.stop - record.start for record in records)
+        planned = Stage(**{**stage, "cost": Cost(**stage["cost"])})
         stages.append({
             "stage": stage["name"], "rows": stage["num_rows"], "rows_committed": done,
-            "tasks_committed": len(records), "task_seconds": round(sum(record.seconds for record in records), 3),
+            "tasks_committed": len(records),
+            "tasks": len(records) + len(pending_ranges(planned, [(record.start, record.stop) for record in records])),
+            "task_seconds": round(sum(record.seconds for record in records), 3),
             "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
         })  # fmt: skip
-    return {"run": str(root), "kind": held["kind"], "state": held["state"], "stages": stages}
+    state = "stopped" if held["state"] == "running" and not is_running(root) else held["state"]
+    return {"run": str(root), "kind": held["kind"], "state": state, "stages": stages}
 
 
 def operating_point(root: Path) -> dict[str, Any]:

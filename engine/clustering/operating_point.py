@@ -88,8 +88,9 @@ def choose_operating_point(
     return OperatingPoint(
         min_score,
         max_size,
-        f"clusters of at most {max_size} describe the neighbour graph in the fewest bits per step "
-        f"({bits[max_size]:.3f}); {min_score:.3f} is the highest threshold within {TOLERANCE:.0%} of that",
+        f"Clusters of at most {max_size} rows (more only where no threshold separates them) describe a walk on the "
+        f"neighbour graph in the fewest bits per step ({bits[max_size]:.3f}); {min_score:.3f} is the highest threshold "
+        f"within {TOLERANCE:.0%} of that.",
     )
 
 

@@ -237,7 +237,7 @@ def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> t
     if native not in _READ_AS_THEY_ARE:
         raise DataError(
             f"{where}: expected vectors of float16, float32, float64, uint8 or int8, got {dtype}; "
-            f"is this a file of labels or neighbours?"
+            f"convert vectors with .astype('float32'), or check that this is no file of labels or neighbours"
         )
     return int(shape[0]), int(shape[1]), native
 

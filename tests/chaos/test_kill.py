@@ -95,7 +95,7 @@ def test_a_run_goes_on_when_its_ray_workers_are_killed(undisturbed: Path, blobs_
 
 
 @pytest.mark.ray
-def test_a_killed_driver_takes_its_ray_with_it_and_resumes_without(
+def test_a_killed_driver_takes_its_workers_with_it_and_resumes_without(
     undisturbed: Path, blobs_path: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
@@ -103,10 +103,11 @@ def test_a_killed_driver_takes_its_ray_with_it_and_resumes_without(
     while not list(root.glob("knn-*/records/*.json")):
         assert process.is_alive()
         time.sleep(0.01)
-    ray_processes = psutil.Process(process.pid).children(recursive=True)
+    workers = killing.workers_of(process.pid)
+    assert workers
     process.kill()
     process.join()
-    _, alive = psutil.wait_procs(ray_processes, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
     committed = killing.compare_committed(root, {})
     killing.cluster(blobs_path, root)

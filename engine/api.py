@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import xxhash
 
 from engine import summary
 from engine.config import Resources, Settings, load_settings
@@ -295,12 +296,18 @@ def choose_device(asked: str) -> str:
 
 
 def _as_path(value: np.ndarray | str | Path, beside: Path, name: str = "features") -> str:
-    """The path itself; an array is saved beside the run first, so that the run can be resumed."""
+    """The path itself; an array is saved beside the run first, named by its content, so that the run can be resumed."""
     if not isinstance(value, np.ndarray):
         return str(Path(value).absolute())
-    path = beside.absolute().with_name(f"{beside.name}.{name}.npy")
     array = np.ascontiguousarray(value)
-    manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
+    if array.dtype.hasobject:
+        raise DataError(f"{name}: an array of Python objects; pass one of numbers, of shape (N, D) for vectors")
+    hasher = xxhash.xxh3_128(f"{array.shape} {array.dtype.str}".encode())
+    if array.size:
+        hasher.update(array.reshape(-1).view(np.uint8).data)
+    path = beside.absolute().with_name(f"{beside.name}.{name}-{hasher.hexdigest()[:12]}.npy")
+    if not path.exists():
+        manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
     return str(path)
 
 

@@ -140,6 +140,7 @@ def test_an_output_folder_with_another_run_is_refused_unchanged(tmp_path: Path) 
     with pytest.raises(ManifestMismatch, match="another source"):
         cluster(blobs(seed=9)[0], workspace=tmp_path / "run", partition=POINT)
     assert sorted((p, p.stat().st_mtime_ns) for p in first.run.rglob("*")) == before
+    api.resume(first.run, progress=False)  # its own source, saved beside it, is still there
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("mine")
     with pytest.raises(ManifestMismatch, match="not empty and holds no run"):

@@ -83,6 +83,16 @@ class ExecutorContract:
         assert len(read_records(tmp_path, "d" * 32)) <= 1 + 2 * executor.workers
         assert len(list(executor.run(make_calls(tmp_path, "count_up", NUM_ROWS)))) == len(STARTS)
 
+    def test_a_run_left_open_does_not_disturb_the_next(self, executor: Executor, tmp_path: Path) -> None:
+        left = iter(executor.run(make_calls(tmp_path / "left", "count_up", 20 * CHUNK_ROWS)))
+        next(left)
+        outcomes = iter(executor.run(make_calls(tmp_path / "next", "count_up", NUM_ROWS)))
+        found = [next(outcomes)]
+        del left
+        found += outcomes
+        assert starts(found) == STARTS
+        assert all(outcome.record for outcome in found)
+
     def test_closes_twice_and_unused(self, executor: Executor, tmp_path: Path) -> None:
         list(executor.run(make_calls(tmp_path, "count_up", 10)))
         executor.close()

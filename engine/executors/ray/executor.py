@@ -49,6 +49,7 @@ class RayExecutor:
         self._device = device
         self._slots = [_Slot() for _ in range(workers)]
         self._started_ray = False
+        self._runs = 0
 
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         """Run the calls, at most one at a time on each actor; a call whose actor dies comes back with ``retry``."""
@@ -56,6 +57,10 @@ class RayExecutor:
             return
         self._connect()
         gpus = self._gpus_each()
+        # A run that a caller left without closing it must neither go on beside this one nor end this one's actors.
+        self._discard_busy()
+        self._runs += 1
+        this_run = self._runs
         waiting = deque(calls)
         unused = [slot for slot in self._slots if slot.actor is None]
         idle = [slot for slot in self._slots if slot.actor is not None and slot.starting is None]
@@ -93,9 +98,8 @@ class RayExecutor:
                     if call is not None:
                         yield reply.outcome(call)
         finally:
-            for slot in self._slots:
-                if slot.call is not None:
-                    self._discard(slot)
+            if this_run == self._runs:
+                self._discard_busy()
 
     def close(self) -> None:
         """End the actors, and Ray if this executor started it."""
@@ -129,6 +133,11 @@ class RayExecutor:
             f"no Ray worker with {self._threads} CPU(s) and {gpus} GPU(s) could start in {START_TIMEOUT_S:.0f} s; the "
             f"cluster offers {offered['CPU']:.0f} CPUs and {offered['GPU']:.0f} GPUs: lower the threads of each worker"
         )
+
+    def _discard_busy(self) -> None:
+        for slot in self._slots:
+            if slot.call is not None:
+                self._discard(slot)
 
     def _discard(self, slot: _Slot) -> None:
         if slot.actor is not None and ray.is_initialized():

@@ -4,7 +4,7 @@ What it fits: one graph convolution and an edge head, on subgraphs sampled from 
 How it scores: every undirected edge of the full graph once. How it partitions: pruning by score and node intimacy, then
 union-find, as published; or size-capped propagation on the same scores, whichever does better on held-out identities.
 
-Deviations, each with its reason where it is done: an edge head with interaction inputs and structural inputs by
+Deviations, each with its reason where it is done: an edge head over the codes' cosine and structural inputs by
 default (``star_fc/original`` is the published head); balanced edge sampling; stopping and thresholds on held-out train
 identities; closed-neighbourhood intimacy; propagation beside components.
 """

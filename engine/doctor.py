@@ -9,6 +9,7 @@ from typing import Any
 import faiss
 import torch
 
+from engine.api import MEMORY_SHARE
 from engine.memory import free_bytes, tree_bytes
 from engine.plan import human_bytes
 from engine.summary import free_disk_bytes, hardware, versions
@@ -31,8 +32,8 @@ def diagnose() -> dict[str, Any]:
     found["faiss GPUs"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     found["ray"] = f"{found.get('ray', '')} {ray}".strip()
     found["disk free here"] = human_bytes(free_disk_bytes(Path.cwd()))
+    memory = human_bytes(MEMORY_SHARE * free_bytes())
     found["a run would use"] = (
-        f"device {'cuda' if gpus else 'cpu'}, {usable_cores()} threads, --memory {human_bytes(0.7 * free_bytes())}, "
-        f"the local executor"
+        f"device {'cuda' if gpus else 'cpu'}, {usable_cores()} threads, --memory {memory}, the local executor"
     )
     return found

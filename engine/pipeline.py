@@ -102,7 +102,7 @@ def recall_stages(shape: GraphShape, settings: Settings, vectors: str) -> list[S
     samples = min(settings.knn.recall_samples, shape.num_rows)
     if samples == 0:
         return []
-    inputs = {"features": shape.features, "ingest": vectors, "knn": "knn"} | _ordered(shape)
+    inputs = {"features": shape.features, "ingest": vectors, "knn": "knn"} | shape.ordered
     params = {"k": shape.k, "samples": samples, "seed": settings.seed}
     cost = knn.recall_cost(shape.num_rows, shape.dim, shape.k, samples)
     return [_single("recall", "engine.stages.knn:measure_recall", knn.VERSION, params, inputs, cost)]
@@ -126,14 +126,14 @@ def run_stages(
     stages += partition_stages(shape, settings, model)
     asked = settings.ingest.zero_vectors
     zeros = {"zero_vectors": source.zero_vectors if source.zero_vectors and asked == "error" else asked}
-    inputs = {"roots": "roots", "ingest": vectors} | _ordered(shape)
+    inputs = {"roots": "roots", "ingest": vectors} | shape.ordered
     stages.append(
         _single("labels", "engine.stages.partition:label_rows", partition.VERSION, zeros, inputs,
                 partition.labels_cost(shape.num_rows))
     )  # fmt: skip
     params = {"labels": labels.digest if labels else None, "learned": method.learned}
     where = {"labels": labels.path, "column": labels.column} if labels else {}
-    inputs = {"labels": "labels", "roots": "roots", "score": "score", "ingest": vectors} | _ordered(shape)
+    inputs = {"labels": "labels", "roots": "roots", "score": "score", "ingest": vectors} | shape.ordered
     cost = analysis.cost(shape.num_rows, shape.k, labelled=labels is not None)
     stages.append(_single("analysis", "engine.stages.analysis:run", analysis.VERSION, params, inputs, cost, where))
     return stages
@@ -159,13 +159,13 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         chosen = {"point": "point"}
     version = partition.VERSION
     if kind == "propagation":
-        params = {"point": given, "step": config.step, "num_vertices": n, "partition": kind}
+        params = {"point": given, "step": config.step, "num_vertices": n}
         stages.append(
             _single("roots", "engine.stages.partition:propagation", version, params, {"score": "score"} | chosen,
                     partition.propagation_cost(n, k))
         )  # fmt: skip
         return stages
-    params = {"point": given, "num_vertices": n, "partition": kind}
+    params = {"point": given, "num_vertices": n}
     inputs = {"score": "score"} | chosen
     if given["min_intimacy"]:
         cost = partition.adjacency_cost(n, k)
@@ -200,10 +200,6 @@ def choose_k(settings: Settings, num_rows: int) -> int:
     if asked and settings.knn.k >= num_rows:
         raise ConfigError(f"knn.k = {settings.knn.k} needs more than {settings.knn.k} rows, the source has {num_rows}")
     return min(settings.knn.k, num_rows - 1)
-
-
-def _ordered(shape: GraphShape) -> dict[str, str]:
-    return {"order": shape.order} if shape.order else {}
 
 
 def _single(

@@ -7,7 +7,7 @@ fingerprint to the stages it affects and to no others. The plan is made before a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -92,9 +92,6 @@ class Plan:
             if stage.name == name:
                 return stage
         raise KeyError(name)
-
-    def has(self, name: str) -> bool:
-        return any(stage.name == name for stage in self.stages)
 
     @property
     def disk_bytes(self) -> int:
@@ -201,7 +198,3 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
-
-
-# A task function: reads its inputs, calls kernels, writes outputs through the context, returns small JSON facts.
-TaskFunction = Callable[..., dict[str, Any]]

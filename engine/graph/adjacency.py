@@ -261,6 +261,16 @@ def _aggregate_single(
                 out[row, column] += weight * source[other, column]
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def larger_listing(neighbors: Array, similarities: Array, row: int, rank: int) -> tuple[float, bool]:
+    """Give the larger similarity that the two ends list, and whether ``row`` owns the edge (numba)."""
+    other = neighbors[row, rank]
+    for back in range(neighbors.shape[1]):
+        if neighbors[other, back] == row:
+            return max(similarities[row, rank], similarities[other, back]), row < other
+    return similarities[row, rank], True
+
+
 @numba.njit(nogil=True, cache=True)
 def _owned_edges(
     neighbors: Array, similarities: Array, begin: int, end: int, min_similarity: float, sources: Array,
@@ -273,14 +283,8 @@ def _owned_edges(
             other = neighbors[row, rank]
             if other < 0:
                 break
-            value = similarities[row, rank]
-            mutual = False
-            for back in range(width):
-                if neighbors[other, back] == row:
-                    mutual = True
-                    value = max(value, similarities[other, back])
-                    break
-            if (mutual and row > other) or value < min_similarity:
+            value, owned = larger_listing(neighbors, similarities, row, rank)
+            if not owned or value < min_similarity:
                 continue
             sources[count] = min(row, other)
             targets[count] = max(row, other)

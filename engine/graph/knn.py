@@ -15,10 +15,8 @@ import faiss
 import numba
 import numpy as np
 
+from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY
 from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
-
-NO_NEIGHBOR = -1
-NO_SIMILARITY = -2.0
 
 EXACT_TILE_ROWS = 1024
 CELL_TILE_ROWS = 4096

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.config import SamplingConfig
 from engine.errors import DataError
-from engine.graph.adjacency import EdgeList
+from engine.graph.adjacency import EdgeList, larger_listing
 
 Array = np.ndarray[Any, Any]
 
@@ -145,14 +145,8 @@ def _edges_within(
                 break
             if not member[other]:
                 continue
-            value = known[row, rank]
-            mutual = False
-            for back in range(width):
-                if neighbors[other, back] == row:
-                    mutual = True
-                    value = max(value, known[other, back])
-                    break
-            if mutual and row > other:
+            value, owned = larger_listing(neighbors, known, row, rank)
+            if not owned:
                 continue
             sources[count] = min(row, other)
             targets[count] = max(row, other)

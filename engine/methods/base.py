@@ -34,6 +34,11 @@ class GraphShape:
     features: str
     order: str | None
 
+    @property
+    def ordered(self) -> dict[str, str]:
+        """The input that maps vertices back to rows, for stages that need it."""
+        return {"order": self.order} if self.order else {}
+
 
 @dataclass(frozen=True)
 class Model:

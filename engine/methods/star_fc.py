@@ -59,7 +59,7 @@ class StarFc:
             "sampling": settings.sampling.model_dump(mode="json"), "network": network.model_dump(mode="json"),
             "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
         }  # fmt: skip
-        inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn"} | _ordered(graph)
+        inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn"} | graph.ordered
         edges = settings.sampling.max_vertices * graph.k
         cost = Cost(
             fixed_bytes=n * 40 + edges * 24 + settings.train.edges_per_step * network.hidden * 400 + (300 << 20),
@@ -70,7 +70,7 @@ class StarFc:
         select = {name: params[name] for name in ("seed", "labels")} | {
             "holdout": settings.train.holdout, "step": settings.partition.step,
         }  # fmt: skip
-        inputs = {"score": "score"} | _ordered(graph)
+        inputs = {"score": "score"} | graph.ordered
         cost = Cost(fixed_bytes=n * 200 + n * graph.k * 24, disk_bytes=1 << 16, seconds=n * graph.k / 4e5)
         return [
             _aggregate(graph), fit, *scoring,
@@ -209,10 +209,6 @@ def _scored(task: TaskContext) -> list[tuple[np.ndarray, ...]]:
 
 def _half(features_ND: np.ndarray) -> np.ndarray:
     return features_ND if features_ND.dtype == np.float16 else features_ND.astype(np.float16)
-
-
-def _ordered(graph: GraphShape) -> dict[str, str]:
-    return {"order": graph.order} if graph.order else {}
 
 
 class _CheckpointFile:

@@ -69,7 +69,6 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         "largest": int(sizes.max(initial=0)),
         "num_dropped": int((labels_N < 0).sum()),
         "point": stage_facts(task.input("roots"))[0],
-        "partition": task.params.get("partition"),
         "histograms": {name: histogram.as_dict() for name, histogram in histograms.items()},
         "sweeps": swept,
         "galleries": _galleries(task, picker, labels_N),

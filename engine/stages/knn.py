@@ -15,7 +15,7 @@ from engine.graph import knn
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.ingest import usable_rows
 from engine.storage.context import TaskContext, hold, read_npy
-from engine.storage.formats import normalise_knn_block, open_knn_graph
+from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY, normalise_knn_block, open_knn_graph
 
 VERSION = 2
 RECALL_FLOOR = 0.5
@@ -134,8 +134,8 @@ def import_graph(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     width = task.params["k"]
     if neighbors_NK.shape[1] < width:
         missing = ((0, 0), (0, width - neighbors_NK.shape[1]))
-        neighbors_NK = np.pad(neighbors_NK, missing, constant_values=knn.NO_NEIGHBOR)
-        similarities_NK = np.pad(similarities_NK, missing, constant_values=knn.NO_SIMILARITY)
+        neighbors_NK = np.pad(neighbors_NK, missing, constant_values=NO_NEIGHBOR)
+        similarities_NK = np.pad(similarities_NK, missing, constant_values=NO_SIMILARITY)
     task.write_rows("neighbors", neighbors_NK[:, :width], np.int32)
     task.write_rows("similarities", similarities_NK[:, :width], np.float32)
     return {}
@@ -176,13 +176,13 @@ def _centroids(task: TaskContext) -> np.ndarray:
 
 
 def _similarities(features_ND: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
-    out = np.full(ids.shape, knn.NO_SIMILARITY, dtype=np.float32)
+    out = np.full(ids.shape, NO_SIMILARITY, dtype=np.float32)
     for begin in range(0, len(ids), CHUNK_ROWS // 16):
         part = ids[begin : begin + CHUNK_ROWS // 16]
         own = features_ND[start + begin : start + begin + len(part)].astype(np.float32)
         inside = (part >= 0) & (part < len(features_ND))
         others = features_ND[np.where(inside, part, 0)].astype(np.float32)
-        out[begin : begin + len(part)] = np.where(inside, np.einsum("nd,nkd->nk", own, others), knn.NO_SIMILARITY)
+        out[begin : begin + len(part)] = np.where(inside, np.einsum("nd,nkd->nk", own, others), NO_SIMILARITY)
     return out
 
 

@@ -38,12 +38,24 @@ class KnnConfig(Section):
     """The global KNN graph."""
 
     k: int = Field(80, ge=1, le=1024, description="neighbours per vertex, itself not counted")
-    mode: Literal["auto", "exact", "ivf"] = Field("auto", description="auto: exact up to exact_rows, then ivf")
-    exact_rows: int = Field(150_000, ge=0, description="largest N that auto searches exactly")
-    num_cells: int = Field(0, ge=0, description="ivf: cells of the coarse quantiser; 0 = about sqrt(N) * 1.3")
-    num_probes: int = Field(32, ge=1, description="ivf: nearest cells searched per query")
-    train_rows_per_cell: int = Field(64, ge=1, description="ivf: rows sampled per cell to train the quantiser")
-    recall_samples: int = Field(1_000, ge=0, description="rows compared against exact search; 0 = no estimate")
+    mode: Literal["auto", "exact", "partition", "ivf"] = Field(
+        "auto", description="auto: exact up to exact_rows, then partition"
+    )
+    exact_rows: int = Field(50_000, ge=0, description="largest N that auto searches exactly")
+    recall: float = Field(
+        0.97, gt=0, le=1, description="partition: passes are added until this share of neighbours above 0.5 is found"
+    )
+    max_passes: int = Field(3, ge=1, le=9, description="partition: passes at most")
+    num_cells: int = Field(
+        0, ge=0, description="cells; 0: partition about N / 64, at most 65,536; ivf about 1.3 sqrt(N)"
+    )
+    num_probes: int = Field(0, ge=0, description="nearest cells searched per query; 0: partition 4, ivf 32")
+    train_rows_per_cell: int = Field(
+        0, ge=0, description="rows sampled per cell to train the centroids; 0: partition 16, ivf 64"
+    )
+    recall_samples: int = Field(
+        1_000, ge=0, description="rows compared against exact search; 0: no estimate, and all passes are made"
+    )
 
 
 class SamplingConfig(Section):

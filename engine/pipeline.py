@@ -1,6 +1,9 @@
 """The whole data flow, top to bottom.
 
-    source -> ingest -> [quantiser -> assign -> order -> vertices] -> knn (-> recall)
+    source -> ingest -> knn (-> recall), by way of
+           exact:      nothing
+           partition:  cells_1 -> probes_1 -> order -> vertices -> near_1 -> join_1 -> check_1 -> cells_2 ...
+           ivf:        quantiser -> assign -> order -> vertices
            -> a method's stages -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
                       or roots                                  (propagation)
@@ -21,7 +24,7 @@ from engine.errors import ConfigError, DataError
 from engine.ingest import Source
 from engine.methods import METHODS, GraphShape, Model
 from engine.plan import CHUNK_ROWS, Cost, Stage
-from engine.stages import analysis, ingest, knn, partition, point
+from engine.stages import analysis, ingest, knn, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
 
@@ -75,15 +78,16 @@ def graph_stages(source: Source, settings: Settings, knn_graph: OutsideFile | No
     elif config.mode == "exact" or (config.mode == "auto" and n <= config.exact_rows):
         inputs, cost = {"features": vectors, "ingest": vectors}, knn.search_cost(n, dim, k, n)
         stages.append(Stage("knn", "engine.stages.knn:search", knn.VERSION, {"k": k}, inputs, n, cost))
-    else:
+    elif config.mode == "ivf":
         cells = min(config.num_cells or max(1, round(1.3 * n**0.5)), n)
-        probes = min(config.num_probes, cells)
-        train = {"num_cells": cells, "train_rows_per_cell": config.train_rows_per_cell, "seed": settings.seed}
+        probes = min(config.num_probes or 32, cells)
+        sample = config.train_rows_per_cell or 64
+        train = {"num_cells": cells, "train_rows_per_cell": sample, "seed": settings.seed}
         search = {"k": k, "num_probes": probes}
         inputs = {"ingest": vectors, "features": "vertices", "order": "order", "quantiser": "quantiser"}
         stages += [
             _single("quantiser", "engine.stages.knn:train_quantiser", knn.VERSION, train, {"ingest": vectors},
-                    knn.quantiser_cost(cells, dim, config.train_rows_per_cell)),
+                    knn.quantiser_cost(cells, dim, sample)),
             Stage("assign", "engine.stages.knn:assign", knn.VERSION, {}, {"ingest": vectors, "quantiser": "quantiser"},
                   n, knn.assign_cost(n, dim, cells)),
             _single("order", "engine.stages.knn:order_cells", knn.VERSION, {"num_cells": cells},
@@ -94,18 +98,77 @@ def graph_stages(source: Source, settings: Settings, knn_graph: OutsideFile | No
                   knn.search_cost(n, dim, k, probes * n / cells)),
         ]  # fmt: skip
         shape = replace(shape, features="vertices", order="order")
+    else:
+        shape = replace(shape, features="vertices", order="order")
+        stages += _partition_passes(shape, settings, vectors, stored)
+    samples = min(settings.knn.recall_samples, n)
+    if samples:
+        inputs = {"features": shape.features, "ingest": vectors} | shape.ordered
+        params = {"k": shape.k, "samples": samples, "seed": settings.seed}
+        truth = _single("truth", "engine.stages.knn:find_truth", knn.VERSION, params, inputs,
+                        knn.truth_cost(n, dim, shape.k, samples))  # fmt: skip
+        place = next((i for i, stage in enumerate(stages) if "truth" in stage.inputs.values()), len(stages))
+        stages.insert(place, truth)
+        stages.append(
+            _single("recall", "engine.stages.knn:measure_recall", knn.VERSION, {"k": shape.k},
+                    {"knn": "knn", "truth": "truth"}, knn.recall_cost(samples, shape.k))
+        )  # fmt: skip
     return stages, shape
 
 
-def recall_stages(shape: GraphShape, settings: Settings, vectors: str) -> list[Stage]:
-    """The recall estimate, a report's matter: nothing depends on it."""
-    samples = min(settings.knn.recall_samples, shape.num_rows)
-    if samples == 0:
-        return []
-    inputs = {"features": shape.features, "ingest": vectors, "knn": "knn"} | shape.ordered
-    params = {"k": shape.k, "samples": samples, "seed": settings.seed}
-    cost = knn.recall_cost(shape.num_rows, shape.dim, shape.k, samples)
-    return [_single("recall", "engine.stages.knn:measure_recall", knn.VERSION, params, inputs, cost)]
+def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, stored: int) -> list[Stage]:
+    """Mode partition: as many passes as the recall asks for, then the similarities of the last one's neighbours."""
+    config, n, dim = settings.knn, shape.num_rows, shape.dim
+    cells = min(config.num_cells or min(-(-n // 64), 65_536), n)
+    probes = min(config.num_probes or 4, cells)
+    sample = config.train_rows_per_cell or 16
+    listed, version, module = min(passes.LISTED, shape.k), passes.VERSION, "engine.stages.passes"
+    stages: list[Stage] = []
+    for number in range(1, config.max_passes + 1):
+        first = number == 1
+        origin, ordered = (vectors, {"order": "order"}) if first else ("vertices", {})
+        train = {"num_cells": cells, "train_rows_per_cell": sample, "seed": settings.seed, "pass": number}
+        named = {name: f"{name}_{number}" for name in ("cells", "probes", "near", "join", "check")}
+        search = {"k": shape.k, "pass": number}
+        graph = {"vertices": "vertices", "near": named["near"], "probes": named["probes"]}
+        made = [
+            _single(named["cells"], f"{module}:train_cells", version, train, {"features": origin},
+                    passes.cells_cost(cells, dim, sample, n)),
+            Stage(named["probes"], f"{module}:probe_cells", version, {"num_probes": probes},
+                  {"features": origin, "cells": named["cells"]}, n, passes.probes_cost(n, dim, cells, probes)),
+        ]  # fmt: skip
+        if first:
+            made += [
+                _single("order", f"{module}:order_cells", version, {}, {"probes": named["probes"]},
+                        passes.order_cost(n)),
+                Stage("vertices", f"{module}:order_features", version, {}, {"ingest": vectors, "order": "order"}, n,
+                      passes.vertices_cost(n, dim, stored)),
+            ]  # fmt: skip
+        made += [
+            Stage(named["near"], f"{module}:search_cells", version, search,
+                  {"vertices": "vertices", "probes": named["probes"]} | ordered, n,
+                  passes.near_cost(n, dim, cells, probes, listed)),
+            Stage(named["join"], f"{module}:join", version, search,
+                  graph | ({} if first else {"joined": f"join_{number - 1}"}), n, passes.join_cost(n, dim, shape.k)),
+        ]  # fmt: skip
+        if config.recall_samples and number < config.max_passes:
+            made.append(
+                _single(named["check"], f"{module}:check_recall", version, {"recall": config.recall},
+                        {"joined": named["join"], "vertices": "vertices", "truth": "truth"},
+                        passes.check_cost(config.recall_samples, shape.k))
+            )  # fmt: skip
+        if not first and config.recall_samples:
+            before = f"check_{number - 1}"
+            stands_in = {named["join"]: f"join_{number - 1}", named["check"]: before}
+            made = [replace(stage, unless=before, instead=stands_in.get(stage.name, "")) for stage in made]
+        stages += made
+    inputs = {"joined": f"join_{config.max_passes}", "vertices": "vertices", "ingest": vectors, "order": "order"}
+    inputs["features"] = "vertices"
+    stages.append(
+        Stage("knn", f"{module}:write_similarities", version, {"k": shape.k}, inputs, n,
+              passes.similarities_cost(n, dim, shape.k))
+    )  # fmt: skip
+    return stages
 
 
 def run_stages(
@@ -121,7 +184,6 @@ def run_stages(
         raise ConfigError(f"method {settings.method} needs --model; asterism train makes one")
     vectors = source.store or "ingest"
     stages, shape = graph_stages(source, settings, knn_graph)
-    stages += recall_stages(shape, settings, vectors)
     stages += method.scoring_stages(shape, settings, model)
     stages += partition_stages(shape, settings, model)
     asked = settings.ingest.zero_vectors
@@ -187,9 +249,7 @@ def training_stages(
 ) -> list[Stage]:
     """From a labelled source to weights and operating points."""
     method = METHODS[settings.method]
-    vectors = source.store or "ingest"
     stages, shape = graph_stages(source, settings, knn_graph)
-    stages += recall_stages(shape, settings, vectors)
     where = {"labels": labels.path, "column": labels.column, "digest": labels.digest}
     return stages + method.training_stages(shape, settings, where)
 

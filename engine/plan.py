@@ -42,6 +42,9 @@ class Stage:
     function uses to stage names (or, for a store made earlier, to a folder). ``num_rows`` is the extent that is cut
     into tasks; a stage of one task has ``num_rows`` 1 and ``granule`` 1. ``where`` locates outside files (source,
     model, labels) and is no part of the fingerprint: the digests of their contents are, as parameters.
+
+    A stage with ``unless`` is left out once that earlier stage's facts say ``enough``; the outputs of ``instead`` then
+    stand for its own.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Stage:
     cost: Cost
     where: Mapping[str, Any] = field(default_factory=dict)
     granule: int = CHUNK_ROWS
+    unless: str = ""
+    instead: str = ""
     block_rows: int = 0
     digest: str = ""
 
@@ -103,7 +108,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        return sum(stage.cost.seconds for stage in self.stages)
+        """Projected seconds, without the stages that may not be needed."""
+        return sum(stage.cost.seconds for stage in self.stages if not stage.unless)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

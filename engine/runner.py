@@ -23,7 +23,7 @@ from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
 from engine.storage import manifest
-from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
+from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress, stage_facts
 from engine.version import __version__
 
 ATTEMPTS = 4
@@ -63,6 +63,11 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
         try:
             with PeakMemory() as memory:
                 for stage in plan.stages:
+                    if stage.unless and is_enough(folders[stage.unless]):
+                        events.write("stage_not_needed", stage=stage.name, digest=stage.digest)
+                        if stage.instead:
+                            folders[stage.name] = folders[stage.instead]
+                        continue
                     folders[stage.name] = run_stage(stage, folders, workshop, events, memory)
         except BaseException as error:
             with suppress(OSError):
@@ -72,6 +77,11 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
         manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "finished"})
         events.write("run_finished")
     return folders
+
+
+def is_enough(folder: Path) -> bool:
+    """Tell whether a finished check found that what it checked will do."""
+    return bool(stage_facts(folder)[0]["enough"])
 
 
 def check_folder(root: Path, kind: str, request: dict[str, Any]) -> None:
@@ -129,7 +139,7 @@ def remove_stale(root: Path, plan: Plan, events: EventLog) -> None:
 
 
 LOCK_FILE = "run.lock"
-_STAGE_FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}")
+_STAGE_FOLDER = re.compile(r"[a-z_0-9]+-[0-9a-f]{12}")
 
 
 @contextmanager

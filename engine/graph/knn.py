@@ -22,6 +22,8 @@ EXACT_TILE_ROWS = 1024
 CELL_TILE_ROWS = 4096
 DATABASE_BLOCK_ROWS = 2048
 _SCAN_WIDTH = 64
+# Two ways of summing a cosine in float32 differ by less.
+_ROUNDING = np.float32(1e-5)
 
 
 def exact_neighbors(
@@ -120,25 +122,22 @@ def assign_cells(features_ND: np.ndarray, centroids_CD: np.ndarray, start: int, 
     return np.concatenate(map_tiles(assign, tile_bounds(start, stop, EXACT_TILE_ROWS), threads))
 
 
-def measure_recall(
-    found: tuple[np.ndarray, np.ndarray], exact: tuple[np.ndarray, np.ndarray], floor: float
-) -> tuple[float, float]:
-    """Compare found with exact neighbours of the same rows; return recall@K and recall of those of similarity >= floor.
+def measure_recall(found_MK: np.ndarray, exact_MK: np.ndarray, floor: float) -> tuple[float, float]:
+    """Compare the similarities of found neighbours with those of the exact ones of the same rows, both descending.
 
-    A row's exact neighbours count as found by id; without any neighbour to find the recall is 1.
+    Returns recall@K and the recall of neighbours of similarity >= ``floor``. What is as near as the last exact one has
+    been found: among equals any will do (thousands of duplicates). Without any neighbour to find the recall is 1.
     """
-    found_ids, (exact_ids, exact_similarities) = found[0], exact
-    hits = np.zeros(exact_ids.shape, dtype=bool)
-    for column in range(found_ids.shape[1]):
-        hits |= exact_ids == found_ids[:, column : column + 1]
-    present = exact_ids != NO_NEIGHBOR
-    near = present & (exact_similarities >= floor)
-    return _share(hits, present), _share(hits, near)
+    return _recall(found_MK, exact_MK, exact_MK != NO_SIMILARITY), _recall(found_MK, exact_MK, exact_MK >= floor)
 
 
-def _share(hits: np.ndarray, among: np.ndarray) -> float:
-    total = int(among.sum())
-    return float((hits & among).sum() / total) if total else 1.0
+def _recall(found_MK: np.ndarray, exact_MK: np.ndarray, wanted_MK: np.ndarray) -> float:
+    counts_M = wanted_MK.sum(axis=1)
+    if not counts_M.any():
+        return 1.0
+    last_M = np.take_along_axis(exact_MK, np.maximum(counts_M - 1, 0)[:, None], axis=1)[:, 0]
+    hits_M = (found_MK >= last_M[:, None] - _ROUNDING).sum(axis=1)
+    return float(np.minimum(hits_M, counts_M).sum() / counts_M.sum())
 
 
 def _search_tiles(

@@ -12,12 +12,13 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.graph import knn
-from engine.plan import CHUNK_ROWS, Cost
+from engine.graph.similarity import listed_similarities
+from engine.plan import Cost
 from engine.stages.ingest import usable_rows
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY, normalise_knn_block, open_knn_graph
 
-VERSION = 2
+VERSION = 3
 RECALL_FLOOR = 0.5
 # Multiply-adds per second of one small machine (two cores, float32), for projected times only.
 FLOPS = 9e10
@@ -127,7 +128,7 @@ def import_graph(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     graph = hold(("graph", path), lambda: open_knn_graph(path, len(features_ND)))
     ids, similarities = graph.read(start, stop)
     if similarities is None:
-        similarities = _similarities(features_ND, ids, start)
+        similarities = listed_similarities(features_ND, np.arange(start, stop), ids, threads=task.threads)
     else:
         _spot_check(features_ND, ids, similarities, start, path)
     neighbors_NK, similarities_NK = normalise_knn_block(start, ids, similarities, len(features_ND))
@@ -141,25 +142,37 @@ def import_graph(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return {}
 
 
-def recall_cost(num_rows: int, dim: int, k: int, samples: int) -> Cost:
+def truth_cost(num_rows: int, dim: int, k: int, samples: int) -> Cost:
     return Cost(
         fixed_bytes=4 * knn.EXACT_TILE_ROWS * knn.DATABASE_BLOCK_ROWS * 4 + samples * (k * 40 + dim * 4),
+        disk_bytes=samples * k * 4,
         seconds=2.0 * samples * num_rows * dim / FLOPS,
     )
 
 
-def measure_recall(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Compare a random sample of rows with exact search; the result is in the record's facts."""
+def find_truth(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Search a random sample of vertices exactly, to measure recall: ``rows`` (S,) and ``similarities`` (S, K)."""
     features_ND = task.array("features", "features")
-    k = task.params["k"]
     samples = min(task.params["samples"], len(features_ND))
     rng = np.random.default_rng([task.params["seed"], 2])
     rows = np.sort(rng.choice(len(features_ND), samples, replace=False))
-    exact = knn.neighbors_of_rows(features_ND, rows, k, vertex_usable(task), task.threads)
-    found = task.array("knn", "neighbors")[rows], task.array("knn", "similarities")[rows]
-    recall, recall_above = knn.measure_recall(found, exact, RECALL_FLOOR)
+    exact = knn.neighbors_of_rows(features_ND, rows, task.params["k"], vertex_usable(task), task.threads)
+    task.write_npy("rows", rows)
+    task.write_npy("similarities", exact[1])
+    return {"samples": samples}
+
+
+def recall_cost(samples: int, k: int) -> Cost:
+    return Cost(fixed_bytes=samples * k * 40, seconds=0.1)
+
+
+def measure_recall(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Compare the graph with the exact neighbours of a sample; the result is in the record's facts."""
+    rows, exact_SK = read_npy(task.input("truth"), "rows"), read_npy(task.input("truth"), "similarities")
+    recall, recall_above = knn.measure_recall(task.array("knn", "similarities")[rows], exact_SK, RECALL_FLOOR)
     return {
-        "k": k, "samples": samples, "recall": recall, "recall_above_floor": recall_above, "floor": RECALL_FLOOR,
+        "k": task.params["k"], "samples": len(rows), "recall": recall, "recall_above_floor": recall_above,
+        "floor": RECALL_FLOOR,
     }  # fmt: skip
 
 
@@ -175,22 +188,11 @@ def _centroids(task: TaskContext) -> np.ndarray:
     return np.array(read_npy(task.input("quantiser"), "centroids"))
 
 
-def _similarities(features_ND: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
-    out = np.full(ids.shape, NO_SIMILARITY, dtype=np.float32)
-    for begin in range(0, len(ids), CHUNK_ROWS // 16):
-        part = ids[begin : begin + CHUNK_ROWS // 16]
-        own = features_ND[start + begin : start + begin + len(part)].astype(np.float32)
-        inside = (part >= 0) & (part < len(features_ND))
-        others = features_ND[np.where(inside, part, 0)].astype(np.float32)
-        out[begin : begin + len(part)] = np.where(inside, np.einsum("nd,nkd->nk", own, others), NO_SIMILARITY)
-    return out
-
-
 def _spot_check(features_ND: np.ndarray, ids: np.ndarray, similarities: np.ndarray, start: int, path: str) -> None:
     """Refuse a graph whose similarities are not these features' cosines (first rows of each block)."""
     few = slice(0, 64)
     valid = (ids[few] >= 0) & (ids[few] < len(features_ND))
-    computed = _similarities(features_ND, ids[few], start)
+    computed = listed_similarities(features_ND, np.arange(start, start + len(ids[few])), ids[few])
     off = valid & (np.abs(computed - similarities[few]) > 0.02)
     if off.mean() > 0.01:
         row, column = np.argwhere(off)[0]

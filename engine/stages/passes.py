@@ -1,0 +1,208 @@
+"""Stages of the approximate KNN graph, mode ``partition``: passes, until the recall will do.
+
+    cells_1 -> probes_1 -> order -> vertices -> near_1 -> join_1 -> check_1
+    [cells_2 -> probes_2 -> near_2 -> join_2 -> check_2] ...              as long as the last check says so
+    knn: the last join's neighbours with their similarities
+
+Vertices are numbered by the first pass's cells. A check compares a random sample of rows with exact search.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.graph import knn, partitions
+from engine.graph.codes import code_width, encode
+from engine.graph.similarity import listed_similarities, sort_neighbors
+from engine.plan import CHUNK_ROWS, Cost
+from engine.stages import knn as knn_stages
+from engine.storage.context import TaskContext, hold, read_npy
+from engine.storage.formats import NO_NEIGHBOR
+
+VERSION = 1
+TRAIN_ITERATIONS = 4
+# Neighbours that a pass lists before they are joined; ranks that lead on, and how far.
+LISTED = 64
+NEAR, FAR = 10, 16
+# Products of codes per second on two cores, in multiply-adds, and what is not a product per row, for projections.
+RATE = 1.5e11
+
+
+def cells_cost(num_cells: int, dim: int, rows_per_cell: int, num_rows: int) -> Cost:
+    sample = min(num_cells * rows_per_cell, num_rows)
+    return Cost(
+        fixed_bytes=sample * (dim * 9 + 32) + num_cells * dim * 24,
+        disk_bytes=num_cells * dim,
+        seconds=(TRAIN_ITERATIONS * sample * num_cells + num_cells**2) * dim / RATE,
+    )
+
+
+def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Train the centroids of one partition on a random sample of rows: ``centroids`` (C, W) int8 codes."""
+    features_ND = task.array("features", "features")
+    num_cells, number = task.params["num_cells"], task.params["pass"]
+    wanted = min(len(features_ND), num_cells * task.params["train_rows_per_cell"])
+    rng = np.random.default_rng([task.params["seed"], 3, number])
+    rows = rng.choice(len(features_ND), wanted, replace=False)
+    sample_SW = np.concatenate([
+        encode(features_ND[np.sort(rows[begin : begin + CHUNK_ROWS])]) for begin in range(0, wanted, CHUNK_ROWS)
+    ])  # fmt: skip
+    centroids_CW = partitions.train_cells(sample_SW, num_cells, TRAIN_ITERATIONS, number, task.threads)
+    task.write_npy("centroids", centroids_CW)
+    return {"num_cells": len(centroids_CW), "sample_rows": wanted}
+
+
+def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cost:
+    return Cost(
+        fixed_bytes=num_cells * dim * 2 + 8 * partitions.ASSIGN_ROWS * dim * 8,
+        bytes_per_row=num_probes * 4 + dim * 2,
+        disk_bytes=num_rows * num_probes * 4,
+        seconds=1.0 * num_rows * num_cells * dim / RATE,
+    )
+
+
+def probe_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the nearest cells of every row, ``probes`` (N, P) int32, nearest first."""
+    key = ("panels", task.call.inputs["cells"])
+    num_cells, panels = hold(key, lambda: _panels(np.array(read_npy(task.input("cells"), "centroids"))))
+    codes_nW = encode(task.array("features", "features")[start:stop])
+    probes = min(task.params["num_probes"], num_cells)
+    task.write_rows("probes", partitions.nearest_cells(codes_nW, panels, num_cells, probes, task.threads), np.int32)
+    return {}
+
+
+def _panels(centroids_CW: np.ndarray) -> tuple[int, Any]:
+    return len(centroids_CW), partitions.pack_all(centroids_CW)
+
+
+def order_cost(num_rows: int) -> Cost:
+    return Cost(fixed_bytes=num_rows * 24, disk_bytes=num_rows * 4, seconds=num_rows / 1e7)
+
+
+def order_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Number the vertices cell by cell, and by row within a cell: ``row_of_vertex`` (N,), ``cell_offsets`` (C + 1,)."""
+    nearest = np.ascontiguousarray(task.array("probes", "probes")[:, 0])
+    row_of_vertex, offsets = partitions.sort_by_cell(nearest, int(task.array("probes", "probes").max()) + 1)
+    task.write_npy("row_of_vertex", row_of_vertex)
+    task.write_npy("cell_offsets", offsets)
+    sizes = np.diff(offsets)
+    return {"largest_cell": int(sizes.max()), "empty_cells": int((sizes == 0).sum())}
+
+
+def vertices_cost(num_rows: int, dim: int, stored: int) -> Cost:
+    width = code_width(dim)
+    return Cost(bytes_per_row=dim * (2 * stored + 4) + width, disk_bytes=num_rows * (dim * stored + width),
+                seconds=num_rows / 3e5)  # fmt: skip
+
+
+def order_features(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Copy the features into vertex order, ``features``, and write their ``codes`` (N, W) int8."""
+    features_ND = task.array("ingest", "features")
+    ordered_nD = features_ND[read_npy(task.input("order"), "row_of_vertex")[start:stop]]
+    task.write_rows("features", ordered_nD, features_ND.dtype)
+    task.write_rows("codes", encode(ordered_nD), np.int8)
+    return {}
+
+
+def near_cost(num_rows: int, dim: int, num_cells: int, num_probes: int, listed: int) -> Cost:
+    compared = 1.6 * num_probes * num_rows / num_cells
+    return Cost(
+        fixed_bytes=num_rows * (8 + 4 * num_probes) + 8 * _SEARCH_BYTES,
+        bytes_per_row=listed * 8 + 16,
+        disk_bytes=num_rows * listed * 4,
+        seconds=num_rows * (compared * dim / RATE + (3e-6 + compared * 2e-9)),
+    )
+
+
+_SEARCH_BYTES = partitions.SEARCH_CANDIDATES * 2 + 48 * (partitions.STRETCH_ROWS + partitions.HEAD_ROWS) * 8
+
+
+def search_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the nearest rows in the probed cells, ``neighbors`` (N, M) int32, in the order of this pass's cells."""
+    order_N, offsets, probes_NP = _partition(task)
+    size = min(LISTED, task.params["k"])
+    found = partitions.probe_neighbors(
+        task.array("vertices", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads
+    )
+    task.write_rows("neighbors", found, np.int32)
+    return {}
+
+
+def _partition(task: TaskContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A pass's vertices in cell order, where cells begin, and every vertex's probes."""
+
+    def load() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        probes_NP = task.array("probes", "probes")
+        if task.params["pass"] == 1:  # these were found in row order, and their cells number the vertices
+            probes_NP = probes_NP[read_npy(task.input("order"), "row_of_vertex")]
+            order_N = np.arange(len(probes_NP), dtype=np.int32)
+            return order_N, np.array(read_npy(task.input("order"), "cell_offsets")), probes_NP
+        nearest = np.ascontiguousarray(probes_NP[:, 0])
+        return *partitions.sort_by_cell(nearest, int(probes_NP.max()) + 1), probes_NP
+
+    return hold(("partition", task.call.folder), load)
+
+
+def join_cost(num_rows: int, dim: int, k: int) -> Cost:
+    tile = partitions.JOIN_CANDIDATES * (code_width(dim) + 4 * partitions.JOINED_ROWS + 32)
+    return Cost(
+        fixed_bytes=num_rows * 12 + 8 * tile,
+        bytes_per_row=k * 8,
+        disk_bytes=num_rows * k * 4,
+        seconds=num_rows * 2e-5,
+    )
+
+
+def join(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the nearest among neighbours and their neighbours, ``neighbors`` (N, K) int32, nearest first."""
+    nowhere = np.empty(0, np.int32)
+    if task.params["pass"] == 1:
+        graphs = [(task.array("near", "neighbors"), nowhere)]
+    else:
+        places_N = hold(("places", task.call.folder), lambda: _places(task))
+        graphs = [(task.array("joined", "neighbors"), nowhere), (task.array("near", "neighbors"), places_N)]
+    codes_NW = task.array("vertices", "codes")
+    found = partitions.join_neighbors(codes_NW, graphs, NEAR, FAR, task.params["k"], start, stop, task.threads)
+    task.write_rows("neighbors", found, np.int32)
+    return {}
+
+
+def _places(task: TaskContext) -> np.ndarray:
+    order_N = partitions.sort_by_cell(np.ascontiguousarray(task.array("probes", "probes")[:, 0]), 0)[0]
+    places_N = np.empty_like(order_N)
+    places_N[order_N] = np.arange(len(order_N), dtype=order_N.dtype)
+    return places_N
+
+
+def check_cost(samples: int, k: int) -> Cost:
+    return Cost(fixed_bytes=samples * k * 40, disk_bytes=4096, seconds=0.1)
+
+
+def check_recall(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Tell in the record's facts whether the joined graph's recall is ``enough``."""
+    rows, exact_SK = read_npy(task.input("truth"), "rows"), read_npy(task.input("truth"), "similarities")
+    neighbors_SK = task.array("joined", "neighbors")[rows]
+    found_SK = listed_similarities(task.array("vertices", "features"), rows, neighbors_SK, threads=task.threads)
+    found_SK = -np.sort(-found_SK, axis=1)
+    recall, recall_above = knn.measure_recall(found_SK, exact_SK, knn_stages.RECALL_FLOOR)
+    return {"recall": recall, "recall_above_floor": recall_above, "enough": recall_above >= task.params["recall"]}
+
+
+def similarities_cost(num_rows: int, dim: int, k: int) -> Cost:
+    return Cost(bytes_per_row=k * 20, disk_bytes=num_rows * k * 8, seconds=num_rows * k * 4e-8)
+
+
+def write_similarities(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``neighbors`` (N, K) int32 and ``similarities`` (N, K) float32, ordered by (-similarity, id)."""
+    neighbors_nK = np.array(task.array("joined", "neighbors")[start:stop])
+    usable_N = hold(("usable", task.call.folder), lambda: knn_stages.vertex_usable(task))
+    if usable_N is not None:
+        neighbors_nK[~usable_N[neighbors_nK] | ~usable_N[start:stop, None]] = NO_NEIGHBOR
+    rows_n, features_ND = np.arange(start, stop), task.array("vertices", "features")
+    similarities_nK = listed_similarities(features_ND, rows_n, neighbors_nK, threads=task.threads)
+    sort_neighbors(neighbors_nK, similarities_nK, threads=task.threads)
+    task.write_rows("neighbors", neighbors_nK, np.int32)
+    task.write_rows("similarities", similarities_nK, np.float32)
+    return {}

@@ -238,8 +238,9 @@ def plan(
     table = Table("stage", *(_right(name) for name in ("tasks", "rows per task", "memory", "disk", "seconds")))
     for stage in made.stages:
         rows = f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else ""
+        name = f"{stage.name} (if needed)" if stage.unless else stage.name
         table.add_row(
-            stage.name, str(stage.num_tasks()), rows, human_bytes(stage.memory_bytes),
+            name, str(stage.num_tasks()), rows, human_bytes(stage.memory_bytes),
             human_bytes(stage.cost.disk_bytes), f"{stage.cost.seconds:,.1f}",
         )  # fmt: skip
     table.add_section()

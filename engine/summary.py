@@ -30,7 +30,7 @@ from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
 from engine.plan import Cost, Plan, Stage, pending_ranges
-from engine.runner import is_running
+from engine.runner import is_enough, is_running
 from engine.storage import manifest
 from engine.storage.context import committed_records, stage_facts
 from engine.version import __version__
@@ -67,11 +67,13 @@ def vectors_folder(root: Path) -> Path:
 
 
 def run_status(root: Path) -> dict[str, Any]:
-    """State of a run and of each stage: rows committed, seconds, peak memory. Reads the folder only."""
+    """State of a run and of each stage that is needed: rows committed, seconds, peak memory. Reads the folder only."""
     held = manifest.read_run(root)
     finished = {event["stage"]: event for event in read_events(root) if event["event"] == "stage_finished"}
-    stages = []
+    stages, unneeded = [], not_needed(root, held)
     for stage in held["plan"]["stages"]:
+        if stage["name"] in unneeded:
+            continue
         records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
         done = sum(record.stop - record.start for record in records)
         planned = Stage(**{**stage, "cost": Cost(**stage["cost"])})
@@ -84,6 +86,16 @@ def run_status(root: Path) -> dict[str, Any]:
         })  # fmt: skip
     state = "stopped" if held["state"] == "running" and not is_running(root) else held["state"]
     return {"run": str(root), "kind": held["kind"], "state": state, "stages": stages}
+
+
+def not_needed(root: Path, held: dict[str, Any]) -> set[str]:
+    """Names of the planned stages that a finished check has made unnecessary, so far."""
+    names: set[str] = set()
+    for stage in held["plan"]["stages"]:
+        check = stage["unless"]
+        if check and (check in names or ((folder := stage_folder(root, check)) is not None and is_enough(folder))):
+            names.add(stage["name"])
+    return names
 
 
 def operating_point(root: Path) -> dict[str, Any]:
@@ -283,8 +295,10 @@ def _stage_rows(root: Path, held: dict[str, Any]) -> list[StageRow]:
     for event in read_events(root):
         if event["event"] == "stage_finished" and event["tasks_run"]:
             peaks[event["digest"]] = max(event["peak_bytes"], peaks.get(event["digest"], 0))
-    rows = []
+    rows, unneeded = [], not_needed(root, held)
     for stage in held["plan"]["stages"]:
+        if stage["name"] in unneeded:
+            continue
         records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
         seconds = sum(record.seconds for record in records)
         rate = stage["num_rows"] / seconds if seconds > 0 and stage["num_rows"] > 1 else None

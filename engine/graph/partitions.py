@@ -14,6 +14,7 @@ machine. Ties go to the lower id.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -40,9 +41,12 @@ LARGEST = 8704
 BINS = 2 * LARGEST // 16 + 1
 
 
-def train_cells(sample_SW: Array, num_cells: int, iterations: int, seed: int, threads: int) -> Array:
+def train_cells(
+    sample_SW: Array, num_cells: int, iterations: int, seed: int, assign: Callable[[Array, Array], Array]
+) -> Array:
     """Spherical k-means on codes: centroids (C, W) int8, C at most ``num_cells`` and the number of distinct rows.
 
+    ``assign(codes_nW, centroids_CW)`` gives each row's nearest centroid (n,), on whatever device.
     Starts from random distinct rows, so that dense regions get many cells; an emptied cell keeps its centroid. Each
     centroid is followed by the nearest of those left, so that cells close in number lie close in space.
     """
@@ -52,8 +56,7 @@ def train_cells(sample_SW: Array, num_cells: int, iterations: int, seed: int, th
     chosen = rng.choice(distinct, min(num_cells, len(distinct)), replace=False)
     centroids_CW = np.ascontiguousarray(sample_SW[chosen])
     for _ in range(iterations):
-        cells = nearest_cells(sample_SW, pack_all(centroids_CW), len(centroids_CW), 1, threads)[:, 0]
-        centroids_CW = _means(sample_SW, cells, centroids_CW)
+        centroids_CW = _means(sample_SW, assign(sample_SW, centroids_CW), centroids_CW)
     return np.ascontiguousarray(centroids_CW[_chain(centroids_CW)])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DataError
-from engine.graph import knn
+from engine.graph import cuda, knn
 from engine.graph.similarity import listed_similarities
 from engine.plan import Cost
 from engine.stages.ingest import usable_rows
@@ -110,6 +110,10 @@ def search(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         found = knn.cell_neighbors(
             features_ND, centroids_CD, offsets, start, stop, k, probes, usable_N, task.threads
         )  # fmt: skip
+    elif task.call.device != "cpu":
+        key = ("on device", task.call.inputs["features"], task.call.device)
+        held_ND = hold(key, lambda: cuda.to_device(features_ND, task.call.device))
+        found = cuda.exact_neighbors(features_ND, held_ND, start, stop, k, usable_N, task.threads)
     else:
         found = knn.exact_neighbors(features_ND, start, stop, k, usable_N, task.threads)
     task.write_rows("neighbors", found[0], np.int32)

@@ -9,11 +9,12 @@ Vertices are numbered by the first pass's cells. A check compares a random sampl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from engine.graph import knn, partitions
+from engine.graph import cuda, knn, partitions
 from engine.graph.codes import code_width, encode
 from engine.graph.similarity import listed_similarities, sort_neighbors
 from engine.plan import CHUNK_ROWS, Cost
@@ -49,7 +50,11 @@ def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     sample_SW = np.concatenate([
         encode(features_ND[np.sort(rows[begin : begin + CHUNK_ROWS])]) for begin in range(0, wanted, CHUNK_ROWS)
     ])  # fmt: skip
-    centroids_CW = partitions.train_cells(sample_SW, num_cells, TRAIN_ITERATIONS, number, task.threads)
+
+    def assign(codes_nW: np.ndarray, centroids_CW: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(_cell_finder(centroids_CW, task)(codes_nW, 1)[:, 0])
+
+    centroids_CW = partitions.train_cells(sample_SW, num_cells, TRAIN_ITERATIONS, number, assign)
     task.write_npy("centroids", centroids_CW)
     return {"num_cells": len(centroids_CW), "sample_rows": wanted}
 
@@ -65,16 +70,21 @@ def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cos
 
 def probe_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the nearest cells of every row, ``probes`` (N, P) int32, nearest first."""
-    key = ("panels", task.call.inputs["cells"])
-    num_cells, panels = hold(key, lambda: _panels(np.array(read_npy(task.input("cells"), "centroids"))))
+    key = ("cell finder", task.call.inputs["cells"], task.call.device, task.threads)
+    centroids_CW = read_npy(task.input("cells"), "centroids")
+    find = hold(key, lambda: _cell_finder(np.array(centroids_CW), task))
     codes_nW = encode(task.array("features", "features")[start:stop])
-    probes = min(task.params["num_probes"], num_cells)
-    task.write_rows("probes", partitions.nearest_cells(codes_nW, panels, num_cells, probes, task.threads), np.int32)
+    task.write_rows("probes", find(codes_nW, min(task.params["num_probes"], len(centroids_CW))), np.int32)
     return {}
 
 
-def _panels(centroids_CW: np.ndarray) -> tuple[int, Any]:
-    return len(centroids_CW), partitions.pack_all(centroids_CW)
+def _cell_finder(centroids_CW: np.ndarray, task: TaskContext) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Load the centroids for finding each row's nearest ones, on the task's device."""
+    if task.call.device != "cpu":
+        held_CW = cuda.to_device(centroids_CW, task.call.device)
+        return lambda codes_nW, probes: cuda.nearest_cells(codes_nW, held_CW, probes)
+    panels, threads = partitions.pack_all(centroids_CW), task.threads
+    return lambda codes_nW, probes: partitions.nearest_cells(codes_nW, panels, len(centroids_CW), probes, threads)
 
 
 def order_cost(num_rows: int) -> Cost:

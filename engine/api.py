@@ -193,6 +193,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         stages = run_stages(source, settings, model, OutsideFile.describe(request.knn_graph), labels)
     check_folder(root, kind, {"source": source.as_dict()})
     workers = count_workers(resources)
+    threads = resources.threads or max(1, usable_cores() // workers)
     plan = make_plan(
         kind,
         stages,
@@ -201,9 +202,9 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         free_disk_bytes=_free_disk(root),
         block_rows=resources.block_rows,
         workers=workers,
+        threads=threads,
         facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method},
     )
-    threads = resources.threads or max(1, usable_cores() // workers)
     return Prepared(kind, root, request, source, model, plan, resources, choose_device(resources.device), threads)
 
 

@@ -19,6 +19,7 @@ from engine.doctor import diagnose
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
 from engine.plan import human_bytes
+from engine.probes import measure_speeds
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -223,15 +224,19 @@ def plan(
     block_rows: BlockRows = 0,
     as_json: Json = False,
 ) -> None:
-    """Print the stages, tasks, projected memory, disk and time of a run; runs nothing."""
+    """Print the stages, tasks, projected memory, disk and time of a run; runs nothing but a few seconds of probes."""
     request = _run_request(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
         settings, seed,
     )  # fmt: skip
     prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     made = prepared.plan
+    speeds = measure_speeds(out, prepared.threads)
     if as_json:
-        print(json.dumps({**made.as_dict(), "memory_bytes": made.memory_bytes, "disk_bytes": made.disk_bytes}))
+        print(json.dumps({
+            **made.as_dict(), "memory_bytes": made.memory_bytes, "disk_bytes": made.disk_bytes,
+            "seconds": made.seconds(speeds), "speeds": speeds,
+        }))  # fmt: skip
         return
     source = prepared.source
     console.print(f"{source.path}: {source.num_rows:,} x {source.dim}", highlight=False, soft_wrap=True)
@@ -241,11 +246,16 @@ def plan(
         name = f"{stage.name} (if needed)" if stage.unless else stage.name
         table.add_row(
             name, str(stage.num_tasks()), rows, human_bytes(stage.memory_bytes),
-            human_bytes(stage.cost.disk_bytes), f"{stage.cost.seconds:,.1f}",
+            human_bytes(stage.cost.disk_bytes), f"{stage.seconds(speeds):,.1f}",
         )  # fmt: skip
     table.add_section()
     table.add_row(
-        "whole run", "", "", human_bytes(made.memory_bytes), human_bytes(made.disk_bytes), f"{made.seconds:,.1f}"
+        "whole run",
+        "",
+        "",
+        human_bytes(made.memory_bytes),
+        human_bytes(made.disk_bytes),
+        f"{made.seconds(speeds):,.1f}",
     )
     console.print(table)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from engine.config import fingerprint
 from engine.errors import DiskBudgetExceeded, MemoryBudgetExceeded
@@ -23,15 +23,22 @@ BASELINE_BYTES = 400 << 20
 
 @dataclass(frozen=True)
 class Cost:
-    """Projected cost of a stage: memory of one task is ``fixed_bytes + bytes_per_row * rows of the task``."""
+    """Projected cost of a stage.
+
+    Memory of one task is ``fixed_bytes + bytes_per_thread * threads + bytes_per_row * rows of the task``. ``seconds``
+    are those of the whole stage on the reference machine (two quiet AVX2 cores), ``kind`` what it spends them on:
+    integer products (codes), float products, memory accesses, or the disk.
+    """
 
     fixed_bytes: int = 0
+    bytes_per_thread: int = 0
     bytes_per_row: float = 0.0
     disk_bytes: int = 0
     seconds: float = 0.0
+    kind: Literal["codes", "floats", "memory", "disk"] = "memory"
 
-    def task_bytes(self, rows: int) -> int:
-        return int(self.fixed_bytes + self.bytes_per_row * rows)
+    def task_bytes(self, rows: int, threads: int) -> int:
+        return int(self.fixed_bytes + self.bytes_per_thread * threads + self.bytes_per_row * rows)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Stage:
     unless: str = ""
     instead: str = ""
     block_rows: int = 0
+    threads: int = 1
     digest: str = ""
 
     @property
@@ -69,7 +77,12 @@ class Stage:
     @property
     def memory_bytes(self) -> int:
         """Projected peak memory of the whole process while one task of this stage runs."""
-        return BASELINE_BYTES + self.cost.task_bytes(min(self.block_rows or self.num_rows, self.num_rows))
+        rows = min(self.block_rows or self.num_rows, self.num_rows)
+        return BASELINE_BYTES + self.cost.task_bytes(rows, self.threads)
+
+    def seconds(self, speeds: Mapping[str, float]) -> float:
+        """Projected seconds on a machine of these speeds, each a multiple of the reference machine's."""
+        return self.cost.seconds / speeds[self.cost.kind]
 
     def num_tasks(self) -> int:
         return -(-self.num_rows // self.block_rows) if self.block_rows else 1
@@ -106,10 +119,9 @@ class Plan:
     def memory_bytes(self) -> int:
         return max(stage.memory_bytes for stage in self.stages)
 
-    @property
-    def seconds(self) -> float:
-        """Projected seconds, without the stages that may not be needed."""
-        return sum(stage.cost.seconds for stage in self.stages if not stage.unless)
+    def seconds(self, speeds: Mapping[str, float]) -> float:
+        """Projected seconds, without the stages that may not be needed; ``speeds`` as ``Stage.seconds`` takes them."""
+        return sum(stage.seconds(speeds) for stage in self.stages if not stage.unless)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,11 +136,13 @@ def make_plan(
     free_disk_bytes: int,
     block_rows: int = 0,
     workers: int = 1,
+    threads: int = 1,
     facts: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Chain the stages' fingerprints and choose each stage's block so that one task per worker fits ``memory_bytes``.
 
     ``block_rows`` asks for a block (rounded up to the granule, shrunk to fit memory); 0 aims at tasks of 5-60 s.
+    ``threads`` are those of each worker.
     Raises ``MemoryBudgetExceeded`` naming the worst stage and ``DiskBudgetExceeded``.
     """
     digests: dict[str, str] = {}
@@ -147,8 +161,8 @@ def make_plan(
             ]
         )
         digests[stage.name] = digest
-        rows = _fit_block(stage, memory_bytes // workers, block_rows, workers)
-        sized.append(replace(stage, digest=digest, block_rows=rows))
+        rows = _fit_block(stage, memory_bytes // workers, block_rows, workers, threads)
+        sized.append(replace(stage, digest=digest, block_rows=rows, threads=threads))
     plan = Plan(kind, tuple(sized), dict(facts or {}))
     refused = [stage for stage in plan.stages if stage.memory_bytes > memory_bytes // workers]
     if refused:
@@ -181,7 +195,7 @@ def pending_ranges(stage: Stage, committed: Sequence[tuple[int, int]]) -> list[T
     return tasks
 
 
-def _fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int) -> int:
+def _fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int, threads: int) -> int:
     granule = stage.granule
     limit = -(-stage.num_rows // granule) * granule
     if asked_rows:
@@ -191,7 +205,7 @@ def _fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int) -
         by_time = int(20.0 / seconds_per_row) if seconds_per_row > 0 else limit
         by_share = -(-limit // (4 * workers))
         wanted = max(granule, min(by_time, max(by_share, 16 * granule)) // granule * granule)
-    spare = memory_bytes - BASELINE_BYTES - stage.cost.fixed_bytes
+    spare = memory_bytes - BASELINE_BYTES - stage.cost.task_bytes(0, threads)
     if stage.cost.bytes_per_row > 0:
         wanted = min(wanted, int(spare / stage.cost.bytes_per_row) // granule * granule)
     return max(granule, min(wanted, limit))

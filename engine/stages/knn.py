@@ -28,7 +28,7 @@ PROBED_ROWS = 64
 def quantiser_cost(num_cells: int, dim: int, rows_per_cell: int) -> Cost:
     sample = num_cells * rows_per_cell * dim
     return Cost(fixed_bytes=sample * 12 + num_cells * dim * 16, disk_bytes=num_cells * dim * 4,
-                seconds=10 * 2.0 * sample * num_cells / (FLOPS / 2))  # fmt: skip
+                seconds=10 * 2.0 * sample * num_cells / (FLOPS / 2), kind="floats")  # fmt: skip
 
 
 def train_quantiser(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def train_quantiser(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def assign_cost(num_rows: int, dim: int, num_cells: int) -> Cost:
-    return Cost(fixed_bytes=knn.EXACT_TILE_ROWS * (num_cells + dim) * 16, bytes_per_row=8, disk_bytes=num_rows * 4,
-                seconds=2.0 * num_rows * num_cells * dim / FLOPS)  # fmt: skip
+    return Cost(bytes_per_thread=knn.EXACT_TILE_ROWS * (num_cells + dim) * 8, bytes_per_row=8, disk_bytes=num_rows * 4,
+                seconds=2.0 * num_rows * num_cells * dim / FLOPS, kind="floats")  # fmt: skip
 
 
 def assign(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -89,10 +89,11 @@ def search_cost(num_rows: int, dim: int, k: int, searched_rows: float) -> Cost:
         knn.CELL_TILE_ROWS * (k * 16 + dim * 8 + PROBED_ROWS * 16) + knn.EXACT_TILE_ROWS * knn.DATABASE_BLOCK_ROWS * 4
     )
     return Cost(
-        fixed_bytes=8 * (tile + knn.DATABASE_BLOCK_ROWS * dim * 4),
+        bytes_per_thread=tile + knn.DATABASE_BLOCK_ROWS * dim * 4,
         bytes_per_row=k * 24,
         disk_bytes=num_rows * k * 8,
         seconds=2.0 * num_rows * searched_rows * dim / FLOPS,
+        kind="floats",
     )
 
 
@@ -148,9 +149,11 @@ def import_graph(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 def truth_cost(num_rows: int, dim: int, k: int, samples: int) -> Cost:
     return Cost(
-        fixed_bytes=4 * knn.EXACT_TILE_ROWS * knn.DATABASE_BLOCK_ROWS * 4 + samples * (k * 40 + dim * 4),
+        fixed_bytes=samples * (k * 40 + dim * 4),
+        bytes_per_thread=knn.DATABASE_BLOCK_ROWS * (knn.EXACT_TILE_ROWS + dim) * 4,
         disk_bytes=samples * k * 4,
         seconds=2.0 * samples * num_rows * dim / FLOPS,
+        kind="floats",
     )
 
 

@@ -34,9 +34,10 @@ RATE = 1.5e11
 def cells_cost(num_cells: int, dim: int, rows_per_cell: int, num_rows: int) -> Cost:
     sample = min(num_cells * rows_per_cell, num_rows)
     return Cost(
-        fixed_bytes=sample * (dim * 9 + 32) + num_cells * dim * 24,
+        fixed_bytes=sample * (2 * code_width(dim) + 32) + num_cells * dim * 22,
         disk_bytes=num_cells * dim,
-        seconds=(TRAIN_ITERATIONS * sample * num_cells + num_cells**2) * dim / RATE,
+        seconds=TRAIN_ITERATIONS * sample * num_cells * dim / RATE + num_cells**2 * dim / (RATE / 10),
+        kind="codes",
     )
 
 
@@ -61,10 +62,12 @@ def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cost:
     return Cost(
-        fixed_bytes=num_cells * dim * 2 + 8 * partitions.ASSIGN_ROWS * dim * 8,
-        bytes_per_row=num_probes * 4 + dim * 2,
+        fixed_bytes=num_cells * code_width(dim) * 2,
+        bytes_per_thread=1 << 20,
+        bytes_per_row=num_probes * 8 + dim * 6 + code_width(dim),
         disk_bytes=num_rows * num_probes * 4,
         seconds=1.0 * num_rows * num_cells * dim / RATE,
+        kind="codes",
     )
 
 
@@ -119,7 +122,8 @@ def order_features(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def near_cost(num_rows: int, dim: int, num_cells: int, num_probes: int, listed: int) -> Cost:
     compared = 1.6 * num_probes * num_rows / num_cells
     return Cost(
-        fixed_bytes=num_rows * (8 + 4 * num_probes) + 8 * _SEARCH_BYTES,
+        fixed_bytes=num_rows * (4 + 4 * num_probes),
+        bytes_per_thread=_SEARCH_BYTES,
         bytes_per_row=listed * 8 + 16,
         disk_bytes=num_rows * listed * 4,
         seconds=num_rows * (compared * dim / RATE + (3e-6 + compared * 2e-9)),
@@ -158,7 +162,8 @@ def _partition(task: TaskContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def join_cost(num_rows: int, dim: int, k: int) -> Cost:
     tile = partitions.JOIN_CANDIDATES * (code_width(dim) + 4 * partitions.JOINED_ROWS + 32)
     return Cost(
-        fixed_bytes=num_rows * 12 + 8 * tile,
+        fixed_bytes=num_rows * 12,
+        bytes_per_thread=tile,
         bytes_per_row=k * 8,
         disk_bytes=num_rows * k * 4,
         seconds=num_rows * 2e-5,

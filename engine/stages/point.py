@@ -12,8 +12,8 @@ VERSION = 1
 
 
 def cost(num_rows: int, k: int) -> Cost:
-    tiles = min(num_rows, 8 * TILE_ROWS) * k * 62
-    return Cost(fixed_bytes=num_rows * 120 + tiles, disk_bytes=4096, seconds=num_rows * k / 1e6)
+    tile = min(num_rows, TILE_ROWS) * k * 62
+    return Cost(fixed_bytes=num_rows * 120, bytes_per_thread=tile, disk_bytes=4096, seconds=num_rows * k / 1e6)
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""From .bin to labels at every size, part1 to ten million vectors, with a model trained on part0.
+
+    python benchmarks/scale.py [--parts part1,part9] [--kill] [--set knn.recall=0.97] [--model FOLDER] [--work FOLDER]
+
+Each part is made, run in a process of its own, measured and deleted (ten-million needs about 50 GB of free disk).
+``--kill`` kills the run at half of the time it took and resumes it: the labels must be the same bytes. Rows of
+``benchmarks/records/scale.json`` are replaced part by part; ``--plot`` draws them as ``benchmarks/records/scale.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from part1 import stage_table
+from recording import RECORDS, write_record
+
+from engine import api, evaluate, summary
+from engine.storage.formats import read_labels
+from engine.storage.manifest import file_checksum, read_run
+
+PARTS = {
+    "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
+}  # fmt: skip
+RECORD = RECORDS / "scale.json"
+
+
+def run(command: list[str], kill_after: float | None = None) -> float:
+    """Run ``asterism`` in a process of its own; kill it after some seconds, or wait. Returns the seconds it took."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", "from engine.cli import main; main()", *command])
+    try:
+        code = process.wait(kill_after)
+        if code or kill_after is not None:
+            raise SystemExit(f"asterism {' '.join(command)}: exit {code} after {time.perf_counter() - started:.0f} s")
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return time.perf_counter() - started
+
+
+def measure(part: str, work: Path, model: Path, settings: list[str], kill: bool) -> dict[str, Any]:
+    """Make, run and measure one part; returns its row."""
+    data, folder = work / part, work / f"run-{part}"
+    api.make_standin(data, PARTS[part], 1 if part == "part1" else 1 + list(PARTS).index(part))
+    source, given = str(data / "features.bin"), [word for pair in settings for word in ("--set", pair)]
+    command = ["run", "--features", source, "--dim", "256", "--model", str(model), *given, "--out", str(folder)]
+    seconds = run(command)
+    plan = read_run(folder)["plan"]
+    truth, labels = read_labels(data / "labels.meta"), api.run_labels(folder)
+    stages = stage_table(folder)
+    row = {
+        "part": part, "identities": PARTS[part], "num_rows": len(truth), "seconds": round(seconds, 1),
+        "peak_bytes": max(stage["peak_bytes"] for stage in stages),
+        "disk_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "projected_disk_bytes": sum(stage["cost"]["disk_bytes"] for stage in plan["stages"] if not stage["unless"]),
+        "recall": summary.recall_estimate(folder), **evaluate(labels, truth), "stages": stages,
+    }  # fmt: skip
+    if kill:
+        folders = {stage["name"]: summary.stage_folder(folder, stage["name"]) for stage in plan["stages"]}
+        before = file_checksum(folders["labels"] / "labels.npy")
+        shutil.rmtree(folder)
+        first = run(command, kill_after=seconds / 2)
+        second = run(["resume", str(folder)])
+        after = file_checksum(summary.stage_folder(folder, "labels") / "labels.npy")
+        row["killed"] = {"at_seconds": round(first, 1), "resumed_seconds": round(second, 1), "same": after == before}
+        print(f"{part}: killed after {first:.0f} s, resumed in {second:.0f} s, same labels: {after == before}")
+    shutil.rmtree(folder)
+    shutil.rmtree(data)
+    return row
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw minutes and peak memory against rows, as SVG: two panels that start at zero."""
+    panels = [
+        ("minutes, .bin to labels", [row["seconds"] / 60 for row in rows], "#1f5fa8"),
+        ("peak memory, GB", [row["peak_bytes"] / 1e9 for row in rows], "#b4541a"),
+    ]
+    millions = [row["num_rows"] / 1e6 for row in rows]
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 300" font-family="sans-serif" font-size="12">']
+    parts.append('<rect width="760" height="300" fill="#fff"/>')
+    for number, (title, values, colour) in enumerate(panels):
+        left, bottom, width, height = 50 + 380 * number, 250, 300, 200
+        points = [
+            (left + width * x / max(millions), bottom - height * y / (1.1 * max(values)))
+            for x, y in zip(millions, values, strict=True)
+        ]
+        path_of = " ".join(f"{x:.1f},{y:.1f}" for x, y in [(left, bottom), *points])
+        parts.append(f'<text x="{left}" y="30" font-weight="bold" fill="#222">{title}</text>')
+        parts.append(f'<path d="M{left} 45V{bottom}H{left + width}" fill="none" stroke="#888"/>')
+        parts.append(f'<polyline points="{path_of}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for (x, y), million, value in zip(points, millions, values, strict=True):
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+            parts.append(f'<text x="{x - 8:.1f}" y="{y - 8:.1f}" text-anchor="end" fill="#222">{value:.3g}</text>')
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">{million:.2g}</text>')
+        parts.append(f'<text x="{left + width / 2}" y="{bottom + 36}" text-anchor="middle" fill="#555">million '
+                     "vectors of 256 dimensions</text>")  # fmt: skip
+    path.write_text("\n".join([*parts, "</svg>"]) + "\n")
+
+
+def main() -> None:
+    """Measure the parts asked for and record them beside those recorded before."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to run, by commas")
+    parser.add_argument("--kill", action="store_true", help="run each a second time, killed at half time and resumed")
+    parser.add_argument("--set", action="append", default=[], dest="settings", help="a setting of the runs")
+    parser.add_argument("--model", type=Path, help="a trained model; default: train one on part0 first")
+    parser.add_argument("--work", type=Path, help="folder for data and runs; default: a temporary one")
+    parser.add_argument("--plot", action="store_true", help="only draw the recorded rows")
+    arguments = parser.parse_args()
+    if arguments.plot:
+        plot(json.loads(RECORD.read_text())["results"], RECORD.with_suffix(".svg"))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        model = arguments.model or work / "model"
+        if arguments.model is None:
+            api.make_standin(work / "part0", PARTS["part1"], 0)
+            api.train(work / "part0/features.bin", work / "part0/labels.meta", model, dim=256, progress=True)
+        for part in arguments.parts.split(","):
+            row = measure(part, work, model, arguments.settings, arguments.kill)
+            print(
+                f"{part}: {row['num_rows']:,} rows, {row['seconds']:.0f} s, {row['peak_bytes'] / 1e9:.2f} GB, "
+                f"pairwise F {100 * row['pairwise_f']:.1f}, BCubed F {100 * row['bcubed_f']:.1f}", flush=True
+            )  # fmt: skip
+            held = json.loads(RECORD.read_text())["results"] if RECORD.exists() else []
+            rows = [*(other for other in held if other["part"] != part), {**row, "settings": arguments.settings}]
+            rows.sort(key=lambda each: list(PARTS).index(each["part"]))
+            write_record("scale", {"dim": 256, "model": "star_fc trained on part0"}, rows)
+
+
+if __name__ == "__main__":
+    main()

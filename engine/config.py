@@ -90,7 +90,12 @@ class TrainConfig(Section):
 class ScoreConfig(Section):
     """Which edges are scored."""
 
-    min_similarity: float = Field(0.0, ge=-1, le=1, description="edges below this cosine are never scored")
+    min_similarity: float | None = Field(
+        None, ge=-1, le=1, description="edges below this cosine are never scored; None: what the model stores, else 0"
+    )
+    max_edges_per_vertex: int = Field(
+        0, ge=0, description="M: an edge is scored if it is among the nearest M of either end; 0 = all"
+    )
 
 
 class PartitionConfig(Section):

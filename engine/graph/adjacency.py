@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from engine.graph.intrinsics import prefetch_row
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -120,14 +121,17 @@ def undirected_edges(
     stop: int,
     min_similarity: float = -1.0,
     *,
+    max_per_vertex: int = 0,
     threads: int = 1,
 ) -> EdgeList:
     """List the undirected edges owned by rows ``start..stop``: over all blocks, each edge exactly once.
 
     An edge whose ends list each other belongs to the lower id, any other to the row that lists it. The similarity is
-    the larger of the two listed; edges below ``min_similarity`` are left out. Ordered by (owner, rank); emitted as
-    (lower id, higher id), int32, int32, float32.
+    the larger of the two listed; edges below ``min_similarity`` are left out, and those that neither end lists among
+    its first ``max_per_vertex`` neighbours (0: none are). Ordered by (owner, rank); emitted as (lower id, higher id),
+    int32, int32, float32.
     """
+    offered = max_per_vertex or neighbors_NK.shape[1]
 
     def run(tile: tuple[int, int]) -> tuple[Array, Array, Array]:
         a, b = tile
@@ -135,7 +139,7 @@ def undirected_edges(
         sources, targets = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
         similarities = np.empty(capacity, np.float32)
         count = _owned_edges(
-            neighbors_NK, similarities_NK, a, b, np.float32(min_similarity), sources, targets, similarities
+            neighbors_NK, similarities_NK, a, b, np.float32(min_similarity), offered, sources, targets, similarities
         )
         return sources[:count].copy(), targets[:count].copy(), similarities[:count].copy()
 
@@ -261,20 +265,29 @@ def _aggregate_single(
                 out[row, column] += weight * source[other, column]
 
 
+@numba.njit(nogil=True, cache=True)
+def rank_listed(listed: Array, vertex: int) -> Any:
+    """Find the rank at which a row lists a vertex, -1 if it does not (numba)."""
+    found, wanted = np.int32(-1), np.int32(vertex)
+    for rank in range(np.int32(len(listed))):  # to the end, in int32: without a way out, eight are compared at once
+        found = max(found, np.int32(rank) if listed[rank] == wanted else np.int32(-1))
+    return found
+
+
 @numba.njit(nogil=True, cache=True, inline="always")
-def larger_listing(neighbors: Array, similarities: Array, row: int, rank: int) -> tuple[float, bool]:
-    """Give the larger similarity that the two ends list, and whether ``row`` owns the edge (numba)."""
+def larger_listing(neighbors: Array, similarities: Array, row: int, rank: int) -> tuple[float, bool, int]:
+    """Give the larger similarity and the lower rank that the ends list, and whether ``row`` owns the edge (numba)."""
     other = neighbors[row, rank]
-    for back in range(neighbors.shape[1]):
-        if neighbors[other, back] == row:
-            return max(similarities[row, rank], similarities[other, back]), row < other
-    return similarities[row, rank], True
+    back = rank_listed(neighbors[other], row)
+    if back < 0:
+        return similarities[row, rank], True, rank
+    return max(similarities[row, rank], similarities[other, back]), row < other, min(rank, back)
 
 
 @numba.njit(nogil=True, cache=True)
 def _owned_edges(
-    neighbors: Array, similarities: Array, begin: int, end: int, min_similarity: float, sources: Array,
-    targets: Array, values: Array,
+    neighbors: Array, similarities: Array, begin: int, end: int, min_similarity: float, offered: int,
+    sources: Array, targets: Array, values: Array,
 ) -> int:  # fmt: skip
     count = 0
     width = neighbors.shape[1]
@@ -283,8 +296,9 @@ def _owned_edges(
             other = neighbors[row, rank]
             if other < 0:
                 break
-            value, owned = larger_listing(neighbors, similarities, row, rank)
-            if not owned or value < min_similarity:
+            prefetch_row(neighbors, max(neighbors[row, min(rank + 8, width - 1)], 0))
+            value, owned, nearest = larger_listing(neighbors, similarities, row, rank)
+            if not owned or value < min_similarity or nearest >= offered:
                 continue
             sources[count] = min(row, other)
             targets[count] = max(row, other)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from engine.graph.intrinsics import prefetch_row
+from engine.graph.intrinsics import prefetch_row, widen
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -20,8 +20,6 @@ Array = np.ndarray[Any, Any]
 SCAN_ROWS = 65_536
 TILE_ROWS = 1_024
 AGGREGATE_ROWS = 256
-HALF_BITS = np.int32(-0x70002000)  # sign, exponent and fraction of a float16 moved into a float32
-HALF_SCALE = np.float32(2.0**112)  # the difference of the two exponent biases
 
 
 class AdjacencyRows(NamedTuple):
@@ -90,7 +88,7 @@ def symmetric_rows(
     map_tiles(merge, bounds, threads)
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     _compact(room, indptr, ids, values)
-    return AdjacencyRows(indptr, ids[: indptr[-1]].copy(), values[: indptr[-1]].copy())
+    return AdjacencyRows(indptr, ids[: indptr[-1]], values[: indptr[-1]])
 
 
 def aggregate(indptr: Array, indices: Array, weights: Array, features_ND: Array, *, threads: int = 1) -> Array:
@@ -238,18 +236,25 @@ def _compact(room: Array, indptr: Array, ids: Array, values: Array) -> None:
 def _aggregate_half(
     indptr: Array, indices: Array, weights: Array, source: Array, begin: int, end: int, out: Array
 ) -> None:
-    # numba has no float16: a half's exponent and fraction, moved 13 bits up into a float32, read as value * 2^-112.
-    # The factor goes into the weight instead of the vector; scaling by a power of two is exact.
-    dimension = source.shape[1]
-    total = np.empty(dimension, np.float32)
+    total = np.empty(source.shape[1], np.float32)
     for row in range(begin, end):
         total[:] = np.float32(0.0)
-        for entry in range(indptr[row], indptr[row + 1]):
-            vector = source[indices[entry]]
-            weight = weights[entry] * HALF_SCALE
-            for column in range(dimension):
-                moved = np.int32((np.int32(vector[column]) << np.int32(13)) & HALF_BITS)
-                total[column] += weight * moved.view(np.float32)
+        entry, stop = indptr[row], indptr[row + 1]
+        while entry + 4 <= stop:  # four at a time, added in order: the running sum is read and written once for all
+            for later in range(entry + 8, entry + 12):
+                prefetch_row(source, indices[min(later, stop - 1)])
+            a, b = source[indices[entry]], source[indices[entry + 1]]
+            c, d = source[indices[entry + 2]], source[indices[entry + 3]]
+            wa, wb, wc, wd = weights[entry], weights[entry + 1], weights[entry + 2], weights[entry + 3]
+            for column in range(len(total)):
+                value = (total[column] + wa * widen(a[column])) + wb * widen(b[column])
+                total[column] = (value + wc * widen(c[column])) + wd * widen(d[column])
+            entry += 4
+        while entry < stop:
+            vector, weight = source[indices[entry]], weights[entry]
+            for column in range(len(total)):
+                total[column] += weight * widen(vector[column])
+            entry += 1
         out[row] = total
 
 

@@ -115,7 +115,10 @@ def _keep_forest(order_E, sources_E, targets_E, parent_V):  # type: ignore[no-un
     """Move the forest's positions to the front of ``order_E``; return how many there are (Kruskal)."""
     kept = 0
     for position in order_E:
-        a, b = find_root(parent_V, sources_E[position]), find_root(parent_V, targets_E[position])
+        a, b = sources_E[position], targets_E[position]
+        if parent_V[a] == parent_V[b]:  # most edges of a dense graph
+            continue
+        a, b = find_root(parent_V, a), find_root(parent_V, b)
         if a != b:
             parent_V[max(a, b)] = min(a, b)
             order_E[kept] = position

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from engine.graph.intrinsics import prefetch_row, widen
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -19,8 +20,6 @@ Array = np.ndarray[Any, Any]
 SCAN_ROWS = 65_536
 TILE_ROWS = 1_024
 AGGREGATE_ROWS = 256
-HALF_BITS = np.int32(-0x70002000)  # sign, exponent and fraction of a float16 moved into a float32
-HALF_SCALE = np.float32(2.0**112)  # the difference of the two exponent biases
 
 
 class AdjacencyRows(NamedTuple):
@@ -89,7 +88,7 @@ def symmetric_rows(
     map_tiles(merge, bounds, threads)
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     _compact(room, indptr, ids, values)
-    return AdjacencyRows(indptr, ids[: indptr[-1]].copy(), values[: indptr[-1]].copy())
+    return AdjacencyRows(indptr, ids[: indptr[-1]], values[: indptr[-1]])
 
 
 def aggregate(indptr: Array, indices: Array, weights: Array, features_ND: Array, *, threads: int = 1) -> Array:
@@ -120,14 +119,17 @@ def undirected_edges(
     stop: int,
     min_similarity: float = -1.0,
     *,
+    max_per_vertex: int = 0,
     threads: int = 1,
 ) -> EdgeList:
     """List the undirected edges owned by rows ``start..stop``: over all blocks, each edge exactly once.
 
     An edge whose ends list each other belongs to the lower id, any other to the row that lists it. The similarity is
-    the larger of the two listed; edges below ``min_similarity`` are left out. Ordered by (owner, rank); emitted as
-    (lower id, higher id), int32, int32, float32.
+    the larger of the two listed; edges below ``min_similarity`` are left out, and those that neither end lists among
+    its first ``max_per_vertex`` neighbours (0: none are). Ordered by (owner, rank); emitted as (lower id, higher id),
+    int32, int32, float32.
     """
+    offered = max_per_vertex or neighbors_NK.shape[1]
 
     def run(tile: tuple[int, int]) -> tuple[Array, Array, Array]:
         a, b = tile
@@ -135,7 +137,7 @@ def undirected_edges(
         sources, targets = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
         similarities = np.empty(capacity, np.float32)
         count = _owned_edges(
-            neighbors_NK, similarities_NK, a, b, np.float32(min_similarity), sources, targets, similarities
+            neighbors_NK, similarities_NK, a, b, np.float32(min_similarity), offered, sources, targets, similarities
         )
         return sources[:count].copy(), targets[:count].copy(), similarities[:count].copy()
 
@@ -234,18 +236,25 @@ def _compact(room: Array, indptr: Array, ids: Array, values: Array) -> None:
 def _aggregate_half(
     indptr: Array, indices: Array, weights: Array, source: Array, begin: int, end: int, out: Array
 ) -> None:
-    # numba has no float16: a half's exponent and fraction, moved 13 bits up into a float32, read as value * 2^-112.
-    # The factor goes into the weight instead of the vector; scaling by a power of two is exact.
-    dimension = source.shape[1]
-    total = np.empty(dimension, np.float32)
+    total = np.empty(source.shape[1], np.float32)
     for row in range(begin, end):
         total[:] = np.float32(0.0)
-        for entry in range(indptr[row], indptr[row + 1]):
-            vector = source[indices[entry]]
-            weight = weights[entry] * HALF_SCALE
-            for column in range(dimension):
-                moved = np.int32((np.int32(vector[column]) << np.int32(13)) & HALF_BITS)
-                total[column] += weight * moved.view(np.float32)
+        entry, stop = indptr[row], indptr[row + 1]
+        while entry + 4 <= stop:  # four at a time, added in order: the running sum is read and written once for all
+            for later in range(entry + 8, entry + 12):
+                prefetch_row(source, indices[min(later, stop - 1)])
+            a, b = source[indices[entry]], source[indices[entry + 1]]
+            c, d = source[indices[entry + 2]], source[indices[entry + 3]]
+            wa, wb, wc, wd = weights[entry], weights[entry + 1], weights[entry + 2], weights[entry + 3]
+            for column in range(len(total)):
+                value = (total[column] + wa * widen(a[column])) + wb * widen(b[column])
+                total[column] = (value + wc * widen(c[column])) + wd * widen(d[column])
+            entry += 4
+        while entry < stop:
+            vector, weight = source[indices[entry]], weights[entry]
+            for column in range(len(total)):
+                total[column] += weight * widen(vector[column])
+            entry += 1
         out[row] = total
 
 
@@ -261,20 +270,29 @@ def _aggregate_single(
                 out[row, column] += weight * source[other, column]
 
 
+@numba.njit(nogil=True, cache=True)
+def rank_listed(listed: Array, vertex: int) -> Any:
+    """Find the rank at which a row lists a vertex, -1 if it does not (numba)."""
+    found, wanted = np.int32(-1), np.int32(vertex)
+    for rank in range(np.int32(len(listed))):  # to the end, in int32: without a way out, eight are compared at once
+        found = max(found, np.int32(rank) if listed[rank] == wanted else np.int32(-1))
+    return found
+
+
 @numba.njit(nogil=True, cache=True, inline="always")
-def larger_listing(neighbors: Array, similarities: Array, row: int, rank: int) -> tuple[float, bool]:
-    """Give the larger similarity that the two ends list, and whether ``row`` owns the edge (numba)."""
+def larger_listing(neighbors: Array, similarities: Array, row: int, rank: int) -> tuple[float, bool, int]:
+    """Give the larger similarity and the lower rank that the ends list, and whether ``row`` owns the edge (numba)."""
     other = neighbors[row, rank]
-    for back in range(neighbors.shape[1]):
-        if neighbors[other, back] == row:
-            return max(similarities[row, rank], similarities[other, back]), row < other
-    return similarities[row, rank], True
+    back = rank_listed(neighbors[other], row)
+    if back < 0:
+        return similarities[row, rank], True, rank
+    return max(similarities[row, rank], similarities[other, back]), row < other, min(rank, back)
 
 
 @numba.njit(nogil=True, cache=True)
 def _owned_edges(
-    neighbors: Array, similarities: Array, begin: int, end: int, min_similarity: float, sources: Array,
-    targets: Array, values: Array,
+    neighbors: Array, similarities: Array, begin: int, end: int, min_similarity: float, offered: int,
+    sources: Array, targets: Array, values: Array,
 ) -> int:  # fmt: skip
     count = 0
     width = neighbors.shape[1]
@@ -283,8 +301,9 @@ def _owned_edges(
             other = neighbors[row, rank]
             if other < 0:
                 break
-            value, owned = larger_listing(neighbors, similarities, row, rank)
-            if not owned or value < min_similarity:
+            prefetch_row(neighbors, max(neighbors[row, min(rank + 8, width - 1)], 0))
+            value, owned, nearest = larger_listing(neighbors, similarities, row, rank)
+            if not owned or value < min_similarity or nearest >= offered:
                 continue
             sources[count] = min(row, other)
             targets[count] = max(row, other)

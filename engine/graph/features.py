@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from engine.graph.adjacency import HALF_BITS, HALF_SCALE
+from engine.graph.intrinsics import LANES, dot_whole, prefetch_row, widen
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -31,8 +31,12 @@ STRUCTURAL_NAMES = (
 )
 
 TILE_EDGES = 16_384
-_TABLE_SLOTS = 512  # at most 81 keys: most look-ups of an absent key end at the first slot
-_LANES = 32  # independent partial sums, so that dot products fill whole registers without reordering additions
+_TABLE_BITS = 12  # 4,096 places for at most 81 vertices: about every second multiplier sends no two to one place
+_ABSENT = MAX_RANKS + 1
+_AHEAD = 8  # edges between asking for a row and reading it
+_FIELD_BITS = 8  # of a shared count: at most 81
+_UNIT = np.float32(2.0**40)  # products are summed as integers of this unit: exact, so in any order the same
+_LOG_RANKS = np.log(np.arange(2, MAX_RANKS + 3)).astype(np.float32)
 
 
 def structural_features(
@@ -78,7 +82,12 @@ def pair_cosines(vectors_ND: Array, sources: Array, targets: Array, *, threads: 
 
 def fill_cosines(vectors: Array, sources: Array, targets: Array, out: Array) -> None:
     """Write ``pair_cosines`` of a tile into ``out`` on the calling thread."""
-    _half_cosines(vectors.view(np.int16), sources, targets, out)
+    _half_products(vectors.view(np.int16), sources, targets, True, out)
+
+
+def fill_products(vectors: Array, sources: Array, targets: Array, out: Array) -> None:
+    """Write the dot products of pairs of rows of a float16 array into ``out`` on the calling thread."""
+    _half_products(vectors.view(np.int16), sources, targets, False, out)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -87,110 +96,155 @@ def fill_structural(
 ) -> None:
     """Write ``structural_features`` of a tile into the first columns of ``out`` on the calling thread."""
     width = min(neighbors.shape[1], MAX_RANKS)
-    keys = np.full(_TABLE_SLOTS, np.int32(-1))
-    ranks = np.empty(_TABLE_SLOTS, np.int32)
-    current = np.int32(-1)
-    source_norm, source_length = np.float32(0.0), 0
-    shared = np.zeros(len(SHARED_SCALES), np.int32)
+    scales = len(SHARED_SCALES)
+    places = np.empty(1 << _TABLE_BITS, np.uint8)
+    # What the held end lists, itself first: ids, similarities, and one bit for each scale that the rank is within.
+    ids = np.full(MAX_RANKS + 2, np.int32(-1))
+    values = np.zeros(MAX_RANKS + 2, np.float32)
+    within = np.zeros(MAX_RANKS + 2, np.int64)
+    profile, other_profile = np.empty(len(PROFILE_RANKS), np.float32), np.empty(len(PROFILE_RANKS), np.float32)
+    held = np.int32(-1)
+    multiplier = np.uint64(1)
+    held_norm = np.float32(0.0)
     for edge in range(len(sources)):
-        source, target, similarity = sources[edge], targets[edge], similarities[edge]
-        if source != current:
-            current = source
-            keys[:] = np.int32(-1)
-            source_length, source_norm = _row_length_and_norm(neighbors, known, source, width)
-            for rank in range(-1, source_length):
-                vertex = source if rank < 0 else neighbors[source, rank]
-                slot = _slot(vertex)
-                while keys[slot] >= 0:
-                    slot = (slot + 1) & (_TABLE_SLOTS - 1)
-                keys[slot] = vertex
-                ranks[slot] = rank
-        target_length, target_norm = _row_length_and_norm(neighbors, known, target, width)
-        shared[:] = 0
-        product = np.float32(0.0)
-        lower = higher = MAX_RANKS
-        for rank in range(-1, target_length):
-            vertex = target if rank < 0 else neighbors[target, rank]
-            slot = _slot(vertex)
-            while keys[slot] >= 0 and keys[slot] != vertex:
-                slot = (slot + 1) & (_TABLE_SLOTS - 1)
-            if keys[slot] < 0:
-                continue
-            other = ranks[slot]
-            if rank < 0:
-                lower = other
-            elif other < 0:
-                higher = rank
-            further = max(rank, other)
-            for index in range(len(SHARED_SCALES)):
-                shared[index] += np.int32(further < SHARED_SCALES[index])
-            weight = np.float32(1.0) if rank < 0 else known[target, rank]
-            product += weight * (np.float32(1.0) if other < 0 else known[source, other])
-        row = out[edge]
-        row[0] = similarity
-        row[1] = np.log(np.float32(2.0 + min(lower, higher)))
-        row[2] = np.log(np.float32(2.0 + max(lower, higher)))
-        row[3] = product / np.sqrt(source_norm * target_norm)
-        for index in range(len(SHARED_SCALES)):
-            row[4 + index] = np.float32(shared[index]) / np.float32(1 + min(SHARED_SCALES[index], width))
-        place = 4 + len(SHARED_SCALES)
+        end = held_end(sources, targets, edge, held)
+        other = targets[edge] if end == sources[edge] else sources[edge]
+        later = min(edge + _AHEAD, len(sources) - 1)
+        prefetched = targets[later] if end == sources[later] else sources[later]
+        prefetch_row(neighbors, prefetched)
+        prefetch_row(known, prefetched)
+        if end != held:
+            held = end
+            length, held_norm = _list_row(neighbors, known, held, width, ids, values, within)
+            multiplier = _place_row(ids, length, places, multiplier)
+            for index in range(len(PROFILE_RANKS)):
+                profile[index] = known[held, min(PROFILE_RANKS[index], length - 2)]
+        place = places[_hash(other, multiplier)]
+        rank_of_other = np.int64(place) - 1 if ids[place] == other else MAX_RANKS
+        rank_of_held = MAX_RANKS
+        shared = within[place] if ids[place] == other else np.int64(0)
+        product = np.int64(values[place] * _UNIT) if ids[place] == other else np.int64(0)
+        norm = np.float32(1.0)
+        listed, rank = neighbors[other], 0
+        for scale in range(scales):
+            fields = np.int64(-1) << (_FIELD_BITS * scale)
+            while rank < min(SHARED_SCALES[scale], width):
+                vertex, value = listed[rank], known[other, rank]
+                if vertex < 0:
+                    break
+                place = places[_hash(vertex, multiplier)]
+                # Read in any case: choosing a value costs less than a branch that is hard to foresee.
+                bits, unit = within[place] & fields, np.int64((value * values[place]) * _UNIT)
+                found = ids[place] == vertex
+                shared += bits if found else np.int64(0)
+                product += unit if found else np.int64(0)
+                norm += value * value
+                rank_of_held = rank if vertex == held else rank_of_held
+                rank += 1
         for index in range(len(PROFILE_RANKS)):
-            first = similarity - known[source, min(PROFILE_RANKS[index], source_length - 1)]
-            second = similarity - known[target, min(PROFILE_RANKS[index], target_length - 1)]
-            row[place] = min(first, second)
-            row[place + 1] = max(first, second)
-            place += 2
+            other_profile[index] = known[other, min(PROFILE_RANKS[index], rank - 1)]
+        row, similarity = out[edge], similarities[edge]
+        row[0] = similarity
+        row[1] = _LOG_RANKS[min(rank_of_other, rank_of_held)]
+        row[2] = _LOG_RANKS[max(rank_of_other, rank_of_held)]
+        row[3] = np.float32(product) / _UNIT / np.sqrt(held_norm * norm)
+        for scale in range(scales):
+            count = (shared >> (_FIELD_BITS * scale)) & ((1 << _FIELD_BITS) - 1)
+            row[4 + scale] = np.float32(count) / np.float32(1 + min(SHARED_SCALES[scale], width))
+        column = 4 + scales
+        for index in range(len(PROFILE_RANKS)):
+            first, second = similarity - profile[index], similarity - other_profile[index]
+            row[column] = min(first, second)
+            row[column + 1] = max(first, second)
+            column += 2
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _slot(vertex: Any) -> Any:
-    return ((np.int64(vertex) * 2_654_435_761) >> 11) & (_TABLE_SLOTS - 1)
+def held_end(sources: Array, targets: Array, edge: int, held: int) -> Any:
+    """Choose the end of an edge to prepare for: the one held, else the one that the next edge has too (numba)."""
+    source, target = sources[edge], targets[edge]
+    if source == held or target == held:
+        return held
+    following = min(edge + 1, len(sources) - 1)
+    return target if target == sources[following] or target == targets[following] else source
 
 
 @numba.njit(nogil=True, cache=True)
-def _row_length_and_norm(neighbors: Array, known: Array, row: int, width: int) -> tuple[int, Any]:
-    total = np.float32(1.0)
+def _list_row(
+    neighbors: Array, known: Array, row: int, width: int, ids: Array, values: Array, within: Array
+) -> tuple[int, Any]:
+    """Write what a row lists, itself first; return how many that is and the square of the values' norm."""
+    ids[:] = np.int32(-1)
+    ids[0], values[0] = row, np.float32(1.0)
+    within[0] = 0
+    for scale in range(len(SHARED_SCALES)):
+        within[0] |= np.int64(1) << (_FIELD_BITS * scale)
+    norm = np.float32(1.0)
     for rank in range(width):
         if neighbors[row, rank] < 0:
-            return rank, total
-        total += known[row, rank] * known[row, rank]
-    return width, total
+            return rank + 1, norm
+        ids[rank + 1], values[rank + 1] = neighbors[row, rank], known[row, rank]
+        norm += known[row, rank] * known[row, rank]
+        within[rank + 1] = 0
+        for scale in range(len(SHARED_SCALES)):
+            within[rank + 1] |= np.int64(rank < SHARED_SCALES[scale]) << (_FIELD_BITS * scale)
+    return width + 1, norm
 
 
 @numba.njit(nogil=True, cache=True)
-def _half_cosines(vectors: Array, sources: Array, targets: Array, out: Array) -> None:
+def _place_row(ids: Array, length: int, places: Array, multiplier: Any) -> Any:
+    """Give each id a place of its own (one listed twice: its first); return the multiplier that did."""
+    while True:
+        multiplier = (multiplier * np.uint64(1_664_525) + np.uint64(1_013_904_224)) & np.uint64(0xFFFFFFFF)
+        multiplier |= np.uint64(1)
+        places[:] = np.uint8(_ABSENT)
+        alone = True
+        for position in range(length):
+            place = _hash(ids[position], multiplier)
+            if places[place] == _ABSENT:
+                places[place] = np.uint8(position)
+            elif ids[places[place]] != ids[position]:
+                alone = False
+                break
+        if alone:
+            return multiplier
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _hash(vertex: Any, multiplier: Any) -> Any:
+    return ((np.uint64(vertex) * multiplier) & np.uint64(0xFFFFFFFF)) >> np.uint64(32 - _TABLE_BITS)
+
+
+@numba.njit(nogil=True, cache=True)
+def _half_products(vectors: Array, sources: Array, targets: Array, cosine: bool, out: Array) -> None:
+    """Write each pair's dot product, or its cosine."""
     dimension = vectors.shape[1]
-    held, read = np.empty(dimension, np.float32), np.empty(dimension, np.float32)
-    partial = np.empty(_LANES, np.float32)
-    current = np.int32(-1)
-    source_norm = np.float32(0.0)
+    whole = dimension - dimension % LANES
+    prepared = np.empty(dimension, np.float32)
+    held = np.int32(-1)
+    held_norm = np.float32(0.0)
     for edge in range(len(sources)):
-        if sources[edge] != current:
-            current = sources[edge]
-            _decode_half(vectors[current], held)
-            source_norm = _dot(held, held, partial)
-        _decode_half(vectors[targets[edge]], read)
-        scale = source_norm * _dot(read, read, partial)
-        out[edge] = _dot(held, read, partial) / np.sqrt(scale) if scale > 0 else np.float32(0.0)
+        end = held_end(sources, targets, edge, held)
+        other = targets[edge] if end == sources[edge] else sources[edge]
+        later = min(edge + _AHEAD, len(sources) - 1)
+        prefetch_row(vectors, targets[later] if end == sources[later] else sources[later])
+        if end != held:
+            held = end
+            for column in range(dimension):
+                prepared[column] = widen(vectors[held, column])
+            held_norm = _products(prepared, vectors[held], whole)[1]
+        product, norm = _products(prepared, vectors[other], whole)
+        scale = held_norm * norm
+        if cosine:
+            product = product / np.sqrt(scale) if scale > 0 else np.float32(0.0)
+        out[edge] = product
 
 
-@numba.njit(nogil=True, cache=True)
-def _decode_half(vector: Array, out: Array) -> None:
-    for column in range(len(vector)):
-        bits = np.int32((np.int32(vector[column]) << np.int32(13)) & HALF_BITS)
-        out[column] = bits.view(np.float32) * HALF_SCALE
-
-
-@numba.njit(nogil=True, cache=True)
-def _dot(first: Array, second: Array, partial: Array) -> Any:
-    partial[:] = np.float32(0.0)
-    whole = len(first) - len(first) % _LANES
-    for start in range(0, whole, _LANES):
-        for lane in range(_LANES):
-            partial[lane] += first[start + lane] * second[start + lane]
-    for lane in range(len(first) - whole):
-        partial[lane] += first[whole + lane] * second[whole + lane]
-    total = np.float32(0.0)
-    for lane in range(_LANES):
-        total += partial[lane]
-    return total
+@numba.njit(nogil=True, cache=True, inline="always")
+def _products(prepared: Array, read: Array, whole: int) -> tuple[Any, Any]:
+    product, norm = dot_whole(prepared[:whole], read[:whole])
+    for column in range(whole, len(read)):
+        value = widen(read[column])
+        product += prepared[column] * value
+        norm += value * value
+    return product, norm

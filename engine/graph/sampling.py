@@ -145,7 +145,7 @@ def _edges_within(
                 break
             if not member[other]:
                 continue
-            value, owned = larger_listing(neighbors, known, row, rank)
+            value, owned, _ = larger_listing(neighbors, known, row, rank)
             if not owned:
                 continue
             sources[count] = min(row, other)

@@ -61,10 +61,14 @@ class InteractionHead(nn.Module):
         self, first_EW: Tensor, second_EW: Tensor, inputs_EF: Tensor, generator: np.random.Generator | None = None
     ) -> Tensor:
         """Return the logits (E,); with a generator, apply dropout drawn from it."""
+        return self.mix((first_EW * second_EW).mean(dim=1), inputs_EF, generator)
+
+    def mix(self, cosines_E: Tensor, inputs_EF: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        """Return the logits (E,) from the cosines of the ends' codes, all that the head takes of them."""
         standard = ((inputs_EF - self.input_mean) * self.input_scale).clamp(-8, 8)
-        inputs = torch.cat([(first_EW * second_EW).mean(dim=1, keepdim=True), standard], dim=1)
-        middle = self._drop(functional.relu(self.first(inputs)), generator)
-        middle = self._drop(functional.relu(self.second(middle)), generator)
+        inputs = torch.cat([cosines_E.unsqueeze(1), standard], dim=1)
+        middle = self._drop(functional.relu(self.first(inputs), inplace=True), generator)
+        middle = self._drop(functional.relu(self.second(middle), inplace=True), generator)
         return self.last(middle).squeeze(1)
 
     def _drop(self, values: Tensor, generator: np.random.Generator | None) -> Tensor:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from engine.graph.adjacency import EdgeList
-from engine.graph.features import fill_cosines, fill_structural
-from engine.learning.layers import NUM_EDGE_INPUTS, StarFC
+from engine.graph.features import fill_cosines, fill_products, fill_structural
+from engine.learning.layers import NUM_EDGE_INPUTS, InteractionHead, StarFC
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
 
 EMBED_ROWS = 1_024
-SCORE_EDGES = 4_096
+SCORE_EDGES = 1_024  # the head's layers of one tile stay in a core's second-level cache
 
 
 @torch.no_grad()
@@ -88,13 +88,19 @@ def score_edges(
 
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
-        inputs = np.empty((len(part.sources), NUM_EDGE_INPUTS), np.float32)
-        _fill_inputs(*graph, part, inputs)
-        ends = codes[part.sources], codes[part.targets]
-        first, second, given = (_padded(rows, SCORE_EDGES, device) for rows in (*ends, inputs))
+        count = len(part.sources)
+        inputs = np.zeros((SCORE_EDGES, NUM_EDGE_INPUTS), np.float32)
+        _fill_inputs(*graph, part, inputs[:count])
+        given = torch.from_numpy(inputs).to(device)
         with torch.no_grad():
-            logits = model.edge_logits(first, second, given)[: len(inputs)]
-            scores[slice(*tile)] = torch.sigmoid(logits).cpu().numpy()
+            if isinstance(model.head, InteractionHead):
+                products = np.zeros(SCORE_EDGES, np.float32)
+                fill_products(codes, part.sources, part.targets, products[:count])
+                logits = model.head.mix(torch.from_numpy(products).to(device) / codes.shape[1], given)
+            else:
+                first, second = (_padded(codes[side], SCORE_EDGES, device) for side in (part.sources, part.targets))
+                logits = model.edge_logits(first, second, given)
+            scores[slice(*tile)] = torch.sigmoid(logits[:count]).cpu().numpy()
 
     map_tiles(run, tile_bounds(0, len(scores), SCORE_EDGES), threads)
     return scores

@@ -69,6 +69,14 @@ class Method(Protocol):
         ...
 
 
+def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any]:
+    """Parameters of a ``score`` stage that say which edges are scored: as set, else as the model stores."""
+    floor = settings.score.min_similarity
+    if floor is None:
+        floor = float(model.facts.get("min_similarity", 0.0)) if model else 0.0
+    return {"min_similarity": floor, "max_edges_per_vertex": settings.score.max_edges_per_vertex}
+
+
 def read_model(folder: str | Path, dim: int) -> Model:
     """Open a model's folder; raises ``DataError`` if it is none, ``ManifestMismatch`` for another format or D."""
     folder = Path(folder).absolute()

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config import Settings
 from engine.errors import ConfigError
-from engine.methods.base import GraphShape, Model
+from engine.methods.base import GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
 from engine.stages.edges import write_edges
 from engine.storage.context import TaskContext
@@ -24,7 +24,7 @@ class Cosine:
         cost = Cost(
             bytes_per_row=graph.k * 64, disk_bytes=graph.num_rows * graph.k * 12, seconds=graph.num_rows * graph.k / 1e7
         )
-        params = {"min_similarity": settings.score.min_similarity}
+        params = which_edges(settings)
         return [Stage("score", "engine.methods.cosine:score", 1, params, {"knn": "knn"}, graph.num_rows, cost)]
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
@@ -34,4 +34,4 @@ class Cosine:
 
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the edges of these rows with their similarity as score."""
-    return write_edges(task, start, stop, task.params["min_similarity"], lambda _s, _t, similarities: similarities)
+    return write_edges(task, start, stop, lambda _s, _t, similarities: similarities)

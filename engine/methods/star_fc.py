@@ -25,14 +25,15 @@ from engine.learning.layers import StarFC, build_model
 from engine.learning.scoring import embed_block, score_edges
 from engine.learning.selection import select_operating_points
 from engine.learning.training import GraphData, hold_out, train
-from engine.methods.base import WEIGHTS_FILE, GraphShape, Model
+from engine.methods.base import WEIGHTS_FILE, GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
 from engine.stages.edges import iterate_edges, write_edges
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import read_labels
 from engine.storage.manifest import write_atomic
 
-VERSION = 1
+VERSION = 2
+FLOOR_SHARE = 0.0005  # leaves out a seventh of part1's edges, a quarter of real sets'; at 0.001 faces lose 0.1 of F
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _HERE = "engine.methods.star_fc"
 
@@ -49,7 +50,7 @@ class StarFc:
         network = ModelConfig(**model.facts["network"])
         where = {"weights": str(Path(model.folder) / WEIGHTS_FILE)}
         params = {"network": network.model_dump(mode="json"), "model": model.digest}
-        return [_aggregate(graph), *_scoring(graph, settings, network, params, {}, where)]
+        return [_aggregate(graph), *_scoring(graph, network, params, {}, where, which_edges(settings, model))]
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``aggregate``, ``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
@@ -66,7 +67,7 @@ class StarFc:
             disk_bytes=16 << 20, seconds=settings.train.max_steps * settings.train.edges_per_step / 1.2e5,
         )  # fmt: skip
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
-        scoring = _scoring(graph, settings, network, {"network": params["network"]}, {"fit": "fit"}, {})
+        scoring = _scoring(graph, network, {"network": params["network"]}, {"fit": "fit"}, {}, which_edges(settings))
         select = {name: params[name] for name in ("seed", "labels")} | {
             "holdout": settings.train.holdout, "step": settings.partition.step,
         }  # fmt: skip
@@ -137,7 +138,7 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         edges = EdgeList(sources, targets, similarities)
         return score_edges(model, *arrays, edges, threads=task.threads, device=task.call.device)
 
-    return write_edges(task, start, stop, task.params["min_similarity"], scorer)
+    return write_edges(task, start, stop, scorer)
 
 
 def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -152,8 +153,23 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         threads=task.threads,
     )
     preferred = selected.pop("preferred")
-    task.write_json("selected", {"operating_points": selected, "preferred": preferred})
+    floor = similarity_floor(task.input("score"), min(point["min_score"] for point in selected.values()))
+    facts = {"min_similarity": floor}
+    task.write_json("selected", {"operating_points": selected, "preferred": preferred, "facts": facts})
     return {"preferred": preferred, **selected[preferred]}
+
+
+def similarity_floor(folder: Path, min_score: float) -> float:
+    """Find the similarity that all but ``FLOOR_SHARE`` of the edges of score >= ``min_score`` reach.
+
+    Below it edges are many and next to none survives, so a run with this model need not score them.
+    """
+    kept = [np.zeros(0, np.float32)]
+    for similarities, scores in iterate_edges(folder, ("similarity", "score")):
+        kept.append(similarities[scores >= np.float32(min_score)])
+    values = np.concatenate(kept)
+    place = int(FLOOR_SHARE * len(values))
+    return float(np.partition(values, place)[place]) if len(values) else 0.0
 
 
 def vertex_identities(task: TaskContext) -> np.ndarray:
@@ -174,8 +190,8 @@ def _aggregate(graph: GraphShape) -> Stage:
 
 
 def _scoring(
-    graph: GraphShape, settings: Settings, network: ModelConfig, params: Mapping[str, Any],
-    weights: Mapping[str, str], where: Mapping[str, Any],
+    graph: GraphShape, network: ModelConfig, params: Mapping[str, Any],
+    weights: Mapping[str, str], where: Mapping[str, Any], edges: Mapping[str, Any],
 ) -> list[Stage]:  # fmt: skip
     n, k, dim = graph.num_rows, graph.k, graph.dim
     width = network.code if network.head == "interaction" else 2 * network.head_hidden
@@ -187,7 +203,7 @@ def _scoring(
         bytes_per_row=k * 64, fixed_bytes=8 * 4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
         disk_bytes=n * k * 16, seconds=n * k / 2.5e5,
     )  # fmt: skip
-    params = {**params, "min_similarity": settings.score.min_similarity}
+    params = {**params, **edges}
     return [embed_stage, Stage("score", f"{_HERE}:score", VERSION, params, inputs, n, cost, where)]
 
 

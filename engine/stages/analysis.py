@@ -19,8 +19,9 @@ from engine.stages.edges import iterate_edges
 from engine.stages.ingest import row_column
 from engine.storage.context import TaskContext, read_npy, stage_facts
 from engine.storage.formats import read_labels
+from engine.tiles import map_tiles
 
-VERSION = 1
+VERSION = 2
 HISTOGRAM_BINS = 50
 SWEEP_STEPS = 40
 GALLERY_CLUSTERS = 9
@@ -49,17 +50,22 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     sweeps = {name: ThresholdSweep(len(rows_V), values, identities_V) for name, values in thresholds.items()}
     histograms = {name: _Histogram(low[name], high[name]) for name in ("similarity", "score")}
     picker = ClusterPicker(labels_N)
-    for sources, targets, similarities, scores in iterate_edges(
-        task.input("score"), ("source", "target", "similarity", "score")
-    ):
-        values = {"similarity": similarities, "score": scores}
-        for name, sweep in sweeps.items():
-            sweep.add(sources, targets, values[name])
-        ends = rows_V[sources], rows_V[targets]
-        inside = (labels_N[ends[0]] == labels_N[ends[1]]) & (labels_N[ends[0]] >= 0)
-        for name, histogram in histograms.items():
-            histogram.add(values[name], inside)
-        picker.add(*ends, scores)
+
+    def look_at(name: str) -> None:
+        if name != "labels":
+            for columns in iterate_edges(task.input("score"), ("source", "target", name)):
+                sweeps[name].add(*columns)
+            return
+        for sources, targets, *values in iterate_edges(
+            task.input("score"), ("source", "target", "similarity", "score")
+        ):
+            ends = rows_V[sources], rows_V[targets]
+            inside = (labels_N[ends[0]] == labels_N[ends[1]]) & (labels_N[ends[0]] >= 0)
+            for name, chosen in zip(("similarity", "score"), values, strict=True):
+                histograms[name].add(chosen, inside)
+            picker.add(*ends, values[1])
+
+    map_tiles(look_at, ["labels", *sweeps], task.threads)  # the longest first
     sizes = np.bincount(labels_N[labels_N >= 0])
     swept = {name: [row.as_dict() for row in sweep.rows()] for name, sweep in sweeps.items()}
     value: dict[str, Any] = {

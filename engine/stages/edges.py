@@ -21,12 +21,18 @@ from engine.tiles import tile_bounds
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def write_edges(task: TaskContext, start: int, stop: int, min_similarity: float, scorer: Scorer) -> dict[str, Any]:
-    """Write the edges owned by rows ``start..stop`` with ``scorer(sources, targets, similarities)``, chunk by chunk."""
+def write_edges(task: TaskContext, start: int, stop: int, scorer: Scorer) -> dict[str, Any]:
+    """Write the edges owned by rows ``start..stop`` with ``scorer(sources, targets, similarities)``, chunk by chunk.
+
+    The parameters ``min_similarity`` and ``max_edges_per_vertex`` say which edges there are.
+    """
     neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
     parts, counts = [], []
     for a, b in tile_bounds(start, stop, CHUNK_ROWS):
-        edges = undirected_edges(neighbors_NK, similarities_NK, a, b, min_similarity, threads=task.threads)
+        edges = undirected_edges(
+            neighbors_NK, similarities_NK, a, b, task.params["min_similarity"],
+            max_per_vertex=task.params["max_edges_per_vertex"], threads=task.threads,
+        )  # fmt: skip
         sources, targets, similarities = edges
         parts.append((sources, targets, similarities, scorer(sources, targets, similarities)))
         counts.append(len(sources))

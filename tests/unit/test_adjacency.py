@@ -67,17 +67,27 @@ def test_blocks_and_threads_never_change_a_bit(num: int, width: int, seed: int, 
     seed=st.integers(0, 999),
     cut=st.integers(0, 30),
     floor=st.sampled_from([-1.0, 0.3]),
+    offered=st.sampled_from([0, 1, 3]),
 )
-def test_each_undirected_edge_is_listed_once(num: int, width: int, seed: int, cut: int, floor: float) -> None:
+def test_each_undirected_edge_is_listed_once(
+    num: int, width: int, seed: int, cut: int, floor: float, offered: int
+) -> None:
     neighbors, similarities = make_graph(num, min(width, num - 1), seed)
     cut = min(cut, num)
     expected: dict[tuple[int, int], float] = {}
+    nearest: set[tuple[int, int]] = set()
     for row in range(num):
-        for other, value in zip(neighbors[row].tolist(), similarities[row].tolist(), strict=True):
+        for rank, (other, value) in enumerate(zip(neighbors[row].tolist(), similarities[row].tolist(), strict=True)):
             if other >= 0 and value >= floor:
                 pair = (min(row, other), max(row, other))
                 expected[pair] = max(expected.get(pair, -9.0), value)
-    parts = [undirected_edges(neighbors, similarities, a, b, floor, threads=2) for a, b in ((0, cut), (cut, num))]
+                if not offered or rank < offered:
+                    nearest.add(pair)
+    expected = {pair: value for pair, value in expected.items() if pair in nearest}
+    parts = [
+        undirected_edges(neighbors, similarities, a, b, floor, max_per_vertex=offered, threads=2)
+        for a, b in ((0, cut), (cut, num))
+    ]
     found: dict[tuple[int, int], float] = {}
     for part in parts:
         for source, target, value in zip(*(column.tolist() for column in part), strict=True):

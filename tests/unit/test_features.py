@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from toy_graphs import make_graph
 
 from engine.graph import features
@@ -32,10 +33,12 @@ def reference(neighbors, similarities, source, target, similarity):  # type: ign
     return row
 
 
-def test_structural_features_equal_reference() -> None:
-    neighbors, similarities = make_graph(50, 12, seed=3)
-    neighbors[:, 0] = np.where(neighbors[:, 0] < 0, (np.arange(50) + 1) % 50, neighbors[:, 0])
-    edges = undirected_edges(neighbors, similarities, 0, 50)
+@pytest.mark.parametrize(("num", "width"), [(50, 12), (110, 80), (110, 95)])
+def test_structural_features_equal_reference(num: int, width: int) -> None:
+    neighbors, similarities = make_graph(num, width, seed=3)
+    neighbors[:, 0] = np.where(neighbors[:, 0] < 0, (np.arange(num) + 1) % num, neighbors[:, 0])
+    edges = undirected_edges(neighbors, similarities, 0, num)
+    neighbors, similarities = neighbors[:, :80], similarities[:, :80]
     found = features.structural_features(neighbors, similarities, *edges)
     expected = [reference(neighbors, similarities, *edge) for edge in zip(*edges, strict=True)]
     assert found.shape == (len(edges.sources), features.NUM_STRUCTURAL)
@@ -56,7 +59,22 @@ def test_structural_features_are_symmetric_and_do_not_depend_on_order() -> None:
         edges.similarities[order],
         threads=2,
     )
-    np.testing.assert_allclose(swapped, forward[order], rtol=1e-6)
+    assert np.array_equal(swapped, forward[order])
+
+
+def test_scattered_ids_and_a_neighbour_listed_twice() -> None:
+    neighbors, similarities = make_graph(400, 60, seed=6, short_rows=False)
+    ids = np.sort(np.random.default_rng(6).permutation(2_000_000)[:400]).astype(np.int32)
+    wide, wide_similarities = np.full((ids[-1] + 1, 60), -1, np.int32), np.zeros((ids[-1] + 1, 60), np.float32)
+    wide[ids], wide_similarities[ids] = ids[neighbors], similarities
+    edges = undirected_edges(neighbors, similarities, 0, 400)
+    near = features.structural_features(neighbors, similarities, *edges)
+    far = features.structural_features(wide, wide_similarities, ids[edges.sources], ids[edges.targets], edges[2])
+    assert np.array_equal(near, far)
+    neighbors[:, 7] = neighbors[:, 6]
+    twice = features.structural_features(neighbors, similarities, *edges, threads=2)
+    assert np.isfinite(twice).all()
+    assert not np.array_equal(twice, near)
 
 
 def test_pair_cosines() -> None:

@@ -21,28 +21,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import select
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import xxhash
+from apart import Clock, found_version, measure_apart, timed
 from part1 import stage_table
 from recording import write_record
 
 from engine.clustering.union_find import UnionFind, component_roots
 from engine.config import Settings
 from engine.executors.local import LocalExecutor
-from engine.memory import free_bytes, tree_bytes
 from engine.methods import GraphShape
 from engine.pipeline import partition_stages
 from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
@@ -55,7 +49,6 @@ from engine.tiles import tile_bounds, usable_cores
 VERTICES, DEGREE, QUICK_VERTICES = 10_000_000, 25, 500_000
 MEMORY_BYTES = 2 * 10**9
 TASKS = 20
-SAMPLE_S = 0.02
 THRESHOLD = 0.5  # all scores pass
 
 Found = tuple[np.ndarray, dict[str, Any]]
@@ -162,19 +155,6 @@ CONTENDERS: dict[str, Callable[[Path, int, int], Found]] = {
 }  # fmt: skip
 
 
-class Clock:
-    """Seconds since the lap before, by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._started = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._started, 2)
-        self._started = now
-
-
 def load_edges(score: Path) -> tuple[np.ndarray, np.ndarray]:
     """All edges of the table as two arrays, without a second copy of either."""
     total = num_edges(score)
@@ -199,52 +179,13 @@ def contend(name: str, score: Path, num_vertices: int, degree: int) -> dict[str,
     """Measure one contender in this process, which does nothing else."""
     component_roots(2, np.array([0], np.int32), np.array([1], np.int32))  # compiled code is loaded
     drop_cached(score)
-    print("started", flush=True)
-    started = time.perf_counter()
-    labels, parts = CONTENDERS[name](score, num_vertices, degree)
-    seconds = time.perf_counter() - started
-    print("ended", flush=True)
+    (labels, parts), seconds = timed(lambda: CONTENDERS[name](score, num_vertices, degree))
     first = np.empty(int(labels.max()) + 1, np.int64)
     first[labels[::-1]] = np.arange(num_vertices - 1, -1, -1)
     return {
-        "contender": name, "seconds": round(seconds, 2), **parts,
+        "seconds": seconds, **parts,
         "components": len(np.unique(labels)), "digest": xxhash.xxh3_64(first[labels]).hexdigest(),
     }  # fmt: skip
-
-
-def contend_apart(name: str, score: Path, num_vertices: int, degree: int) -> dict[str, Any]:
-    """Measure one contender in a process of its own, which may take the memory that is free and no more.
-
-    Memory is sampled from here: code that holds the interpreter's lock would keep a thread of its own from it.
-    """
-    limit = free_bytes()
-    command = [sys.executable, __file__, "--contender", name, "--score", str(score),
-               "--vertices", str(num_vertices), "--degree", str(degree)]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
-    )  # fmt: skip
-    assert process.stdout is not None
-    before = peak = resident = 0
-    if process.stdout.readline():
-        before = tree_bytes(process.pid)
-        while not select.select([process.stdout], [], [], SAMPLE_S)[0]:
-            peak = max(peak, tree_bytes(process.pid))
-            resident = max(resident, resident_bytes(process.pid))
-    output, errors = process.communicate()
-    memory = {"peak_bytes": max(peak, before), "peak_bytes_before": before, "peak_resident_bytes": resident}
-    if process.returncode == 0:
-        return {**json.loads(output.splitlines()[-1]), **memory}
-    reason = (errors.strip().splitlines() or [f"signal {-process.returncode}"])[-1]
-    return {"contender": name, "failed": reason, "memory_allowed_bytes": limit, **memory}
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process, mapped files included; 0 when it has ended."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 def main() -> int:
@@ -270,7 +211,8 @@ def compare(work: Path, num_vertices: int, degree: int, quick: bool) -> int:
     score = make_edges(work, num_vertices, degree)
     rows = []
     for name in CONTENDERS:
-        row = contend_apart(name, score, num_vertices, degree)
+        child = ["--contender", name, "--score", str(score), "--vertices", str(num_vertices), "--degree", str(degree)]
+        row = {"contender": name, **measure_apart(__file__, child)}
         rows.append(row)
         if "failed" in row:
             print(f"{name:8} failed: {row['failed']}", flush=True)
@@ -294,14 +236,6 @@ def compare(work: Path, num_vertices: int, degree: int, quick: bool) -> int:
     name = "components_quick" if quick else "components"
     write_record(name, settings, {"rows": rows, "ratios_to_stream": ratios})
     return int(len({row["digest"] for row in found.values()}) > 1)
-
-
-def found_version(package: str) -> str | None:
-    """Version of an installed package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -43,12 +43,13 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, round(seconds, 2)
 
 
-def measure_apart(script: str, arguments: Sequence[str]) -> dict[str, Any]:
+def measure_apart(script: str, arguments: Sequence[str], limit_s: float = 600) -> dict[str, Any]:
     """Run ``python script arguments``, which calls ``timed`` and then prints a JSON object; return it with its memory.
 
     ``peak_bytes`` is anonymous memory, ``peak_resident_bytes`` counts mapped files too, ``before_bytes`` is what was
-    held when the work began. The process may take the memory that is free and no more; if it fails, ``failed`` says
-    why. Memory is sampled from here: code that holds the interpreter's lock would keep a thread of its own from it.
+    held when the work began. The process may take the memory that is free, and ``limit_s``, and no more; if it fails,
+    ``failed`` says why. Memory is sampled from here: code that holds the interpreter's lock would keep a thread of its
+    own from it.
     """
     limit = free_bytes()
     process = subprocess.Popen(
@@ -57,17 +58,23 @@ def measure_apart(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     )  # fmt: skip
     assert process.stdout is not None
     before = peak = resident = 0
+    failed = ""
     if process.stdout.readline():
         before = tree_bytes(process.pid)
+        started = time.perf_counter()
         while not select.select([process.stdout], [], [], SAMPLE_S)[0]:
             peak = max(peak, tree_bytes(process.pid))
             resident = max(resident, _resident_bytes(process.pid))
+            if time.perf_counter() - started > limit_s:
+                failed = f"no result within {limit_s:.0f} s"
+                process.kill()
+                break
     output, errors = process.communicate()
     memory = {"before_bytes": before, "peak_bytes": max(peak, before), "peak_resident_bytes": resident}
     if process.returncode == 0:
         return {**json.loads(output.splitlines()[-1]), **memory}
-    reason = (errors.strip().splitlines() or [f"signal {-process.returncode}"])[-1]
-    return {"failed": reason, "memory_allowed_bytes": limit, **memory}
+    failed = failed or (errors.strip().splitlines() or [f"signal {-process.returncode}"])[-1]
+    return {"failed": failed, "memory_allowed_bytes": limit, **memory}
 
 
 def found_version(package: str) -> str | None:

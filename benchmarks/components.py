@@ -195,6 +195,7 @@ def main() -> int:
     parser.add_argument("--degree", type=int, default=DEGREE, help="edges that each vertex owns")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_VERTICES:,} vertices: half a minute")
     parser.add_argument("--work", type=Path, help="folder for the edge table, kept; default: a temporary one")
+    parser.add_argument("--limit", type=float, default=600, help="seconds that each contender may take")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -203,16 +204,18 @@ def main() -> int:
         return 0
     num_vertices = QUICK_VERTICES if arguments.quick else arguments.vertices
     with tempfile.TemporaryDirectory() as temporary:
-        return compare(arguments.work or Path(temporary), num_vertices, arguments.degree, arguments.quick)
+        return compare(
+            arguments.work or Path(temporary), num_vertices, arguments.degree, arguments.quick, arguments.limit
+        )
 
 
-def compare(work: Path, num_vertices: int, degree: int, quick: bool) -> int:
+def compare(work: Path, num_vertices: int, degree: int, quick: bool, limit_s: float) -> int:
     """Make the table and measure everyone on it."""
     score = make_edges(work, num_vertices, degree)
     rows = []
     for name in CONTENDERS:
         child = ["--contender", name, "--score", str(score), "--vertices", str(num_vertices), "--degree", str(degree)]
-        row = {"contender": name, **measure_apart(__file__, child)}
+        row = {"contender": name, **measure_apart(__file__, child, limit_s)}
         rows.append(row)
         if "failed" in row:
             print(f"{name:8} failed: {row['failed']}", flush=True)
@@ -231,7 +234,12 @@ def compare(work: Path, num_vertices: int, degree: int, quick: bool) -> int:
         }
         for name in ("scipy", "igraph") if name in found
     }  # fmt: skip
-    settings = {"num_vertices": num_vertices, "num_edges": num_vertices * degree, "threads": usable_cores()}
+    settings = {
+        "num_vertices": num_vertices,
+        "num_edges": num_vertices * degree,
+        "threads": usable_cores(),
+        "limit_s": limit_s,
+    }
     settings |= {name: found_version(name) for name in ("scipy", "igraph")}
     name = "components_quick" if quick else "components"
     write_record(name, settings, {"rows": rows, "ratios_to_stream": ratios})

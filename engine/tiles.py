@@ -8,8 +8,9 @@ same bits for any number of threads, workers or rows per block.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeVar
@@ -50,6 +51,26 @@ def map_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> l
             return [function(item) for item in items]
         with ThreadPoolExecutor(max_workers=min(threads, len(items)), initializer=_pin_thread) as pool:
             return list(pool.map(function, items))
+
+
+def stream_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> Iterator[R]:
+    """Apply ``function`` on ``threads`` threads to tiles as they come; yield the results in the order of ``tiles``.
+
+    The caller's thread draws the tiles, so that reading overlaps with work; twice ``threads`` tiles are held at most.
+    Otherwise as ``map_tiles``.
+    """
+    with single_threaded_kernels(), ThreadPoolExecutor(threads, initializer=_pin_thread) as pool:
+        running: deque[Future[R]] = deque()
+        try:
+            for tile in tiles:
+                running.append(pool.submit(function, tile))
+                if len(running) >= 2 * threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
 
 
 def tile_bounds(start: int, stop: int, tile_rows: int) -> list[tuple[int, int]]:

@@ -1,13 +1,12 @@
 """Connected components: union-find by minimum id with path halving.
 
 Union by minimum id makes every result a function of the edge *set*: order, duplication and cutting into blocks do not
-matter. Edge blocks reduce to spanning forests, forests merge to one forest, and that one feeds ``UnionFind``.
+matter. Blocks of edges reduce to spanning forests, and forests are edges again: uniting them gives the whole.
 Shape suffixes: N vertices, E edges, F edges of a forest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,27 +43,24 @@ class UnionFind:
         flatten(self._parents_N)
         return self._parents_N.copy()
 
+    def forest(self) -> tuple[Ids, Ids]:
+        """Reduce the edges added so far to their canonical forest; more may still be added.
+
+        Returns (members_F, roots_F), int32 or int64: every vertex but the roots, ascending, and the minimum id of its
+        component. Fewer edges than vertices, equal for any order, direction or duplication of the same edges.
+        """
+        flatten(self._parents_N)
+        members_F = np.empty(_count_members(self._parents_N), self._parents_N.dtype)
+        roots_F = np.empty_like(members_F)
+        _list_members(self._parents_N, members_F, roots_F)
+        return members_F, roots_F
+
 
 def component_roots(num_vertices: int, sources_E: Ids, targets_E: Ids) -> Ids:
     """Give each vertex the minimum id of its connected component (N, int32; int64 from 2**31 vertices)."""
     forest = UnionFind(num_vertices)
     forest.add(sources_E, targets_E)
     return forest.roots()
-
-
-def spanning_forest(sources_E: Ids, targets_E: Ids) -> tuple[Ids, Ids]:
-    """Reduce an edge block with any non-negative ids to its canonical forest, in memory proportional to the block.
-
-    Returns (members_F, roots_F) in the block's id type: every vertex but the roots, ascending, and the minimum id of
-    its component within the block. At most one edge fewer than vertices touched; equal for any order, direction or
-    duplication of the same edges. Self loops vanish.
-    """
-    ids, sources, targets = compact_ids(sources_E, targets_E)
-    ranks = np.arange(len(ids), dtype=sources.dtype)
-    _union_edges(ranks, sources, targets)
-    flatten(ranks)
-    members = ranks != np.arange(len(ids), dtype=ranks.dtype)
-    return ids[members], ids[ranks[members]]
 
 
 def compact_ids(sources_E: Ids, targets_E: Ids) -> tuple[Ids, Ids, Ids]:
@@ -83,15 +79,6 @@ def compact_ids(sources_E: Ids, targets_E: Ids) -> tuple[Ids, Ids, Ids]:
     for ends, out in zip((sources_E, targets_E), ranks, strict=True):
         _rank(ids, starts, shift, ends, out)
     return ids, ranks[0], ranks[1]
-
-
-def merge_forests(forests: Sequence[tuple[Ids, Ids]]) -> tuple[Ids, Ids]:
-    """Merge forests of ``spanning_forest`` into the one canonical forest of all their edges."""
-    if not forests:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    return spanning_forest(
-        np.concatenate([members for members, _ in forests]), np.concatenate([roots for _, roots in forests])
-    )
 
 
 def check_edges(sources_E: Ids, targets_E: Ids, num_vertices: int | None) -> None:
@@ -141,6 +128,23 @@ def flatten(parents):  # type: ignore[no-untyped-def]
     """Point every vertex straight at its root (numba)."""
     for vertex in range(len(parents)):  # parents are never larger than their child, so theirs are final
         parents[vertex] = parents[parents[vertex]]
+
+
+@njit(nogil=True, cache=True)
+def _count_members(roots):  # type: ignore[no-untyped-def]
+    count = 0
+    for vertex in range(len(roots)):
+        count += roots[vertex] != vertex
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _list_members(roots, members_F, roots_F):  # type: ignore[no-untyped-def]
+    filled = 0
+    for vertex in range(len(roots)):
+        if roots[vertex] != vertex:
+            members_F[filled], roots_F[filled] = vertex, roots[vertex]
+            filled += 1
 
 
 @njit(nogil=True, cache=True)

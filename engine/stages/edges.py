@@ -41,10 +41,13 @@ def write_edges(task: TaskContext, start: int, stop: int, scorer: Scorer) -> dic
     return {"chunk_edges": counts, "edges": sum(counts)}
 
 
-def read_edges(folder: Path, start: int, stop: int, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+def read_edges(
+    folder: Path, start: int, stop: int, names: tuple[str, ...], chunks: int = 1
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Read columns of the edges owned by rows ``start..stop`` (whole chunks), chunk by chunk, in row order.
 
-    The pieces are the same whatever the tasks were that wrote them, and small whatever they were.
+    The pieces are the same whatever the tasks were that wrote them, and small whatever they were. With ``chunks`` up to
+    that many chunks of one task come in a piece: for work whose result does not hang on the pieces.
     """
     for record in committed_records(folder, folder_digest(folder)):
         begin, end = max(start, record.start), min(stop, record.stop)
@@ -53,8 +56,10 @@ def read_edges(folder: Path, start: int, stop: int, names: tuple[str, ...]) -> I
         offsets = np.concatenate([[0], np.cumsum(record.facts["chunk_edges"])])
         table = next(output.path for output in record.outputs if output.path.startswith("edges/"))
         columns = read_columns(folder / table, names)
-        for chunk in range((begin - record.start) // CHUNK_ROWS, -(-(end - record.start) // CHUNK_ROWS)):
-            yield tuple(column[offsets[chunk] : offsets[chunk + 1]] for column in columns)
+        last = -(-(end - record.start) // CHUNK_ROWS)
+        for chunk in range((begin - record.start) // CHUNK_ROWS, last, chunks):
+            piece = slice(offsets[chunk], offsets[min(chunk + chunks, last)])
+            yield tuple(column[piece] for column in columns)
 
 
 def iterate_edges(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:

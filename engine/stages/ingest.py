@@ -5,32 +5,56 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
-from engine.ingest import read_normalised
+from engine.ingest import normalise, refuse_zeros
 from engine.plan import CHUNK_ROWS, Cost
+from engine.storage.arrays import write_rows
 from engine.storage.context import TaskContext, hold, stage_facts, table_parts
 from engine.storage.formats import open_source
+from engine.storage.manifest import OutputFile
 from engine.storage.tables import read_joined
+from engine.tiles import stream_tiles, tile_bounds, usable_cores
 
-VERSION = 1
+VERSION = 2
+_KEPT_BYTES = 128 << 20  # what a reader of a chunked or compressed format keeps
+_NAME_BYTES = 256  # an id and an item
+WRITERS = 2  # threads that wait for the disk while others compute
 
 
 def cost(num_rows: int, dim: int, item_bytes: int, dtype: str) -> Cost:
     stored = 2 if dtype == "float16" else 4
+    held = 2 * (usable_cores() + WRITERS) + 1
     return Cost(
-        fixed_bytes=4 * CHUNK_ROWS * dim * 8,
-        bytes_per_row=dim * (2 * item_bytes + 4 + stored),
+        fixed_bytes=CHUNK_ROWS * dim * (held * item_bytes + held * (4 + stored)) + _KEPT_BYTES,
+        bytes_per_row=_NAME_BYTES,
         disk_bytes=num_rows * dim * stored,
-        seconds=num_rows * dim / 4e7,
+        seconds=num_rows * dim / 2e8,
     )
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``features`` (N, D), unit rows, zero vectors as zeros; and ``rows`` with ids and items where there are."""
+    """Write ``features`` (N, D), unit rows, zero vectors as zeros; and ``rows`` with ids and items where there are.
+
+    Chunks are normalised and written while the next ones are read: each byte is read once, in order.
+    """
     spec = dict(task.where["spec"])
     source = hold(("source", repr(sorted(spec.items()))), lambda: open_source(**spec))
-    features_ND, zeros = read_normalised(source, start, stop, task.params["zero_vectors"], task.threads)
-    task.write_rows("features", features_ND, task.params["dtype"])
+    task.create_rows("features", (source.dim,), task.params["dtype"])
+
+    def store(chunk: tuple[int, np.ndarray]) -> tuple[list[OutputFile], np.ndarray]:
+        first, rows_ND = chunk
+        unit_ND, zeros = normalise(rows_ND, first, source.path)
+        return write_rows(task.folder, "features", first, _stored(unit_ND, task.params["dtype"])), zeros + first
+
+    chunks = ((a, source.read(a, b)) for a, b in tile_bounds(start, stop, CHUNK_ROWS))
+    found = [np.empty(0, np.int64)]
+    for outputs, zeros in stream_tiles(store, chunks, task.threads + WRITERS):
+        task.outputs += outputs
+        found.append(zeros)
+    zeros = np.concatenate(found)
+    if task.params["zero_vectors"] == "error":
+        refuse_zeros(zeros, source.path)
     columns: dict[str, Any] = {}
     if (ids := source.ids()) is not None:
         columns["id"] = ids[start:stop]
@@ -39,6 +63,11 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     if columns:
         task.write_table("rows", columns)
     return {"zero_rows": zeros.tolist()}
+
+
+def _stored(rows_ND: np.ndarray, dtype: str) -> np.ndarray:
+    """Convert float32 rows to the stored dtype; torch rounds to float16 as numpy does, many times faster."""
+    return torch.from_numpy(rows_ND).half().numpy() if dtype == "float16" else rows_ND
 
 
 def zero_rows(folder: Any) -> np.ndarray:

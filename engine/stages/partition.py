@@ -1,7 +1,7 @@
 """Stages from scored edges to labels: pruning and union-find, or size-capped propagation.
 
-Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy, block by block, and reduces each block to
-its spanning forest; forests merge eight at a time, then all together by minimum id.
+Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy, streams them through a union-find, and
+leaves each block's spanning forest; forests merge eight at a time, then all together by minimum id.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.propagation import propagate
 from engine.clustering.pruning import build_adjacency, node_intimacy
-from engine.clustering.union_find import UnionFind, merge_forests, spanning_forest
-from engine.plan import Cost
+from engine.clustering.union_find import UnionFind
+from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.edges import iterate_edges, read_edges
 from engine.stages.ingest import zero_rows
 from engine.storage.context import TaskContext, committed_records, folder_digest, read_npy
@@ -26,6 +26,7 @@ from engine.storage.tables import read_columns
 
 VERSION = 1
 FAN_IN = 8
+PIECE_CHUNKS = 8  # of edges in memory at a time
 
 
 def operating_point(task: TaskContext) -> dict[str, Any]:
@@ -55,41 +56,44 @@ def kept_adjacency(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def prune_cost(num_rows: int, k: int) -> Cost:
-    return Cost(bytes_per_row=k * 40, disk_bytes=num_rows * 8, seconds=num_rows * k / 1.5e7)
+    piece = PIECE_CHUNKS * CHUNK_ROWS * k * 30
+    return Cost(fixed_bytes=piece + num_rows * 13, disk_bytes=num_rows * 8, seconds=num_rows * k / 2.5e7)
 
 
 def prune(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the spanning ``forest`` (member, root) of the edges owned by these rows that survive both thresholds."""
     point = operating_point(task)
-    columns = read_edges(task.input("score"), start, stop, ("source", "target", "score"))
-    parts = [[np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)], *map(list, columns)]
-    sources, targets, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
-    kept = scores >= np.float32(point["min_score"])
-    sources, targets = sources[kept], targets[kept]
-    after_score = len(sources)
-    if "adjacency" in task.call.inputs:
-        folder = task.input("adjacency")
-        intimacy = node_intimacy(
-            read_npy(folder, "indptr"), read_npy(folder, "indices"), sources, targets, task.threads
-        )  # fmt: skip
-        close = intimacy >= np.float32(point["min_intimacy"])
-        sources, targets = sources[close], targets[close]
-    members, roots = spanning_forest(sources, targets)
-    task.write_table("forest", {"member": members, "root": roots})
-    return {"edges": len(scores), "edges_kept_by_score": after_score, "edges_kept": len(sources)}
+    intimate = "adjacency" in task.call.inputs
+    if intimate:
+        indptr, indices = (read_npy(task.input("adjacency"), name) for name in ("indptr", "indices"))
+    union = UnionFind(task.params["num_vertices"])
+    edges = after_score = after_both = 0
+    names = ("source", "target", "score")
+    for sources, targets, scores in read_edges(task.input("score"), start, stop, names, PIECE_CHUNKS):
+        edges += len(scores)
+        kept = scores >= np.float32(point["min_score"])
+        sources, targets = sources[kept], targets[kept]
+        after_score += len(sources)
+        if intimate:
+            intimacy = node_intimacy(indptr, indices, sources, targets, task.threads)
+            close = intimacy >= np.float32(point["min_intimacy"])
+            sources, targets = sources[close], targets[close]
+        after_both += len(sources)
+        union.add(sources, targets)
+    _write_forest(task, union)
+    return {"edges": edges, "edges_kept_by_score": after_score, "edges_kept": after_both}
 
 
 def merge_cost(num_rows: int) -> Cost:
-    return Cost(bytes_per_row=64, disk_bytes=num_rows * 8, seconds=num_rows / 5e6)
+    return Cost(fixed_bytes=num_rows * 13, disk_bytes=num_rows * 8, seconds=num_rows / 5e6)
 
 
 def merge(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Merge the forests of the blocks that begin in these rows into one."""
-    forests = list(_forests(task.input("prune"), start, stop))
-    while len(forests) > 1:
-        forests = [merge_forests(forests[at : at + FAN_IN]) for at in range(0, len(forests), FAN_IN)]
-    members, roots = forests[0] if forests else (np.zeros(0, np.int32), np.zeros(0, np.int32))
-    task.write_table("forest", {"member": members, "root": roots})
+    union = UnionFind(task.call.num_rows)
+    for members, roots in _forests(task.input("prune"), start, stop):
+        union.add(members, roots)
+    _write_forest(task, union)
     return {}
 
 
@@ -156,6 +160,11 @@ def label_rows(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         "num_clusters": len(sizes), "num_singletons": int((sizes == 1).sum()), "largest": int(sizes.max(initial=0)),
         "num_dropped": int((labels < 0).sum()),
     }  # fmt: skip
+
+
+def _write_forest(task: TaskContext, union: UnionFind) -> None:
+    members, roots = union.forest()
+    task.write_table("forest", {"member": members, "root": roots})
 
 
 def _forests(folder: Path, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -72,12 +72,18 @@ class TaskContext:
 
     def write_rows(self, array: str, rows: np.ndarray, dtype: DTypeLike, num_rows: int | None = None) -> None:
         """Write this task's rows of an output array that has ``num_rows`` (default: the stage's) rows in all."""
-        shape = (self.call.num_rows if num_rows is None else num_rows, *rows.shape[1:])
-        metadata = arrays.create_array(self.folder, array, shape, dtype)
+        self.create_rows(array, rows.shape[1:], dtype, num_rows)
         start = 0 if num_rows is not None else self.call.start
-        # One record answers for the metadata, so that damage to it costs one task.
-        self.outputs += [metadata] if start == 0 else []
         self.outputs += arrays.write_rows(self.folder, array, start, rows)
+
+    def create_rows(
+        self, array: str, row_shape: tuple[int, ...], dtype: DTypeLike, num_rows: int | None = None
+    ) -> None:
+        """Make an output array without rows yet, for ``arrays.write_rows``; ``write_rows`` does both."""
+        shape = (self.call.num_rows if num_rows is None else num_rows, *row_shape)
+        metadata = arrays.create_array(self.folder, array, shape, dtype)
+        # One record answers for the metadata, so that damage to it costs one task.
+        self.outputs += [metadata] if num_rows is not None or self.call.start == 0 else []
 
     def write_table(self, table: str, columns: Mapping[str, Any]) -> None:
         """Write this task's part of an output table."""

@@ -13,7 +13,7 @@ from engine.clustering.forest import strongest_forest
 from engine.clustering.labels import dense_labels
 from engine.clustering.propagation import graph_propagation, propagate
 from engine.clustering.pruning import build_adjacency, node_intimacy
-from engine.clustering.union_find import UnionFind, component_roots, merge_forests, spanning_forest
+from engine.clustering.union_find import UnionFind, compact_ids, component_roots
 
 MAX_VERTICES = 24
 vertices = st.integers(0, MAX_VERTICES - 1)
@@ -72,16 +72,22 @@ def test_union_find_equals_a_naive_reference_however_edges_come(pairs, random, n
         forest.add(*block)
     assert forest.roots().tolist() == expected
 
-    reduced = [spanning_forest(*block) for block in blocks]
+    def reduce(*parts):
+        union = UnionFind(MAX_VERTICES)
+        for part in parts:
+            union.add(*part)
+        return union.forest()
+
+    reduced = [reduce(block) for block in blocks]
     for (sources, targets), (members, roots) in zip(blocks, reduced, strict=True):
         assert len(members) <= max(0, len(np.union1d(sources, targets)) - 1)
         assert (np.diff(members) > 0).all()
         assert (roots < members).all()
-    merged = merge_forests(reduced)
+    merged = reduce(*reduced)
     assert component_roots(MAX_VERTICES, *merged).tolist() == expected
-    whole = spanning_forest(*arrays(pairs, np.int64))
+    whole = reduce(arrays(pairs, np.int64))
     assert [part.tolist() for part in merged] == [part.tolist() for part in whole]
-    tree = merge_forests([merge_forests(reduced[:3]), merge_forests(reduced[3:])])
+    tree = reduce(reduce(*reduced[:3]), reduce(*reduced[3:]))
     assert [part.tolist() for part in tree] == [part.tolist() for part in whole]
 
 
@@ -98,10 +104,9 @@ def test_union_find_equals_scipy(seed, num_vertices, num_edges, spread):
     assert np.array_equal(roots, first_of[expected])
     # The same graph over ids far apart: compacting must not depend on how they are spread.
     names = np.sort(rng.integers(0, 2 ** (10 + spread), num_vertices)) + np.arange(num_vertices)
-    members, named_roots = spanning_forest(names[sources], names[targets])
-    below = np.flatnonzero(roots != np.arange(num_vertices))
-    assert np.array_equal(members, names[below])
-    assert np.array_equal(named_roots, names[roots[below]])
+    found, *compact = compact_ids(names[sources], names[targets])
+    assert np.array_equal(found, np.unique(names[np.concatenate([sources, targets])]))
+    assert np.array_equal(found[component_roots(len(found), *compact)], names[roots[np.searchsorted(names, found)]])
 
 
 @settings(deadline=None)

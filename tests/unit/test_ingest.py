@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from engine import api
+from engine.config import Resources, load_settings
 from engine.errors import DataError
-from engine.ingest import describe_source, normalise, read_normalised
+from engine.ingest import WHOLE_BYTES, describe_source, normalise
+from engine.stages.ingest import zero_rows
 from engine.storage.arrays import map_array
-from engine.storage.formats import open_source
+from engine.storage.formats import PartedSource
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
@@ -41,15 +44,79 @@ def save(path: Path, rows: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_equal_plain_division_by_their_length(dtype: type) -> None:
+    rows = np.random.default_rng(5).standard_normal((500, 67)).astype(dtype)
+    wide = rows.astype(np.float64)
+    expected = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+    np.testing.assert_array_max_ulp(normalise(rows, 0, "x")[0], expected, maxulp=1)
+
+
+def test_rows_do_not_hang_on_their_block() -> None:
+    rows = np.random.default_rng(6).standard_normal((300, 33)) * 10.0 ** np.linspace(-300, 300, 300)[:, None]
+    whole = normalise(rows, 0, "x")[0]
+    assert (
+        np.concatenate([normalise(rows[a : a + 7], a, "x")[0] for a in range(0, 300, 7)]).tobytes() == whole.tobytes()
+    )
+
+
+def ingest(root: Path, source: Path, block_rows: int = 0, threads: int = 2, **settings: str) -> Path:
+    request = api.Request(features=str(source), settings=load_settings(overrides={"ingest": settings}))
+    prepared = api.prepare("store", root, request, Resources(block_rows=block_rows, threads=threads))
+    return api.execute(prepared, progress=False)["ingest"]
+
+
 def test_zero_vectors_are_refused_by_default_and_named(tmp_path: Path) -> None:
     rows = np.ones((9000, 4), dtype=np.float32)
     rows[[8, 5000]] = 0
-    source = open_source(save(tmp_path / "x.npy", rows))
+    source = save(tmp_path / "x.npy", rows)
     with pytest.raises(DataError, match=r"zero vectors in rows 8, 5,000.*--zero-vectors drop"):
-        read_normalised(source, 0, 9000, "error", threads=2)
-    unit, zeros = read_normalised(source, 4096, 9000, "drop", threads=2)
-    assert zeros.tolist() == [5000]
-    assert not unit[5000 - 4096].any()
+        ingest(tmp_path / "refused", source)
+    folder = ingest(tmp_path / "kept", source, block_rows=4096, zero_vectors="drop")
+    assert zero_rows(folder).tolist() == [8, 5000]
+    assert np.flatnonzero(~map_array(folder, "features").any(axis=1)).tolist() == [8, 5000]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_store_is_the_same_bytes_for_any_block_and_thread(dtype: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(7).standard_normal((13_000, 9)).astype(np.float32)
+    source = save(tmp_path / "x.npy", rows)
+    one = map_array(ingest(tmp_path / "one", source, threads=1, dtype=dtype), "features")
+    many = map_array(ingest(tmp_path / "many", source, 4096, 3, dtype=dtype), "features")
+    assert one.tobytes() == many.tobytes() == normalise(rows, 0, "x")[0].astype(dtype).tobytes()
+
+
+def test_each_row_of_a_source_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = save(tmp_path / "x.npy", np.ones((10_000, 3), np.float32))
+    asked: list[tuple[int, int]] = []
+    read = PartedSource.read
+
+    def recorded(self: PartedSource, start: int, stop: int) -> np.ndarray:
+        asked.append((start, stop))
+        return read(self, start, stop)
+
+    monkeypatch.setattr(PartedSource, "read", recorded)
+    ingest(tmp_path / "store", source)
+    assert asked == [(0, 4096), (4096, 8192), (8192, 10_000)]
+
+
+def test_the_digest_of_a_large_source_samples_it_and_follows_sizes_and_times(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    with path.open("wb") as stream:
+        stream.truncate(WHOLE_BYTES + 4096)  # a hole: nothing is stored
+    os.utime(path, ns=(0, 10**9))
+    first = describe_source(path, dim=16).digest
+    assert describe_source(path, dim=16).digest == first
+    assert describe_source(path.rename(tmp_path / "y.bin"), dim=16).digest == first
+    with (tmp_path / "y.bin").open("r+b") as stream:
+        stream.seek(-4, os.SEEK_END)
+        stream.write(b"\1")
+    os.utime(tmp_path / "y.bin", ns=(0, 10**9))
+    assert describe_source(tmp_path / "y.bin", dim=16).digest != first
+    os.utime(tmp_path / "y.bin", ns=(0, 2 * 10**9))
+    later = describe_source(tmp_path / "y.bin", dim=16).digest
+    os.utime(tmp_path / "y.bin", ns=(0, 10**9))
+    assert describe_source(tmp_path / "y.bin", dim=16).digest != later
 
 
 def test_the_digest_follows_the_content(tmp_path: Path) -> None:

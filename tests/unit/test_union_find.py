@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.clustering.union_find import UnionFind, component_roots, id_dtype, merge_forests, spanning_forest
+from engine.clustering.union_find import UnionFind, compact_ids, component_roots, id_dtype
 from engine.errors import DataError
 
 
@@ -34,29 +34,31 @@ def test_roots_may_be_asked_between_blocks():
     assert forest.roots().tolist() == [0, 1, 0, 0]
 
 
-def test_spanning_forest_is_canonical():
-    members, roots = spanning_forest(ids(9, 7, 7, 100, 5, 3), ids(7, 9, 2, 50, 5, 2))
+def forest(num_vertices, *blocks):
+    union = UnionFind(num_vertices)
+    for block in blocks:
+        union.add(*block)
+    return union.forest()
+
+
+def test_the_forest_is_canonical():
+    members, roots = forest(101, (ids(9, 7, 7, 100, 5, 3), ids(7, 9, 2, 50, 5, 2)))
     assert members.tolist() == [3, 7, 9, 100]
     assert roots.tolist() == [2, 2, 2, 50]
-
-
-def test_spanning_forest_of_huge_ids_costs_only_the_block():
-    top = 2**62
-    members, roots = spanning_forest(ids(top, 3, top - 5), ids(top - 5, 3, 0))
-    assert members.tolist() == [top - 5, top]
-    assert roots.tolist() == [0, 0]
-
-
-def test_spanning_forest_keeps_the_id_type():
-    members, roots = spanning_forest(ids(1, dtype=np.int32), ids(0, dtype=np.int32))
     assert members.dtype == roots.dtype == np.int32
-    assert [len(part) for part in spanning_forest(ids(), ids())] == [0, 0]
+    assert [len(part) for part in forest(3)] == [0, 0]
 
 
-def test_merge_forests_joins_blocks():
-    merged = merge_forests([spanning_forest(ids(1, 2), ids(2, 3)), spanning_forest(ids(3, 8), ids(0, 9))])
+def test_forests_of_blocks_are_edges_again():
+    merged = forest(10, forest(10, (ids(1, 2), ids(2, 3))), forest(10, (ids(3, 8), ids(0, 9))))
     assert [part.tolist() for part in merged] == [[1, 2, 3, 9], [0, 0, 0, 8]]
-    assert [len(part) for part in merge_forests([])] == [0, 0]
+
+
+def test_huge_ids_cost_only_the_block():
+    top = 2**62
+    found, sources, targets = compact_ids(ids(top, 3, top - 5), ids(top - 5, 3, 0))
+    assert found.tolist() == [0, 3, top - 5, top]
+    assert (sources.tolist(), targets.tolist()) == ([3, 1, 2], [2, 1, 0])
 
 
 def test_ids_widen_with_the_graph():
@@ -80,4 +82,4 @@ def test_bad_edges_are_refused(sources, targets, message):
 
 def test_negative_ids_are_refused_in_a_block():
     with pytest.raises(DataError, match="any id from 0"):
-        spanning_forest(ids(-1), ids(3))
+        compact_ids(ids(-1), ids(3))

@@ -15,12 +15,14 @@ from engine.storage.formats.sources import Vectors, check_matrix
 
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
 _MAX_KEPT_BYTES = 64 << 20
+_TOGETHER_BYTES = 32 << 20
 
 
 class ZarrVectors:
     """A ``Part`` that is a zarr array. Keeps the last rows of chunks it decoded, up to 64 MiB.
 
-    So consecutive blocks smaller than a chunk decode it once; larger chunks are decoded again for each block.
+    So consecutive blocks smaller than a chunk decode it once; larger chunks are decoded again for each block. Small
+    chunks are decoded several at a time, on zarr's threads.
     """
 
     def __init__(self, path: Path, name: str | None) -> None:
@@ -33,8 +35,10 @@ class ZarrVectors:
             raise DataError(f"{path}: is a zarr array, not a group, so it has no array {name!r}; leave --column out")
         self.path = path
         self.num_rows, self.dim, self.dtype = check_matrix(path, self._array.shape, np.dtype(self._array.dtype))
-        self._chunk_rows = self._array.chunks[0]
-        self._keeps = self._chunk_rows * self.dim * self.dtype.itemsize <= _MAX_KEPT_BYTES
+        chunk_rows = self._array.chunks[0]
+        chunk_bytes = chunk_rows * self.dim * self.dtype.itemsize
+        self._keeps = chunk_bytes <= _MAX_KEPT_BYTES
+        self._kept_rows = chunk_rows * max(1, _TOGETHER_BYTES // chunk_bytes) if self._keeps else 0
         self._kept_start, self._kept = 0, np.empty((0, self.dim), self.dtype)
         self._lock = threading.Lock()
 
@@ -46,8 +50,8 @@ class ZarrVectors:
             row = start
             while row < stop:
                 if not self._kept_start <= row < self._kept_start + len(self._kept):
-                    first = row - row % self._chunk_rows
-                    self._kept = self._decode(first, min(first + self._chunk_rows, self.num_rows))
+                    first = row - row % self._kept_rows
+                    self._kept = self._decode(first, min(first + self._kept_rows, self.num_rows))
                     self._kept_start = first
                 end = min(stop, self._kept_start + len(self._kept))
                 block[row - start : end - start] = self._kept[row - self._kept_start : end - self._kept_start]

@@ -1,0 +1,133 @@
+"""Stages prune and merge: one result for any cut into tasks, parts and pieces, equal to scipy's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.plan import CHUNK_ROWS
+from engine.stages import partition
+from engine.stages.edges import iterate_edges, read_edges
+from engine.storage.context import TaskCall, TaskContext, read_npy, run_call
+from engine.storage.manifest import write_json
+from engine.storage.tables import read_columns
+
+N = 5 * CHUNK_ROWS + 17
+POINT = {"min_score": 0.3, "min_intimacy": 0.0}
+
+
+def random_edges() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges in the order of their owners, few enough that components of many sizes remain."""
+    random = np.random.default_rng(3)
+    owners = np.sort(random.integers(0, N, N)).astype(np.int32)
+    others = ((owners + random.integers(1, 5000, N)) % N).astype(np.int32)
+    return owners, others, random.random(N, np.float32)
+
+
+def run_tasks(root: Path, stage: str, function, cuts: list[int], inputs: dict[str, Path], params=None) -> Path:  # type: ignore[no-untyped-def]
+    """Run a stage's tasks between the cuts, last first, and return its folder."""
+    folder = root / stage
+    (folder / "records").mkdir(parents=True)
+    write_json(folder / "stage.json", {"digest": stage})
+    paths = {name: str(path) for name, path in inputs.items()}
+    call = TaskCall("", stage, stage, str(folder), paths, params or {}, {}, cuts[-1], 0, 0, 2, "cpu")
+    for start, stop in reversed(list(pairwise(cuts))):
+        run_call(replace(call, start=start, stop=stop), function)
+    return folder
+
+
+def write_table(task: TaskContext, start: int, stop: int) -> dict[str, list[int]]:
+    sources, targets, scores = random_edges()
+    owned = (sources >= start) & (sources < stop)
+    counts = np.bincount((sources[owned] - start) // CHUNK_ROWS, minlength=-(-(stop - start) // CHUNK_ROWS))
+    columns = {"source": sources[owned], "target": targets[owned], "score": scores[owned]}
+    task.write_table("edges", columns)
+    return {"chunk_edges": counts.tolist(), "edges": int(owned.sum())}
+
+
+def chunks(*cuts: int) -> list[int]:
+    return [*(cut * CHUNK_ROWS for cut in cuts), N]
+
+
+def roots_of(root: Path, score: Path, cuts: list[int], merge_cuts: list[int], point=POINT, inputs=None) -> np.ndarray:  # type: ignore[no-untyped-def]
+    params = {"point": point, "num_vertices": N}
+    pruned = run_tasks(root, "prune", partition.prune, cuts, {"score": score, **(inputs or {})}, params)
+    merged = run_tasks(root, "merge", partition.merge, merge_cuts, {"prune": pruned})
+    folder = run_tasks(root, "roots", partition.components, [0, 1], {"merge": merged}, params)
+    return np.array(read_npy(folder, "roots"))
+
+
+def scipy_roots(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    _, labels = connected_components(coo_array((np.ones(len(sources)), (sources, targets)), shape=(N, N)), False)
+    first = np.full(N, N)
+    np.minimum.at(first, labels, np.arange(N))
+    return first[labels]
+
+
+@pytest.mark.parametrize("cuts", [chunks(0), chunks(0, 2, 3), chunks(0, 1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("merge_cuts", [[0, N], chunks(0, 3)])
+def test_roots_are_the_same_for_any_cut(
+    cuts: list[int], merge_cuts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition, "PIECE_CHUNKS", 2)
+    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
+    sources, targets, scores = random_edges()
+    kept = scores >= np.float32(0.3)
+    expected = scipy_roots(sources[kept], targets[kept])
+    assert len(np.unique(expected)) > 1000
+    assert np.array_equal(roots_of(tmp_path, score, cuts, merge_cuts), expected)
+
+
+def test_intimacy_prunes_the_same_edges_in_any_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, targets, scores = random_edges()
+    kept = scores >= np.float32(0.3)
+    sources, targets = sources[kept], targets[kept]
+    intimacy = node_intimacy(*build_adjacency(N, lambda: [(sources, targets)]), sources, targets)
+    threshold = float(np.median(intimacy))
+    close = intimacy >= np.float32(threshold)
+    assert 0 < close.sum() < len(close)
+    point = {"min_score": 0.3, "min_intimacy": threshold}
+    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
+    adjacency = run_tasks(
+        tmp_path, "adjacency", partition.kept_adjacency, [0, 1], {"score": score}, {"point": point, "num_vertices": N}
+    )
+    for pieces in (1, 3):
+        monkeypatch.setattr(partition, "PIECE_CHUNKS", pieces)
+        roots = roots_of(tmp_path / str(pieces), score, chunks(0, 2), [0, N], point, {"adjacency": adjacency})
+        assert np.array_equal(roots, scipy_roots(sources[close], targets[close]))
+
+
+def test_pieces_of_several_chunks_hold_the_edges_of_single_ones(tmp_path: Path) -> None:
+    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
+    names = ("source", "target")
+    single = list(iterate_edges(score, names))
+    assert len(single) == 6
+    joined = list(read_edges(score, CHUNK_ROWS, N, names, 2))
+    assert [len(piece[0]) for piece in joined] == [
+        len(single[1][0]) + len(single[2][0]), len(single[3][0]), len(single[4][0]) + len(single[5][0])
+    ]  # fmt: skip
+    for column in (0, 1):
+        assert np.array_equal(
+            np.concatenate([piece[column] for piece in joined]), np.concatenate([piece[column] for piece in single[1:]])
+        )
+
+
+def test_forests_are_the_same_bytes_for_any_number_of_parts(tmp_path: Path) -> None:
+    forests = []
+    for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
+        root = tmp_path / str(number)
+        score = run_tasks(root, "score", write_table, cuts, {})
+        params = {"point": POINT, "num_vertices": N}
+        pruned = run_tasks(root, "prune", partition.prune, cuts, {"score": score}, params)
+        merged = run_tasks(root, "merge", partition.merge, [0, N], {"prune": pruned})
+        (path,) = (merged / "forest").iterdir()
+        forests.append(read_columns(path, ("member", "root")))
+    for one, other in zip(*forests, strict=True):
+        assert one.tobytes() == other.tobytes()

@@ -193,7 +193,7 @@ def _near(order, offsets, cell, place):  # type: ignore[no-untyped-def]
     end = min(begin + STRETCH_ROWS, last)
     begin = max(begin - LINK_ROWS // 2, first)
     step = (last - first) // (LINK_ROWS // 2) + 1
-    after = first + ((end - first) // step + 1) * step
+    after = first + (end - first + step - 1) // step * step
     return np.concatenate((order[first:begin:step], order[begin:end], order[after:last:step]))
 
 

@@ -149,6 +149,8 @@ def make_plan(
     sized = []
     for stage in stages:
         upstream = {name: digests.get(origin, "outside") for name, origin in sorted(stage.inputs.items())}
+        if stage.instead:  # which outputs these are depends on the check
+            upstream |= {"unless": digests[stage.unless], "instead": digests[stage.instead]}
         digest = fingerprint(
             [
                 stage.name,

@@ -2,9 +2,10 @@
 
 Legend: n rows, D dimensions, W code width (D rounded up to 32), C columns of a product, P panels.
 
-A coordinate x of a unit vector becomes round(90 x), an int8. An inner product of two codes is then an exact integer
-(at most 8,100 but for rounding), the same on every machine and whatever the shape of the tiles, and off the cosine by a
-standard deviation of 0.0045: enough to choose candidates, which are compared again in float32.
+A coordinate x of a unit vector becomes round(90 x), an int8. An inner product of two codes is then an exact integer,
+the same on every machine and whatever the shape of the tiles, and off the cosine by a standard deviation of 0.0045:
+enough to choose candidates, which are compared again in float32. It is about 8,100 at most, but for rounding; and
+never above 32,400, as rounding at most doubles a coordinate: it fits 16 bits.
 
 Why 90: with x86's multiply of unsigned by signed bytes, which adds two products into 16 bits, (90 + 90) * 90 * 2 is
 the largest that cannot overflow; sums of pairs wrap, but the total fits and is recovered modulo 2^16. That is four
@@ -27,7 +28,6 @@ from engine.errors import EngineError
 
 Array = np.ndarray[Any, Any]
 
-SCALE = 90
 PANEL = 24
 TILE_ROWS = 3
 WIDTH_UNIT = 32
@@ -52,11 +52,6 @@ def encode(rows_nD: Array) -> Array:
     codes = np.zeros((len(rows_nD), code_width(rows_nD.shape[1])), np.int8)
     _encode(np.ascontiguousarray(rows_nD, dtype=np.float32), codes)
     return codes
-
-
-def similarity(products: Array) -> Array:
-    """Turn products of codes into approximate cosines, float32."""
-    return products.astype(np.float32) / np.float32(SCALE * SCALE)
 
 
 @numba.njit(nogil=True, cache=True)

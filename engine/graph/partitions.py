@@ -30,15 +30,15 @@ ASSIGN_ROWS = 4096
 SEARCH_ROWS = 32_768
 JOIN_ROWS = 1024
 JOINED_ROWS = 64
-# A cell of more rows (thousands of duplicates, say) is searched a stretch at a time, each with the cell's first rows.
+# A cell of more rows (thousands of duplicates, say) is searched a stretch at a time; half of so many rows lead over
+# from the stretch before, half are spread over the cell, so that what belongs together stays connected.
 STRETCH_ROWS = 4096
-HEAD_ROWS = 256
-# Candidates of a search tile, and of a tile of joined rows: what bounds memory.
+LINK_ROWS = 256
+# Candidates of a search tile, and of a tile of joined rows (up to twice as many for large K): what bounds memory.
 SEARCH_CANDIDATES = 1 << 24
 JOIN_CANDIDATES = 1 << 13
-# Products of codes lie between -LARGEST and LARGEST; BINS bins of 16 hold them.
-LARGEST = 8704
-BINS = 2 * LARGEST // 16 + 1
+# Bins of 32 that hold every 16-bit product: rounding can take those of codes well beyond 8,100.
+BINS = 1 << 11
 
 
 def train_cells(
@@ -167,7 +167,7 @@ def probe_neighbors(
 
     def search(bounds: tuple[int, int]) -> None:
         rows = order[slice(*bounds)]
-        sizes_nP = np.minimum(np.diff(offsets), STRETCH_ROWS + HEAD_ROWS)[probes_NP[rows]]
+        sizes_nP = np.minimum(np.diff(offsets), STRETCH_ROWS + LINK_ROWS)[probes_NP[rows]]
         before = np.concatenate([[0], np.cumsum(sizes_nP.sum(axis=1))])
         a = 0
         while a < len(rows):
@@ -181,17 +181,23 @@ def probe_neighbors(
 
 
 @numba.njit(nogil=True, cache=True)
+def _stretch(offsets, cell, place):  # type: ignore[no-untyped-def]
+    """Number of the stretch of a cell that the row at ``place`` is in; 0 for rows of other cells."""
+    return (place - offsets[cell]) // STRETCH_ROWS if offsets[cell] <= place < offsets[cell + 1] else 0
+
+
+@numba.njit(nogil=True, cache=True)
 def _near(order, offsets, cell, place):  # type: ignore[no-untyped-def]
-    """Rows of a cell to compare the row at ``place`` with: all, or its stretch (else the first) and the first rows."""
+    """Rows of a cell to compare the row at ``place`` with: all, or those of a stretch and its links; distinct."""
     first, last = offsets[cell], offsets[cell + 1]
     if last - first <= STRETCH_ROWS:
         return order[first:last]
-    stretch = (place - first) // STRETCH_ROWS if first <= place < last else 0
-    begin = first + stretch * STRETCH_ROWS
+    begin = first + _stretch(offsets, cell, place) * STRETCH_ROWS
     end = min(begin + STRETCH_ROWS, last)
-    if stretch == 0:
-        return order[begin:end]
-    return np.concatenate((order[first : first + HEAD_ROWS], order[begin:end]))
+    begin = max(begin - LINK_ROWS // 2, first)
+    step = (last - first) // (LINK_ROWS // 2) + 1
+    after = first + (end - first + step - 1) // step * step
+    return np.concatenate((order[first:begin:step], order[begin:end], order[after:last:step]))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -209,14 +215,16 @@ def _probe(codes_NW, order, offsets, probes_nP, start, out):  # type: ignore[no-
     values = np.empty(begins[-1], np.int16)
     flat = probes_nP.copy().ravel()
     pairs = np.argsort(flat, kind="mergesort")
-    buffer = np.empty((48, (STRETCH_ROWS + HEAD_ROWS + 23) // 24 * 24), np.float32)
+    buffer = np.empty((48, (STRETCH_ROWS + LINK_ROWS + 23) // 24 * 24), np.float32)
     begin = 0
     while begin < len(pairs):
         cell, end = flat[pairs[begin]], begin + 1
-        large = offsets[cell + 1] - offsets[cell] > STRETCH_ROWS
-        while not large and end < len(pairs) and flat[pairs[end]] == cell:
+        place = start + pairs[begin] // num_probes
+        stretch, near = _stretch(offsets, cell, place), _near(order, offsets, cell, place)
+        while end < len(pairs) and flat[pairs[end]] == cell:
+            if _stretch(offsets, cell, start + pairs[end] // num_probes) != stretch:
+                break
             end += 1
-        near = _near(order, offsets, cell, start + pairs[begin] // num_probes)
         _multiply(codes_NW, order, near, pairs[begin:end], num_probes, start, buffer, begins, values)
         begin = end
     histogram = np.empty(BINS, np.int32)
@@ -256,12 +264,12 @@ def select_nearest(values, ids, own, histogram, out):  # type: ignore[no-untyped
     size = len(out)
     histogram[:] = 0
     for place in range(len(values)):
-        histogram[(np.int32(values[place]) + np.int32(LARGEST)) >> 4] += 1
+        histogram[(np.int32(values[place]) + np.int32(1 << 15)) >> 5] += 1
     wanted, limit = 0, BINS
     while limit > 0 and wanted < size + 1:  # one more, which may be the row itself
         limit -= 1
         wanted += histogram[limit]
-    floor = np.int32((limit << 4) - LARGEST)
+    floor = np.int32((limit << 5) - (1 << 15))
     keys = np.empty(wanted, np.int64)
     count = 0
     for place in range(len(values)):
@@ -281,8 +289,8 @@ def join_neighbors(
 
     ``graphs``: one or two of (neighbours (N, M) int32, nearest first; place of each row in them (N,), or empty if it
     is the row's number). Candidates of a row are its neighbours in all graphs and, of its ``near`` first ones in each,
-    the ``far`` first neighbours in each; 64 rows are joined at a time and each meets the candidates of all. Returns
-    ids (n, size) int32.
+    the ``far`` first neighbours in each, as long as there is room; up to 64 rows are joined at a time, counted from
+    multiples of ``JOIN_ROWS`` or from ``start``, and each meets the candidates of all. Returns ids (n, size) int32.
     """
     out = np.empty((stop - start, size), np.int32)
     first = graphs[0]
@@ -298,14 +306,18 @@ def join_neighbors(
 
 @numba.njit(nogil=True, cache=True)
 def _join(codes_NW, first, first_places, second, second_places, near, far, start, out):  # type: ignore[no-untyped-def]
-    table = np.full(4 * JOIN_CANDIDATES, -1, np.int32)
-    found = np.empty(JOIN_CANDIDATES, np.int32)
-    panels, corrections = empty_panels(JOIN_CANDIDATES, codes_NW.shape[1])
-    buffer = np.empty((JOINED_ROWS, len(panels) * 24), np.float32)
-    values = np.empty(JOIN_CANDIDATES, np.int16)
+    width, joined = first.shape[1] + second.shape[1], JOINED_ROWS
+    while joined > 1 and joined * width > 2 * JOIN_CANDIDATES:
+        joined //= 2
+    room = max(JOIN_CANDIDATES, joined * width)  # always enough for the rows' own neighbours
+    table = np.empty(4 * JOIN_CANDIDATES, np.int32)
+    found = np.empty(room, np.int32)
+    panels, corrections = empty_panels(room, codes_NW.shape[1])
+    buffer = np.empty((joined, len(panels) * 24), np.float32)
+    values = np.empty(room, np.int16)
     histogram = np.empty(BINS, np.int32)
-    for begin in range(0, len(out), JOINED_ROWS):
-        end = min(begin + JOINED_ROWS, len(out))
+    for begin in range(0, len(out), joined):
+        end = min(begin + joined, len(out))
         rows = np.arange(start + begin, start + end)
         table[:] = -1
         count = 0

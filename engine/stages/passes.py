@@ -22,7 +22,7 @@ from engine.stages import knn as knn_stages
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import NO_NEIGHBOR
 
-VERSION = 1
+VERSION = 2
 TRAIN_ITERATIONS = 4
 # Neighbours that a pass lists before they are joined; ranks that lead on, and how far.
 LISTED = 64
@@ -130,7 +130,7 @@ def near_cost(num_rows: int, dim: int, num_cells: int, num_probes: int, listed: 
     )
 
 
-_SEARCH_BYTES = partitions.SEARCH_CANDIDATES * 2 + 48 * (partitions.STRETCH_ROWS + partitions.HEAD_ROWS) * 8
+_SEARCH_BYTES = partitions.SEARCH_CANDIDATES * 2 + 48 * (partitions.STRETCH_ROWS + partitions.LINK_ROWS) * 8
 
 
 def search_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _partition(task: TaskContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def join_cost(num_rows: int, dim: int, k: int) -> Cost:
-    tile = partitions.JOIN_CANDIDATES * (code_width(dim) + 4 * partitions.JOINED_ROWS + 32)
+    tile = 2 * partitions.JOIN_CANDIDATES * (code_width(dim) + 4 * partitions.JOINED_ROWS + 32)
     return Cost(
         fixed_bytes=num_rows * 12,
         bytes_per_thread=tile,

@@ -105,7 +105,7 @@ def test_few_cells_probed_find_most_near_neighbours_in_any_blocks() -> None:
     features, centroids, offsets = cells_of(unit_rows(9000, 32, clusters=300), 60)
     found = knn.cell_neighbors(features, centroids, offsets, 0, 9000, 10, 8, None, threads=2)
     exact = knn.exact_neighbors(features, 0, 9000, 10, None, threads=2)
-    recall, near = knn.measure_recall(found, exact, floor=0.5)
+    recall, near = knn.measure_recall(found[1], exact[1], floor=0.5)
     assert near > 0.9
     assert near >= recall
     for start, stop in ((0, 4096), (4096, 8192), (8192, 9000)):
@@ -119,10 +119,26 @@ def test_the_quantiser_is_the_same_every_time() -> None:
     np.testing.assert_array_equal(knn.train_cells(features, 10, seed=3), knn.train_cells(features, 10, seed=3))
 
 
-def test_recall_counts_what_was_found() -> None:
-    exact = np.array([[1, 2], [0, 2]], dtype=np.int32), np.array([[0.9, 0.3], [0.9, 0.8]], dtype=np.float32)
-    found = np.array([[1, 3], [2, 0]], dtype=np.int32), np.zeros((2, 2), dtype=np.float32)
+def test_recall_counts_what_is_as_near_as_the_exact_ones() -> None:
+    exact = np.array([[0.9, 0.3], [0.9, 0.8]], dtype=np.float32)
+    found = np.array([[0.9, 0.2], [0.9, 0.8]], dtype=np.float32)
     assert knn.measure_recall(found, exact, floor=0.5) == (0.75, 1.0)
+    assert knn.measure_recall(found[:, :1], exact, floor=0.5) == (0.5, pytest.approx(2 / 3))
+    assert knn.measure_recall(exact, exact, floor=0.5) == (1.0, 1.0)
+    assert knn.measure_recall(exact - 1e-6, exact, floor=0.5) == (1.0, 1.0)  # another order of the sums
+
+
+def test_recall_takes_any_of_equals_but_no_more_than_there_are_places() -> None:
+    exact = np.array([[0.9, 0.9, 0.6]], dtype=np.float32)
+    assert knn.measure_recall(np.array([[0.9, 0.9, 0.9]], np.float32), exact, floor=0.8) == (1.0, 1.0)
+    assert knn.measure_recall(np.array([[0.9, 0.6, 0.6]], np.float32), exact, floor=0.8) == (1.0, 0.5)
+
+
+def test_recall_where_there_is_nothing_to_find_is_whole() -> None:
+    nothing = np.full((3, 2), knn.NO_SIMILARITY, dtype=np.float32)
+    assert knn.measure_recall(nothing, nothing, floor=0.5) == (1.0, 1.0)
+    low = np.full((3, 2), 0.25, dtype=np.float32)
+    assert knn.measure_recall(nothing, low, floor=0.5) == (0.0, 1.0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -25,6 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.errors import EngineError
+from engine.graph.intrinsics import prefetch_row
 
 Array = np.ndarray[Any, Any]
 
@@ -60,28 +61,6 @@ def _encode(rows_nD, codes):  # type: ignore[no-untyped-def]
         for d in range(rows_nD.shape[1]):
             value = np.rint(rows_nD[row, d] * np.float32(90.0))
             codes[row, d] = np.int8(min(max(value, np.float32(-90.0)), np.float32(90.0)))
-
-
-@intrinsic
-def _prefetch_at(typing, address):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        byte = ir.IntType(8).as_pointer()
-        int32 = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        flags = [ir.Constant(int32, value) for value in (0, 3, 1)]
-        builder.call(function, [builder.inttoptr(arguments[0], byte), *flags])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), generate
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def prefetch_row(array, row):  # type: ignore[no-untyped-def]
-    """Ask for a row of a 2-D array to be brought into the cache (numba)."""
-    address = array.ctypes.data + row * array.strides[0]
-    for offset in range(0, array.shape[1] * array.itemsize, 64):
-        _prefetch_at(address + offset)
 
 
 @numba.njit(nogil=True, cache=True)

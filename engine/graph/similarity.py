@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from engine.graph.adjacency import HALF_BITS, HALF_SCALE
+from engine.graph.intrinsics import widen
 from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY
 from engine.tiles import map_tiles, tile_bounds
 
@@ -80,12 +80,10 @@ def _single_pairs(source_ND, rows_n, neighbors_nK, out):  # type: ignore[no-unty
             out[row, rank] = min(_dot(own, other), np.float32(1.0))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, cache=True)
 def _decode(halves, out):  # type: ignore[no-untyped-def]
-    # As in ``adjacency``: a half's bits moved into a float32 read as value * 2^-112; scaling back is exact.
     for d in range(len(halves)):
-        moved = np.int32((np.int32(halves[d]) << np.int32(13)) & HALF_BITS)
-        out[d] = moved.view(np.float32) * HALF_SCALE
+        out[d] = widen(halves[d])
 
 
 @intrinsic

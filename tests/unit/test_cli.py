@@ -61,7 +61,8 @@ def test_run_status_export_evaluate_report(
         "analysis",
     ]
     assert plan["memory_bytes"] > 0
-    assert plan["seconds"] > 0 and set(plan["speeds"]) == {"codes", "floats", "memory", "disk"}
+    assert plan["seconds"] > 0
+    assert set(plan["speeds"]) == {"codes", "floats", "memory", "disk"}
     assert "whole run" in call("plan", *source, *POINT)
     assert not run.exists()
     out = call("run", *source, "--out", run, "--labels", data / "x.meta", *POINT)

@@ -41,6 +41,11 @@ def total(task: TaskContext, start: int, stop: int) -> Facts:
     return {}
 
 
+def judge(task: TaskContext, start: int, stop: int) -> Facts:
+    """Tell whether the sum of the values of the stage ``before`` is ``enough``."""
+    return {"enough": int(task.array("before", "values").sum()) >= task.params["at_least"]}
+
+
 def refuse(task: TaskContext, start: int, stop: int) -> Facts:
     """Fail as bad input data does, with a cause."""
     try:
@@ -120,6 +125,25 @@ def make_toy_plan(
     ]
     return make_plan(
         "run", stages, source_digest=source, memory_bytes=8 << 30, free_disk_bytes=1 << 40, block_rows=block_rows
+    )
+
+
+def make_steered_plan(num_rows: int, at_least: int) -> Plan:
+    """numbers, doubled again and again until their sum is ``at_least`` so much, three times at most -> total."""
+    stages = [Stage("pass_0", "toy_stages:count_up", 1, {}, {}, num_rows, Cost())]
+    for number in (1, 2, 3):
+        before, check = f"pass_{number - 1}", f"check_{number - 1}"
+        earlier = f"check_{number - 2}" if number > 1 else ""
+        stages += [
+            Stage(check, "toy_stages:judge", 1, {"at_least": at_least}, {"before": before}, 1, Cost(), granule=1,
+                  unless=earlier, instead=earlier),
+            Stage(f"aside_{number}", "toy_stages:double", 1, {}, {"before": before}, num_rows, Cost(), unless=check),
+            Stage(f"pass_{number}", "toy_stages:double", 1, {}, {"before": before}, num_rows, Cost(), unless=check,
+                  instead=before),
+        ]  # fmt: skip
+    stages.append(Stage("total", "toy_stages:total", 1, {}, {"before": "pass_3"}, 1, Cost(), granule=1))
+    return make_plan(
+        "run", stages, source_digest="s", memory_bytes=8 << 30, free_disk_bytes=1 << 40, block_rows=CHUNK_ROWS
     )
 
 

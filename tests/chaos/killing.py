@@ -19,26 +19,36 @@ from engine.events import read_events
 
 # Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["engine.api", "engine.stages.knn", "engine.stages.analysis", "engine.summary"])
+CONTEXT.set_forkserver_preload(["engine.api", "engine.stages.knn", "engine.stages.passes", "engine.stages.analysis", "engine.summary"])
 
 # Many small tasks, both ways to partition prepared: every kind of stage takes part.
 ARGUMENTS: dict[str, Any] = {
     "knn": {"k": 20, "mode": "ivf", "num_probes": 8, "recall_samples": 50},
     "partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3},
 }
+# The graph in passes: the first finds too little, the second enough, a third is allowed.
+IN_PASSES: dict[str, Any] = ARGUMENTS | {
+    "knn": {"k": 20, "mode": "partition", "num_probes": 1, "recall": 0.7, "recall_samples": 50}
+}
 RESOURCES = {"block_rows": 4096, "threads": 1}
 
 Stamp = tuple[int, int]
 
 
-def cluster(features: Path, root: Path, executor: str = "local", resources: dict[str, Any] | None = None) -> None:
+def cluster(
+    features: Path, root: Path, executor: str = "local", resources: dict[str, Any] | None = None,
+    arguments: dict[str, Any] = ARGUMENTS,
+) -> None:  # fmt: skip
     """Run, or resume, the folder ``root``; the body of the processes that are killed."""
-    api.cluster(features, workspace=root, executor=executor, resources=resources or RESOURCES, **ARGUMENTS)  # type: ignore[arg-type]
+    api.cluster(features, workspace=root, executor=executor, resources=resources or RESOURCES, **arguments)  # type: ignore[arg-type]
 
 
-def start(features: Path, root: Path, executor: str = "local", resources: dict[str, Any] | None = None) -> Any:
+def start(
+    features: Path, root: Path, executor: str = "local", resources: dict[str, Any] | None = None,
+    arguments: dict[str, Any] = ARGUMENTS,
+) -> Any:  # fmt: skip
     """Start ``cluster`` in a process of its own."""
-    process = CONTEXT.Process(target=cluster, args=(features, root, executor, resources))
+    process = CONTEXT.Process(target=cluster, args=(features, root, executor, resources, arguments))
     process.start()
     return process
 
@@ -64,8 +74,9 @@ def kill_at(process: Any, root: Path, stage: str, delay_s: float, kill: Callable
 
 
 def kill_repeatedly(
-    features: Path, root: Path, durations: dict[str, float], stages: list[str], rng: random.Random
-) -> list[dict[str, Any]]:
+    features: Path, root: Path, durations: dict[str, float], stages: list[str], rng: random.Random,
+    arguments: dict[str, Any] = ARGUMENTS,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Kill and resume a run once in each of ``stages`` (in the run's order), then let it finish.
 
     A stage that an earlier, late kill let finish is passed over. Returns a line for each kill: the stage it struck, the
@@ -77,7 +88,7 @@ def kill_repeatedly(
     for stage in stages:
         if stage in stage_seconds(root):
             continue
-        process = start(features, root)
+        process = start(features, root, arguments=arguments)
         delay = rng.uniform(0, durations[stage])
         killed = kill_at(process, root, stage, delay, process.kill)
         process.join()
@@ -87,7 +98,7 @@ def kill_repeatedly(
             kills.append({"stage": struck, "delay_s": round(delay, 3), "tasks_committed": count_records(root)})
         else:
             assert process.exitcode == 0, f"the run failed by itself before {stage}"
-    process = start(features, root)
+    process = start(features, root, arguments=arguments)
     process.join()
     assert process.exitcode == 0, "the run did not finish"
     compare_committed(root, committed)

@@ -44,6 +44,23 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     assert list((tmp_path / "run").rglob("*.tmp")) == []
 
 
+def test_killed_between_passes_it_makes_as_many_as_undisturbed(blobs_path: Path, tmp_path: Path) -> None:
+    root, whole = tmp_path / "run", tmp_path / "whole"
+    process = killing.start(blobs_path, whole, arguments=killing.IN_PASSES)
+    process.join()
+    assert process.exitcode == 0
+    durations = killing.stage_seconds(whole)
+    assert "join_2" in durations
+    assert "join_3" not in durations
+    stages = ["near_1", "join_1", "near_2"]
+    kills = killing.kill_repeatedly(blobs_path, root, durations, stages, random.Random(3), killing.IN_PASSES)
+    assert len(kills) >= 2
+    assert set(killing.stage_seconds(root)) == set(durations)
+    assert {path.name for path in root.glob("*-*")} == {path.name for path in whole.glob("*-*")}
+    assert killing.labels_bytes(root) == killing.labels_bytes(whole)
+    assert max(killing.commits(root).values()) == 1
+
+
 def test_the_command_line_resumes_what_was_killed(undisturbed: Path, blobs_path: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = [sys.executable, "-m", "engine.cli", "run", "--features", str(blobs_path), "--out", str(root)]

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_stages import CrashingExecutor, Killed, Messages, make_toy_plan, run_toy
+from toy_stages import CrashingExecutor, Killed, Messages, make_steered_plan, make_toy_plan, run_toy
 
 from engine.errors import DataError, ManifestMismatch, TaskFailed
 from engine.events import read_events
 from engine.plan import CHUNK_ROWS
 from engine.runner import locked
+from engine.storage import manifest
 from engine.storage.context import read_npy
+from engine.summary import not_needed, run_status
 
 NUM_ROWS = 3 * CHUNK_ROWS + 5
 ALL_TASKS = [
@@ -206,3 +208,74 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     toy(tmp_path / "run")
     assert not left.exists()
     np.testing.assert_equal(total(tmp_path / "run"), NUM_ROWS * (NUM_ROWS - 1))
+
+
+SUM = NUM_ROWS * (NUM_ROWS - 1) // 2
+
+
+def steered(root: Path, passes: int, executor: CrashingExecutor | None = None) -> list[str]:
+    """Run the steered plan with a target that so many passes reach; return the stages that ran, in order."""
+    executor = executor or CrashingExecutor()
+    run_toy(root, make_steered_plan(NUM_ROWS, SUM * 2**passes), executor)
+    return list(dict.fromkeys(stage for stage, *_ in executor.ran))
+
+
+def steered_total(root: Path) -> int:
+    plan = manifest.read_run(root)["plan"]
+    digest = next(stage["digest"] for stage in plan["stages"] if stage["name"] == "total")
+    return int(read_npy(root / f"total-{digest[:12]}", "total")[0])
+
+
+EVERY = ["pass_0"] + [f"{name}_{n + (name != 'check')}" for n in range(3) for name in ("check", "aside", "pass")]
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2, 3, 4])
+def test_stages_are_left_out_once_a_check_says_enough(tmp_path: Path, passes: int) -> None:
+    root, made = tmp_path / "run", min(passes, 3)
+    needed = EVERY[: min(3 * made + 2, len(EVERY))]
+    assert steered(root, passes) == [*needed, "total"]
+    assert steered_total(root) == SUM * 2**made
+    left_out = [event["stage"] for event in read_events(root) if event["event"] == "stage_not_needed"]
+    assert left_out == EVERY[len(needed) :]
+    assert not_needed(root, manifest.read_run(root)) == set(left_out)
+    status = run_status(root)["stages"]
+    assert [line["stage"] for line in status] == [*needed, "total"]
+    assert all(line["rows_committed"] == line["rows"] for line in status)
+    assert steered(root, passes) == []
+
+
+def test_before_its_check_a_stage_may_be_needed(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        steered(tmp_path / "run", 0, CrashingExecutor(2))
+    assert [line["stage"] for line in run_status(tmp_path / "run")["stages"]] == [*EVERY, "total"]
+
+
+@pytest.mark.parametrize("crash_after", [0, 3, 4, 5, 6, 9, 12, 13, 14])
+def test_a_resumed_run_decides_as_an_undisturbed_one(tmp_path: Path, crash_after: int) -> None:
+    steered(tmp_path / "whole", 1)
+    first = CrashingExecutor(crash_after)
+    with pytest.raises(Killed):
+        steered(tmp_path / "run", 1, first)
+    second = CrashingExecutor()
+    steered(tmp_path / "run", 1, second)
+    whole = CrashingExecutor()
+    steered(tmp_path / "other", 1, whole)
+    assert first.ran + second.ran == whole.ran
+    names = [{path.name for path in (tmp_path / run).iterdir()} for run in ("run", "whole")]
+    assert names[0] == names[1]
+    assert steered_total(tmp_path / "run") == 2 * SUM
+
+
+def test_another_target_gives_what_a_fresh_run_gives(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    for passes in (1, 3, 0, 2):
+        steered(root, passes)
+        assert steered_total(root) == SUM * 2**passes
+
+
+def test_a_damaged_check_is_made_again_and_decides_the_same(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    steered(root, 1)
+    damaged(root, "check_1-*/records/*.json", "flipped")
+    assert steered(root, 1) == ["check_1"]
+    assert steered_total(root) == 2 * SUM

@@ -65,7 +65,7 @@ def nearest_cells(codes_nW: Array, centroids_CW: torch.Tensor, probes: int) -> A
         rows = torch.from_numpy(np.array(codes_nW[begin : begin + QUERY_ROWS])).to(centroids_CW.device)
         # Products are below 2^14 and cells below 2^17: one key holds both, and the lower cell wins a tie.
         keys = _integer_products(rows, centroids_CW) * num_cells + cells
-        best = torch.topk(keys, probes, dim=1).values
+        best = keys.amax(dim=1, keepdim=True) if probes == 1 else torch.topk(keys, probes, dim=1).values
         out[begin : begin + len(rows)] = (num_cells - 1 - torch.remainder(best, num_cells)).cpu().numpy()
     return out
 

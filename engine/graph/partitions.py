@@ -47,8 +47,8 @@ def train_cells(
     """Spherical k-means on codes: centroids (C, W) int8, C at most ``num_cells`` and the number of distinct rows.
 
     ``assign(codes_nW, centroids_CW)`` gives each row's nearest centroid (n,), on whatever device.
-    Starts from random distinct rows, so that dense regions get many cells; an emptied cell keeps its centroid. Each
-    centroid is followed by the nearest of those left, so that cells close in number lie close in space.
+    Starts from random distinct rows, so that dense regions get many cells; an emptied cell keeps its centroid. Cells
+    close in number lie close in space.
     """
     as_bytes = np.ascontiguousarray(sample_SW).view(np.dtype((np.void, sample_SW.shape[1]))).ravel()
     distinct = np.sort(np.unique(as_bytes, return_index=True)[1])
@@ -57,7 +57,7 @@ def train_cells(
     centroids_CW = np.ascontiguousarray(sample_SW[chosen])
     for _ in range(iterations):
         centroids_CW = _means(sample_SW, assign(sample_SW, centroids_CW), centroids_CW)
-    return np.ascontiguousarray(centroids_CW[_chain(centroids_CW)])
+    return np.ascontiguousarray(centroids_CW[_close_order(centroids_CW, assign)])
 
 
 def pack_all(codes_CW: Array) -> Panels:
@@ -99,8 +99,23 @@ def _add_rows(rows, cells, sums):  # type: ignore[no-untyped-def]
             sums[cells[row], d] += rows[row, d]
 
 
+def _close_order(centroids_CW: Array, assign: Callable[[Array, Array], Array]) -> Array:
+    """Order centroids so that each is followed by a near one; many of them by groups, around every so manyth one."""
+    step = int(len(centroids_CW) ** 0.5)
+    if step < 32:
+        return _chain(centroids_CW)
+    leaders_LW = np.ascontiguousarray(centroids_CW[::step])
+    nearest, parts = assign(centroids_CW, leaders_LW), []
+    for leader in _chain(leaders_LW):
+        members = np.flatnonzero(nearest == leader)
+        if len(members):
+            parts.append(members[_chain(np.ascontiguousarray(centroids_CW[members]))])
+    return np.concatenate(parts)
+
+
 @numba.njit(nogil=True, cache=True)
 def _chain(codes_CW):  # type: ignore[no-untyped-def]
+    """Start at the first and go on to the nearest of those left, again and again."""
     left = np.arange(1, len(codes_CW))
     order = np.zeros(len(codes_CW), np.int64)
     for step in range(1, len(codes_CW)):

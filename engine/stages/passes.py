@@ -36,7 +36,7 @@ def cells_cost(num_cells: int, dim: int, rows_per_cell: int, num_rows: int) -> C
     return Cost(
         fixed_bytes=sample * (2 * code_width(dim) + 32) + num_cells * dim * 22,
         disk_bytes=num_cells * dim,
-        seconds=TRAIN_ITERATIONS * sample * num_cells * dim / RATE + num_cells**2 * dim / (RATE / 10),
+        seconds=TRAIN_ITERATIONS * sample * num_cells * dim / RATE + 4e-8 * num_cells**1.5 * dim / 32,
         kind="codes",
     )
 

@@ -184,7 +184,8 @@ def joined_by_hand(
     values, numbers = products(codes), range(len(graphs))
     out = np.empty((len(codes), size), np.int32)
     for tile in range(0, len(codes), partitions.JOINED_ROWS):
-        rows, candidates = range(tile, min(tile + partitions.JOINED_ROWS, len(codes))), set()
+        rows, candidates = range(tile, min(tile + partitions.JOINED_ROWS, len(codes))), set[int]()
+        candidates.update(rows)
         for row in rows:
             for a in numbers:
                 candidates.update(listed(a, row, 1 << 30))

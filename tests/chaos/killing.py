@@ -19,7 +19,9 @@ from engine.events import read_events
 
 # Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["engine.api", "engine.stages.knn", "engine.stages.passes", "engine.stages.analysis", "engine.summary"])
+CONTEXT.set_forkserver_preload(
+    ["engine.api", "engine.stages.knn", "engine.stages.passes", "engine.stages.analysis", "engine.summary"]
+)
 
 # Many small tasks, both ways to partition prepared: every kind of stage takes part.
 ARGUMENTS: dict[str, Any] = {

@@ -91,7 +91,9 @@ def cells_of(codes: np.ndarray, num_cells: int, probes: int) -> tuple[np.ndarray
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(2, 500), st.sampled_from([1, 2, 33, 64]), st.integers(1, 12), st.integers(1, 70), st.integers(0, 999))
+@given(
+    st.integers(2, 500), st.sampled_from([1, 2, 33, 64]), st.integers(1, 12), st.integers(1, 70), st.integers(0, 999)
+)
 def test_all_cells_probed_is_brute_force(num_rows: int, dim: int, num_cells: int, size: int, seed: int) -> None:
     codes = make_codes(num_rows, dim, seed, groups=9)
     order, offsets, probes = cells_of(codes, num_cells, num_cells)

@@ -52,9 +52,9 @@ def test_killed_between_passes_it_makes_as_many_as_undisturbed(blobs_path: Path,
     durations = killing.stage_seconds(whole)
     assert "join_2" in durations
     assert "join_3" not in durations
-    stages = ["near_1", "join_1", "near_2"]
+    stages = ["join_1", "near_2"]
     kills = killing.kill_repeatedly(blobs_path, root, durations, stages, random.Random(3), killing.IN_PASSES)
-    assert len(kills) >= 2
+    assert kills
     assert set(killing.stage_seconds(root)) == set(durations)
     assert {path.name for path in root.glob("*-*")} == {path.name for path in whole.glob("*-*")}
     assert killing.labels_bytes(root) == killing.labels_bytes(whole)

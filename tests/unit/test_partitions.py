@@ -154,7 +154,7 @@ def test_rows_of_a_stretch_meet_it_whole_and_links_once(
         assert np.diff(np.sort(near)).max(initial=0) <= size // links + 1
 
 
-@pytest.mark.parametrize(("others", "equals"), [(0, 9000), (300, 9000), (4000, 5000), (4031, 9000)])
+@pytest.mark.parametrize(("others", "equals"), [(0, 9000), (300, 9000), (4031, 5000)])
 def test_equal_rows_of_a_large_cell_are_connected(others: int, equals: int) -> None:
     codes = make_codes(others + 1, 24)[np.minimum(np.arange(others + equals), others)]
     num_rows = len(codes)
@@ -211,10 +211,10 @@ def test_join_compares_neighbours_and_their_neighbours(num_rows: int, width: int
     np.testing.assert_array_equal(found, joined_by_hand(codes, graphs, 3, 4, 15))
 
 
-@pytest.mark.parametrize("width", [10, 150, 1024])
+@pytest.mark.parametrize("width", [150, 1024])
 def test_join_never_loses_a_nearer_listed_neighbour(width: int) -> None:
     # Neighbours at random, so that those of 64 rows are more than any room but one made for them.
-    num_rows, rows = 30_000, 1500
+    num_rows, rows = 30_000, 1100
     codes = make_codes(num_rows, 24)
     graph = random_graph(num_rows, width, 1)
     found = partitions.join_neighbors(codes, [(graph, NOWHERE)], 3, 4, width, 0, rows, 2)

@@ -89,26 +89,26 @@ def test_duplicates_by_the_thousand_are_one_cluster(tmp_path: Path, num_cells: i
     assert passes(tmp_path) == [1]
 
 
-@pytest.mark.parametrize("dim", [256, 1024])
-def test_binary_vectors_whose_codes_are_long(tmp_path: Path, dim: int) -> None:
-    groups = np.sign(unit_rows(40, dim))[np.arange(1200) % 40]
+def test_binary_vectors_whose_codes_are_long(tmp_path: Path) -> None:
+    groups = np.sign(unit_rows(40, 256))[np.arange(1200) % 40]
     labels = cluster(groups, tmp_path, k=20)
     np.testing.assert_array_equal(labels, labels[np.arange(1200) % 40])
     assert len(np.unique(labels)) == 40
 
 
-@pytest.mark.parametrize(("num_rows", "dim"), [(2, 1), (3, 1024), (5, 2), (65, 8), (700, 1), (900, 2)])
+@pytest.mark.parametrize(("num_rows", "dim"), [(2, 1), (5, 1024), (65, 2)])
 def test_few_rows_and_few_dimensions(tmp_path: Path, num_rows: int, dim: int) -> None:
     features = unit_rows(num_rows, dim)
     labels = cluster(features, tmp_path)
     if dim == 1:
         assert len(np.unique(labels)) == len(np.unique(np.sign(features)))
-    if num_rows <= 65:
-        assert recall(tmp_path) == 1.0
+    assert recall(tmp_path) == 1.0
 
 
-@pytest.mark.parametrize(("num_rows", "num_zeros"), [(5, 2), (65, 65), (1500, 900)])
-@pytest.mark.parametrize("zero_vectors", ["singleton", "drop"])
+@pytest.mark.parametrize(
+    ("num_rows", "num_zeros", "zero_vectors"),
+    [(5, 2, "singleton"), (65, 65, "singleton"), (1500, 900, "drop")],
+)
 def test_zero_vectors_have_no_neighbours(tmp_path: Path, num_rows: int, num_zeros: int, zero_vectors: str) -> None:
     features = unit_rows(num_rows, 33)
     zeros = np.random.default_rng(0).permutation(num_rows)[:num_zeros]
@@ -125,12 +125,10 @@ def test_zero_vectors_have_no_neighbours(tmp_path: Path, num_rows: int, num_zero
     [
         ({"k": 1}, 0.97),
         ({"k": 600}, 0.97),
-        ({"num_cells": 1}, 0.97),
-        ({"num_cells": 10_000, "num_probes": 10_000, "k": 10}, 0.97),
-        ({"train_rows_per_cell": 1, "max_passes": 1}, 0.8),
+        ({"num_cells": 10_000, "num_probes": 10_000, "train_rows_per_cell": 1, "k": 10}, 0.97),
     ],
 )
 def test_knobs_at_their_ends(tmp_path: Path, knobs: dict[str, Any], least: float) -> None:
-    features = unit_rows(100, 20)[np.arange(1200) % 100] + 0.2 * unit_rows(1200, 20, seed=1)
+    features = unit_rows(100, 20)[np.arange(800) % 100] + 0.2 * unit_rows(800, 20, seed=1)
     cluster(features, tmp_path, **knobs)
     assert recall(tmp_path) >= least

@@ -119,10 +119,10 @@ def graph_stages(source: Source, settings: Settings, knn_graph: OutsideFile | No
 def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, stored: int) -> list[Stage]:
     """Mode partition: as many passes as the recall asks for, then the similarities of the last one's neighbours."""
     config, n, dim = settings.knn, shape.num_rows, shape.dim
-    cells = min(config.num_cells or min(-(-n // 64), 65_536), n)
+    listed, version, module = passes.listed_neighbors(shape.k), passes.VERSION, "engine.stages.passes"
+    cells = min(config.num_cells or min(-(-n // listed), 65_536), n)
     probes = min(config.num_probes or 4, cells)
     sample = config.train_rows_per_cell or 16
-    listed, version, module = min(passes.LISTED, shape.k), passes.VERSION, "engine.stages.passes"
     stages: list[Stage] = []
     for number in range(1, config.max_passes + 1):
         first = number == 1

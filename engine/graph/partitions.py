@@ -304,8 +304,9 @@ def join_neighbors(
 
     ``graphs``: one or two of (neighbours (N, M) int32, nearest first; place of each row in them (N,), or empty if it
     is the row's number). Candidates of a row are its neighbours in all graphs and, of its ``near`` first ones in each,
-    the ``far`` first neighbours in each, as long as there is room; up to 64 rows are joined at a time, counted from
-    multiples of ``JOIN_ROWS`` or from ``start``, and each meets the candidates of all. Returns ids (n, size) int32.
+    the ``far`` first neighbours in each, as long as there is room. Up to 64 rows are joined at a time, counted from
+    multiples of ``JOIN_ROWS`` or from ``start``; each meets the others and the candidates of all. Returns ids (n, size)
+    int32.
     """
     out = np.empty((stop - start, size), np.int32)
     first = graphs[0]
@@ -322,9 +323,9 @@ def join_neighbors(
 @numba.njit(nogil=True, cache=True)
 def _join(codes_NW, first, first_places, second, second_places, near, far, start, out):  # type: ignore[no-untyped-def]
     width, joined = first.shape[1] + second.shape[1], JOINED_ROWS
-    while joined > 1 and joined * width > 2 * JOIN_CANDIDATES:
+    while joined > 1 and joined * (1 + width) > 2 * JOIN_CANDIDATES:
         joined //= 2
-    room = max(JOIN_CANDIDATES, joined * width)  # always enough for the rows' own neighbours
+    room = max(JOIN_CANDIDATES, joined * (1 + width))  # always enough for the rows and their own neighbours
     table = np.empty(4 * JOIN_CANDIDATES, np.int32)
     found = np.empty(room, np.int32)
     panels, corrections = empty_panels(room, codes_NW.shape[1])
@@ -335,7 +336,7 @@ def _join(codes_NW, first, first_places, second, second_places, near, far, start
         end = min(begin + joined, len(out))
         rows = np.arange(start + begin, start + end)
         table[:] = -1
-        count = 0
+        count = _add_listed(rows.astype(np.int32).reshape(1, -1), first_places[:0], 0, joined, table, found, 0)
         for row in rows:
             count = _add_listed(first, first_places, row, first.shape[1], table, found, count)
             if len(second):

@@ -5,6 +5,7 @@
     knn: the last join's neighbours with their similarities
 
 Vertices are numbered by the first pass's cells. A check compares a random sample of rows with exact search.
+Legend: J neighbours that a join keeps, K of them or, where K is small, more.
 """
 
 from __future__ import annotations
@@ -24,11 +25,21 @@ from engine.storage.formats import NO_NEIGHBOR
 
 VERSION = 2
 TRAIN_ITERATIONS = 4
-# Neighbours that a pass lists before they are joined; ranks that lead on, and how far.
+# Neighbours that a pass lists before they are joined, at least; ranks that lead on, and how far.
 LISTED = 64
 NEAR, FAR = 10, 16
 # Products of codes per second on two cores, in multiply-adds, and what is not a product per row, for projections.
 RATE = 1.5e11
+
+
+def listed_neighbors(k: int) -> int:
+    """Neighbours that a pass lists per row: joins fill up to twice as many, even among equal rows."""
+    return LISTED if k <= 2 * LISTED else k
+
+
+def joined_neighbors(k: int) -> int:
+    """Neighbours that a join keeps per row: a small K needs spare ones, as codes order near ones only roughly."""
+    return max(k, LISTED)
 
 
 def cells_cost(num_cells: int, dim: int, rows_per_cell: int, num_rows: int) -> Cost:
@@ -136,7 +147,7 @@ _SEARCH_BYTES = partitions.SEARCH_CANDIDATES * 2 + 48 * (partitions.STRETCH_ROWS
 def search_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the nearest rows in the probed cells, ``neighbors`` (N, M) int32, in the order of this pass's cells."""
     order_N, offsets, probes_NP = _partition(task)
-    size = min(LISTED, task.params["k"])
+    size = listed_neighbors(task.params["k"])
     found = partitions.probe_neighbors(
         task.array("vertices", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads
     )
@@ -164,14 +175,14 @@ def join_cost(num_rows: int, dim: int, k: int) -> Cost:
     return Cost(
         fixed_bytes=num_rows * 12,
         bytes_per_thread=tile,
-        bytes_per_row=k * 8,
-        disk_bytes=num_rows * k * 4,
+        bytes_per_row=joined_neighbors(k) * 8,
+        disk_bytes=num_rows * joined_neighbors(k) * 4,
         seconds=num_rows * 2e-5,
     )
 
 
 def join(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the nearest among neighbours and their neighbours, ``neighbors`` (N, K) int32, nearest first."""
+    """Write the nearest among neighbours and their neighbours, ``neighbors`` (N, J) int32, nearest first."""
     nowhere = np.empty(0, np.int32)
     if task.params["pass"] == 1:
         graphs = [(task.array("near", "neighbors"), nowhere)]
@@ -179,7 +190,8 @@ def join(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         places_N = hold(("places", task.call.folder), lambda: _places(task))
         graphs = [(task.array("joined", "neighbors"), nowhere), (task.array("near", "neighbors"), places_N)]
     codes_NW = task.array("vertices", "codes")
-    found = partitions.join_neighbors(codes_NW, graphs, NEAR, FAR, task.params["k"], start, stop, task.threads)
+    size = joined_neighbors(task.params["k"])
+    found = partitions.join_neighbors(codes_NW, graphs, NEAR, FAR, size, start, stop, task.threads)
     task.write_rows("neighbors", found, np.int32)
     return {}
 
@@ -192,32 +204,33 @@ def _places(task: TaskContext) -> np.ndarray:
 
 
 def check_cost(samples: int, k: int) -> Cost:
-    return Cost(fixed_bytes=samples * k * 40, disk_bytes=4096, seconds=0.1)
+    return Cost(fixed_bytes=samples * joined_neighbors(k) * 40, disk_bytes=4096, seconds=0.1)
 
 
 def check_recall(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Tell in the record's facts whether the joined graph's recall is ``enough``."""
     rows, exact_SK = read_npy(task.input("truth"), "rows"), read_npy(task.input("truth"), "similarities")
-    neighbors_SK = task.array("joined", "neighbors")[rows]
-    found_SK = listed_similarities(task.array("vertices", "features"), rows, neighbors_SK, threads=task.threads)
-    found_SK = -np.sort(-found_SK, axis=1)
-    recall, recall_above = knn.measure_recall(found_SK, exact_SK, knn_stages.RECALL_FLOOR)
+    neighbors_SJ = task.array("joined", "neighbors")[rows]
+    found_SJ = listed_similarities(task.array("vertices", "features"), rows, neighbors_SJ, threads=task.threads)
+    found_SJ = -np.sort(-found_SJ, axis=1)
+    recall, recall_above = knn.measure_recall(found_SJ, exact_SK, knn_stages.RECALL_FLOOR)
     return {"recall": recall, "recall_above_floor": recall_above, "enough": recall_above >= task.params["recall"]}
 
 
 def similarities_cost(num_rows: int, dim: int, k: int) -> Cost:
-    return Cost(bytes_per_row=k * 20, disk_bytes=num_rows * k * 8, seconds=num_rows * k * 4e-8)
+    return Cost(bytes_per_row=joined_neighbors(k) * 20, disk_bytes=num_rows * k * 8, seconds=num_rows * k * 4e-8)
 
 
 def write_similarities(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``neighbors`` (N, K) int32 and ``similarities`` (N, K) float32, ordered by (-similarity, id)."""
-    neighbors_nK = np.array(task.array("joined", "neighbors")[start:stop])
+    neighbors_nJ = np.array(task.array("joined", "neighbors")[start:stop])
     usable_N = hold(("usable", task.call.folder), lambda: knn_stages.vertex_usable(task))
     if usable_N is not None:
-        neighbors_nK[~usable_N[neighbors_nK] | ~usable_N[start:stop, None]] = NO_NEIGHBOR
+        neighbors_nJ[~usable_N[neighbors_nJ] | ~usable_N[start:stop, None]] = NO_NEIGHBOR
     rows_n, features_ND = np.arange(start, stop), task.array("vertices", "features")
-    similarities_nK = listed_similarities(features_ND, rows_n, neighbors_nK, threads=task.threads)
-    sort_neighbors(neighbors_nK, similarities_nK, threads=task.threads)
-    task.write_rows("neighbors", neighbors_nK, np.int32)
-    task.write_rows("similarities", similarities_nK, np.float32)
+    similarities_nJ = listed_similarities(features_ND, rows_n, neighbors_nJ, threads=task.threads)
+    sort_neighbors(neighbors_nJ, similarities_nJ, threads=task.threads)
+    k = task.params["k"]
+    task.write_rows("neighbors", neighbors_nJ[:, :k], np.int32)
+    task.write_rows("similarities", similarities_nJ[:, :k], np.float32)
     return {}

@@ -52,10 +52,9 @@ def test_killed_between_passes_it_makes_as_many_as_undisturbed(blobs_path: Path,
     durations = killing.stage_seconds(whole)
     assert "join_2" in durations
     assert "join_3" not in durations
-    stages = ["near_1", "join_1", "near_2"]
     soon = {stage: min(seconds, 0.03) for stage, seconds in durations.items()}  # the first run may have compiled
-    kills = killing.kill_repeatedly(blobs_path, root, soon, stages, random.Random(3), killing.IN_PASSES)
-    assert len(kills) >= 2
+    kills = killing.kill_repeatedly(blobs_path, root, soon, ["join_1", "near_2"], random.Random(3), killing.IN_PASSES)
+    assert kills
     assert set(killing.stage_seconds(root)) == set(durations)
     assert {path.name for path in root.glob("*-*")} == {path.name for path in whole.glob("*-*")}
     assert killing.labels_bytes(root) == killing.labels_bytes(whole)

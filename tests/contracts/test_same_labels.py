@@ -67,7 +67,7 @@ def ray_executors(ray_session: None) -> Iterator[dict[int, Executor]]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("workers", "block_rows"), [(1, 8192), (2, 4096), (2, 65_536)])
+@pytest.mark.parametrize(("workers", "block_rows"), [(1, 8192), (2, 4096)])
 def test_ray(
     reference: tuple[str, bytes],
     blobs_path: Path,

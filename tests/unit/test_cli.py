@@ -54,6 +54,7 @@ def test_run_status_export_evaluate_report(
     assert [stage["name"] for stage in plan["stages"]] == [
         "ingest",
         "knn",
+        "truth",
         "recall",
         "score",
         "roots",

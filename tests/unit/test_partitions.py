@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,6 +16,14 @@ from engine.graph.codes import encode
 from engine.storage.formats import NO_NEIGHBOR
 
 NOWHERE = np.empty(0, np.int32)
+
+
+def assign_on(threads: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def assign(codes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+        panels = partitions.pack_all(centroids)
+        return np.ascontiguousarray(partitions.nearest_cells(codes, panels, len(centroids), 1, threads)[:, 0])
+
+    return assign
 
 
 def make_codes(num_rows: int, dim: int, seed: int = 0, groups: int = 0) -> np.ndarray:
@@ -69,9 +78,9 @@ def test_nearest_cells_are_a_sort_too(num_rows: int, num_cells: int, probes: int
 @pytest.mark.parametrize("num_cells", [1, 7, 300])
 def test_cells_are_no_more_than_distinct_rows_and_the_same_every_time(num_cells: int) -> None:
     sample = np.repeat(make_codes(60, 24), 30, axis=0)
-    found = partitions.train_cells(sample, num_cells, 3, seed=1, threads=1)
+    found = partitions.train_cells(sample, num_cells, 3, 1, assign_on(1))
     assert found.shape == (min(num_cells, 60), sample.shape[1])
-    np.testing.assert_array_equal(found, partitions.train_cells(sample, num_cells, 3, seed=1, threads=2))
+    np.testing.assert_array_equal(found, partitions.train_cells(sample, num_cells, 3, 1, assign_on(2)))
     cells = partitions.nearest_cells(sample, partitions.pack_all(found), len(found), 1, 1)[:, 0]
     if num_cells > 60:  # every distinct row is a centroid, and they follow one another
         assert len(np.unique(cells)) == 60
@@ -79,12 +88,12 @@ def test_cells_are_no_more_than_distinct_rows_and_the_same_every_time(num_cells:
 
 
 def test_zero_and_equal_rows_make_cells() -> None:
-    assert not partitions.train_cells(np.zeros((50, 32), np.int8), 8, 4, 0, 1).any()
-    assert partitions.train_cells(np.full((1, 32), 7, np.int8), 8, 4, 0, 1).shape == (1, 32)
+    assert not partitions.train_cells(np.zeros((50, 32), np.int8), 8, 4, 0, assign_on(1)).any()
+    assert partitions.train_cells(np.full((1, 32), 7, np.int8), 8, 4, 0, assign_on(1)).shape == (1, 32)
 
 
 def cells_of(codes: np.ndarray, num_cells: int, probes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    centroids = partitions.train_cells(codes, num_cells, 2, 0, 1)
+    centroids = partitions.train_cells(codes, num_cells, 2, 0, assign_on(1))
     num_cells, probes = len(centroids), min(probes, len(centroids))
     probes_NP = partitions.nearest_cells(codes, partitions.pack_all(centroids), num_cells, probes, 1)
     return *partitions.sort_by_cell(probes_NP[:, 0].copy(), num_cells), probes_NP
@@ -154,7 +163,7 @@ def test_rows_of_a_stretch_meet_it_whole_and_links_once(
         assert np.diff(np.sort(near)).max(initial=0) <= size // links + 1
 
 
-@pytest.mark.parametrize(("others", "equals"), [(0, 9000), (300, 9000), (4000, 5000), (4031, 9000)])
+@pytest.mark.parametrize(("others", "equals"), [(0, 9000), (300, 9000), (4031, 5000)])
 def test_equal_rows_of_a_large_cell_are_connected(others: int, equals: int) -> None:
     codes = make_codes(others + 1, 24)[np.minimum(np.arange(others + equals), others)]
     num_rows = len(codes)
@@ -186,7 +195,8 @@ def joined_by_hand(
     values, numbers = products(codes), range(len(graphs))
     out = np.empty((len(codes), size), np.int32)
     for tile in range(0, len(codes), partitions.JOINED_ROWS):
-        rows, candidates = range(tile, min(tile + partitions.JOINED_ROWS, len(codes))), set()
+        rows, candidates = range(tile, min(tile + partitions.JOINED_ROWS, len(codes))), set[int]()
+        candidates.update(rows)
         for row in rows:
             for a in numbers:
                 candidates.update(listed(a, row, 1 << 30))
@@ -210,10 +220,10 @@ def test_join_compares_neighbours_and_their_neighbours(num_rows: int, width: int
     np.testing.assert_array_equal(found, joined_by_hand(codes, graphs, 3, 4, 15))
 
 
-@pytest.mark.parametrize("width", [10, 150, 1024])
+@pytest.mark.parametrize("width", [150, 1024])
 def test_join_never_loses_a_nearer_listed_neighbour(width: int) -> None:
     # Neighbours at random, so that those of 64 rows are more than any room but one made for them.
-    num_rows, rows = 30_000, 1500
+    num_rows, rows = 30_000, 1100
     codes = make_codes(num_rows, 24)
     graph = random_graph(num_rows, width, 1)
     found = partitions.join_neighbors(codes, [(graph, NOWHERE)], 3, 4, width, 0, rows, 2)

@@ -140,7 +140,7 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
         if first:
             made += [
                 _single("order", f"{module}:order_cells", version, {}, {"probes": named["probes"]},
-                        passes.order_cost(n)),
+                        knn.order_cost(n)),
                 Stage("vertices", f"{module}:order_features", version, {}, {"ingest": vectors, "order": "order"}, n,
                       passes.vertices_cost(n, dim, stored)),
             ]  # fmt: skip

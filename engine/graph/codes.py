@@ -66,8 +66,8 @@ def _encode(rows_nD, codes):  # type: ignore[no-untyped-def]
 @numba.njit(nogil=True, cache=True)
 def empty_panels(count, width):  # type: ignore[no-untyped-def]
     """Room for ``count`` codes of ``width`` bytes: panels and corrections (numba)."""
-    num_panels = (count + 23) // 24
-    return np.zeros((num_panels, width // 4, 24), np.int32), np.zeros((num_panels, 24), np.int32)
+    num_panels = (count + PANEL - 1) // PANEL
+    return np.zeros((num_panels, width // 4, PANEL), np.int32), np.zeros((num_panels, PANEL), np.int32)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -77,7 +77,7 @@ def pack(codes_nW, rows, panels, corrections):  # type: ignore[no-untyped-def]
     for column in range(len(rows)):
         if column + 8 < len(rows):
             prefetch_row(codes_nW, rows[column + 8])
-        panel, place = column // 24, column % 24
+        panel, place = column // PANEL, column % PANEL
         code, words = codes_nW[rows[column]], words_nW[rows[column]]
         total = np.int32(0)
         for d in range(code.shape[0]):
@@ -164,11 +164,11 @@ def _products_avx2(left_MW, panels, corrections, out_MC):  # type: ignore[no-unt
     for number in range(panels.shape[0]):
         panel = panels.ctypes.data + number * panels.strides[0]
         correction = corrections.ctypes.data + number * corrections.strides[0]
-        target = out + number * 96
+        target = out + number * 4 * PANEL
         row = 0
-        while row + 3 <= num_rows:
+        while row + TILE_ROWS <= num_rows:
             _many_rows(left + row * stride, stride, panel, correction, steps, target + row * out_stride, out_stride)
-            row += 3
+            row += TILE_ROWS
         while row < num_rows:
             _one_row(left + row * stride, stride, panel, correction, steps, target + row * out_stride, out_stride)
             row += 1
@@ -178,13 +178,13 @@ def _products_avx2(left_MW, panels, corrections, out_MC):  # type: ignore[no-unt
 def _products_float(left_MW, panels, corrections, out_MC):  # type: ignore[no-untyped-def]
     left = left_MW.astype(np.float32) - np.float32(90.0)
     width = left_MW.shape[1]
-    right = np.empty((width, 24), np.float32)
+    right = np.empty((width, PANEL), np.float32)
     for number in range(panels.shape[0]):
         for step in range(width // 4):
-            for place in range(24):
+            for place in range(PANEL):
                 for d in range(4):
                     right[4 * step + d, place] = np.int8(panels[number, step, place] >> (8 * d))
-        out_MC[:, 24 * number : 24 * number + 24] = np.dot(left, right)
+        out_MC[:, PANEL * number : PANEL * number + PANEL] = np.dot(left, right)
 
 
 @intrinsic

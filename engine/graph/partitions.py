@@ -20,7 +20,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from engine.graph.codes import Panels, dot, empty_panels, pack, products, shifted
+from engine.graph.codes import PANEL, Panels, dot, empty_panels, pack, products, shifted
 from engine.storage.formats import NO_NEIGHBOR
 from engine.tiles import map_tiles, tile_bounds
 
@@ -134,7 +134,7 @@ def _chain(codes_CW):  # type: ignore[no-untyped-def]
 def _nearest_cells(codes_nW, panels, corrections, num_cells, cells_nP):  # type: ignore[no-untyped-def]
     """Blocks of 96 rows by 40 panels, so that the panels stay in the second-level cache."""
     num_probes = cells_nP.shape[1]
-    buffer = np.empty((96, 40 * 24), np.float32)
+    buffer = np.empty((96, 40 * PANEL), np.float32)
     values = np.empty((96, num_probes), np.float32)
     for begin in range(0, len(cells_nP), 96):
         end = min(begin + 96, len(cells_nP))
@@ -143,9 +143,9 @@ def _nearest_cells(codes_nW, panels, corrections, num_cells, cells_nP):  # type:
         for first in range(0, panels.shape[0], 40):
             last = min(first + 40, panels.shape[0])
             products(left, panels[first:last], corrections[first:last], buffer)
-            count = min(24 * last, num_cells) - 24 * first
+            count = min(PANEL * last, num_cells) - PANEL * first
             for row in range(end - begin):
-                _keep_best(buffer[row, :count], 24 * first, values[row], cells_nP[begin + row])
+                _keep_best(buffer[row, :count], PANEL * first, values[row], cells_nP[begin + row])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -230,7 +230,7 @@ def _probe(codes_NW, order, offsets, probes_nP, start, out):  # type: ignore[no-
     values = np.empty(begins[-1], np.int16)
     flat = probes_nP.copy().ravel()
     pairs = np.argsort(flat, kind="mergesort")
-    buffer = np.empty((48, (STRETCH_ROWS + LINK_ROWS + 23) // 24 * 24), np.float32)
+    buffer = np.empty((48, (STRETCH_ROWS + LINK_ROWS + PANEL - 1) // PANEL * PANEL), np.float32)
     begin = 0
     while begin < len(pairs):
         cell, end = flat[pairs[begin]], begin + 1
@@ -329,7 +329,7 @@ def _join(codes_NW, first, first_places, second, second_places, near, far, start
     table = np.empty(4 * JOIN_CANDIDATES, np.int32)
     found = np.empty(room, np.int32)
     panels, corrections = empty_panels(room, codes_NW.shape[1])
-    buffer = np.empty((joined, len(panels) * 24), np.float32)
+    buffer = np.empty((joined, len(panels) * PANEL), np.float32)
     values = np.empty(room, np.int16)
     histogram = np.empty(BINS, np.int32)
     for begin in range(0, len(out), joined):
@@ -339,8 +339,7 @@ def _join(codes_NW, first, first_places, second, second_places, near, far, start
         count = _add_listed(rows.astype(np.int32).reshape(1, -1), first_places[:0], 0, joined, table, found, 0)
         for row in rows:
             count = _add_listed(first, first_places, row, first.shape[1], table, found, count)
-            if len(second):
-                count = _add_listed(second, second_places, row, second.shape[1], table, found, count)
+            count = _add_listed(second, second_places, row, second.shape[1], table, found, count)
         for row in rows:
             for graph in range(2):
                 listed, places = (first, first_places) if graph == 0 else (second, second_places)
@@ -351,10 +350,9 @@ def _join(codes_NW, first, first_places, second, second_places, near, far, start
                     if own[rank] < 0:
                         break
                     count = _add_listed(first, first_places, own[rank], far, table, found, count)
-                    if len(second):
-                        count = _add_listed(second, second_places, own[rank], far, table, found, count)
+                    count = _add_listed(second, second_places, own[rank], far, table, found, count)
         pack(codes_NW, found[:count], panels, corrections)
-        num_panels = (count + 23) // 24
+        num_panels = (count + PANEL - 1) // PANEL
         products(shifted(codes_NW, rows), panels[:num_panels], corrections[:num_panels], buffer)
         for row in range(begin, end):
             for column in range(count):
@@ -364,7 +362,12 @@ def _join(codes_NW, first, first_places, second, second_places, near, far, start
 
 @numba.njit(nogil=True, cache=True)
 def _add_listed(graph, places, row, most, table, found, count):  # type: ignore[no-untyped-def]
-    """Add the first neighbours of a row to an open-addressed set, unless it is full; returns the new count."""
+    """Add the first neighbours of a row, if there is a graph, to an open-addressed set, unless it is full.
+
+    Returns the new count.
+    """
+    if not len(graph):
+        return count
     listed = graph[places[row] if places.size else row]
     mask = len(table) - 1
     for rank in range(min(most, len(listed))):

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.graph import cuda, knn
+from engine.graph.partitions import sort_by_cell
 from engine.graph.similarity import listed_similarities
 from engine.plan import Cost
 from engine.stages.ingest import usable_rows
@@ -64,11 +65,14 @@ def order_cost(num_rows: int) -> Cost:
 
 def order_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Number the vertices cell by cell, and by row within a cell: ``row_of_vertex`` (N,), ``cell_offsets`` (C + 1,)."""
-    cells = np.asarray(task.array("assign", "cell"))
-    num_cells = task.params["num_cells"]
-    sizes = np.bincount(cells, minlength=num_cells)
-    task.write_npy("row_of_vertex", np.argsort(cells, kind="stable").astype(np.int32))
-    task.write_npy("cell_offsets", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    return write_order(task, *sort_by_cell(np.asarray(task.array("assign", "cell")), task.params["num_cells"]))
+
+
+def write_order(task: TaskContext, row_of_vertex: np.ndarray, offsets: np.ndarray) -> dict[str, Any]:
+    """Write the rows in the order of their cells, and where the cells begin, as every later stage reads them."""
+    task.write_npy("row_of_vertex", row_of_vertex)
+    task.write_npy("cell_offsets", offsets)
+    sizes = np.diff(offsets)
     return {"largest_cell": int(sizes.max()), "empty_cells": int((sizes == 0).sum())}
 
 

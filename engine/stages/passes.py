@@ -101,18 +101,9 @@ def _cell_finder(centroids_CW: np.ndarray, task: TaskContext) -> Callable[[np.nd
     return lambda codes_nW, probes: partitions.nearest_cells(codes_nW, panels, len(centroids_CW), probes, threads)
 
 
-def order_cost(num_rows: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * 24, disk_bytes=num_rows * 4, seconds=num_rows / 1e7)
-
-
 def order_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Number the vertices cell by cell, and by row within a cell: ``row_of_vertex`` (N,), ``cell_offsets`` (C + 1,)."""
-    nearest = np.ascontiguousarray(task.array("probes", "probes")[:, 0])
-    row_of_vertex, offsets = partitions.sort_by_cell(nearest, int(task.array("probes", "probes").max()) + 1)
-    task.write_npy("row_of_vertex", row_of_vertex)
-    task.write_npy("cell_offsets", offsets)
-    sizes = np.diff(offsets)
-    return {"largest_cell": int(sizes.max()), "empty_cells": int((sizes == 0).sum())}
+    """Number the vertices cell by cell, as ``engine.stages.knn.order_cells``."""
+    return knn_stages.write_order(task, *_cell_order(task))
 
 
 def vertices_cost(num_rows: int, dim: int, stored: int) -> Cost:
@@ -164,10 +155,19 @@ def _partition(task: TaskContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             probes_NP = probes_NP[read_npy(task.input("order"), "row_of_vertex")]
             order_N = np.arange(len(probes_NP), dtype=np.int32)
             return order_N, np.array(read_npy(task.input("order"), "cell_offsets")), probes_NP
-        nearest = np.ascontiguousarray(probes_NP[:, 0])
-        return *partitions.sort_by_cell(nearest, int(probes_NP.max()) + 1), probes_NP
+        return *_cell_order(task), probes_NP
 
     return hold(("partition", task.call.folder), load)
+
+
+def _cell_order(task: TaskContext) -> tuple[np.ndarray, np.ndarray]:
+    """The probed rows in the order of their nearest cells, and where cells begin; near and join both ask for it."""
+
+    def load() -> tuple[np.ndarray, np.ndarray]:
+        probes_NP = task.array("probes", "probes")
+        return partitions.sort_by_cell(np.ascontiguousarray(probes_NP[:, 0]), int(probes_NP.max()) + 1)
+
+    return hold(("cell order", task.call.inputs["probes"]), load)
 
 
 def join_cost(num_rows: int, dim: int, k: int) -> Cost:
@@ -197,7 +197,7 @@ def join(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def _places(task: TaskContext) -> np.ndarray:
-    order_N = partitions.sort_by_cell(np.ascontiguousarray(task.array("probes", "probes")[:, 0]), 0)[0]
+    order_N = _cell_order(task)[0]
     places_N = np.empty_like(order_N)
     places_N[order_N] = np.arange(len(order_N), dtype=order_N.dtype)
     return places_N

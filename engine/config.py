@@ -47,11 +47,11 @@ class KnnConfig(Section):
     )
     max_passes: int = Field(3, ge=1, le=9, description="partition: passes at most")
     num_cells: int = Field(
-        0, ge=0, description="cells; 0: partition about N / 64, at most 65,536; ivf about 1.3 sqrt(N)"
+        0, ge=0, description="cells; 0: partition about N / 64, at most 1,048,576; ivf about 1.3 sqrt(N)"
     )
     num_probes: int = Field(0, ge=0, description="nearest cells searched per query; 0: partition 4, ivf 32")
     train_rows_per_cell: int = Field(
-        0, ge=0, description="rows sampled per cell to train the centroids; 0: partition 16, ivf 64"
+        0, ge=0, description="rows sampled per cell to train the centroids; 0: partition 8, ivf 64"
     )
     recall_samples: int = Field(
         1_000, ge=0, description="rows compared against exact search; 0: no estimate, and all passes are made"

@@ -120,13 +120,14 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
     """Mode partition: as many passes as the recall asks for, then the similarities of the last one's neighbours."""
     config, n, dim = settings.knn, shape.num_rows, shape.dim
     listed, version, module = passes.listed_neighbors(shape.k), passes.VERSION, "engine.stages.passes"
-    cells = min(config.num_cells or min(-(-n // listed), 65_536), n)
+    cells = min(config.num_cells or min(-(-n // listed), passes.MOST_CELLS), n)
     probes = min(config.num_probes or 4, cells)
-    sample = config.train_rows_per_cell or 16
+    sample = config.train_rows_per_cell or 8
     stages: list[Stage] = []
     for number in range(1, config.max_passes + 1):
         first = number == 1
-        origin, ordered = (vectors, {"order": "order"}) if first else ("vertices", {})
+        origin = vectors if first else "vertices"
+        before = {"order": "order"} if first else {"joined": f"join_{number - 1}"}
         train = {"num_cells": cells, "train_rows_per_cell": sample, "seed": settings.seed, "pass": number}
         named = {name: f"{name}_{number}" for name in ("cells", "probes", "near", "join", "check")}
         search = {"k": shape.k, "pass": number}
@@ -146,10 +147,9 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
             ]  # fmt: skip
         made += [
             Stage(named["near"], f"{module}:search_cells", version, search,
-                  {"vertices": "vertices", "probes": named["probes"]} | ordered, n,
-                  passes.near_cost(n, dim, cells, probes, listed)),
-            Stage(named["join"], f"{module}:join", version, search,
-                  graph | ({} if first else {"joined": f"join_{number - 1}"}), n, passes.join_cost(n, dim, shape.k)),
+                  {"vertices": "vertices", "probes": named["probes"]} | before, n,
+                  passes.near_cost(n, dim, cells, probes, listed if first else passes.joined_neighbors(shape.k))),
+            Stage(named["join"], f"{module}:join", version, search, graph, n, passes.join_cost(n, dim, shape.k)),
         ]  # fmt: skip
         if config.recall_samples and number < config.max_passes:
             made.append(
@@ -158,9 +158,9 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
                         passes.check_cost(config.recall_samples, shape.k))
             )  # fmt: skip
         if not first and config.recall_samples:
-            before = f"check_{number - 1}"
-            stands_in = {named["join"]: f"join_{number - 1}", named["check"]: before}
-            made = [replace(stage, unless=before, instead=stands_in.get(stage.name, "")) for stage in made]
+            check = f"check_{number - 1}"
+            stands_in = {named["join"]: f"join_{number - 1}", named["check"]: check}
+            made = [replace(stage, unless=check, instead=stands_in.get(stage.name, "")) for stage in made]
         stages += made
     inputs = {"joined": f"join_{config.max_passes}", "vertices": "vertices", "ingest": vectors, "order": "order"}
     inputs["features"] = "vertices"

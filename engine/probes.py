@@ -14,8 +14,8 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
+from engine.graph.cells import load_cells, ungrouped
 from engine.graph.codes import encode
-from engine.graph.partitions import nearest_cells, pack_all
 from engine.graph.similarity import listed_similarities
 from engine.tiles import map_tiles
 
@@ -32,12 +32,12 @@ def measure_speeds(folder: Path, threads: int) -> dict[str, float]:
     rows_ND = rng.standard_normal((ROWS, DIM), dtype=np.float32)
     rows_ND /= np.linalg.norm(rows_ND, axis=1, keepdims=True)
     codes_NW = encode(rows_ND)
-    cells = pack_all(codes_NW[:CELLS])
+    find = load_cells(ungrouped(codes_NW[:CELLS]), threads)
     halves_ND = rows_ND.astype(np.float16)
     neighbors_NK = rng.integers(0, ROWS, (ROWS // 4, LISTED), dtype=np.int32)
     tiles = [slice(begin, begin + 1024) for begin in range(0, ROWS, 1024)]
     probes: dict[str, Callable[[], object]] = {
-        "codes": lambda: nearest_cells(codes_NW, cells, CELLS, 4, threads),
+        "codes": lambda: find(codes_NW, 4),
         "floats": lambda: map_tiles(lambda tile: rows_ND[tile] @ rows_ND[:CELLS].T, tiles, threads),
         "memory": lambda: listed_similarities(halves_ND, np.arange(ROWS // 4), neighbors_NK, threads=threads),
         "disk": lambda: _write_and_read(folder),

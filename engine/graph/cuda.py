@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.graph.cells import Cells, Finder, groups_to_search
 from engine.graph.similarity import listed_similarities, sort_neighbors
 from engine.storage.formats import NO_NEIGHBOR
 
@@ -21,6 +22,7 @@ Array = np.ndarray[Any, Any]
 
 QUERY_ROWS = 4096
 DATABASE_ROWS = 131_072
+CELL_PRODUCTS = 1 << 28
 GROUP = 64
 FEW_GROUPS = 16
 
@@ -53,21 +55,34 @@ def exact_neighbors(
     return found, similarities
 
 
-def nearest_cells(codes_nW: Array, centroids_CW: torch.Tensor, probes: int) -> Array:
-    """Nearest centroids of each row, (n, probes) int32, nearest first; as ``engine.graph.partitions.nearest_cells``.
+def load_cells(cells: Cells, device: str) -> Finder:
+    """As ``engine.graph.cells.load_cells``, with the same result, on a device: all centroids, then those listed."""
+    leaders_GW, centroids_CW = to_device(cells.leaders, device), to_device(cells.centroids, device)
+    groups = np.repeat(np.arange(len(cells.leaders)), np.diff(cells.offsets))
+    group_of_cell = torch.from_numpy(groups).to(device)
+    num_groups, step = len(leaders_GW), max(1, min(QUERY_ROWS, CELL_PRODUCTS // len(centroids_CW)))
 
-    ``centroids_CW``: int8 codes on the device.
-    """
-    num_cells = len(centroids_CW)
-    cells = torch.arange(num_cells - 1, -1, -1, dtype=torch.int32, device=centroids_CW.device)
-    out = np.empty((len(codes_nW), probes), np.int32)
-    for begin in range(0, len(codes_nW), QUERY_ROWS):
-        rows = torch.from_numpy(np.array(codes_nW[begin : begin + QUERY_ROWS])).to(centroids_CW.device)
-        # Products are below 2^14 and cells below 2^17: one key holds both, and the lower cell wins a tie.
-        keys = _integer_products(rows, centroids_CW) * num_cells + cells
-        best = keys.amax(dim=1, keepdim=True) if probes == 1 else torch.topk(keys, probes, dim=1).values
-        out[begin : begin + len(rows)] = (num_cells - 1 - torch.remainder(best, num_cells)).cpu().numpy()
-    return out
+    def find(codes_nW: Array, probes: int) -> Array:
+        out = np.empty((len(codes_nW), min(probes, len(centroids_CW))), np.int32)
+        few = groups_to_search(probes, num_groups)
+        for begin in range(0, len(out), step):
+            rows = torch.from_numpy(np.array(codes_nW[begin : begin + step])).to(device)
+            keys = _ranked(_integer_products(rows, centroids_CW))
+            if few < num_groups:
+                near = torch.topk(_ranked(_integer_products(rows, leaders_GW)), few, dim=1).indices
+                listed = torch.zeros(len(rows), num_groups, dtype=torch.bool, device=device)
+                keys[~listed.scatter_(1, near, True)[:, group_of_cell]] = torch.iinfo(keys.dtype).min
+            out[begin : begin + len(rows)] = torch.topk(keys, out.shape[1], dim=1).indices.to(torch.int32).cpu().numpy()
+        return out
+
+    return find
+
+
+def _ranked(products_MC: torch.Tensor) -> torch.Tensor:
+    """Keys of which the largest is the largest product and, among equal ones, that of the lower column."""
+    columns = products_MC.shape[1]
+    keys = products_MC.to(torch.int64).mul_(columns)
+    return keys.add_(torch.arange(columns - 1, -1, -1, device=products_MC.device))
 
 
 def _search(held_ND: torch.Tensor, begin: int, end: int, k: int, unusable: torch.Tensor | None) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.graph import cuda, knn
-from engine.graph.partitions import sort_by_cell
+from engine.graph.cells import sort_by_cell
 from engine.graph.similarity import listed_similarities
 from engine.plan import Cost
 from engine.stages.ingest import usable_rows

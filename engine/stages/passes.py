@@ -10,21 +10,23 @@ Legend: J neighbours that a join keeps, K of them or, where K is small, more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from engine.graph import cuda, knn, partitions
-from engine.graph.codes import code_width, encode
+from engine.graph.cells import ASSIGN_ROWS, Cells, Finder, count_groups, groups_to_search, load_cells, sort_by_cell
+from engine.graph.cells import train_cells as train_centroids
+from engine.graph.codes import PANEL, code_width, encode
 from engine.graph.similarity import listed_similarities, sort_neighbors
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages import knn as knn_stages
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import NO_NEIGHBOR
 
-VERSION = 2
-TRAIN_ITERATIONS = 4
+VERSION = 3
+TRAIN_ITERATIONS = 3
+MOST_CELLS = 1 << 20
 # Neighbours that a pass lists before they are joined, at least; ranks that lead on, and how far.
 LISTED = 64
 NEAR, FAR = 10, 16
@@ -42,18 +44,24 @@ def joined_neighbors(k: int) -> int:
     return max(k, LISTED)
 
 
+def compared_cells(num_cells: int, probes: int) -> float:
+    """Centroids and leaders that a row is compared with, on average, for projections; groups fill whole panels."""
+    groups = count_groups(num_cells)
+    return groups + groups_to_search(probes, groups) * (num_cells / groups + PANEL / 2)
+
+
 def cells_cost(num_cells: int, dim: int, rows_per_cell: int, num_rows: int) -> Cost:
     sample = min(num_cells * rows_per_cell, num_rows)
     return Cost(
         fixed_bytes=sample * (2 * code_width(dim) + 32) + num_cells * dim * 22,
         disk_bytes=num_cells * dim,
-        seconds=TRAIN_ITERATIONS * sample * num_cells * dim / RATE + 4e-8 * num_cells**1.5 * dim / 32,
+        seconds=TRAIN_ITERATIONS * sample * compared_cells(num_cells, 1) * dim / RATE,
         kind="codes",
     )
 
 
 def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train the centroids of one partition on a random sample of rows: ``centroids`` (C, W) int8 codes."""
+    """Train one partition's ``Cells`` on a random sample of rows: ``centroids``, ``leaders``, ``offsets``."""
     features_ND = task.array("features", "features")
     num_cells, number = task.params["num_cells"], task.params["pass"]
     wanted = min(len(features_ND), num_cells * task.params["train_rows_per_cell"])
@@ -62,22 +70,19 @@ def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     sample_SW = np.concatenate([
         encode(features_ND[np.sort(rows[begin : begin + CHUNK_ROWS])]) for begin in range(0, wanted, CHUNK_ROWS)
     ])  # fmt: skip
-
-    def assign(codes_nW: np.ndarray, centroids_CW: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(_cell_finder(centroids_CW, task)(codes_nW, 1)[:, 0])
-
-    centroids_CW = partitions.train_cells(sample_SW, num_cells, TRAIN_ITERATIONS, number, assign)
-    task.write_npy("centroids", centroids_CW)
-    return {"num_cells": len(centroids_CW), "sample_rows": wanted}
+    cells = train_centroids(sample_SW, num_cells, TRAIN_ITERATIONS, number, lambda cells: _load(cells, task))
+    for name, array in cells._asdict().items():
+        task.write_npy(name, array)
+    return {"num_cells": len(cells.centroids), "num_groups": len(cells.leaders), "sample_rows": wanted}
 
 
 def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cost:
     return Cost(
         fixed_bytes=num_cells * code_width(dim) * 2,
-        bytes_per_thread=1 << 20,
+        bytes_per_thread=ASSIGN_ROWS * (groups_to_search(num_probes, count_groups(num_cells)) * 12 + 64),
         bytes_per_row=num_probes * 8 + dim * 6 + code_width(dim),
         disk_bytes=num_rows * num_probes * 4,
-        seconds=1.0 * num_rows * num_cells * dim / RATE,
+        seconds=1.0 * num_rows * compared_cells(num_cells, num_probes) * dim / RATE,
         kind="codes",
     )
 
@@ -85,20 +90,17 @@ def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cos
 def probe_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the nearest cells of every row, ``probes`` (N, P) int32, nearest first."""
     key = ("cell finder", task.call.inputs["cells"], task.call.device, task.threads)
-    centroids_CW = read_npy(task.input("cells"), "centroids")
-    find = hold(key, lambda: _cell_finder(np.array(centroids_CW), task))
-    codes_nW = encode(task.array("features", "features")[start:stop])
-    task.write_rows("probes", find(codes_nW, min(task.params["num_probes"], len(centroids_CW))), np.int32)
+    find = hold(key, lambda: _load(Cells(*(np.array(read_npy(task.input("cells"), n)) for n in Cells._fields)), task))
+    task.write_rows("probes", find(encode(task.array("features", "features")[start:stop]), task.params["num_probes"]),
+                    np.int32)  # fmt: skip
     return {}
 
 
-def _cell_finder(centroids_CW: np.ndarray, task: TaskContext) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Load the centroids for finding each row's nearest ones, on the task's device."""
+def _load(cells: Cells, task: TaskContext) -> Finder:
+    """Make ready to find each row's nearest cells, on the task's device."""
     if task.call.device != "cpu":
-        held_CW = cuda.to_device(centroids_CW, task.call.device)
-        return lambda codes_nW, probes: cuda.nearest_cells(codes_nW, held_CW, probes)
-    panels, threads = partitions.pack_all(centroids_CW), task.threads
-    return lambda codes_nW, probes: partitions.nearest_cells(codes_nW, panels, len(centroids_CW), probes, threads)
+        return cuda.load_cells(cells, task.call.device)
+    return load_cells(cells, task.threads)
 
 
 def order_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -136,11 +138,15 @@ _SEARCH_BYTES = partitions.SEARCH_CANDIDATES * 2 + 48 * (partitions.STRETCH_ROWS
 
 
 def search_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the nearest rows in the probed cells, ``neighbors`` (N, M) int32, in the order of this pass's cells."""
+    """Write the nearest rows in the probed cells, ``neighbors`` (N, M) int32, in the order of this pass's cells.
+
+    From the second pass on they are the nearest of those and of the neighbours known before.
+    """
     order_N, offsets, probes_NP = _partition(task)
-    size = listed_neighbors(task.params["k"])
+    known_NJ = task.array("joined", "neighbors") if "joined" in task.call.inputs else None
+    size = listed_neighbors(task.params["k"]) if known_NJ is None else known_NJ.shape[1]
     found = partitions.probe_neighbors(
-        task.array("vertices", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads
+        task.array("vertices", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads, known_NJ
     )
     task.write_rows("neighbors", found, np.int32)
     return {}
@@ -165,7 +171,7 @@ def _cell_order(task: TaskContext) -> tuple[np.ndarray, np.ndarray]:
 
     def load() -> tuple[np.ndarray, np.ndarray]:
         probes_NP = task.array("probes", "probes")
-        return partitions.sort_by_cell(np.ascontiguousarray(probes_NP[:, 0]), int(probes_NP.max()) + 1)
+        return sort_by_cell(np.ascontiguousarray(probes_NP[:, 0]), int(probes_NP.max()) + 1)
 
     return hold(("cell order", task.call.inputs["probes"]), load)
 
@@ -182,16 +188,13 @@ def join_cost(num_rows: int, dim: int, k: int) -> Cost:
 
 
 def join(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the nearest among neighbours and their neighbours, ``neighbors`` (N, J) int32, nearest first."""
-    nowhere = np.empty(0, np.int32)
-    if task.params["pass"] == 1:
-        graphs = [(task.array("near", "neighbors"), nowhere)]
-    else:
+    """Write the nearest of the neighbours and their neighbours, ``neighbors`` (N, J) int32, nearest first."""
+    places_N = np.empty(0, np.int32)
+    if task.params["pass"] > 1:
         places_N = hold(("places", task.call.folder), lambda: _places(task))
-        graphs = [(task.array("joined", "neighbors"), nowhere), (task.array("near", "neighbors"), places_N)]
-    codes_NW = task.array("vertices", "codes")
+    graph, codes_NW = (task.array("near", "neighbors"), places_N), task.array("vertices", "codes")
     size = joined_neighbors(task.params["k"])
-    found = partitions.join_neighbors(codes_NW, graphs, NEAR, FAR, size, start, stop, task.threads)
+    found = partitions.join_neighbors(codes_NW, graph, NEAR, FAR, size, start, stop, task.threads)
     task.write_rows("neighbors", found, np.int32)
     return {}
 

@@ -1,0 +1,242 @@
+"""Partitions of the rows into very many cells: training their centroids, and finding the nearest of them.
+
+Legend: n rows, W code width, C cells, G groups of cells, P probes, T groups looked into.
+
+Comparing every row with every centroid costs N x C products, which at ten million rows would be most of the run. So
+centroids are kept in groups around G leaders, about forty to a group; a row is compared with all leaders, then with the
+centroids of its 32 P nearest groups (a two-level k-means; IVF over the centroids). It thereby misses near cells, more
+of them the more groups there are; other passes, with other cells, miss others. Decided on integer codes, exactly; ties
+go to the lower group or cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from engine.graph.codes import PANEL, Panels, dot, empty_panels, pack, products, shifted
+from engine.tiles import map_tiles, tile_bounds
+
+Array = np.ndarray[Any, Any]
+
+ASSIGN_ROWS = 8192
+GROUP_CELLS = 40
+GROUPS_PER_PROBE = 64
+LEADER_ITERATIONS = 8
+# Larger groups (a mass of equal centroids) are left in the order they have: a chain costs their size squared.
+CHAINED_CELLS = 8192
+
+
+class Cells(NamedTuple):
+    """Centroids (C, W) int8 group by group, the groups' leaders (G, W) int8, where groups begin (G + 1,) int64."""
+
+    centroids: Array
+    leaders: Array
+    offsets: Array
+
+
+Finder = Callable[[Array, int], Array]
+
+
+def ungrouped(centroids_CW: Array) -> Cells:
+    """Cells in one group: every row is compared with all of them."""
+    return Cells(centroids_CW, centroids_CW[:1], np.array([0, len(centroids_CW)]))
+
+
+def groups_to_search(probes: int, num_groups: int) -> int:
+    """Nearest groups that a search for ``probes`` cells looks into (T)."""
+    return min(GROUPS_PER_PROBE * probes, num_groups)
+
+
+def count_groups(num_cells: int) -> int:
+    """Groups that ``num_cells`` centroids are kept in, at most."""
+    return max(1, min(num_cells // GROUP_CELLS, int(10 * num_cells**0.5)))
+
+
+def train_cells(sample_SW: Array, num_cells: int, iterations: int, seed: int, load: Callable[[Cells], Finder]) -> Cells:
+    """Spherical k-means on codes; C is at most ``num_cells`` and the number of distinct rows.
+
+    ``load(cells)`` gives a function (codes (n, W), P) -> nearest cells (n, P), on whatever device.
+    Starts from random distinct rows, so that dense regions get many cells; an emptied cell keeps its centroid. Cells
+    close in number lie close in space.
+    """
+    distinct = _distinct_rows(sample_SW)
+    chosen = np.random.default_rng(seed).choice(distinct, min(num_cells, len(distinct)), replace=False)
+    centroids_CW = np.ascontiguousarray(sample_SW[chosen])
+    leaders_GW = centroids_CW[: count_groups(len(centroids_CW))]
+    for _ in range(LEADER_ITERATIONS if len(leaders_GW) > 1 else 0):
+        leaders_GW = _means(centroids_CW, load(ungrouped(leaders_GW))(centroids_CW, 1)[:, 0], leaders_GW)
+    for _ in range(iterations):
+        cells = _group(centroids_CW, leaders_GW, load)
+        centroids_CW = _means(sample_SW, load(cells)(sample_SW, 1)[:, 0], cells.centroids)
+    leaders_GW = np.ascontiguousarray(leaders_GW[_chain(leaders_GW)])
+    cells = _group(centroids_CW, leaders_GW, load)
+    order = [
+        first + (_chain(part) if len(part) <= CHAINED_CELLS else np.arange(len(part)))
+        for first, part in zip(cells.offsets, np.split(cells.centroids, cells.offsets[1:-1]), strict=False)
+    ]
+    return cells._replace(centroids=np.ascontiguousarray(cells.centroids[np.concatenate(order)]))
+
+
+def load_cells(cells: Cells, threads: int) -> Finder:
+    """Make ready to find the nearest cells of rows; the function gives (n, P) int32, nearest first."""
+    leaders = _pack(ungrouped(cells.leaders))
+    packed = _pack(cells)
+    num_groups = len(cells.leaders)
+
+    def find(codes_nW: Array, probes: int) -> Array:
+        found_nP = np.empty((len(codes_nW), min(probes, len(cells.centroids))), np.int32)
+        few = groups_to_search(probes, num_groups)
+
+        def assign(bounds: tuple[int, int]) -> None:
+            codes, found = codes_nW[slice(*bounds)], found_nP[slice(*bounds)]
+            listed = np.zeros((len(codes), 1), np.int32)
+            if few < num_groups:
+                near = np.empty((len(codes), few), np.int32)
+                _search_groups(codes, listed, *leaders, near)
+                listed = near
+            elif num_groups > 1:
+                listed = np.broadcast_to(np.arange(num_groups, dtype=np.int32), (len(codes), num_groups)).copy()
+            _search_groups(codes, listed, *packed, found)
+
+        map_tiles(assign, tile_bounds(0, len(codes_nW), ASSIGN_ROWS), threads)
+        return found_nP
+
+    return find
+
+
+def pack_all(codes_CW: Array) -> Panels:
+    """All rows of ``codes_CW`` as panels."""
+    panels = Panels(*empty_panels(len(codes_CW), codes_CW.shape[1]))
+    pack(codes_CW, np.arange(len(codes_CW)), *panels)
+    return panels
+
+
+def sort_by_cell(cells_N: Array, num_cells: int) -> tuple[Array, Array]:
+    """Rows by cell and row number (N,) int32, and where each cell begins (C + 1,) int64."""
+    order = np.argsort(cells_N, kind="stable").astype(np.int32)
+    return order, np.concatenate([[0], np.cumsum(np.bincount(cells_N, minlength=num_cells))])
+
+
+def _group(centroids_CW: Array, leaders_GW: Array, load: Callable[[Cells], Finder]) -> Cells:
+    """Sort centroids by their nearest leader; leaders of none are left out."""
+    order, offsets = sort_by_cell(load(ungrouped(leaders_GW))(centroids_CW, 1)[:, 0], len(leaders_GW))
+    filled = np.flatnonzero(np.diff(offsets))
+    return Cells(np.ascontiguousarray(centroids_CW[order]), leaders_GW[filled], np.append(offsets[filled], len(order)))
+
+
+def _pack(cells: Cells) -> tuple[Array, Array, Array, Array]:
+    """Panels and corrections, every group from a panel of its own on, where groups begin, and their panels."""
+    firsts = np.concatenate([[0], np.cumsum(-(-np.diff(cells.offsets) // PANEL))])
+    panels, corrections = empty_panels(int(firsts[-1]) * PANEL, cells.centroids.shape[1])
+    _pack_groups(cells.centroids, cells.offsets, firsts, panels, corrections)
+    return panels, corrections, cells.offsets, firsts
+
+
+@numba.njit(nogil=True, cache=True)
+def _pack_groups(centroids_CW, offsets, firsts, panels, corrections):  # type: ignore[no-untyped-def]
+    for group in range(len(offsets) - 1):
+        part = slice(firsts[group], firsts[group + 1])
+        pack(centroids_CW, np.arange(offsets[group], offsets[group + 1]), panels[part], corrections[part])
+
+
+def _distinct_rows(codes_SW: Array) -> Array:
+    """Ascending numbers of the first of each set of rows of equal hash (64 bits)."""
+    return np.sort(np.unique(_hash_rows(np.ascontiguousarray(codes_SW).view(np.int64)), return_index=True)[1])
+
+
+@numba.njit(nogil=True, cache=True)
+def _hash_rows(words_SV):  # type: ignore[no-untyped-def]
+    hashes = np.empty(len(words_SV), np.uint64)
+    for row in range(len(words_SV)):
+        value = np.uint64(0x9E3779B97F4A7C15)
+        for word in words_SV[row]:
+            value = (value ^ np.uint64(word)) * np.uint64(0xD6E8FEB86659FD93)
+            value ^= value >> np.uint64(32)
+        hashes[row] = value
+    return hashes
+
+
+def _means(sample_SW: Array, cells: Array, centroids_CW: Array) -> Array:
+    sums = np.zeros(centroids_CW.shape, np.int32)
+    _add_rows(sample_SW, cells, sums)
+    norms = np.sqrt(np.square(sums, dtype=np.float64).sum(axis=1, keepdims=True))
+    means = np.rint(np.divide(sums * 90.0, norms, out=centroids_CW.astype(np.float64), where=norms > 0))
+    return means.astype(np.int8)
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_rows(rows, cells, sums):  # type: ignore[no-untyped-def]
+    for row in range(len(cells)):
+        for d in range(rows.shape[1]):
+            sums[cells[row], d] += rows[row, d]
+
+
+@numba.njit(nogil=True, cache=True)
+def _chain(codes_CW):  # type: ignore[no-untyped-def]
+    """Start at the first and go on to the nearest of those left, again and again."""
+    left = np.arange(1, len(codes_CW))
+    order = np.zeros(len(codes_CW), np.int64)
+    for step in range(1, len(codes_CW)):
+        best, best_value = 0, np.int32(-(2**31))
+        for place in range(len(left)):
+            value = dot(codes_CW, order[step - 1], left[place])
+            if value > best_value:
+                best, best_value = place, value
+        order[step] = left[best]
+        left[best] = left[-1]
+        left = left[:-1]
+    return order
+
+
+@numba.njit(nogil=True, cache=True)
+def _search_groups(codes_nW, listed_nT, panels, corrections, offsets, firsts, found_nP):  # type: ignore[no-untyped-def]
+    """Group by group, compare the rows that list it with its centroids: 96 rows by 40 panels, which stay in cache."""
+    num_listed = listed_nT.shape[1]
+    buffer = np.empty((96, 40 * PANEL), np.float32)
+    values = np.full(found_nP.shape, -np.inf, np.float32)
+    flat = listed_nT.copy().ravel()
+    pairs = np.argsort(flat, kind="mergesort")
+    begin = 0
+    while begin < len(pairs):
+        group, end = flat[pairs[begin]], begin + 1
+        while end < len(pairs) and flat[pairs[end]] == group:
+            end += 1
+        size = offsets[group + 1] - offsets[group]
+        for few in range(begin, end, 96):
+            rows = pairs[few : min(few + 96, end)] // num_listed
+            left = shifted(codes_nW, rows)
+            for first in range(firsts[group], firsts[group + 1], 40):
+                last = min(first + 40, firsts[group + 1])
+                products(left, panels[first:last], corrections[first:last], buffer)
+                before = (first - firsts[group]) * PANEL
+                count = min((last - first) * PANEL, size - before)
+                for place in range(len(rows)):
+                    row = rows[place]
+                    _keep_best(buffer[place, :count], offsets[group] + before, values[row], found_nP[row])
+        begin = end
+
+
+@numba.njit(nogil=True, cache=True)
+def _keep_best(row_values, first, values, ids):  # type: ignore[no-untyped-def]
+    """Insert into a short list in order; a later equal value does not pass an earlier one."""
+    size = len(values)
+    for begin in range(0, len(row_values), 64):
+        end = min(begin + 64, len(row_values))
+        worst, any_above = values[size - 1], 0
+        for place in range(begin, end):
+            any_above |= row_values[place] > worst
+        if not any_above:
+            continue
+        for place in range(begin, end):
+            value = row_values[place]
+            if value <= values[size - 1]:
+                continue
+            rank = size - 1
+            while rank > 0 and values[rank - 1] < value:
+                values[rank], ids[rank] = values[rank - 1], ids[rank - 1]
+                rank -= 1
+            values[rank], ids[rank] = value, first + place

@@ -246,7 +246,7 @@ def plan(
         name = f"{stage.name} (if needed)" if stage.unless else stage.name
         table.add_row(
             name, str(stage.num_tasks()), rows, human_bytes(stage.memory_bytes),
-            human_bytes(stage.cost.disk_bytes), f"{stage.seconds(speeds):,.1f}",
+            human_bytes(stage.disk_bytes), f"{stage.seconds(speeds):,.1f}",
         )  # fmt: skip
     table.add_section()
     table.add_row(

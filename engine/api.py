@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 import xxhash
 
 from engine import summary
+from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
 from engine.config import Resources, Settings, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.metrics import evaluate_labels
@@ -202,8 +203,26 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     return Prepared(kind, root, request, source, model, plan, resources, choose_device(resources.device), threads)
 
 
+def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], block_rows: int = 0) -> list[Projection]:
+    """Project a run on a described compute cluster: of the request's source, or of float32 vectors of these sizes.
+
+    Without a model a learned method stands with its default network. Raises ``ConfigError`` and ``DataError``.
+    """
+    dim = request.dim or DIM
+    if rows and (request.labels or request.knn_graph):
+        raise ConfigError("--labels and --knn-graph belong to --features; a described source has none")
+    sources = [described_source(count, dim) for count in rows] or [
+        describe_source(request.features, dim=request.dim, column=request.column, items_column=request.items_column)
+    ]
+    projections = []
+    for source in sources:
+        settings, _, build = _resolve("run", request, source, untrained=bool(rows))
+        projections.append(project_run(build, source, settings, cluster, block_rows))
+    return projections
+
+
 def _resolve(
-    kind: Kind, request: Request, source: Source
+    kind: Kind, request: Request, source: Source, *, untrained: bool = False
 ) -> tuple[Settings, Model | None, Callable[[Settings], list[Stage]]]:
     """The settings and model that a request means for a source, and what builds the stages from (other) settings."""
     labels = OutsideFile.describe(request.labels, request.labels_column)
@@ -215,6 +234,10 @@ def _resolve(
         settings = settings.model_copy(update={"method": model.method})
     if model is not None and METHODS[settings.method].learned and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
+    if untrained and model is None and METHODS[settings.method].learned:
+        facts = {"network": settings.model.model_dump(mode="json")}
+        points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}
+        model = Model("", settings.method, source.dim, settings.knn.k, "", points, "components", facts)
     if kind == "training" and labels is None:
         raise ConfigError("training needs --labels")
     knn_graph = None if kind == "store" else OutsideFile.describe(request.knn_graph)

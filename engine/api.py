@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,9 @@ import torch
 import xxhash
 
 from engine import summary
+from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
 from engine.config import Resources, Settings, load_settings
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.metrics import evaluate_labels
 from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
@@ -24,7 +25,7 @@ from engine.ingest import Source, describe_source
 from engine.memory import free_bytes
 from engine.methods import METHODS, Model, read_model
 from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
-from engine.plan import Plan, make_plan
+from engine.plan import Plan, Stage, largest_fitting, make_plan
 from engine.progress import make_display
 from engine.runner import Workshop, check_folder, run_plan
 from engine.stages.ingest import row_column
@@ -174,6 +175,56 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         request.features, dim=request.dim, column=request.column, items_column=request.items_column,
         known=held.get("source"),
     )  # fmt: skip
+    settings, model, build = _resolve(kind, request, source)
+    check_folder(root, kind, {"source": source.as_dict()})
+    workers = count_workers(resources)
+    threads = resources.threads or max(1, usable_cores() // workers)
+    memory_bytes = resources.memory_bytes or int(MEMORY_SHARE * free_bytes())
+    free_disk_bytes = _free_disk(root)
+
+    def plan_at(settings: Settings) -> Plan:
+        return make_plan(
+            kind,
+            build(settings),
+            source_digest=source.digest,
+            memory_bytes=memory_bytes,
+            free_disk_bytes=free_disk_bytes,
+            block_rows=resources.block_rows,
+            workers=workers,
+            threads=threads,
+            facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method},
+        )
+
+    try:
+        plan = plan_at(settings)
+    except (MemoryBudgetExceeded, DiskBudgetExceeded) as error:
+        k = largest_fitting(lambda k: _fits(plan_at, settings.with_k(k)), min(settings.knn.k, source.num_rows - 1))
+        raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
+    return Prepared(kind, root, request, source, model, plan, resources, choose_device(resources.device), threads)
+
+
+def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], block_rows: int = 0) -> list[Projection]:
+    """Project a run on a described compute cluster: of the request's source, or of float32 vectors of these sizes.
+
+    Without a model a learned method stands with its default network. Raises ``ConfigError`` and ``DataError``.
+    """
+    dim = request.dim or DIM
+    if rows and (request.labels or request.knn_graph):
+        raise ConfigError("--labels and --knn-graph belong to --features; a described source has none")
+    sources = [described_source(count, dim) for count in rows] or [
+        describe_source(request.features, dim=request.dim, column=request.column, items_column=request.items_column)
+    ]
+    projections = []
+    for source in sources:
+        settings, _, build = _resolve("run", request, source, untrained=bool(rows))
+        projections.append(project_run(build, source, settings, cluster, block_rows))
+    return projections
+
+
+def _resolve(
+    kind: Kind, request: Request, source: Source, *, untrained: bool = False
+) -> tuple[Settings, Model | None, Callable[[Settings], list[Stage]]]:
+    """The settings and model that a request means for a source, and what builds the stages from (other) settings."""
     labels = OutsideFile.describe(request.labels, request.labels_column)
     if labels is not None:
         read_labels(labels.path, source.num_rows, column=labels.column)
@@ -183,29 +234,31 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         settings = settings.model_copy(update={"method": model.method})
     if model is not None and METHODS[settings.method].learned and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
-    if kind == "store":
-        stages = store_stages(source, settings)
-    elif kind == "training":
-        if labels is None:
-            raise ConfigError("training needs --labels")
-        stages = training_stages(source, settings, labels, OutsideFile.describe(request.knn_graph))
-    else:
-        stages = run_stages(source, settings, model, OutsideFile.describe(request.knn_graph), labels)
-    check_folder(root, kind, {"source": source.as_dict()})
-    workers = count_workers(resources)
-    threads = resources.threads or max(1, usable_cores() // workers)
-    plan = make_plan(
-        kind,
-        stages,
-        source_digest=source.digest,
-        memory_bytes=resources.memory_bytes or int(MEMORY_SHARE * free_bytes()),
-        free_disk_bytes=_free_disk(root),
-        block_rows=resources.block_rows,
-        workers=workers,
-        threads=threads,
-        facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method},
-    )
-    return Prepared(kind, root, request, source, model, plan, resources, choose_device(resources.device), threads)
+    if untrained and model is None and METHODS[settings.method].learned:
+        facts = {"network": settings.model.model_dump(mode="json")}
+        points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}
+        model = Model("", settings.method, source.dim, settings.knn.k, "", points, "components", facts)
+    if kind == "training" and labels is None:
+        raise ConfigError("training needs --labels")
+    knn_graph = None if kind == "store" else OutsideFile.describe(request.knn_graph)
+
+    def build(settings: Settings) -> list[Stage]:
+        if kind == "store":
+            return store_stages(source, settings)
+        if kind == "training":
+            assert labels is not None
+            return training_stages(source, settings, labels, knn_graph)
+        return run_stages(source, settings, model, knn_graph, labels)
+
+    return settings, model, build
+
+
+def _fits(plan_at: Callable[[Settings], Plan], settings: Settings) -> bool:
+    try:
+        plan_at(settings)
+    except (MemoryBudgetExceeded, DiskBudgetExceeded):
+        return False
+    return True
 
 
 def execute(prepared: Prepared, *, progress: bool = True) -> dict[str, Path]:

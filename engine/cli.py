@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine import api, summary
+from engine.compute_cluster import ComputeCluster, Projection
 from engine.config import Resources, load_settings
 from engine.doctor import diagnose
 from engine.errors import ConfigError, EngineError
@@ -51,14 +52,14 @@ class StandinFormat(StrEnum):
     store = "store"
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "--memory") -> int:
     """Read ``8GB``, ``500 MiB`` or a plain number of bytes."""
     cleaned = text.strip().upper().removesuffix("B")
     number = cleaned.rstrip("KMGTI ")
     try:
         return int(float(number) * _UNITS[cleaned[len(number) :].strip()])
     except (KeyError, ValueError):
-        raise ConfigError(f"--memory {text}: expected a size such as 8GB or 500MiB") from None
+        raise ConfigError(f"{option} {text}: expected a size such as 8GB or 500MiB") from None
 
 
 Features = Annotated[Path, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
@@ -202,7 +203,9 @@ def run(
 
 @app.command()
 def plan(
-    features: Features,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="vectors; may be left out with --hosts", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="folder the run would go to")] = Path("asterism-run"),
     model: ModelOption = None,
     labels: Labels = None,
@@ -223,12 +226,41 @@ def plan(
     device: Device = "auto",
     block_rows: BlockRows = 0,
     as_json: Json = False,
+    hosts: Annotated[int, typer.Option("--hosts", min=0, help="project for a compute cluster of so many hosts")] = 0,
+    gpus_per_host: Annotated[int, typer.Option("--gpus-per-host", min=0, help="GPUs of each, as an H100")] = 0,
+    cores_per_host: Annotated[int, typer.Option("--cores-per-host", min=1, help="cores of each")] = 64,
+    memory_per_host: Annotated[str, typer.Option("--memory-per-host", help="memory a run may use of each")] = "512GB",
+    disk_per_host: Annotated[
+        str | None, typer.Option("--disk-per-host", help="disk a run may use of each; default: any")
+    ] = None,
+    rows: Annotated[
+        list[float] | None, typer.Option("--rows", help="with --hosts: sizes instead of --features; may be repeated")
+    ] = None,
 ) -> None:
-    """Print the stages, tasks, projected memory, disk and time of a run; runs nothing but a few seconds of probes."""
+    """Print the stages, tasks, projected memory, disk and time of a run; runs nothing but a few seconds of probes.
+
+    With --hosts it projects the same costs for a compute cluster, of --features or of 10^8 and 10^9 vectors.
+    """
+    if features is None and not hosts:
+        raise ConfigError("plan needs --features, or --hosts to project for a compute cluster")
+    if rows and (features is not None or not hosts):
+        raise ConfigError("--rows describes a source for --hosts and goes without --features")
     request = _run_request(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
         settings, seed,
     )  # fmt: skip
+    if hosts:
+        disk = parse_bytes(disk_per_host, "--disk-per-host") if disk_per_host else 0
+        each = parse_bytes(memory_per_host, "--memory-per-host")
+        cluster = ComputeCluster(hosts, gpus_per_host, cores_per_host, each, disk)
+        sizes = [] if features is not None else [int(count) for count in rows or (1e8, 1e9)]
+        projections = api.project(request, cluster, sizes, block_rows)
+        if as_json:
+            print(json.dumps([projection.as_dict() for projection in projections]))
+            return
+        for projection in projections:
+            _print_projection(projection)
+        return
     prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     made = prepared.plan
     speeds = measure_speeds(out, prepared.threads)
@@ -242,11 +274,11 @@ def plan(
     console.print(f"{source.path}: {source.num_rows:,} x {source.dim}", highlight=False, soft_wrap=True)
     table = Table("stage", *(_right(name) for name in ("tasks", "rows per task", "memory", "disk", "seconds")))
     for stage in made.stages:
-        rows = f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else ""
+        block = f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else ""
         name = f"{stage.name} (if needed)" if stage.unless else stage.name
         table.add_row(
-            name, str(stage.num_tasks()), rows, human_bytes(stage.memory_bytes),
-            human_bytes(stage.cost.disk_bytes), f"{stage.seconds(speeds):,.1f}",
+            name, str(stage.num_tasks()), block, human_bytes(stage.memory_bytes),
+            human_bytes(stage.disk_bytes), f"{stage.seconds(speeds):,.1f}",
         )  # fmt: skip
     table.add_section()
     table.add_row(
@@ -389,12 +421,12 @@ def main() -> None:
 
 
 def _run_request(
-    features: Path, model: Path | None, labels: Path | None, labels_column: str | None, method: str | None,
+    features: Path | None, model: Path | None, labels: Path | None, labels_column: str | None, method: str | None,
     dim: int | None, column: str | None, items_column: str | None, knn_graph: Path | None,
     zero_vectors: ZeroVectorPolicy | None, config: str | None, settings: list[str] | None, seed: int | None,
 ) -> api.Request:  # fmt: skip
     return api.Request(
-        features=str(features.absolute()), model=_text(model), labels=_text(labels), labels_column=labels_column,
+        features=_text(features) or "", model=_text(model), labels=_text(labels), labels_column=labels_column,
         dim=dim, column=column, items_column=items_column, knn_graph=_text(knn_graph),
         settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
     )  # fmt: skip
@@ -421,6 +453,34 @@ def _right(name: str) -> Any:
     from rich.table import Column as RichColumn
 
     return RichColumn(name, justify="right")
+
+
+def _print_projection(found: Projection) -> None:
+    cluster = found.cluster
+    console.print(
+        f"{found.num_rows:,} x {found.dim} on {cluster.hosts} hosts, each of {cluster.cores_per_host} cores, "
+        f"{cluster.gpus_per_host} GPUs and {human_bytes(cluster.memory_bytes)}", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    names = ("workers", "tasks", "host memory", "disk", "seconds")
+    table = Table("stage", *(_right(name) for name in names), "bound by")
+    for stage in found.stages:
+        table.add_row(
+            stage.name if stage.needed else f"{stage.name} *", f"{stage.workers:,}", f"{stage.tasks:,}",
+            human_bytes(stage.host_bytes), human_bytes(stage.disk_bytes), f"{stage.seconds:,.1f}", stage.bottleneck,
+        )  # fmt: skip
+    table.add_section()
+    disk = human_bytes(found.disk_bytes)
+    for title, every in (("whole run", False), ("with all *", True)):
+        table.add_row(title, "", "", human_bytes(found.host_bytes), disk, f"{found.seconds(every_pass=every):,.1f}")
+    console.print(table)
+    alone = found.as_dict()["one_worker_seconds"]
+    console.print(
+        f"* only while the check finds too few neighbours. {human_bytes(found.disk_bytes / cluster.hosts)} of disk for "
+        f"each host; {alone:,.0f} s of the run are on one worker: more hosts do not shorten them",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for refusal in found.refusals:
+        console.print(f"does not fit: {refusal}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_result(folder: Path) -> None:

@@ -141,6 +141,10 @@ class Settings(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 
+    def with_k(self, k: int) -> Settings:
+        """The same settings with another ``knn.k``."""
+        return self.model_copy(update={"knn": self.knn.model_copy(update={"k": k})})
+
 
 class Resources(Section):
     """What cannot change a result: where and with how much it runs."""

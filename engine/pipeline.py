@@ -28,6 +28,8 @@ from engine.stages import analysis, ingest, knn, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
 
+MAX_ROWS = 2**31  # that int32 ids can number
+
 
 @dataclass(frozen=True)
 class OutsideFile:
@@ -53,7 +55,7 @@ def store_stages(source: Source, settings: Settings) -> list[Stage]:
     """A store: ingestion alone."""
     config = settings.ingest
     params = {"zero_vectors": config.zero_vectors, "dtype": config.dtype}
-    cost = ingest.cost(source.num_rows, source.dim, source.item_bytes, config.dtype)
+    cost = ingest.cost(source.num_rows, source.dim, source.item_bytes, config.dtype, source.path)
     where = {"spec": dict(source.spec)}
     return [Stage("ingest", "engine.stages.ingest:run", ingest.VERSION, params, {}, source.num_rows, cost, where)]
 
@@ -63,6 +65,8 @@ def graph_stages(source: Source, settings: Settings, knn_graph: OutsideFile | No
     config, n, dim = settings.knn, source.num_rows, source.dim
     if n < 2:
         raise DataError(f"{source.path}: {n} row: clustering needs at least 2")
+    if n >= MAX_ROWS:
+        raise DataError(f"{source.path}: {n:,} rows: neighbours are int32 ids, so {MAX_ROWS - 1:,} rows are the most")
     stages = [] if source.store else store_stages(source, settings)
     vectors = source.store or "ingest"
     stored = 2 if settings.ingest.dtype == "float16" else 4
@@ -235,7 +239,8 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         inputs = inputs | {"adjacency": "adjacency"}
     width = CHUNK_ROWS * partition.FAN_IN
     stages += [
-        Stage("prune", "engine.stages.partition:prune", version, params, inputs, n, partition.prune_cost(n, k)),
+        Stage("prune", "engine.stages.partition:prune", version, params, inputs, n,
+              partition.prune_cost(n, k, intimate="adjacency" in inputs)),
         Stage("merge", "engine.stages.partition:merge", version, {}, {"prune": "prune"}, n,
               partition.merge_cost(n), granule=width),
         _single("roots", "engine.stages.partition:components", version, params, {"merge": "merge"} | chosen,

@@ -7,7 +7,7 @@ fingerprint to the stages it affects and to no others. The plan is made before a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from engine.errors import DiskBudgetExceeded, MemoryBudgetExceeded
 # Every stored array is chunked, and every kernel tile anchored, at multiples of this many rows.
 CHUNK_ROWS = 4096
 
-# Interpreter, torch, faiss, numba and their compiled kernels: 190 MiB when loaded, some 300 MiB once all have run.
-BASELINE_BYTES = 400 << 20
+# Interpreter, torch, faiss, numba and their kernels: 250 MiB where these were compiled before, 410 MiB in a first run.
+BASELINE_BYTES = 420 << 20
+RECORD_BYTES = 1 << 10  # of a task or of a chunk: its name and checksum
+TASK_S = 20.0  # that tasks aim at
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Cost:
     """Projected cost of a stage.
 
     Memory of one task is ``fixed_bytes + bytes_per_thread * threads + bytes_per_row * rows of the task``. ``seconds``
-    are those of the whole stage on the reference machine (two quiet AVX2 cores), ``kind`` what it spends them on:
-    integer products (codes), float products, memory accesses, or the disk.
+    are those of the whole stage on the reference machine (two quiet AVX2 cores), ``seconds_per_task`` what each task
+    adds however few rows it has, ``kind`` what it spends them on: integer products (codes), float products, memory
+    accesses, or the disk.
     """
 
     fixed_bytes: int = 0
@@ -35,6 +38,7 @@ class Cost:
     bytes_per_row: float = 0.0
     disk_bytes: int = 0
     seconds: float = 0.0
+    seconds_per_task: float = 0.0
     kind: Literal["codes", "floats", "memory", "disk"] = "memory"
 
     def task_bytes(self, rows: int, threads: int) -> int:
@@ -80,9 +84,22 @@ class Stage:
         rows = min(self.block_rows or self.num_rows, self.num_rows)
         return BASELINE_BYTES + self.cost.task_bytes(rows, self.threads)
 
+    @property
+    def disk_bytes(self) -> int:
+        """Projected bytes of the stage's outputs, whose chunks are whole, and of its tasks' records."""
+        rows = max(self.num_rows, 1)
+        chunks = -(-rows // CHUNK_ROWS)
+        padded = chunks * CHUNK_ROWS / rows if self.granule > 1 else 1.0
+        return int(self.cost.disk_bytes * padded) + RECORD_BYTES * (self.num_tasks() + (chunks if padded > 1 else 0))
+
+    @property
+    def total_seconds(self) -> float:
+        """Projected seconds of all tasks, one after the other, on the reference machine."""
+        return self.cost.seconds + self.cost.seconds_per_task * self.num_tasks()
+
     def seconds(self, speeds: Mapping[str, float]) -> float:
         """Projected seconds on a machine of these speeds, each a multiple of the reference machine's."""
-        return self.cost.seconds / speeds[self.cost.kind]
+        return self.total_seconds / speeds[self.cost.kind]
 
     def num_tasks(self) -> int:
         return -(-self.num_rows // self.block_rows) if self.block_rows else 1
@@ -113,7 +130,7 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        return sum(stage.cost.disk_bytes for stage in self.stages)
+        return sum(stage.disk_bytes for stage in self.stages)
 
     @property
     def memory_bytes(self) -> int:
@@ -163,25 +180,53 @@ def make_plan(
             ]
         )
         digests[stage.name] = digest
-        rows = _fit_block(stage, memory_bytes // workers, block_rows, workers, threads)
+        rows = fit_block(stage, memory_bytes // workers, block_rows, workers, threads)
         sized.append(replace(stage, digest=digest, block_rows=rows, threads=threads))
     plan = Plan(kind, tuple(sized), dict(facts or {}))
-    refused = [stage for stage in plan.stages if stage.memory_bytes > memory_bytes // workers]
+    allowed = memory_bytes // workers
+    refused = [stage for stage in plan.stages if stage.memory_bytes > allowed]
     if refused:
         worst = max(refused, key=lambda stage: stage.memory_bytes)
         each = f" for each of {workers} workers" if workers > 1 else ""
         raise MemoryBudgetExceeded(
             f"stage {worst.name} needs {human_bytes(worst.memory_bytes)} at its smallest block "
-            f"({worst.block_rows:,} rows), but --memory allows {human_bytes(memory_bytes // workers)}{each}; "
-            f"raise --memory to at least {human_bytes(worst.memory_bytes * workers)}"
-            + (" or lower --set knn.k" if "k" in worst.params else "")
+            f"({worst.block_rows:,} rows), but --memory allows {human_bytes(allowed)}{each}; raise --memory to at "
+            f"least {memory_option(worst.memory_bytes * workers)}" + _fewer(refused, memory_bytes, workers)
         )
     if plan.disk_bytes > free_disk_bytes:
         raise DiskBudgetExceeded(
-            f"the run needs about {human_bytes(plan.disk_bytes)} of disk, {human_bytes(free_disk_bytes)} are free; "
-            f"choose an --out on a larger disk, or lower --set knn.k"
+            f"the run needs about {human_bytes(plan.disk_bytes)} of disk, {human_bytes(free_disk_bytes)} are free: "
+            f"free {human_bytes(plan.disk_bytes - free_disk_bytes)}, or choose an --out on a larger disk"
         )
     return plan
+
+
+def _fewer(refused: Sequence[Stage], memory_bytes: int, workers: int) -> str:
+    """Word the number of threads, and of workers, at which the refused stages would fit, where there is one."""
+    text = ""
+    allowed = memory_bytes // workers
+    fitting = min((_fitting_threads(stage, allowed) for stage in refused), default=0)
+    if fitting >= 1:
+        text += f", or --threads {fitting}"
+    fewer = memory_bytes // max(stage.memory_bytes for stage in refused)
+    if 1 <= fewer < workers:
+        text += f", or --workers {fewer}"
+    return text
+
+
+def _fitting_threads(stage: Stage, memory_bytes: int) -> int:
+    """The most threads at which a stage fits ``memory_bytes`` at its smallest block; 0 if none do."""
+    spare = memory_bytes - BASELINE_BYTES - stage.cost.task_bytes(min(stage.granule, stage.num_rows), 0)
+    return max(0, spare // stage.cost.bytes_per_thread) if stage.cost.bytes_per_thread else 0
+
+
+def largest_fitting(fits: Callable[[int], bool], below: int) -> int:
+    """The largest number from 1 up to, not including, ``below`` that ``fits``, by bisection; 0 if none does."""
+    low, high = 0, below
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def pending_ranges(stage: Stage, committed: Sequence[tuple[int, int]]) -> list[Task]:
@@ -197,20 +242,27 @@ def pending_ranges(stage: Stage, committed: Sequence[tuple[int, int]]) -> list[T
     return tasks
 
 
-def _fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int, threads: int) -> int:
+def fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int, threads: int) -> int:
+    """Rows of a stage's tasks: whole granules, as many as asked (0: as take ``TASK_S``), as far as they fit."""
     granule = stage.granule
     limit = -(-stage.num_rows // granule) * granule
     if asked_rows:
         wanted = -(-asked_rows // granule) * granule
     else:
         seconds_per_row = stage.cost.seconds / max(stage.num_rows, 1)
-        by_time = int(20.0 / seconds_per_row) if seconds_per_row > 0 else limit
+        aim = max(TASK_S, 4 * stage.cost.seconds_per_task)
+        by_time = int(aim / seconds_per_row) if seconds_per_row > 0 else limit
         by_share = -(-limit // (4 * workers))
         wanted = max(granule, min(by_time, max(by_share, 16 * granule)) // granule * granule)
     spare = memory_bytes - BASELINE_BYTES - stage.cost.task_bytes(0, threads)
     if stage.cost.bytes_per_row > 0:
         wanted = min(wanted, int(spare / stage.cost.bytes_per_row) // granule * granule)
     return max(granule, min(wanted, limit))
+
+
+def memory_option(count: int) -> str:
+    """Write a number of bytes as ``--memory`` takes it, rounded up."""
+    return f"{-(-count // 10**6)}MB"
 
 
 def human_bytes(count: float) -> str:

@@ -9,7 +9,7 @@ from engine.config import Settings
 from engine.errors import ConfigError
 from engine.methods.base import GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
-from engine.stages.edges import write_edges
+from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.storage.context import TaskContext
 
 
@@ -21,9 +21,8 @@ class Cosine:
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """One stage that lists every undirected edge once."""
-        cost = Cost(
-            bytes_per_row=graph.k * 64, disk_bytes=graph.num_rows * graph.k * 12, seconds=graph.num_rows * graph.k / 1e7
-        )
+        listed = graph.num_rows * graph.k
+        cost = Cost(bytes_per_row=graph.k * EDGE_BYTES, disk_bytes=listed * STORED_BYTES, seconds=listed / 1.5e7)
         params = which_edges(settings)
         return [Stage("score", "engine.methods.cosine:score", 1, params, {"knn": "knn"}, graph.num_rows, cost)]
 

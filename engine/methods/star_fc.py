@@ -27,7 +27,7 @@ from engine.learning.selection import select_operating_points
 from engine.learning.training import GraphData, hold_out, train
 from engine.methods.base import WEIGHTS_FILE, GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
-from engine.stages.edges import iterate_edges, write_edges
+from engine.stages.edges import EDGE_BYTES, STORED_BYTES, iterate_edges, write_edges
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import read_labels
 from engine.storage.manifest import write_atomic
@@ -61,10 +61,11 @@ class StarFc:
             "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
         }  # fmt: skip
         inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn"} | graph.ordered
-        edges = settings.sampling.max_vertices * graph.k
+        sampled, steps = min(n, settings.sampling.max_vertices), settings.train.max_steps
         cost = Cost(
-            fixed_bytes=n * 40 + edges * 24 + settings.train.edges_per_step * network.hidden * 400 + (300 << 20),
-            disk_bytes=16 << 20, seconds=settings.train.max_steps * settings.train.edges_per_step / 1.2e5,
+            fixed_bytes=n * 40 + sampled * graph.k * 140 + settings.train.edges_per_step * network.hidden * 100,
+            disk_bytes=16 << 20,
+            seconds=steps * (settings.train.edges_per_step / 1e6 + sampled / settings.train.steps_per_subgraph / 2e4),
         )  # fmt: skip
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
         scoring = _scoring(graph, network, {"network": params["network"]}, {"fit": "fit"}, {}, which_edges(settings))
@@ -72,7 +73,7 @@ class StarFc:
             "holdout": settings.train.holdout, "step": settings.partition.step,
         }  # fmt: skip
         inputs = {"score": "score"} | graph.ordered
-        cost = Cost(fixed_bytes=n * 200 + n * graph.k * 24, disk_bytes=1 << 16, seconds=n * graph.k / 4e5)
+        cost = Cost(fixed_bytes=n * 200 + n * graph.k * 40, disk_bytes=1 << 16, seconds=n * graph.k / 2.8e5)
         return [
             _aggregate(graph), fit, *scoring,
             Stage("select", f"{_HERE}:select", VERSION, select, inputs, 1, cost, where, granule=1),
@@ -184,7 +185,10 @@ def vertex_identities(task: TaskContext) -> np.ndarray:
 
 def _aggregate(graph: GraphShape) -> Stage:
     n, k, dim = graph.num_rows, graph.k, graph.dim
-    cost = Cost(bytes_per_row=dim * 6 + k * 100, disk_bytes=n * dim * 2, seconds=n * k * dim / 6e8)
+    cost = Cost(
+        bytes_per_row=dim * 4 + k * 44, disk_bytes=n * dim * 2, seconds=n * k * dim / 1.5e9,
+        seconds_per_task=n * k / 1e9,  # every task scans all rows for those that list its own
+    )  # fmt: skip
     inputs = {"features": graph.features, "knn": "knn"}
     return Stage("aggregate", f"{_HERE}:aggregate_neighborhoods", VERSION, {}, inputs, n, cost)
 
@@ -193,15 +197,18 @@ def _scoring(
     graph: GraphShape, network: ModelConfig, params: Mapping[str, Any],
     weights: Mapping[str, str], where: Mapping[str, Any], edges: Mapping[str, Any],
 ) -> list[Stage]:  # fmt: skip
-    n, k, dim = graph.num_rows, graph.k, graph.dim
+    n, k = graph.num_rows, graph.k
     width = network.code if network.head == "interaction" else 2 * network.head_hidden
     inputs = {"features": graph.features, "aggregate": "aggregate", **weights}
-    cost = Cost(bytes_per_row=width * 2 + dim * 4, fixed_bytes=64 << 20, disk_bytes=n * width * 2, seconds=n / 1e5)
+    cost = Cost(
+        bytes_per_row=width * 4, fixed_bytes=32 << 20, bytes_per_thread=8 << 20, disk_bytes=n * width * 2,
+        seconds=n / 2.5e5,
+    )  # fmt: skip
     embed_stage = Stage("embed", f"{_HERE}:embed", VERSION, params, inputs, n, cost, where)
     inputs = {"embed": "embed", "aggregate": "aggregate", "knn": "knn", **weights}
     cost = Cost(
-        bytes_per_row=k * 64, fixed_bytes=8 * 4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
-        disk_bytes=n * k * 16, seconds=n * k / 2.5e5,
+        bytes_per_row=k * EDGE_BYTES, bytes_per_thread=4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
+        disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.2e6,
     )  # fmt: skip
     params = {**params, **edges}
     return [embed_stage, Stage("score", f"{_HERE}:score", VERSION, params, inputs, n, cost, where)]

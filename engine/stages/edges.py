@@ -18,6 +18,10 @@ from engine.storage.context import TaskContext, committed_records, folder_digest
 from engine.storage.tables import read_columns
 from engine.tiles import tile_bounds
 
+# For projections, per listed neighbour: an edge has 16 bytes, held twice while parts are joined, and at most three
+# quarters of the listings are edges of their own (part1: two thirds).
+EDGE_BYTES, STORED_BYTES = 28, 12
+
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -18,15 +18,17 @@ from engine.tiles import stream_tiles, tile_bounds, usable_cores
 
 VERSION = 2
 _KEPT_BYTES = 128 << 20  # what a reader of a chunked or compressed format keeps
+_PLAIN = (".bin", ".npy", ".fbin", ".fvecs")  # formats whose readers keep nothing
 _NAME_BYTES = 256  # an id and an item
 WRITERS = 2  # threads that wait for the disk while others compute
 
 
-def cost(num_rows: int, dim: int, item_bytes: int, dtype: str) -> Cost:
+def cost(num_rows: int, dim: int, item_bytes: int, dtype: str, path: str) -> Cost:
     stored = 2 if dtype == "float16" else 4
     held = 2 * (usable_cores() + WRITERS) + 1
     return Cost(
-        fixed_bytes=CHUNK_ROWS * dim * (held * item_bytes + held * (4 + stored)) + _KEPT_BYTES,
+        fixed_bytes=CHUNK_ROWS * dim * (held * item_bytes + held * (4 + stored))
+        + (0 if path.endswith(_PLAIN) else _KEPT_BYTES),
         bytes_per_row=_NAME_BYTES,
         disk_bytes=num_rows * dim * stored,
         seconds=num_rows * dim / 2e8,

@@ -60,7 +60,7 @@ def assign(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def order_cost(num_rows: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * 24, disk_bytes=num_rows * 4, seconds=num_rows / 2e7)
+    return Cost(fixed_bytes=num_rows * 24 + (4 << 20), disk_bytes=num_rows * 4, seconds=num_rows / 2e7)
 
 
 def order_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from engine.storage.tables import read_columns
 VERSION = 1
 FAN_IN = 8
 PIECE_CHUNKS = 8  # of edges in memory at a time
+_UNION_S = 6e-9  # per vertex, to begin a union-find and to list its forest, for projections
+_SMALL = 4 << 20
 
 
 def operating_point(task: TaskContext) -> dict[str, Any]:
@@ -55,9 +57,12 @@ def kept_adjacency(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return {"edges_kept_by_score": len(indices) // 2}
 
 
-def prune_cost(num_rows: int, k: int) -> Cost:
-    piece = PIECE_CHUNKS * CHUNK_ROWS * k * 30
-    return Cost(fixed_bytes=piece + num_rows * 13, disk_bytes=num_rows * 8, seconds=num_rows * k / 2.5e7)
+def prune_cost(num_rows: int, k: int, *, intimate: bool) -> Cost:
+    piece = PIECE_CHUNKS * CHUNK_ROWS * k * 20
+    return Cost(
+        fixed_bytes=piece + num_rows * 21, disk_bytes=num_rows * 12, seconds=num_rows * k / (7e6 if intimate else 5e7),
+        seconds_per_task=num_rows * _UNION_S,
+    )  # fmt: skip
 
 
 def prune(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -85,7 +90,8 @@ def prune(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def merge_cost(num_rows: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * 13, disk_bytes=num_rows * 8, seconds=num_rows / 5e6)
+    return Cost(fixed_bytes=num_rows * 28 + _SMALL, disk_bytes=num_rows * 8, seconds=num_rows / 5e6,
+                seconds_per_task=num_rows * _UNION_S)  # fmt: skip
 
 
 def merge(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def merge(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def roots_cost(num_rows: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * 24, disk_bytes=num_rows * 4, seconds=num_rows / 5e6)
+    return Cost(fixed_bytes=num_rows * 24 + _SMALL, disk_bytes=num_rows * 4, seconds=num_rows / 5e6)
 
 
 def components(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def propagation(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def labels_cost(num_rows: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * 56, disk_bytes=num_rows * 8, seconds=num_rows / 3e6)
+    return Cost(fixed_bytes=num_rows * 60 + _SMALL, disk_bytes=num_rows * 8, seconds=num_rows / 3e6)
 
 
 def label_rows(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

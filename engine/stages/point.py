@@ -13,7 +13,7 @@ VERSION = 1
 
 def cost(num_rows: int, k: int) -> Cost:
     tile = min(num_rows, TILE_ROWS) * k * 62
-    return Cost(fixed_bytes=num_rows * 120, bytes_per_thread=tile, disk_bytes=4096, seconds=num_rows * k / 1e6)
+    return Cost(fixed_bytes=num_rows * 120, bytes_per_thread=tile, disk_bytes=4096, seconds=num_rows * k / 2.8e6)
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine import api, cluster, evaluate
+from engine.config import Resources, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.plan import make_plan
 
@@ -211,3 +213,26 @@ def test_evaluate_wants_matching_lengths() -> None:
     with pytest.raises(DataError, match="3 predicted labels and 2 identities"):
         evaluate(np.arange(3), np.arange(2))
     assert json.dumps(evaluate(np.arange(3), np.zeros(3, dtype=int)))
+
+
+@pytest.mark.parametrize("scarce", ["memory", "disk"])
+def test_what_does_not_fit_names_the_largest_k_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scarce: str
+) -> None:
+    np.save(tmp_path / "x.npy", np.ones((20_000, 64), np.float32))
+
+    def prepare(k: int, **limits: int) -> api.Prepared:
+        request = api.Request(str(tmp_path / "x.npy"), load_settings(overrides={"knn.k": k, "knn.mode": "partition"}))
+        resources = Resources(threads=2, block_rows=4096, memory_bytes=limits.get("memory", 10**10))
+        monkeypatch.setattr(api, "_free_disk", lambda root: limits.get("disk", 10**12))
+        return api.prepare("run", tmp_path / "run", request, resources)
+
+    limits = {scarce: getattr(prepare(300).plan, f"{scarce}_bytes")}
+    error = MemoryBudgetExceeded if scarce == "memory" else DiskBudgetExceeded
+    with pytest.raises(error, match=r"or lower --set knn\.k=") as refused:
+        prepare(400, **limits)
+    k = int(re.findall(r"knn\.k=(\d+)", str(refused.value))[0])
+    assert 300 <= k < 400
+    prepare(k, **limits)
+    with pytest.raises(error):
+        prepare(k + 1, **limits)

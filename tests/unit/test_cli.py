@@ -117,6 +117,10 @@ def test_ingest_then_run_from_the_store(
             ["run", "--features", "{data}/x.bin", "--dim", "64", "--out", "r", "--config", "nope"],
             "no such configuration",
         ),
+        (["plan"], "plan needs --features, or --hosts"),
+        (["plan", "--features", "{data}/x.bin", "--dim", "64", "--rows", "1e9"], "--rows describes a source"),
+        (["plan", "--hosts", "2", "--memory-per-host", "lots"], "--memory-per-host lots"),
+        (["plan", "--hosts", "2", "--rows", "3e9"], "int32 ids"),
         (["status", "{data}"], "holds no run"),
         (["export", "{data}", "--out", "f"], "holds no run"),
         (["evaluate", "--labels", "{data}/x.meta"], "either --run RUN or --pred FILE"),
@@ -137,6 +141,26 @@ def test_errors_are_one_line(
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "r").exists()
+
+
+def test_plan_projects_for_a_compute_cluster(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = ("plan", "--hosts", "16", "--gpus-per-host", "8", "--memory-per-host", "512GB")
+    code, out, err = asterism(capsys, monkeypatch, *hosts)
+    assert code == 0, err
+    assert "100,000,000 x 256 on 16 hosts" in out
+    assert "1,000,000,000 x 256 on 16 hosts" in out
+    assert "does not fit" not in out
+    code, out, _ = asterism(capsys, monkeypatch, *hosts, "--rows", "1e9", "--dim", "64", "--json")
+    (found,) = json.loads(out)
+    assert (found["num_rows"], found["dim"], found["refusals"]) == (10**9, 64, [])
+    assert 0 < found["one_worker_seconds"] < found["seconds"] < found["seconds_every_pass"]
+    _, out, _ = asterism(capsys, monkeypatch, *hosts, "--rows", "1e9", "--method", "star_fc")
+    assert "does not fit: adjacency needs" in out
+    source = ("--features", data / "x.bin", "--dim", "64")
+    _, out, _ = asterism(capsys, monkeypatch, *hosts, *source, "--labels", data / "x.meta")
+    assert "400 x 64 on 16 hosts" in out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import DiskBudgetExceeded, MemoryBudgetExceeded
-from engine.plan import BASELINE_BYTES, CHUNK_ROWS, Cost, Plan, Stage, human_bytes, make_plan, pending_ranges
+from engine.plan import (
+    BASELINE_BYTES,
+    CHUNK_ROWS,
+    Cost,
+    Plan,
+    Stage,
+    human_bytes,
+    largest_fitting,
+    make_plan,
+    pending_ranges,
+)
 
 NUM_ROWS = 100 * CHUNK_ROWS - 7
 
@@ -67,8 +78,50 @@ def test_too_little_memory_is_refused_with_the_worst_stage_and_what_would_do() -
         plan(stages(cost=cost), memory_bytes=1 << 30)
     needed = BASELINE_BYTES + (1 << 30) + CHUNK_ROWS * (1 << 10)
     plan(stages(cost=cost), memory_bytes=needed)
-    with pytest.raises(MemoryBudgetExceeded, match=r"for each of 2 workers"):
+    with pytest.raises(MemoryBudgetExceeded, match=r"for each of 2 workers") as refused:
         plan(stages(cost=cost), memory_bytes=needed, workers=2)
+    plan(stages(cost=cost), memory_bytes=advised(refused, r"at least (\d+)MB") * 10**6, workers=2)
+    plan(stages(cost=cost), memory_bytes=needed, workers=advised(refused, r"--workers (\d+)"))
+    assert "--threads" not in str(refused.value)
+
+
+@given(st.integers(0, 1 << 28), st.integers(1, 1 << 27), st.integers(2, 64), st.integers(1, 3))
+def test_the_threads_and_memory_that_are_advised_fit_and_more_threads_do_not(
+    fixed: int, each: int, threads: int, workers: int
+) -> None:
+    made = stages(cost=Cost(fixed_bytes=fixed, bytes_per_thread=each, bytes_per_row=100))
+    memory = workers * (BASELINE_BYTES + (1 << 28))
+    try:
+        plan(made, memory_bytes=memory, threads=threads, workers=workers)
+    except MemoryBudgetExceeded as error:
+        enough = int(re.findall(r"at least (\d+)MB", str(error))[0]) * 10**6
+        plan(made, memory_bytes=enough, threads=threads, workers=workers)
+        with pytest.raises(MemoryBudgetExceeded):
+            plan(made, memory_bytes=enough - workers * 2 * 10**6, threads=threads, workers=workers)
+        fewer = [int(found) for found in re.findall(r"--threads (\d+)", str(error))]
+        for count in fewer or [0]:
+            assert count < threads
+            with pytest.raises(MemoryBudgetExceeded):
+                plan(made, memory_bytes=memory, threads=count + 1, workers=workers)
+        for count in fewer:
+            plan(made, memory_bytes=memory, threads=count, workers=workers)
+
+
+@given(st.integers(0, 100), st.integers(1, 100))
+def test_the_largest_that_fits_is_found(limit: int, below: int) -> None:
+    assert largest_fitting(lambda number: number <= limit, below) == min(limit, below - 1)
+
+
+def test_disk_counts_whole_chunks_and_long_beginnings_make_longer_tasks() -> None:
+    stage = plan(stages(cost=Cost(disk_bytes=4 * NUM_ROWS))).stage("a")
+    assert 4 * 100 * CHUNK_ROWS <= stage.disk_bytes < 4 * 100 * CHUNK_ROWS + (1 << 18)
+    short, long = (plan(stages(cost=Cost(seconds=1e3, seconds_per_task=begin))).stage("a") for begin in (0.0, 100.0))
+    assert long.block_rows > 4 * short.block_rows
+    assert long.seconds({"memory": 2.0}) == pytest.approx((1e3 + 100 * long.num_tasks()) / 2)
+
+
+def advised(refused: pytest.ExceptionInfo[Exception], pattern: str) -> int:
+    return int(re.findall(pattern, str(refused.value))[0])
 
 
 def test_too_little_disk_is_refused() -> None:

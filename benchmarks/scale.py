@@ -2,7 +2,8 @@
 
     python benchmarks/scale.py [--parts part1,part9] [--kill] [--set knn.recall=0.97] [--model FOLDER] [--work FOLDER]
 
-Each part is made, run in a process of its own, measured and deleted (ten-million needs about 50 GB of free disk).
+Each part is made, run in a process of its own, measured and deleted (ten-million needs about 50 GB of free disk; with
+``--work`` what it made stays and is used again).
 ``--kill`` kills the run at half of the time it took and resumes it: the labels must be the same bytes. Rows of
 ``benchmarks/records/scale.json`` are replaced part by part; ``--plot`` draws them as ``benchmarks/records/scale.svg``.
 """
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from recording import RECORDS, write_record
 
 from engine import api, evaluate, summary
 from engine.storage.formats import read_labels
-from engine.storage.manifest import file_checksum, read_run
+from engine.storage.manifest import file_checksum
 
 PARTS = {
     "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
@@ -33,48 +35,60 @@ PARTS = {
 RECORD = RECORDS / "scale.json"
 
 
-def run(command: list[str], kill_after: float | None = None) -> float:
-    """Run ``asterism`` in a process of its own; kill it after some seconds, or wait. Returns the seconds it took."""
-    started = time.perf_counter()
+def run(command: list[str], folder: Path, kill_after: float | None = None) -> tuple[float, int]:
+    """Run ``asterism`` in a process of its own; kill it after some seconds, or wait.
+
+    Returns the seconds it took and the most bytes that ``folder`` held.
+    """
+    started, most = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, "-c", "from engine.cli import main; main()", *command])
-    try:
-        code = process.wait(kill_after)
-        if code or kill_after is not None:
-            raise SystemExit(f"asterism {' '.join(command)}: exit {code} after {time.perf_counter() - started:.0f} s")
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    return time.perf_counter() - started
+    while process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        most = max(most, bytes_in(folder))
+        if kill_after is not None and time.perf_counter() - started >= kill_after:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    seconds = time.perf_counter() - started
+    if process.returncode != (0 if kill_after is None else -signal.SIGKILL):
+        raise SystemExit(f"asterism {' '.join(command)}: exit {process.returncode} after {seconds:.0f} s")
+    return seconds, most
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder that may be written to meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def measure(part: str, work: Path, model: Path, settings: list[str], kill: bool) -> dict[str, Any]:
     """Make, run and measure one part; returns its row."""
     data, folder = work / part, work / f"run-{part}"
-    api.make_standin(data, PARTS[part], 1 if part == "part1" else 1 + list(PARTS).index(part))
+    if not (data / "labels.meta").exists():
+        api.make_standin(data, PARTS[part], 1 if part == "part1" else 1 + list(PARTS).index(part))
     source, given = str(data / "features.bin"), [word for pair in settings for word in ("--set", pair)]
     command = ["run", "--features", source, "--dim", "256", "--model", str(model), *given, "--out", str(folder)]
-    seconds = run(command)
-    plan = read_run(folder)["plan"]
+    seconds, disk_bytes = run(command, folder)
     truth, labels = read_labels(data / "labels.meta"), api.run_labels(folder)
     stages = stage_table(folder)
     row = {
         "part": part, "identities": PARTS[part], "num_rows": len(truth), "seconds": round(seconds, 1),
         "peak_bytes": max(stage["peak_bytes"] for stage in stages),
-        "disk_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        "projected_disk_bytes": sum(stage["cost"]["disk_bytes"] for stage in plan["stages"] if not stage["unless"]),
+        "disk_bytes": disk_bytes, "disk_bytes_after": bytes_in(folder),
         "recall": summary.recall_estimate(folder), **evaluate(labels, truth), "stages": stages,
     }  # fmt: skip
     if kill:
-        folders = {stage["name"]: summary.stage_folder(folder, stage["name"]) for stage in plan["stages"]}
-        before = file_checksum(folders["labels"] / "labels.npy")
+        before = file_checksum(summary.stage_folder(folder, "labels") / "labels.npy")
         shutil.rmtree(folder)
-        first = run(command, kill_after=seconds / 2)
-        second = run(["resume", str(folder)])
+        first = run(command, folder, kill_after=seconds / 2)[0]
+        second = run(["resume", str(folder)], folder)[0]
         after = file_checksum(summary.stage_folder(folder, "labels") / "labels.npy")
         row["killed"] = {"at_seconds": round(first, 1), "resumed_seconds": round(second, 1), "same": after == before}
         print(f"{part}: killed after {first:.0f} s, resumed in {second:.0f} s, same labels: {after == before}")
     shutil.rmtree(folder)
-    shutil.rmtree(data)
     return row
 
 
@@ -113,7 +127,7 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true", help="run each a second time, killed at half time and resumed")
     parser.add_argument("--set", action="append", default=[], dest="settings", help="a setting of the runs")
     parser.add_argument("--model", type=Path, help="a trained model; default: train one on part0 first")
-    parser.add_argument("--work", type=Path, help="folder for data and runs; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="folder for data, kept, and runs; default: a temporary one")
     parser.add_argument("--plot", action="store_true", help="only draw the recorded rows")
     arguments = parser.parse_args()
     if arguments.plot:
@@ -127,6 +141,8 @@ def main() -> None:
             api.train(work / "part0/features.bin", work / "part0/labels.meta", model, dim=256, progress=True)
         for part in arguments.parts.split(","):
             row = measure(part, work, model, arguments.settings, arguments.kill)
+            if arguments.work is None:
+                shutil.rmtree(work / part)
             print(
                 f"{part}: {row['num_rows']:,} rows, {row['seconds']:.0f} s, {row['peak_bytes'] / 1e9:.2f} GB, "
                 f"pairwise F {100 * row['pairwise_f']:.1f}, BCubed F {100 * row['bcubed_f']:.1f}", flush=True

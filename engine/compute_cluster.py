@@ -8,10 +8,9 @@ H hosts of C cores, G GPUs and M bytes, and W = max(1, G) workers on each host (
 - *Cores.* A cost's seconds are those of two cores. c cores do c / 4 times as much: half of their number, as they share
   memory (16 cores built part1's graph about 4 times as fast as two; ``benchmarks/records/gpu.json``, ``part1.json``).
   A stage of one task gains from cores only if its cost tells of threads or products.
-- *GPUs.* Only what runs on one gains: finding cells 45 times, exact search 220 times as fast as two cores. Both are
-  one H100's with 16 cores (``benchmarks/records/gpu.json``: 9.8M rows against 65,536 cells in 24.2 s, 572K rows exactly
-  in 8.4 s). Embedding and scoring use a GPU too, but their structural inputs are the cores' and no figure is recorded:
-  they count as the cores'.
+- *GPUs.* Only what was measured on one gains: exact search, 220 times as fast as two cores (one H100 with 16 cores,
+  ``benchmarks/records/gpu.json``: 572K rows exactly in 8.4 s). Finding cells, embedding and scoring use a GPU too, but
+  no figure of theirs as they are is recorded: they count as the cores'.
 - *Storage* is shared by the hosts and gives each ``DISK_RATE``. A stage takes no less than writing its outputs and,
   spread, reading its inputs once over all hosts; gathers that outgrow a host's free memory read more.
 - *Memory of a host* is W times that of a task (the others' baseline where one task runs alone): what is of the order
@@ -28,7 +27,7 @@ from typing import Any
 
 from engine.config import Settings
 from engine.ingest import Source
-from engine.plan import BASELINE_BYTES, Stage, fit_block, human_bytes, largest_fitting
+from engine.plan import BASELINE_BYTES, Stage, fit_block, human_bytes, largest_fitting, peak_disk_bytes
 from engine.probes import DISK_BYTES, REFERENCE
 
 # Written, flushed and read again per second by the reference machine.
@@ -37,8 +36,6 @@ REFERENCE_CORES = 2
 CORES_SHARE = 0.5
 # How many times as fast as two cores one GPU is, by the function that runs on it.
 GPU_SPEEDS = {
-    "engine.stages.passes:train_cells": 45.0,
-    "engine.stages.passes:probe_cells": 45.0,
     "engine.stages.knn:search": 220.0,  # exact; within cells it runs on the cores
 }
 
@@ -89,15 +86,12 @@ class Projection:
     dim: int
     cluster: ComputeCluster
     stages: tuple[StageProjection, ...]
+    disk_bytes: int
     refusals: tuple[str, ...] = ()
 
     @property
     def host_bytes(self) -> int:
         return max(stage.host_bytes for stage in self.stages)
-
-    @property
-    def disk_bytes(self) -> int:
-        return sum(stage.disk_bytes for stage in self.stages)
 
     def seconds(self, *, every_pass: bool) -> float:
         """Seconds of the run, without the passes that may not be needed or with all of them."""
@@ -105,7 +99,7 @@ class Projection:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {
-            "host_bytes": self.host_bytes, "disk_bytes": self.disk_bytes,
+            "host_bytes": self.host_bytes,
             "seconds": self.seconds(every_pass=False), "seconds_every_pass": self.seconds(every_pass=True),
             "one_worker_seconds": sum(s.seconds for s in self.stages if s.needed and s.workers == 1),
         }  # fmt: skip
@@ -156,7 +150,7 @@ def project_stages(stages: Sequence[Stage], source: Source, cluster: ComputeClus
     ]
     written = {stage.name: stage.disk_bytes for stage in sized}
     projected = tuple(_project(stage, source, cluster, workers, written) for stage in sized)
-    return Projection(source.num_rows, source.dim, cluster, projected)
+    return Projection(source.num_rows, source.dim, cluster, projected, peak_disk_bytes(sized))
 
 
 def _project(

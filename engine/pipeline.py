@@ -161,6 +161,8 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
                         {"joined": named["join"], "vertices": "vertices", "truth": "truth"},
                         passes.check_cost(config.recall_samples, shape.k))
             )  # fmt: skip
+        scratch = {named[name] for name in ("probes", "near", "join")}
+        made = [replace(stage, scratch=stage.name in scratch) for stage in made]
         if not first and config.recall_samples:
             check = f"check_{number - 1}"
             stands_in = {named["join"]: f"join_{number - 1}", named["check"]: check}

@@ -55,7 +55,7 @@ class Stage:
     model, labels) and is no part of the fingerprint: the digests of their contents are, as parameters.
 
     A stage with ``unless`` is left out once that earlier stage's facts say ``enough``; the outputs of ``instead`` then
-    stand for its own.
+    stand for its own. The outputs of a ``scratch`` stage are deleted once no stage to come reads them.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Stage:
     granule: int = CHUNK_ROWS
     unless: str = ""
     instead: str = ""
+    scratch: bool = False
     block_rows: int = 0
     threads: int = 1
     digest: str = ""
@@ -130,7 +131,7 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        return sum(stage.disk_bytes for stage in self.stages)
+        return peak_disk_bytes(self.stages)
 
     @property
     def memory_bytes(self) -> int:
@@ -142,6 +143,17 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def peak_disk_bytes(stages: Sequence[Stage]) -> int:
+    """Most bytes that the stages' outputs take at a time, all of them run, scratch deleted after its last reader."""
+    last = {name: at for at, stage in enumerate(stages) for name in (*stage.inputs.values(), stage.instead)}
+    held = most = 0
+    for number, stage in enumerate(stages):
+        held += stage.disk_bytes
+        most = max(most, held)
+        held -= sum(s.disk_bytes for s in stages[: number + 1] if s.scratch and last.get(s.name, -1) == number)
+    return most
 
 
 def make_plan(

@@ -22,8 +22,9 @@ from engine.executors.base import Executor, Outcome
 from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
+from engine.scratch import discard_consumed, is_enough, restore, stages_to_run
 from engine.storage import manifest
-from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress, stage_facts
+from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
 from engine.version import __version__
 
 ATTEMPTS = 4
@@ -62,13 +63,19 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
         folders: dict[str, Path] = {}
         try:
             with PeakMemory() as memory:
-                for stage in plan.stages:
+                needed = stages_to_run(plan, root)
+                for number, stage in enumerate(plan.stages):
                     if stage.unless and is_enough(folders[stage.unless]):
                         events.write("stage_not_needed", stage=stage.name, digest=stage.digest)
                         if stage.instead:
                             folders[stage.name] = folders[stage.instead]
                         continue
-                    folders[stage.name] = run_stage(stage, folders, workshop, events, memory)
+                    folders[stage.name] = root / stage.folder
+                    if stage.scratch and stage.name not in needed:
+                        continue
+                    run_stage(stage, folders, workshop, events, memory)
+                    for name in discard_consumed(plan, number + 1, folders):
+                        events.write("outputs_consumed", stage=name)
         except BaseException as error:
             with suppress(OSError):
                 events.write("run_failed", error=f"{type(error).__name__}: {error}")
@@ -77,11 +84,6 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
         manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "finished"})
         events.write("run_finished")
     return folders
-
-
-def is_enough(folder: Path) -> bool:
-    """Tell whether a finished check found that what it checked will do."""
-    return bool(stage_facts(folder)[0]["enough"])
 
 
 def check_folder(root: Path, kind: str, request: dict[str, Any]) -> None:
@@ -104,8 +106,8 @@ def check_folder(root: Path, kind: str, request: dict[str, Any]) -> None:
         )
 
 
-def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events: EventLog, memory: PeakMemory) -> Path:
-    """Run what is not committed of one stage and return its folder."""
+def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events: EventLog, memory: PeakMemory) -> None:
+    """Run what is not committed of one stage."""
     folder = workshop.root / stage.folder
     started = time.perf_counter()
     _prepare(folder, stage)
@@ -126,7 +128,6 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
         "stage_finished", stage=stage.name, digest=stage.digest, seconds=round(seconds, 3), peak_bytes=peak,
         tasks_run=len(tasks),
     )  # fmt: skip
-    return folder
 
 
 def remove_stale(root: Path, plan: Plan, events: EventLog) -> None:
@@ -203,6 +204,7 @@ def _failure(stage: Stage, failed: Sequence[Outcome], attempts: int) -> BaseExce
 def _prepare(folder: Path, stage: Stage) -> None:
     with manifest.explain_os_errors(folder):
         (folder / "records").mkdir(parents=True, exist_ok=True)
+        restore(folder)
     try:
         intact = folder_digest(folder) == stage.digest
     except (OSError, DataError, KeyError, TypeError):

@@ -30,7 +30,8 @@ from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
 from engine.plan import Cost, Plan, Stage, pending_ranges
-from engine.runner import is_enough, is_running
+from engine.runner import is_running
+from engine.scratch import is_enough
 from engine.storage import manifest
 from engine.storage.context import committed_records, stage_facts
 from engine.version import __version__

@@ -67,10 +67,11 @@ def test_gpus_speed_up_what_runs_on_them() -> None:
     for name in GPU_SPEEDS:
         module, function = name.split(":")
         assert callable(getattr(importlib.import_module(module), function))
-    cores, gpus = (by_name(projected(ComputeCluster(2, gpus, 16), BILLION)) for gpus in (0, 1))
-    faster = {name for name in cores if gpus[name].seconds < cores[name].seconds}
-    assert faster == {f"{name}_{number}" for name in ("cells", "probes") for number in (1, 2, 3)}
-    assert gpus["probes_1"].seconds == pytest.approx(cores["probes_1"].seconds * 4 / 45, rel=0.02)
+    for mode, faster in (("exact", {"knn"}), ("partition", set())):
+        cores, gpus = (by_name(projected(ComputeCluster(2, gpus, 16), 10**6, **{"knn.mode": mode})) for gpus in (0, 1))
+        assert {name for name in cores if gpus[name].seconds < cores[name].seconds} == faster
+        for name in faster:
+            assert gpus[name].seconds == pytest.approx(cores[name].seconds * 4 / 220, rel=0.02)
 
 
 def test_what_does_not_fit_is_refused_with_what_makes_it_fit() -> None:

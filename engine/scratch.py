@@ -1,0 +1,87 @@
+"""Outputs that only other stages of the run read, and their removal once those are done.
+
+A scratch stage's outputs are deleted when no stage that is still to come reads them, so that a run holds less on disk
+at a time. Its records stay, beside a mark: the stage counts as done, and is done again only if a stage that reads it
+has to be (after a changed setting, or damage).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from engine.plan import Plan, Stage
+from engine.storage import manifest
+from engine.storage.context import committed_records, release_held, stage_facts
+
+MARK_FILE = "consumed.json"
+_KEPT = {MARK_FILE, "records", "stage.json"}
+
+
+def is_enough(folder: Path) -> bool:
+    """Tell whether a finished check found that what it checked will do."""
+    return bool(stage_facts(folder)[0]["enough"])
+
+
+def is_finished(folder: Path, stage: Stage) -> bool:
+    """Tell whether all rows of a stage were committed, whether or not its outputs are still there."""
+    return sum(record.stop - record.start for record in committed_records(folder, stage.digest)) == stage.num_rows
+
+
+def stages_to_run(plan: Plan, root: Path) -> set[str]:
+    """Names of the stages that are not finished, or whose outputs are gone, and that something still needs.
+
+    Among them may be stages that a finished check made unnecessary, if what stands for them is needed.
+    """
+    skipped: set[str] = set()
+    for stage in plan.stages:
+        if stage.unless:
+            check = plan.stage(stage.unless)
+            if check.name in skipped or (is_finished(root / check.folder, check) and is_enough(root / check.folder)):
+                skipped.add(stage.name)
+    wanted: set[str] = set()
+    for stage in reversed(plan.stages):
+        folder, in_use = root / stage.folder, any(later.name in wanted for later in _readers(plan.stages, stage.name))
+        if stage.name in skipped:
+            needed = bool(stage.instead) and in_use
+        else:
+            there = is_finished(folder, stage) and not (folder / MARK_FILE).exists()
+            needed = not there and (in_use or not stage.scratch)
+        if needed:
+            wanted.add(stage.name)
+    return wanted
+
+
+def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path]) -> list[str]:
+    """Delete the outputs of scratch stages that none of the stages after the first ``done`` reads; return the names."""
+    dropped = []
+    for stage in plan.stages[:done]:
+        folder = folders.get(stage.name)
+        if not stage.scratch or folder is None or folder.name != stage.folder or (folder / MARK_FILE).exists():
+            continue
+        later = {folders.get(name) for after in plan.stages[done:] for name in (*after.inputs.values(), after.instead)}
+        if folder not in later:
+            _discard(folder)
+            dropped.append(stage.name)
+    return dropped
+
+
+def restore(folder: Path) -> None:
+    """Let a stage whose outputs were deleted be done again."""
+    if (folder / MARK_FILE).exists():
+        shutil.rmtree(folder / "records", ignore_errors=True)
+        (folder / "records").mkdir()
+        (folder / MARK_FILE).unlink()
+
+
+def _readers(stages: Sequence[Stage], name: str) -> list[Stage]:
+    return [stage for stage in stages if name in stage.inputs.values() or name == stage.instead]
+
+
+def _discard(folder: Path) -> None:
+    manifest.write_json(folder / MARK_FILE, {})
+    release_held()  # files that are still mapped would keep their space
+    for path in folder.iterdir():
+        if path.name not in _KEPT:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -24,10 +24,13 @@ Array = np.ndarray[Any, Any]
 
 ASSIGN_ROWS = 8192
 GROUP_CELLS = 40
-GROUPS_PER_PROBE = 64
+GROUPS_PER_PROBE = 32
 LEADER_ITERATIONS = 8
 # Larger groups (a mass of equal centroids) are left in the order they have: a chain costs their size squared.
 CHAINED_CELLS = 8192
+# Bins that hold every 16-bit product.
+BIN_WIDTH = 32
+BINS = (1 << 16) // BIN_WIDTH
 
 
 class Cells(NamedTuple):
@@ -47,7 +50,7 @@ def ungrouped(centroids_CW: Array) -> Cells:
 
 
 def groups_to_search(probes: int, num_groups: int) -> int:
-    """Nearest groups that a search for ``probes`` cells looks into (T)."""
+    """Nearest groups that a search for ``probes`` cells looks into at least (T)."""
     return min(GROUPS_PER_PROBE * probes, num_groups)
 
 
@@ -83,24 +86,17 @@ def train_cells(sample_SW: Array, num_cells: int, iterations: int, seed: int, lo
 
 def load_cells(cells: Cells, threads: int) -> Finder:
     """Make ready to find the nearest cells of rows; the function gives (n, P) int32, nearest first."""
-    leaders = _pack(ungrouped(cells.leaders))
+    leaders = pack_all(cells.leaders)
     packed = _pack(cells)
-    num_groups = len(cells.leaders)
 
     def find(codes_nW: Array, probes: int) -> Array:
         found_nP = np.empty((len(codes_nW), min(probes, len(cells.centroids))), np.int32)
-        few = groups_to_search(probes, num_groups)
+        few = groups_to_search(probes, len(cells.leaders))
 
         def assign(bounds: tuple[int, int]) -> None:
-            codes, found = codes_nW[slice(*bounds)], found_nP[slice(*bounds)]
-            listed = np.zeros((len(codes), 1), np.int32)
-            if few < num_groups:
-                near = np.empty((len(codes), few), np.int32)
-                _search_groups(codes, listed, *leaders, near)
-                listed = near
-            elif num_groups > 1:
-                listed = np.broadcast_to(np.arange(num_groups, dtype=np.int32), (len(codes), num_groups)).copy()
-            _search_groups(codes, listed, *packed, found)
+            codes = codes_nW[slice(*bounds)]
+            rows, begins = _list_groups(codes, *leaders, len(cells.leaders), few)
+            _search_groups(codes, rows, begins, *packed, found_nP[slice(*bounds)])
 
         map_tiles(assign, tile_bounds(0, len(codes_nW), ASSIGN_ROWS), threads)
         return found_nP
@@ -193,31 +189,66 @@ def _chain(codes_CW):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _search_groups(codes_nW, listed_nT, panels, corrections, offsets, firsts, found_nP):  # type: ignore[no-untyped-def]
-    """Group by group, compare the rows that list it with its centroids: 96 rows by 40 panels, which stay in cache."""
-    num_listed = listed_nT.shape[1]
+def _list_groups(codes_nW, panels, corrections, num_groups, few):  # type: ignore[no-untyped-def]
+    """Rows that look into each group, ascending, group after group, and where each group's begin.
+
+    A row looks into the groups of which the leader's product lies in or above the bin of its ``few``-th largest.
+    """
+    num_rows = len(codes_nW)
+    floors = np.full(num_rows, -(1 << 15), np.int32)
+    values = np.empty((num_rows, num_groups), np.int16)
+    begins = np.zeros(num_groups + 1, np.int64)
+    if few < num_groups:
+        buffer = np.empty((96, len(panels) * PANEL), np.float32)
+        histogram = np.empty(BINS, np.int32)
+        for begin in range(0, num_rows, 96):
+            end = min(begin + 96, num_rows)
+            products(shifted(codes_nW, np.arange(begin, end)), panels, corrections, buffer)
+            for row in range(begin, end):
+                histogram[:] = 0
+                for group in range(num_groups):
+                    value = np.int16(buffer[row - begin, group])
+                    values[row, group] = value
+                    histogram[(np.int32(value) + np.int32(1 << 15)) // BIN_WIDTH] += 1
+                wanted, limit = 0, BINS
+                while wanted < few:
+                    limit -= 1
+                    wanted += histogram[limit]
+                floors[row] = limit * BIN_WIDTH - (1 << 15)
+                for group in range(num_groups):
+                    begins[group + 1] += values[row, group] >= floors[row]
+    else:
+        values[:] = 0
+        begins[1:] = num_rows
+    begins = np.cumsum(begins)
+    rows = np.empty(begins[-1], np.int32)
+    places = begins[:-1].copy()
+    for row in range(num_rows):
+        for group in range(num_groups):
+            if values[row, group] >= floors[row]:
+                rows[places[group]] = row
+                places[group] += 1
+    return rows, begins
+
+
+@numba.njit(nogil=True, cache=True)
+def _search_groups(codes_nW, rows, begins, panels, corrections, offsets, firsts, found_nP):  # type: ignore[no-untyped-def]
+    """Group by group, compare the rows that look into it with its centroids: 96 by 40 panels, which stay in cache."""
     buffer = np.empty((96, 40 * PANEL), np.float32)
     values = np.full(found_nP.shape, -np.inf, np.float32)
-    flat = listed_nT.copy().ravel()
-    pairs = np.argsort(flat, kind="mergesort")
-    begin = 0
-    while begin < len(pairs):
-        group, end = flat[pairs[begin]], begin + 1
-        while end < len(pairs) and flat[pairs[end]] == group:
-            end += 1
+    for group in range(len(begins) - 1):
         size = offsets[group + 1] - offsets[group]
-        for few in range(begin, end, 96):
-            rows = pairs[few : min(few + 96, end)] // num_listed
-            left = shifted(codes_nW, rows)
+        for begin in range(begins[group], begins[group + 1], 96):
+            few = rows[begin : min(begin + 96, begins[group + 1])]
+            left = shifted(codes_nW, few)
             for first in range(firsts[group], firsts[group + 1], 40):
                 last = min(first + 40, firsts[group + 1])
                 products(left, panels[first:last], corrections[first:last], buffer)
                 before = (first - firsts[group]) * PANEL
                 count = min((last - first) * PANEL, size - before)
-                for place in range(len(rows)):
-                    row = rows[place]
+                for place in range(len(few)):
+                    row = few[place]
                     _keep_best(buffer[place, :count], offsets[group] + before, values[row], found_nP[row])
-        begin = end
 
 
 @numba.njit(nogil=True, cache=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.graph.cells import Cells, Finder, groups_to_search
+from engine.graph.cells import BIN_WIDTH, Cells, Finder, groups_to_search
 from engine.graph.similarity import listed_similarities, sort_neighbors
 from engine.storage.formats import NO_NEIGHBOR
 
@@ -69,9 +69,9 @@ def load_cells(cells: Cells, device: str) -> Finder:
             rows = torch.from_numpy(np.array(codes_nW[begin : begin + step])).to(device)
             keys = _ranked(_integer_products(rows, centroids_CW))
             if few < num_groups:
-                near = torch.topk(_ranked(_integer_products(rows, leaders_GW)), few, dim=1).indices
-                listed = torch.zeros(len(rows), num_groups, dtype=torch.bool, device=device)
-                keys[~listed.scatter_(1, near, True)[:, group_of_cell]] = torch.iinfo(keys.dtype).min
+                near = _integer_products(rows, leaders_GW)
+                floors = torch.topk(near, few, dim=1).values[:, -1:] // BIN_WIDTH * BIN_WIDTH
+                keys[(near < floors)[:, group_of_cell]] = torch.iinfo(keys.dtype).min
             out[begin : begin + len(rows)] = torch.topk(keys, out.shape[1], dim=1).indices.to(torch.int32).cpu().numpy()
         return out
 

@@ -20,6 +20,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from engine.graph.cells import BIN_WIDTH, BINS
 from engine.graph.codes import PANEL, dot, empty_panels, pack, products, shifted
 from engine.storage.formats import NO_NEIGHBOR
 from engine.tiles import map_tiles, tile_bounds
@@ -36,8 +37,6 @@ LINK_ROWS = 256
 # Candidates of a search tile, and of a tile of joined rows (up to twice as many for large K): what bounds memory.
 SEARCH_CANDIDATES = 1 << 24
 JOIN_CANDIDATES = 1 << 13
-# Bins of 32 that hold every 16-bit product: rounding can take those of codes well beyond 8,100.
-BINS = 1 << 11
 
 
 def probe_neighbors(
@@ -164,12 +163,12 @@ def select_nearest(values, ids, own, twice, histogram, out):  # type: ignore[no-
     size = len(out)
     histogram[:] = 0
     for place in range(len(values)):
-        histogram[(np.int32(values[place]) + np.int32(1 << 15)) >> 5] += 1
+        histogram[(np.int32(values[place]) + np.int32(1 << 15)) // BIN_WIDTH] += 1
     wanted, limit = 0, BINS
     while limit > 0 and wanted < size + 1 + twice:  # one more, which may be the row itself
         limit -= 1
         wanted += histogram[limit]
-    floor = np.int32((limit << 5) - (1 << 15))
+    floor = np.int32(limit * BIN_WIDTH - (1 << 15))
     keys = np.empty(wanted, np.int64)
     count = 0
     for place in range(len(values)):

@@ -66,9 +66,9 @@ def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     num_cells, number = task.params["num_cells"], task.params["pass"]
     wanted = min(len(features_ND), num_cells * task.params["train_rows_per_cell"])
     rng = np.random.default_rng([task.params["seed"], 3, number])
-    rows = rng.choice(len(features_ND), wanted, replace=False)
+    rows = np.sort(rng.choice(len(features_ND), wanted, replace=False))
     sample_SW = np.concatenate([
-        encode(features_ND[np.sort(rows[begin : begin + CHUNK_ROWS])]) for begin in range(0, wanted, CHUNK_ROWS)
+        encode(features_ND[rows[begin : begin + CHUNK_ROWS]]) for begin in range(0, wanted, CHUNK_ROWS)
     ])  # fmt: skip
     cells = train_centroids(sample_SW, num_cells, TRAIN_ITERATIONS, number, lambda cells: _load(cells, task))
     for name, array in cells._asdict().items():
@@ -79,7 +79,8 @@ def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cost:
     return Cost(
         fixed_bytes=num_cells * code_width(dim) * 2,
-        bytes_per_thread=ASSIGN_ROWS * (groups_to_search(num_probes, count_groups(num_cells)) * 12 + 64),
+        bytes_per_thread=ASSIGN_ROWS
+        * (2 * count_groups(num_cells) + 6 * groups_to_search(num_probes, count_groups(num_cells))),
         bytes_per_row=num_probes * 8 + dim * 6 + code_width(dim),
         disk_bytes=num_rows * num_probes * 4,
         seconds=1.0 * num_rows * compared_cells(num_cells, num_probes) * dim / RATE,
@@ -111,7 +112,7 @@ def order_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def vertices_cost(num_rows: int, dim: int, stored: int) -> Cost:
     width = code_width(dim)
     return Cost(bytes_per_row=dim * (2 * stored + 4) + width, disk_bytes=num_rows * (dim * stored + width),
-                seconds=num_rows / 3e5)  # fmt: skip
+                seconds=num_rows / 1.6e5)  # fmt: skip
 
 
 def order_features(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def near_cost(num_rows: int, dim: int, num_cells: int, num_probes: int, listed: 
         bytes_per_thread=_SEARCH_BYTES,
         bytes_per_row=listed * 8 + 16,
         disk_bytes=num_rows * listed * 4,
-        seconds=num_rows * (compared * dim / RATE + (3e-6 + compared * 2e-9)),
+        seconds=num_rows * (compared * dim / RATE + (4e-6 + compared * 2e-9)),
     )
 
 
@@ -183,7 +184,7 @@ def join_cost(num_rows: int, dim: int, k: int) -> Cost:
         bytes_per_thread=tile,
         bytes_per_row=joined_neighbors(k) * 8,
         disk_bytes=num_rows * joined_neighbors(k) * 4,
-        seconds=num_rows * 2e-5,
+        seconds=num_rows * 8e-6,
     )
 
 
@@ -221,7 +222,7 @@ def check_recall(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def similarities_cost(num_rows: int, dim: int, k: int) -> Cost:
-    return Cost(bytes_per_row=joined_neighbors(k) * 20, disk_bytes=num_rows * k * 8, seconds=num_rows * k * 4e-8)
+    return Cost(bytes_per_row=joined_neighbors(k) * 20, disk_bytes=num_rows * k * 8, seconds=num_rows * k * 9e-8)
 
 
 def write_similarities(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

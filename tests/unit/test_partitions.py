@@ -1,9 +1,6 @@
-"""Cells, probes and joins: exact on codes within what is compared, whatever the cuts, threads and ties."""
+"""Probes and joins: exact on codes within what is compared, whatever the cuts, threads and ties."""
 
 from __future__ import annotations
-
-from collections import defaultdict
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,18 +9,11 @@ from hypothesis import strategies as st
 
 from engine.clustering.union_find import component_roots
 from engine.graph import partitions
+from engine.graph.cells import load_cells, sort_by_cell, train_cells
 from engine.graph.codes import encode
 from engine.storage.formats import NO_NEIGHBOR
 
 NOWHERE = np.empty(0, np.int32)
-
-
-def assign_on(threads: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    def assign(codes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-        panels = partitions.pack_all(centroids)
-        return np.ascontiguousarray(partitions.nearest_cells(codes, panels, len(centroids), 1, threads)[:, 0])
-
-    return assign
 
 
 def make_codes(num_rows: int, dim: int, seed: int = 0, groups: int = 0) -> np.ndarray:
@@ -60,43 +50,18 @@ def test_select_nearest_is_a_sort(count: int, size: int, spread: int, with_own: 
         values[rng.integers(count)] = rng.choice([-32_768, 32_767])
     ids = rng.choice(2**31 - 2, count, replace=False).astype(np.int32) if count else NOWHERE
     own = int(ids[rng.integers(count)]) if with_own and count else 2**31 - 1
+    expected = nearest_of(values, ids, own, size)
+    twice = rng.choice(count, rng.integers(0, count + 1), replace=False)  # such as were known before
+    values, ids = np.append(values, values[twice]), np.append(ids, ids[twice])
     out = np.empty(size, np.int32)
-    partitions.select_nearest(values, ids, own, np.empty(partitions.BINS, np.int32), out)
-    np.testing.assert_array_equal(out, nearest_of(values, ids, own, size))
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 1100), st.integers(1, 6), st.sampled_from([2, 40]), st.integers(0, 1000))
-def test_nearest_cells_are_a_sort_too(num_rows: int, num_cells: int, probes: int, dim: int, seed: int) -> None:
-    codes, centroids = make_codes(num_rows, dim, seed), make_codes(num_cells, dim, seed + 1)
-    probes = min(probes, num_cells)
-    found = partitions.nearest_cells(codes, partitions.pack_all(centroids), num_cells, probes, 2)
-    values = codes.astype(np.int32) @ centroids.astype(np.int32).T
-    np.testing.assert_array_equal(found, np.argsort(-values, axis=1, kind="stable")[:, :probes])
-
-
-@pytest.mark.parametrize("num_cells", [1, 7, 300])
-def test_cells_are_no_more_than_distinct_rows_and_the_same_every_time(num_cells: int) -> None:
-    sample = np.repeat(make_codes(60, 24), 30, axis=0)
-    found = partitions.train_cells(sample, num_cells, 3, 1, assign_on(1))
-    assert found.shape == (min(num_cells, 60), sample.shape[1])
-    np.testing.assert_array_equal(found, partitions.train_cells(sample, num_cells, 3, 1, assign_on(2)))
-    cells = partitions.nearest_cells(sample, partitions.pack_all(found), len(found), 1, 1)[:, 0]
-    if num_cells > 60:  # every distinct row is a centroid, and they follow one another
-        assert len(np.unique(cells)) == 60
-        np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(sample, axis=0))
-
-
-def test_zero_and_equal_rows_make_cells() -> None:
-    assert not partitions.train_cells(np.zeros((50, 32), np.int8), 8, 4, 0, assign_on(1)).any()
-    assert partitions.train_cells(np.full((1, 32), 7, np.int8), 8, 4, 0, assign_on(1)).shape == (1, 32)
+    partitions.select_nearest(values, ids, own, len(twice), np.empty(partitions.BINS, np.int32), out)
+    np.testing.assert_array_equal(out, expected)
 
 
 def cells_of(codes: np.ndarray, num_cells: int, probes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    centroids = partitions.train_cells(codes, num_cells, 2, 0, assign_on(1))
-    num_cells, probes = len(centroids), min(probes, len(centroids))
-    probes_NP = partitions.nearest_cells(codes, partitions.pack_all(centroids), num_cells, probes, 1)
-    return *partitions.sort_by_cell(probes_NP[:, 0].copy(), num_cells), probes_NP
+    cells = train_cells(codes, num_cells, 2, 0, lambda cells: load_cells(cells, 1))
+    probes_NP = load_cells(cells, 1)(codes, probes)
+    return *sort_by_cell(probes_NP[:, 0].copy(), len(cells.centroids)), probes_NP
 
 
 @settings(max_examples=25, deadline=None)
@@ -186,22 +151,18 @@ def random_graph(num_rows: int, width: int, seed: int) -> np.ndarray:
 
 
 def joined_by_hand(
-    codes: np.ndarray, graphs: list[tuple[np.ndarray, np.ndarray]], near: int, far: int, size: int
+    codes: np.ndarray, neighbors: np.ndarray, places: np.ndarray, near: int, far: int, size: int
 ) -> np.ndarray:
-    def listed(graph: int, row: int, most: int) -> list[int]:
-        neighbors, places = graphs[graph]
+    def listed(row: int, most: int) -> list[int]:
         return [other for other in neighbors[places[row] if places.size else row][:most].tolist() if other >= 0]
 
-    values, numbers = products(codes), range(len(graphs))
+    values = products(codes)
     out = np.empty((len(codes), size), np.int32)
     for tile in range(0, len(codes), partitions.JOINED_ROWS):
-        rows, candidates = range(tile, min(tile + partitions.JOINED_ROWS, len(codes))), set[int]()
-        candidates.update(rows)
+        rows = range(tile, min(tile + partitions.JOINED_ROWS, len(codes)))
+        candidates = set(rows)
         for row in rows:
-            for a in numbers:
-                candidates.update(listed(a, row, 1 << 30))
-                for other in listed(a, row, near):
-                    candidates.update(*(listed(b, other, far) for b in numbers))
+            candidates.update(listed(row, 1 << 30), *(listed(other, far) for other in listed(row, near)))
         ids = np.array(sorted(candidates), dtype=np.int32)
         for row in rows:
             out[row] = nearest_of(values[row, ids], ids, row, size)
@@ -209,15 +170,27 @@ def joined_by_hand(
 
 
 @pytest.mark.parametrize(("num_rows", "width"), [(2, 1), (65, 20), (700, 12)])
-@pytest.mark.parametrize("both", [False, True])
-def test_join_compares_neighbours_and_their_neighbours(num_rows: int, width: int, both: bool) -> None:
+@pytest.mark.parametrize("placed", [False, True])
+def test_join_compares_neighbours_and_their_neighbours(num_rows: int, width: int, placed: bool) -> None:
     codes = make_codes(num_rows, 24, groups=30)
-    graphs = [(random_graph(num_rows, width, 1), NOWHERE)]
-    if both:
-        places = np.random.default_rng(3).permutation(num_rows).astype(np.int32)
-        graphs.append((random_graph(num_rows, max(1, width // 2), 2), places))
-    found = partitions.join_neighbors(codes, graphs, 3, 4, 15, 0, num_rows, 2)
-    np.testing.assert_array_equal(found, joined_by_hand(codes, graphs, 3, 4, 15))
+    places = np.random.default_rng(3).permutation(num_rows).astype(np.int32) if placed else NOWHERE
+    graph = random_graph(num_rows, width, 1)
+    if placed:
+        graph[places] = graph.copy()
+    found = partitions.join_neighbors(codes, (graph, places), 3, 4, 15, 0, num_rows, 2)
+    np.testing.assert_array_equal(found, joined_by_hand(codes, graph, places, 3, 4, 15))
+
+
+def test_what_was_known_counts_with_what_the_cells_hold() -> None:
+    codes = make_codes(800, 24, groups=40)
+    order, offsets, probes = cells_of(codes, 30, 2)
+    known = random_graph(800, 40, 3)
+    found = partitions.probe_neighbors(codes, order, offsets, probes, 0, 800, 25, 1, known)
+    values = products(codes)
+    for place, row in enumerate(order):
+        ids = np.concatenate([order[offsets[cell] : offsets[cell + 1]] for cell in probes[row]])
+        ids = np.union1d(ids, known[row][known[row] >= 0]).astype(np.int32)
+        np.testing.assert_array_equal(found[place], nearest_of(values[row, ids], ids, row, 25))
 
 
 @pytest.mark.parametrize("width", [150, 1024])
@@ -226,7 +199,7 @@ def test_join_never_loses_a_nearer_listed_neighbour(width: int) -> None:
     num_rows, rows = 30_000, 1100
     codes = make_codes(num_rows, 24)
     graph = random_graph(num_rows, width, 1)
-    found = partitions.join_neighbors(codes, [(graph, NOWHERE)], 3, 4, width, 0, rows, 2)
+    found = partitions.join_neighbors(codes, (graph, NOWHERE), 3, 4, width, 0, rows, 2)
     for row in range(0, rows, 7):
         values = codes @ codes[row].astype(np.int32)
         listed = graph[row][graph[row] >= 0]
@@ -239,19 +212,8 @@ def test_join_never_loses_a_nearer_listed_neighbour(width: int) -> None:
 def test_join_in_any_cuts_and_threads() -> None:
     num_rows = 5000
     codes = make_codes(num_rows, 24, groups=200)
-    graphs = [(random_graph(num_rows, 40, 1), NOWHERE)]
-    whole = partitions.join_neighbors(codes, graphs, 5, 8, 30, 0, num_rows, 3)
+    graph = (random_graph(num_rows, 40, 1), NOWHERE)
+    whole = partitions.join_neighbors(codes, graph, 5, 8, 30, 0, num_rows, 3)
     for start, stop in ((0, 1024), (1024, 4096), (4096, num_rows)):
-        part = partitions.join_neighbors(codes, graphs, 5, 8, 30, start, stop, 1)
+        part = partitions.join_neighbors(codes, graph, 5, 8, 30, start, stop, 1)
         np.testing.assert_array_equal(part, whole[start:stop])
-
-
-def test_sort_by_cell_keeps_rows_in_order_within_a_cell() -> None:
-    cells = np.random.default_rng(0).integers(0, 9, 500).astype(np.int32)
-    order, offsets = partitions.sort_by_cell(cells, 12)
-    members = defaultdict(list)
-    for row, cell in enumerate(cells):
-        members[cell].append(row)
-    assert len(offsets) == 13
-    for cell in range(12):
-        assert order[offsets[cell] : offsets[cell + 1]].tolist() == members[cell]

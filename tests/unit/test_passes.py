@@ -66,12 +66,12 @@ def unit_rows(num_rows: int, dim: int, seed: int = 0) -> np.ndarray:
 def test_passes_follow_the_recall_asked_for_and_stop_at_the_most_allowed(tmp_path: Path) -> None:
     features, steps = make_blobs(6000, 32), {"k": 20, "num_probes": 1, "max_passes": 3}
     graphs, recalls = [], []
-    for target, expected in ((0.3, [1]), (0.9, [1, 2]), (1.0, [1, 2, 3])):  # in one folder: what is there is taken
+    for target, expected in ((0.3, [1]), (0.8, [1, 2]), (1.0, [1, 2, 3])):  # in one folder: what is there is taken
         cluster(features, tmp_path, recall=target, **steps)
         assert passes(tmp_path) == expected
         graphs.append(np.array(read_graph(tmp_path)[1]))
         recalls.append(recall(tmp_path))
-    assert recalls[0] < 0.9 <= recalls[1] < recalls[2] < 1.0
+    assert recalls[0] < 0.8 <= recalls[1] < recalls[2] < 1.0
     assert (graphs[1] >= graphs[0] - 0.03).all()  # a join loses none but for what codes cannot tell apart
     cluster(features, tmp_path, recall=0.3, recall_samples=0, **steps)
     assert passes(tmp_path) == [1, 2, 3]

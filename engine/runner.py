@@ -22,7 +22,7 @@ from engine.executors.base import Executor, Outcome
 from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
-from engine.scratch import discard_consumed, is_enough, restore, stages_to_run
+from engine.scratch import discard_consumed, is_consumed, is_enough, restore, stages_to_run
 from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
 from engine.version import __version__
@@ -63,6 +63,8 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
         folders: dict[str, Path] = {}
         try:
             with PeakMemory() as memory:
+                for stage in plan.stages:
+                    _withdraw_damaged(root / stage.folder, stage, events, workshop.display)
                 needed = stages_to_run(plan, root)
                 for number, stage in enumerate(plan.stages):
                     if stage.unless and is_enough(folders[stage.unless]):
@@ -111,7 +113,7 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     folder = workshop.root / stage.folder
     started = time.perf_counter()
     _prepare(folder, stage)
-    kept = _verified(folder, stage, events, workshop.display)
+    kept = [(record.start, record.stop) for record in committed_records(folder, stage.digest)]
     tasks = pending_ranges(stage, kept)
     done_rows = sum(stop - start for start, stop in kept)
     events.write("stage_started", stage=stage.name, digest=stage.digest, tasks=len(tasks), rows_committed=done_rows)
@@ -213,22 +215,20 @@ def _prepare(folder: Path, stage: Stage) -> None:
         manifest.write_json(folder / "stage.json", asdict(stage))
 
 
-def _verified(folder: Path, stage: Stage, events: EventLog, display: Display) -> list[tuple[int, int]]:
+def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, display: Display) -> None:
     """Check every committed output against its checksum; withdraw commits that are damaged, and say so."""
+    if is_consumed(folder):
+        return
     for path in manifest.damaged_records(folder):
         display.message(f"{stage.name}: {path} is damaged: computing the rows it stood for again")
         events.write("damage_found", stage=stage.name, damage=f"{path} is damaged")
         path.unlink()
-    kept = []
     for record in committed_records(folder, stage.digest):
         damage = manifest.find_damage(folder, record)
-        if damage is None:
-            kept.append((record.start, record.stop))
-            continue
-        display.message(f"{stage.name}: {damage}: computing rows {record.start:,}..{record.stop:,} again")
-        events.write("damage_found", stage=stage.name, start=record.start, stop=record.stop, damage=damage)
-        manifest.discard_record(folder, record)
-    return kept
+        if damage is not None:
+            display.message(f"{stage.name}: {damage}: computing rows {record.start:,}..{record.stop:,} again")
+            events.write("damage_found", stage=stage.name, start=record.start, stop=record.stop, damage=damage)
+            manifest.discard_record(folder, record)
 
 
 def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], workshop: Workshop) -> TaskCall:

@@ -29,6 +29,11 @@ def is_finished(folder: Path, stage: Stage) -> bool:
     return sum(record.stop - record.start for record in committed_records(folder, stage.digest)) == stage.num_rows
 
 
+def is_consumed(folder: Path) -> bool:
+    """Tell whether a finished stage's outputs were deleted, as no stage to come read them."""
+    return (folder / MARK_FILE).exists()
+
+
 def stages_to_run(plan: Plan, root: Path) -> set[str]:
     """Names of the stages that are not finished, or whose outputs are gone, and that something still needs.
 
@@ -46,7 +51,7 @@ def stages_to_run(plan: Plan, root: Path) -> set[str]:
         if stage.name in skipped:
             needed = bool(stage.instead) and in_use
         else:
-            there = is_finished(folder, stage) and not (folder / MARK_FILE).exists()
+            there = is_finished(folder, stage) and not is_consumed(folder)
             needed = not there and (in_use or not stage.scratch)
         if needed:
             wanted.add(stage.name)
@@ -58,7 +63,7 @@ def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path]) -> list
     dropped = []
     for stage in plan.stages[:done]:
         folder = folders.get(stage.name)
-        if not stage.scratch or folder is None or folder.name != stage.folder or (folder / MARK_FILE).exists():
+        if not stage.scratch or folder is None or folder.name != stage.folder or is_consumed(folder):
             continue
         later = {folders.get(name) for after in plan.stages[done:] for name in (*after.inputs.values(), after.instead)}
         if folder not in later:
@@ -69,7 +74,7 @@ def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path]) -> list
 
 def restore(folder: Path) -> None:
     """Let a stage whose outputs were deleted be done again."""
-    if (folder / MARK_FILE).exists():
+    if is_consumed(folder):
         shutil.rmtree(folder / "records", ignore_errors=True)
         (folder / "records").mkdir()
         (folder / MARK_FILE).unlink()

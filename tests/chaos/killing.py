@@ -16,7 +16,7 @@ import psutil
 
 from engine import api
 from engine.events import read_events
-from engine.scratch import MARK_FILE
+from engine.scratch import is_consumed
 
 # Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -150,12 +150,12 @@ def compare_committed(root: Path, before: dict[str, Stamp]) -> dict[str, Stamp]:
     for record in root.glob("*/records/*.json"):
         tree = json.loads(record.read_text())["record"]
         folder = record.parent.parent
-        outputs = [] if (folder / MARK_FILE).exists() else [folder / output["path"] for output in tree["outputs"]]
+        outputs = [] if is_consumed(folder) else [folder / output["path"] for output in tree["outputs"]]
         for path in [record, *outputs]:
             stat = path.stat()
             now[str(path.relative_to(root))] = (stat.st_ino, stat.st_mtime_ns)
     for path, stamp in before.items():
-        if "records" in Path(path).parts or not (root / Path(path).parts[0] / MARK_FILE).exists():
+        if "records" in Path(path).parts or not is_consumed(root / Path(path).parts[0]):
             assert now.get(path) == stamp, f"{path} was committed, and written again"
     return now
 

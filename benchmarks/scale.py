@@ -27,7 +27,7 @@ from recording import RECORDS, write_record
 
 from engine import api, evaluate, summary
 from engine.storage.formats import read_labels
-from engine.storage.manifest import file_checksum
+from engine.storage.manifest import bytes_below, file_checksum
 
 PARTS = {
     "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
@@ -45,7 +45,7 @@ def run(command: list[str], folder: Path, kill_after: float | None = None) -> tu
     while process.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)
-        most = max(most, bytes_in(folder))
+        most = max(most, bytes_below(folder))
         if kill_after is not None and time.perf_counter() - started >= kill_after:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -53,15 +53,6 @@ def run(command: list[str], folder: Path, kill_after: float | None = None) -> tu
     if process.returncode != (0 if kill_after is None else -signal.SIGKILL):
         raise SystemExit(f"asterism {' '.join(command)}: exit {process.returncode} after {seconds:.0f} s")
     return seconds, most
-
-
-def bytes_in(folder: Path) -> int:
-    """Bytes of the files in a folder that may be written to meanwhile."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
 
 
 def measure(part: str, work: Path, model: Path, settings: list[str], kill: bool) -> dict[str, Any]:
@@ -77,7 +68,7 @@ def measure(part: str, work: Path, model: Path, settings: list[str], kill: bool)
     row = {
         "part": part, "identities": PARTS[part], "num_rows": len(truth), "seconds": round(seconds, 1),
         "peak_bytes": max(stage["peak_bytes"] for stage in stages),
-        "disk_bytes": disk_bytes, "disk_bytes_after": bytes_in(folder),
+        "disk_bytes": disk_bytes, "disk_bytes_after": bytes_below(folder),
         "recall": summary.recall_estimate(folder), **evaluate(labels, truth), "stages": stages,
     }  # fmt: skip
     if kill:

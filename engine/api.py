@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -373,8 +372,4 @@ def _text(path: str | Path | None) -> str | None:
 def _free_disk(root: Path) -> int:
     """Free bytes where the run goes, counting what it already wrote."""
     place = next(parent for parent in [root, *root.parents] if parent.exists())
-    written = 0
-    for file in root.rglob("*"):
-        with suppress(FileNotFoundError):  # another process may be replacing it
-            written += file.stat().st_size if file.is_file() else 0
-    return shutil.disk_usage(place).free + written
+    return shutil.disk_usage(place).free + manifest.bytes_below(root)

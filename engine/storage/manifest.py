@@ -11,7 +11,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -108,6 +108,16 @@ def remove_temporaries(root: Path) -> None:
     """Delete what killed writers left half-written below ``root``; only for who holds the run's lock."""
     for path in root.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def bytes_below(root: Path) -> int:
+    """Bytes of the files below ``root``, which others may be writing and deleting meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(root):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
 
 
 def write_record(folder: Path, record: Record) -> None:

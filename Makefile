@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/python jobs/demo.py --out demo-output
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: setup
 	$(BIN)/ruff check .

@@ -18,6 +18,12 @@ sys.path.insert(0, TESTS)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes, run one file's tests in one of them, and all that start Ray in one."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
+
+
 def make_blobs(num_rows: int, dim: int, *, rows_per_blob: int = 12, seed: int = 0) -> np.ndarray:
     """Vectors (N, D) float32 around random unit centres, rows of one blob scattered over the whole array."""
     rng = np.random.default_rng(seed)

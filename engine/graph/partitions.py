@@ -22,6 +22,7 @@ import numpy as np
 
 from engine.graph.cells import BIN_WIDTH, BINS
 from engine.graph.codes import PANEL, dot, empty_panels, pack, products, shifted
+from engine.graph.intrinsics import prefetch_row
 from engine.storage.formats import NO_NEIGHBOR
 from engine.tiles import map_tiles, tile_bounds
 
@@ -37,6 +38,7 @@ LINK_ROWS = 256
 # Candidates of a search tile, and of a tile of joined rows (up to twice as many for large K): what bounds memory.
 SEARCH_CANDIDATES = 1 << 24
 JOIN_CANDIDATES = 1 << 13
+AHEAD = 16  # rows asked for before they are needed
 
 
 def probe_neighbors(
@@ -131,12 +133,13 @@ def _probe(codes_NW, order, offsets, probes_nP, start, known, out):  # type: ign
         count = begins[(row + 1) * num_probes] - first
         found[:count] = values[first : first + count]
         own = order[start + row]
-        for rank in range(num_known):
-            other = known[own, rank]
-            if other < 0:
-                break
-            ids[count], found[count] = other, dot(codes_NW, own, other)
-            count += 1
+        for rank in range(num_known + AHEAD):
+            if rank < num_known and known[own, rank] >= 0:
+                prefetch_row(codes_NW, known[own, rank])
+            if rank >= AHEAD and known[own, rank - AHEAD] >= 0:
+                other = known[own, rank - AHEAD]
+                ids[count], found[count] = other, dot(codes_NW, own, other)
+                count += 1
         select_nearest(found[:count], ids[:count], own, num_known, histogram, out[row])
 
 

@@ -13,6 +13,7 @@ Shape suffixes: N vertices, n nodes of a level, M modules, P parts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,9 +138,7 @@ def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) ->
     wanted = {"indptr": (indptr, np.int64), "indices": (indices, np.int32), "weights": (weights, np.float32)}
     for name, (array, dtype) in wanted.items():
         if array.ndim != 1 or array.dtype != dtype:
-            raise DataError(
-                f"map equation: expected {name} 1-d of {np.dtype(dtype)}, got {array.dtype} {array.shape}"
-            )
+            raise DataError(f"map equation: expected {name} 1-d of {np.dtype(dtype)}, got {array.dtype} {array.shape}")
     if not len(indptr) or indptr[0] != 0 or len(indices) != indptr[-1] or len(weights) != indptr[-1]:
         raise DataError(
             f"map equation: indptr of {len(indptr)} entries asks for {indptr[-1] if len(indptr) else 'no'} links from "
@@ -176,7 +175,7 @@ def _search_blocks(graph: _Graph, seed: int, threads: int) -> Array:
     num_vertices = len(graph)
     vertices = np.arange(num_vertices, dtype=np.int32)
     starts = np.append(np.arange(0, num_vertices, BLOCK_VERTICES), num_vertices)
-    shares = np.array([graph.flow_n[a:b].sum() for a, b in zip(starts[:-1], starts[1:], strict=True)])
+    shares = np.array([graph.flow_n[a:b].sum() for a, b in pairwise(starts)])
     asked = shares > 0
     return _search_parts(graph, (vertices, starts), asked, np.zeros(len(shares)), shares, MAX_LEVELS, seed, threads)
 
@@ -221,7 +220,7 @@ def _tune_nodes(graph: _Graph, roots: Array, threads: int) -> Array:
     for _ in range(MAX_PASSES):
         map_tiles(lambda tile: propose_moves(*state, *tile, active, wanted), tiles, threads)
         nodes = np.flatnonzero(wanted).astype(np.int32)
-        active = wanted.copy()
+        active[:] = wanted
         num_moved, num_free = move_nodes(*state, nodes, active, free, num_free)
         if num_moved == 0:
             break
@@ -288,7 +287,7 @@ def _aggregate(graph: _Graph, roots: Array, threads: int) -> tuple[_Graph, Array
     out = np.zeros(num_modules)
     indptr = np.cumsum(degrees)
     _add_strengths(indptr, indices, weights, 0, num_modules, np.empty(num_modules), out)
-    flow = np.bincount(numbers, graph.flow_n, num_modules)
+    flow = _sum_by_label(numbers, graph.flow_n, num_modules)
     return _Graph(indptr, indices, weights, graph.scale, flow, out * graph.scale), numbers, members[starts[:-1]]
 
 
@@ -299,21 +298,23 @@ def _module_flows(graph: _Graph, labels: Array, threads: int) -> tuple[Array, Ar
         lambda tile: _add_leaving(*graph.links, labels, *tile, leaving), tile_bounds(0, len(graph), TILE_VERTICES),
         threads,
     )  # fmt: skip
-    sums = (np.bincount(labels, values, len(graph)) for values in (graph.flow_n, leaving * graph.scale))
-    return next(sums), next(sums)
+    return _sum_by_label(labels, graph.flow_n, len(graph)), _sum_by_label(labels, leaving * graph.scale, len(graph))
+
+
+def _sum_by_label(labels: Array, values: Array, num_labels: int) -> Array:
+    return np.bincount(labels, values, num_labels).astype(np.float64, copy=False)  # of nothing, integers
 
 
 def _codelength(graph: _Graph, labels: Array, threads: int) -> float:
     flow_M, exit_M = _module_flows(graph, labels, threads)
-    bits = plogp(exit_M.sum()) - 2 * _sum_plogp(exit_M) + _sum_plogp(exit_M + flow_M) - _sum_plogp(graph.flow_n)
-    return float(bits)
+    return float(_sum_bits(flow_M, exit_M, graph.flow_n))
 
 
 def _cut_parts(starts: Array) -> list[tuple[int, int]]:
     """Cut parts into runs of about ``TILE_VERTICES`` nodes."""
     cuts = np.searchsorted(starts, np.arange(0, starts[-1] + TILE_VERTICES, TILE_VERTICES))
     cuts = np.unique(np.minimum(cuts, len(starts) - 1))
-    return [(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [(int(a), int(b)) for a, b in pairwise(cuts)]
 
 
 def _lowest(labels: Array, names: Array) -> Array:
@@ -379,8 +380,12 @@ def _unite_inside(indptr, indices, weights, numbers, members, starts, first, las
 
 
 @njit(nogil=True, cache=True)
-def _sum_plogp(values):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for value in values:
-        total += plogp(value)
-    return total
+def _sum_bits(flow_M, exit_M, flow_n):  # type: ignore[no-untyped-def]
+    """Sum one by one, so that labels without members change nothing."""
+    total_exit, bits = 0.0, 0.0
+    for module in range(len(flow_M)):
+        total_exit += exit_M[module]
+        bits += plogp(exit_M[module] + flow_M[module]) - 2 * plogp(exit_M[module])
+    for node in range(len(flow_n)):
+        bits -= plogp(flow_n[node])
+    return bits + plogp(total_exit)

@@ -21,9 +21,10 @@ NEW = -1  # target of a move into a module of its own
 
 _MULTIPLIER = np.uint32(2654435769)
 _NONE = np.int32(-1)
+_ZERO = np.int64(0)  # a plain 0 would make numba compile what it is passed to once more
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def plogp(share: float) -> Any:
     """Give x log2 x, and 0 from 0 down (numba)."""
     return share * np.log2(share) if share > 0 else 0.0
@@ -49,7 +50,7 @@ def make_table(num_keys):  # type: ignore[no-untyped-def]
 def gather_links(indptr, indices, weights, labels, node, keys_S, sums_S, used, num_used):  # type: ignore[no-untyped-def]
     """Add a node's weights to others to ``sums_S``, by module; return how many slots are ``used`` now (numba)."""
     mask = len(keys_S) - 1
-    last, slot = _NONE, 0
+    last, slot = -1, _ZERO
     for entry in range(indptr[node], indptr[node + 1]):
         other, weight = indices[entry], weights[entry]
         if other == node or not weight > 0:
@@ -105,7 +106,9 @@ def best_move(keys_S, sums_S, used, num_used, scale, flow, out, own, flow_M, exi
             continue
         linked = sums_S[used[position]] * scale
         joined, change = exit_M[module] + out - 2 * linked, 2 * (inside - linked)
-        bits = base + plogp(total + change) - change * offset + plogp(flow_M[module] + flow + joined) - 2 * plogp(joined)
+        bits = (
+            base + plogp(total + change) - change * offset + plogp(flow_M[module] + flow + joined) - 2 * plogp(joined)
+        )
         bits -= plogp(flow_M[module] + exit_M[module]) - 2 * plogp(exit_M[module])
         if bits < best or (bits == best and target >= 0 and target != own and module < target):
             best, target, link = bits, module, linked
@@ -117,7 +120,7 @@ def propose_moves(  # type: ignore[no-untyped-def]
     indptr, indices, weights, scale, flow, out, labels, flow_M, exit_M, size_M, totals, start, stop, active, wanted
 ):
     """Set ``wanted`` for the active nodes of ``start..stop`` that would move if no other did (numba)."""
-    most = 0
+    most = _ZERO
     for node in range(start, stop):
         most = max(most, indptr[node + 1] - indptr[node])
     keys_S, sums_S, used = make_table(most)
@@ -133,7 +136,7 @@ def propose_moves(  # type: ignore[no-untyped-def]
             continue
         size = table_slots(indptr[node + 1] - indptr[node])
         keys, sums = keys_S[:size], sums_S[:size]
-        num_used = gather_links(indptr, indices, weights, labels, node, keys, sums, used, 0)
+        num_used = gather_links(indptr, indices, weights, labels, node, keys, sums, used, _ZERO)
         target, _, _ = best_move(
             keys, sums, used, num_used, scale, flow[node], out[node], own, flow_M, exit_M, size_M, totals
         )
@@ -150,7 +153,7 @@ def move_nodes(  # type: ignore[no-untyped-def]
     Changes ``labels``, the modules' flow, exit flow and size, ``totals`` and ``free``, the stack of unused module ids;
     who moves wakes the neighbours that are not in its new module. Returns how many moved and how many ids are free.
     """
-    most = 0
+    most = _ZERO
     for node in nodes:
         most = max(most, indptr[node + 1] - indptr[node])
     keys_S, sums_S, used = make_table(most)
@@ -162,7 +165,7 @@ def move_nodes(  # type: ignore[no-untyped-def]
         own = labels[node]
         size = table_slots(indptr[node + 1] - indptr[node])
         keys, sums = keys_S[:size], sums_S[:size]
-        num_used = gather_links(indptr, indices, weights, labels, node, keys, sums, used, 0)
+        num_used = gather_links(indptr, indices, weights, labels, node, keys, sums, used, _ZERO)
         if num_used == 0:
             continue
         target, inside, link = best_move(
@@ -240,22 +243,22 @@ def link_modules(indptr, indices, weights, numbers, members, starts, first, last
     Others come in the order of their first link.
     """
     rooms = np.zeros(last - first, np.int64)
+    total = most = _ZERO
     for module in range(first, last):
         for position in range(starts[module], starts[module + 1]):
             rooms[module - first] += indptr[members[position] + 1] - indptr[members[position]]
         rooms[module - first] = min(rooms[module - first], len(starts) - 1)
-    others, sums = np.empty(rooms.sum(), np.int32), np.empty(rooms.sum(), np.float32)
-    keys_S, sums_S, used = make_table(rooms.max())
+        total, most = total + rooms[module - first], max(most, rooms[module - first])
+    others, sums = np.empty(total, np.int32), np.empty(total, np.float32)
+    keys_S, sums_S, used = make_table(most)
     degrees = np.zeros(last - first, np.int64)
     filled = 0
     for module in range(first, last):
         size = table_slots(rooms[module - first])
         keys, values = keys_S[:size], sums_S[:size]
-        num_used = 0
+        num_used = _ZERO
         for position in range(starts[module], starts[module + 1]):
-            num_used = gather_links(
-                indptr, indices, weights, numbers, members[position], keys, values, used, num_used
-            )
+            num_used = gather_links(indptr, indices, weights, numbers, members[position], keys, values, used, num_used)
         for position in range(num_used):
             if keys[used[position]] != module:
                 others[filled] = keys[used[position]]
@@ -300,7 +303,7 @@ def solve_graph(indptr, indices, weights, scale, flow, out, other_exit, share, s
         num_nodes = len(flow)
         labels, nodes = np.arange(num_nodes).astype(np.int32), np.arange(num_nodes).astype(np.int32)
         flow_M, exit_M, size_M = flow.copy(), out.copy(), np.ones(num_nodes, np.int32)
-        free, num_free = np.empty(num_nodes, np.int32), 0
+        free, num_free = np.empty(num_nodes, np.int32), _ZERO
         totals = np.array([out.sum(), other_exit, np.log2(share) if share > 0 else 0.0])
         active = np.ones(num_nodes, np.bool_)
         shuffle(nodes, seed)
@@ -321,11 +324,14 @@ def solve_graph(indptr, indices, weights, scale, flow, out, other_exit, share, s
         if num_modules == 1:
             break
         members, starts = order_members(numbers, num_modules)
-        firsts = labels[members[starts[:-1]]]
-        flow, out = flow_M[firsts], exit_M[firsts]
-        degrees, indices, weights = link_modules(indptr, indices, weights, numbers, members, starts, 0, num_modules)
+        flow, out = np.empty(num_modules), np.empty(num_modules)
+        for module in range(num_modules):
+            label = labels[members[starts[module]]]
+            flow[module], out[module] = flow_M[label], exit_M[label]
+        degrees, indices, weights = link_modules(indptr, indices, weights, numbers, members, starts, _ZERO, num_modules)
         indptr = np.zeros(num_modules + 1, np.int64)
-        indptr[1:] = np.cumsum(degrees)
+        for module in range(num_modules):
+            indptr[module + 1] = indptr[module] + degrees[module]
     return result
 
 
@@ -339,14 +345,19 @@ def solve_parts(  # type: ignore[no-untyped-def]
     Writes to ``result`` each node's module within its part; a part not asked for is one module.
     """
     for part in range(first, last):
-        nodes = members[starts[part] : starts[part + 1]]
-        if len(nodes) == 1 or not asked_P[part]:
-            result[nodes] = 0
-            continue
-        part_indptr, part_indices, part_weights = extract_part(
-            indptr, indices, weights, members, positions, starts[part], starts[part + 1]
-        )
-        result[nodes] = solve_graph(
-            part_indptr, part_indices, part_weights, scale, flow[nodes], out[nodes], other_exit_P[part], share_P[part],
-            seed, max_levels,
-        )  # fmt: skip
+        start, stop = starts[part], starts[part + 1]
+        num_nodes = stop - start
+        modules = np.zeros(num_nodes, np.int32)
+        if num_nodes > 1 and asked_P[part]:
+            part_indptr, part_indices, part_weights = extract_part(
+                indptr, indices, weights, members, positions, start, stop
+            )
+            part_flow, part_out = np.empty(num_nodes), np.empty(num_nodes)
+            for node in range(num_nodes):
+                part_flow[node], part_out[node] = flow[members[start + node]], out[members[start + node]]
+            modules = solve_graph(
+                part_indptr, part_indices, part_weights, scale, part_flow, part_out, other_exit_P[part], share_P[part],
+                seed, max_levels,
+            )  # fmt: skip
+        for node in range(num_nodes):
+            result[members[start + node]] = modules[node]

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.clustering.adjacency import build_adjacency
 from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.propagation import propagate
-from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.pruning import node_intimacy
 from engine.clustering.union_find import UnionFind
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.edges import iterate_edges, read_edges

@@ -11,7 +11,8 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.adjacency import build_adjacency
+from engine.clustering.pruning import node_intimacy
 from engine.plan import CHUNK_ROWS
 from engine.stages import partition
 from engine.stages.edges import iterate_edges, read_edges

@@ -105,7 +105,7 @@ def codelength(
 
     L = plogp(q) − 2 Σ_m plogp(q_m) + Σ_m plogp(q_m + p_m) − Σ_i plogp(p_i) with plogp(x) = x log2 x, p_i the share of
     all weights in row i, p_m its sum over a module, q_m the share in rows of the module and columns outside it, q its
-    sum (Rosvall and Bergstrom, PNAS 105, 1118, 2008, equation 4 and the supporting text, for undirected links).
+    sum (Rosvall and Bergstrom, PNAS 105, 1118, 2008; their expanded form, with the flow of undirected links).
     ``labels_N``: any integers. Graph and errors as for ``map_equation``; 0 for a graph without weight.
     """
     _check_graph(indptr, indices, weights, threads)

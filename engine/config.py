@@ -118,14 +118,21 @@ class ScoreConfig(Section):
 class PartitionConfig(Section):
     """From scored edges to clusters. ``None`` takes the operating point stored with the model."""
 
-    method: Literal["auto", "components", "propagation"] = Field(
+    method: Literal["auto", "components", "propagation", "map_equation"] = Field(
         "auto",
-        description="components: score and intimacy pruning, then union-find; propagation: size-capped",
+        description="components: score and intimacy pruning, then union-find; propagation: size-capped; "
+        "map_equation: modules in which a walk along the scored edges stays longest",
     )
     min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
     min_intimacy: float | None = Field(None, ge=0, le=1, description="tau 2: edges of lower node intimacy are pruned")
     max_size: int | None = Field(None, ge=1, description="propagation: larger components retry at a higher threshold")
     step: float = Field(0.05, ge=0.001, lt=1, description="propagation: th <- th + (1 - th) * step")
+    weight: Literal["auto", "score", "log_odds", "exponential"] = Field(
+        "auto",
+        description="map_equation: an edge's weight: its score s, ln(s / (1 - s)), exp((s - 1) / bandwidth); "
+        "auto: log_odds for learned scores, exponential for cosines",
+    )
+    bandwidth: float = Field(0.1, gt=0, description="map_equation: score that makes an exponential weight e times less")
 
 
 class Settings(Section):

@@ -6,7 +6,7 @@
            ivf:        quantiser -> assign -> order -> vertices
            -> a method's stages -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
-                      or roots                                  (propagation)
+                      or roots                                  (propagation, map equation)
            -> labels -> analysis
 
 Training runs the same stages up to ``score`` on the labelled source, with ``fit`` before and ``select`` after.
@@ -208,11 +208,13 @@ def run_stages(
 
 
 def partition_stages(shape: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
-    """From the edge table to ``roots``: components after pruning, or size-capped propagation."""
+    """From the edge table to ``roots``: components after pruning, size-capped propagation, or the map equation."""
     config, n, k = settings.partition, shape.num_rows, shape.k
     kind = config.method
     if kind == "auto":
         kind = model.preferred if model else "propagation"  # type: ignore[assignment]
+    if kind == "map_equation":
+        return [_map_equation_stage(shape, settings, learned=METHODS[settings.method].learned)]
     stored = dict(model.operating_points.get(kind, {})) if model else {}
     names = ("min_score", "min_intimacy") if kind == "components" else ("min_score", "max_size")
     given = {name: stored.get(name) if (value := getattr(config, name)) is None else value for name in names}
@@ -249,6 +251,28 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
                 partition.roots_cost(n)),
     ]  # fmt: skip
     return stages
+
+
+def _map_equation_stage(shape: GraphShape, settings: Settings, *, learned: bool) -> Stage:
+    config, num_rows = settings.partition, shape.num_rows
+    weight = config.weight
+    if weight == "auto":
+        weight = "log_odds" if learned else "exponential"
+    if weight == "log_odds" and not learned:
+        raise ConfigError(
+            "partition.weight log_odds needs probabilities that a method has learned; "
+            "with cosines use exponential or score"
+        )
+    least = config.min_score
+    if least is None:
+        least = partition.LEAST_PROBABILITY if learned else partition.LEAST_COSINE
+    point: dict[str, Any] = {"min_score": least, "weight": weight}
+    if weight == "exponential":
+        point["bandwidth"] = config.bandwidth
+    params = {"point": point, "num_vertices": num_rows, "seed": settings.seed}
+    offered = min(shape.k, settings.score.max_edges_per_vertex or shape.k)
+    return _single("roots", "engine.stages.partition:modules", partition.VERSION, params, {"score": "score"},
+                   partition.modules_cost(num_rows, offered))  # fmt: skip
 
 
 def training_stages(

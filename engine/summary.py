@@ -127,7 +127,6 @@ def report_data(root: Path) -> ReportData:
         raise DataError(f"{root} is not finished yet: asterism resume {root}")
     value = manifest.read_json(folder / "analysis.json")
     method, point = held["plan"]["facts"]["method"], value["point"]
-    kind = "propagation" if "max_size" in point else "components"
     recall = recall_estimate(root)
     histograms = {
         name: EdgeHistogram(
@@ -138,7 +137,7 @@ def report_data(root: Path) -> ReportData:
     }  # fmt: skip
     return ReportData(
         title=f"Clusters of {'/'.join(Path(source['path']).parts[-2:])}",
-        method=f"{method}, {'size-capped propagation' if kind == 'propagation' else 'components after pruning'}",
+        method=f"{method}, {_word_partition(point)}",
         source=source["path"],
         num_rows=source["num_rows"],
         num_dimensions=source["dim"],
@@ -228,10 +227,18 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _word_partition(point: dict[str, Any]) -> str:
+    if "codelength" in point:
+        return "map equation"
+    return "size-capped propagation" if "max_size" in point else "components after pruning"
+
+
 def _word_point(point: dict[str, Any]) -> str:
     words = [f"score ≥ {point['min_score']:.3g}"]
     if point.get("min_intimacy"):
         words.append(f"node intimacy ≥ {point['min_intimacy']:.3g}")
+    if "weight" in point:
+        words.append(f"edges weighted by {point['weight'].replace('_', ' ')}")
     if "max_size" in point:
         words.append(f"at most {point['max_size']:,} rows before a component is split")
     return ", ".join(words)

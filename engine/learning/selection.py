@@ -12,9 +12,10 @@ from typing import Any
 import numba
 import numpy as np
 
+from engine.clustering.adjacency import build_adjacency
 from engine.clustering.forest import strongest_forest
 from engine.clustering.propagation import propagate
-from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.pruning import node_intimacy
 from engine.clustering.union_find import component_roots
 from engine.errors import DataError
 from engine.evaluation.metrics import PairCounts, f_from_counts

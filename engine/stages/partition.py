@@ -1,4 +1,4 @@
-"""Stages from scored edges to labels: pruning and union-find, or size-capped propagation.
+"""Stages from scored edges to labels: pruning and union-find, size-capped propagation, or the map equation.
 
 Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy, streams them through a union-find, and
 leaves each block's spanning forest; forests merge eight at a time, then all together by minimum id.
@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
 from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
+from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
-from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.pruning import node_intimacy
 from engine.clustering.union_find import UnionFind
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.edges import iterate_edges, read_edges
@@ -29,6 +31,9 @@ FAN_IN = 8
 PIECE_CHUNKS = 8  # of edges in memory at a time
 _UNION_S = 6e-9  # per vertex, to begin a union-find and to list its forest, for projections
 _SMALL = 4 << 20
+LEAST_PROBABILITY = 0.5  # what the map equation takes edges from
+LEAST_COSINE = 0.3
+CERTAIN = 1 - 1e-6  # probabilities above count as this one
 
 
 def operating_point(task: TaskContext) -> dict[str, Any]:
@@ -139,6 +144,38 @@ def propagation(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     )  # fmt: skip
     task.write_npy("roots", roots)
     return dict(point)
+
+
+def modules_cost(num_rows: int, k: int) -> Cost:
+    edges = num_rows * k
+    return Cost(fixed_bytes=16 * edges + 130 * num_rows, disk_bytes=4 * num_rows, seconds=edges / 4e6)
+
+
+def modules(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Modules by the map equation, over edges of score >= min_score: ``roots`` (N,)."""
+    point = task.params["point"]
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
+            weights = edge_weights(scores, point["weight"], point.get("bandwidth", 1.0))
+            kept = (scores >= np.float32(point["min_score"])) & (weights > 0)
+            yield sources[kept], targets[kept], weights[kept]
+
+    graph = build_weighted_adjacency(task.params["num_vertices"], blocks, task.threads)
+    found = map_equation(*graph, threads=task.threads, seed=task.params["seed"])
+    task.write_npy("roots", found.roots_N)
+    facts = {"edges_kept": len(graph[1]) // 2, "codelength": found.codelength, "rounds": found.num_rounds}
+    return {**point, **facts}
+
+
+def edge_weights(scores_E: np.ndarray, kind: str, bandwidth: float) -> np.ndarray:
+    """Turn scores into the map equation's weights (float32), as the setting ``partition.weight`` says."""
+    if kind == "log_odds":
+        odds_E = np.clip(scores_E.astype(np.float64), 1 - CERTAIN, CERTAIN)
+        return np.log(odds_E / (1 - odds_E)).astype(np.float32)
+    if kind == "exponential":
+        return np.exp((scores_E.astype(np.float64) - 1) / bandwidth).astype(np.float32)
+    return scores_E
 
 
 def labels_cost(num_rows: int) -> Cost:

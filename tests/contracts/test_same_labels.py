@@ -15,9 +15,10 @@ from engine.executors.local import LocalExecutor
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
 
-# All ways of searching (in passes, as many as the target asks for: two), both ways of partitioning.
+# All ways of searching (in passes, as many as the target asks for: two), all ways of partitioning.
 RUNS = {
     "exact": {"partition": {"method": "propagation", "min_score": 0.5, "max_size": 25}, "knn.mode": "exact"},
+    "modules": {"partition": {"method": "map_equation"}, "knn.mode": "exact"},
     "ivf": {
         "partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3},
         "knn": {"mode": "ivf", "num_probes": 8},

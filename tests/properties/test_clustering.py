@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
 from engine.clustering.forest import strongest_forest
 from engine.clustering.labels import dense_labels
+from engine.clustering.map_equation import codelength, map_equation
 from engine.clustering.propagation import graph_propagation, propagate
-from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.pruning import node_intimacy
 from engine.clustering.union_find import UnionFind, compact_ids, component_roots
 
 MAX_VERTICES = 24
@@ -164,3 +166,30 @@ def test_graph_propagation_is_propagation_with_unpaired_vertices_left_out(edges,
     roots = np.array(naive_propagation(MAX_VERTICES, edges, None, max_size, 0.05))
     expected = dense_labels(np.searchsorted(paired, roots[paired]))
     assert np.array_equal(labels[paired], expected)
+
+
+weighted_edges = st.lists(st.tuples(vertices, vertices, st.sampled_from([-1.0, 0.0, 0.1, 0.5, 1.0, 3.0])), max_size=80)
+
+
+@settings(deadline=None)
+@given(weighted_edges, st.randoms(use_true_random=False), st.integers(0, 3), st.integers(1, 3))
+def test_map_equation_is_no_worse_than_trivial_partitions_and_connected(edges, random, seed, threads):
+    def adjacency(rows):
+        table = *arrays([row[:2] for row in rows]), np.array([row[2] for row in rows], np.float32)
+        return build_weighted_adjacency(MAX_VERTICES, lambda: [table])
+
+    graph = adjacency(edges)
+    found = map_equation(*graph, seed=seed)
+    best = {}
+    for a, b, weight in edges:
+        best[min(a, b), max(a, b)] = max(weight, best.get((min(a, b), max(a, b)), -1.0))
+    links = [pair for pair, weight in best.items() if weight > 0]
+    inside = [pair for pair in links if found.roots_N[pair[0]] == found.roots_N[pair[1]]]
+    assert naive_roots(MAX_VERTICES, inside) == found.roots_N.tolist()
+    for trivial in (range(MAX_VERTICES), [0] * MAX_VERTICES, naive_roots(MAX_VERTICES, links)):
+        assert found.codelength <= codelength(*graph, np.array(trivial)) + 1e-12
+    shuffled = [(b, a, w) if random.random() < 0.5 else (a, b, w) for a, b, w in edges * 2]
+    random.shuffle(shuffled)
+    again = map_equation(*adjacency(shuffled), seed=seed, threads=threads)
+    assert again.roots_N.tolist() == found.roots_N.tolist()
+    assert again.codelength == found.codelength

@@ -11,11 +11,17 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from engine.clustering.pruning import build_adjacency, node_intimacy
+from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.map_equation import map_equation
+from engine.clustering.pruning import node_intimacy
+from engine.config import Settings
+from engine.errors import ConfigError
+from engine.methods import GraphShape
+from engine.pipeline import partition_stages
 from engine.plan import CHUNK_ROWS
 from engine.stages import partition
 from engine.stages.edges import iterate_edges, read_edges
-from engine.storage.context import TaskCall, TaskContext, read_npy, run_call
+from engine.storage.context import TaskCall, TaskContext, read_npy, run_call, stage_facts
 from engine.storage.manifest import write_json
 from engine.storage.tables import read_columns
 
@@ -131,3 +137,43 @@ def test_forests_are_the_same_bytes_for_any_number_of_parts(tmp_path: Path) -> N
         forests.append(read_columns(path, ("member", "root")))
     for one, other in zip(*forests, strict=True):
         assert one.tobytes() == other.tobytes()
+
+
+def test_edge_weights_are_what_the_setting_says() -> None:
+    scores = np.array([0.3, 0.5, 0.9, 1.0], np.float32)
+    assert partition.edge_weights(scores, "score", 1.0).tolist() == scores.tolist()
+    odds = partition.edge_weights(scores, "log_odds", 1.0)
+    assert odds == pytest.approx([np.log(3 / 7), 0, np.log(9), np.log(1e6)], abs=1e-5)
+    assert partition.edge_weights(scores, "exponential", 0.2) == pytest.approx(np.exp((scores - 1) / 0.2))
+
+
+@pytest.mark.parametrize("weight", ["score", "log_odds", "exponential"])
+def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp_path: Path) -> None:
+    sources, targets, scores = random_edges()
+    kept = scores >= np.float32(0.55)
+    edges = sources[kept], targets[kept], partition.edge_weights(scores[kept], weight, 0.2)
+    graph = build_weighted_adjacency(N, lambda: [edges])
+    expected = map_equation(*graph, seed=3)
+    params = {"point": {"min_score": 0.55, "weight": weight, "bandwidth": 0.2}, "num_vertices": N, "seed": 3}
+    for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
+        score = run_tasks(tmp_path / str(number), "score", write_table, cuts, {})
+        folder = run_tasks(tmp_path / str(number), "roots", partition.modules, [0, 1], {"score": score}, params)
+        assert np.array_equal(read_npy(folder, "roots"), expected.roots_N)
+        (facts,) = stage_facts(folder)
+        assert (facts["edges_kept"], facts["codelength"]) == (len(graph[1]) // 2, expected.codelength)
+
+
+def planned(settings: Settings, model=None):  # type: ignore[no-untyped-def]
+    return partition_stages(GraphShape(1000, 8, 10, "ingest", None), settings, model)
+
+
+def test_the_map_equation_is_one_stage_with_its_settings() -> None:
+    (stage,) = planned(Settings(partition={"method": "map_equation", "min_score": 0.4}, seed=7))
+    assert stage.params["point"] == {"min_score": 0.4, "weight": "exponential", "bandwidth": 0.1}
+    assert stage.params["seed"] == 7
+    (other,) = planned(Settings(partition={"method": "map_equation", "weight": "score"}))
+    assert other.params["point"] == {"min_score": partition.LEAST_COSINE, "weight": "score"}
+    (learned,) = planned(Settings(method="star_fc", partition={"method": "map_equation"}))
+    assert learned.params["point"] == {"min_score": partition.LEAST_PROBABILITY, "weight": "log_odds"}
+    with pytest.raises(ConfigError, match="log_odds needs probabilities"):
+        planned(Settings(partition={"method": "map_equation", "weight": "log_odds"}))

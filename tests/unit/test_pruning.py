@@ -3,7 +3,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from engine.clustering.pruning import TILE_EDGES, build_adjacency, node_intimacy
+from engine.clustering.adjacency import build_adjacency
+from engine.clustering.pruning import TILE_EDGES, node_intimacy
 from engine.errors import DataError
 
 

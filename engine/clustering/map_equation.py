@@ -1,0 +1,391 @@
+"""Clusters that describe a random walk on a weighted graph in the fewest bits: the two-level map equation.
+
+The search is local moving and aggregation (Rosvall and Bergstrom, PNAS 2008), then rounds of single vertices' and
+submodules' moves (Rosvall, Axelsson and Bergstrom, EPJ ST 178, 2009) until a round saves nothing.
+
+How it runs in parallel and gives the same bits for any number of threads: the vertices start in fixed blocks by id,
+each searched alone, as if the others did alike; modules of all blocks are then moved as the nodes of one small graph,
+one after another. Afterwards every vertex is asked, in tiles, whether it would move if no other did, and only those
+that would are moved, one after another.
+Shape suffixes: N vertices, n nodes of a level, M modules, P parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from engine.clustering.module_moves import (
+    MAX_LEVELS,
+    MAX_PASSES,
+    link_modules,
+    move_nodes,
+    number_modules,
+    order_members,
+    plogp,
+    propose_moves,
+    solve_graph,
+    solve_parts,
+)
+from engine.clustering.union_find import flatten, union
+from engine.errors import DataError
+from engine.tiles import map_tiles, tile_bounds
+
+BLOCK_VERTICES = 1 << 15  # searched alone at first; results depend on it
+TILE_VERTICES = 1 << 15
+MAX_ROUNDS = 20
+LEAST_IMPROVEMENT = 1e-10  # share of the codelength that a round must save for another one
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A graph's modules: ``roots_N``, the lowest vertex id of each vertex's module (int32), and their codelength."""
+
+    roots_N: NDArray[np.int32]
+    num_modules: int
+    codelength: float
+    num_rounds: int
+
+
+def map_equation(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    *,
+    threads: int = 1,
+    seed: int = 0,
+) -> Partition:
+    """Find the modules of an undirected weighted graph whose two-level map equation (see ``codelength``) is least.
+
+    ``indptr`` (N + 1), ``indices`` and ``weights``: symmetric CSR, each undirected edge in both ends' rows, as
+    ``build_weighted_adjacency`` gives it. Weights of 0 and less are as if not there; a self loop counts once towards
+    its vertex's flow. A vertex without links is a module of its own. Every module is connected, and the codelength
+    exceeds neither that of the connected components nor that of vertices alone.
+    Equal for any number of threads; rows in another order may round otherwise and so tie otherwise. ``seed`` sets the
+    order in which vertices are visited. Fast where vertices near by id are near in the graph.
+    Memory besides the graph: about 60 bytes per vertex, and 8 per link between different modules of one block (a
+    fraction of the graph's own 8 per link in cell order, nearly as much again where ids are random).
+    Raises ``DataError`` for arrays that disagree, ids outside the vertices and weights that are not finite.
+    """
+    _check_graph(indptr, indices, weights, threads)
+    graph = _walk(indptr, indices, weights, threads)
+    roots = _merge_modules(graph, _search_blocks(graph, seed, threads), seed, threads)
+    bits, searched = _codelength(graph, roots, threads), None
+    num_rounds = 0
+    while num_rounds < MAX_ROUNDS:
+        num_rounds += 1
+        roots = _split_modules(graph, _tune_nodes(graph, roots, threads), threads)
+        roots = _merge_modules(graph, roots, seed + num_rounds, threads)
+        tuned = _tune_submodules(graph, roots, searched, seed + num_rounds, threads)
+        roots, searched = tuned, roots
+        before, bits = bits, _codelength(graph, roots, threads)
+        if not before - bits > LEAST_IMPROVEMENT * before:
+            break
+    roots = _fall_back(graph, _split_modules(graph, roots, threads), threads)
+    num_modules = int(np.count_nonzero(roots == np.arange(len(roots))))
+    return Partition(roots, num_modules, _codelength(graph, roots, threads), num_rounds)
+
+
+def codelength(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    labels_N: NDArray[Any],
+    *,
+    threads: int = 1,
+) -> float:
+    """Compute the two-level map equation of a partition of an undirected weighted graph, in bits per step.
+
+    L = plogp(q) − 2 Σ_m plogp(q_m) + Σ_m plogp(q_m + p_m) − Σ_i plogp(p_i) with plogp(x) = x log2 x, p_i the share of
+    all weights in row i, p_m its sum over a module, q_m the share in rows of the module and columns outside it, q its
+    sum (Rosvall and Bergstrom, PNAS 105, 1118, 2008; their expanded form, with the flow of undirected links).
+    ``labels_N``: any integers. Graph and errors as for ``map_equation``; 0 for a graph without weight.
+    """
+    _check_graph(indptr, indices, weights, threads)
+    if np.shape(labels_N) != (len(indptr) - 1,):
+        raise DataError(f"codelength: labels of shape {np.shape(labels_N)} for {len(indptr) - 1} vertices")
+    labels = np.unique(labels_N, return_inverse=True)[1].astype(np.int32)
+    return _codelength(_walk(indptr, indices, weights, threads), labels, threads)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A level of the search: its links, flow of its nodes, and out of each to others."""
+
+    indptr: Array
+    indices: Array
+    weights: Array
+    scale: float
+    flow_n: Array
+    out_n: Array
+
+    @property
+    def links(self) -> tuple[Array, Array, Array]:
+        return self.indptr, self.indices, self.weights
+
+    def __len__(self) -> int:
+        return len(self.flow_n)
+
+
+def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) -> None:
+    wanted = {"indptr": (indptr, np.int64), "indices": (indices, np.int32), "weights": (weights, np.float32)}
+    for name, (array, dtype) in wanted.items():
+        if array.ndim != 1 or array.dtype != dtype:
+            raise DataError(f"map equation: expected {name} 1-d of {np.dtype(dtype)}, got {array.dtype} {array.shape}")
+    if not len(indptr) or indptr[0] != 0 or len(indices) != indptr[-1] or len(weights) != indptr[-1]:
+        raise DataError(
+            f"map equation: indptr of {len(indptr)} entries asks for {indptr[-1] if len(indptr) else 'no'} links from "
+            f"0, got {len(indices)} indices and {len(weights)} weights"
+        )
+    if (np.diff(indptr) < 0).any():
+        raise DataError("map equation: indptr decreases")
+    tiles = tile_bounds(0, len(indices), TILE_VERTICES << 5)
+    wrong = [link for link in map_tiles(
+        lambda tile: _find_wrong_link(indices, weights, len(indptr) - 1, *tile), tiles, threads
+    ) if link >= 0]  # fmt: skip
+    if wrong:
+        raise DataError(
+            f"map equation: link {wrong[0]} goes to vertex {indices[wrong[0]]} of {len(indptr) - 1} with weight "
+            f"{weights[wrong[0]]}; expected one of the vertices and a finite number"
+        )
+
+
+def _walk(indptr: Array, indices: Array, weights: Array, threads: int) -> _Graph:
+    """Give the graph with its stationary flow: of an undirected walk, each vertex's share of all weights."""
+    num_vertices = len(indptr) - 1
+    strengths, out = np.zeros(num_vertices), np.zeros(num_vertices)
+    map_tiles(
+        lambda tile: _add_strengths(indptr, indices, weights, *tile, strengths, out),
+        tile_bounds(0, num_vertices, TILE_VERTICES), threads,
+    )  # fmt: skip
+    total = float(strengths.sum())
+    scale = 1 / total if total > 0 else 0.0
+    return _Graph(indptr, indices, weights, scale, strengths * scale, out * scale)
+
+
+def _search_blocks(graph: _Graph, seed: int, threads: int) -> Array:
+    """Give modules found in each block of vertices alone, each block a fair sample of the others."""
+    num_vertices = len(graph)
+    vertices = np.arange(num_vertices, dtype=np.int32)
+    starts = np.append(np.arange(0, num_vertices, BLOCK_VERTICES), num_vertices)
+    shares = np.array([graph.flow_n[a:b].sum() for a, b in pairwise(starts)])
+    asked = shares > 0
+    return _search_parts(graph, (vertices, starts), asked, np.zeros(len(shares)), shares, MAX_LEVELS, seed, threads)
+
+
+def _search_parts(
+    graph: _Graph, parts: tuple[Array, Array], asked_P: Array, other_exit_P: Array, share_P: Array, max_levels: int,
+    seed: int, threads: int,
+) -> Array:  # fmt: skip
+    """Search parts (members, starts) alone; give each node its module's lowest node."""
+    members, starts = parts
+    positions, modules = np.empty_like(members), np.empty_like(members)
+    positions[members] = np.arange(len(members), dtype=np.int32)
+    map_tiles(
+        lambda tile: solve_parts(
+            *graph.links, graph.scale, graph.flow_n, graph.out_n, members, positions, starts, *tile, asked_P,
+            other_exit_P, share_P, seed, max_levels, modules,
+        ),
+        _cut_parts(starts), threads,
+    )  # fmt: skip
+    return _name_by_lowest(modules, members, starts)
+
+
+def _merge_modules(graph: _Graph, roots: Array, seed: int, threads: int) -> Array:
+    """Move whole modules, then modules of those, until nothing moves."""
+    level, numbers, firsts = _aggregate(graph, roots, threads)
+    merged = solve_graph(*level.links, level.scale, level.flow_n, level.out_n, 0.0, 1.0, seed, MAX_LEVELS)
+    return _lowest(merged, firsts)[numbers]
+
+
+def _tune_nodes(graph: _Graph, roots: Array, threads: int) -> Array:
+    """Move single nodes until none gains."""
+    num_nodes = len(graph)
+    labels = roots.copy()
+    flow_M, exit_M = _module_flows(graph, labels, threads)
+    size_M = np.bincount(labels, minlength=num_nodes).astype(np.int32)
+    free, unused = np.empty(num_nodes, np.int32), np.flatnonzero(size_M == 0)
+    free[: len(unused)], num_free = unused, len(unused)
+    totals = np.array([exit_M.sum(), 0.0, 0.0])
+    state = (*graph.links, graph.scale, graph.flow_n, graph.out_n, labels, flow_M, exit_M, size_M, totals)
+    active, wanted = np.ones(num_nodes, np.bool_), np.empty(num_nodes, np.bool_)
+    tiles = tile_bounds(0, num_nodes, TILE_VERTICES)
+    for _ in range(MAX_PASSES):
+        map_tiles(lambda tile: propose_moves(*state, *tile, active, wanted), tiles, threads)
+        nodes = np.flatnonzero(wanted).astype(np.int32)
+        active[:] = wanted
+        num_moved, num_free = move_nodes(*state, nodes, active, free, num_free)
+        if num_moved == 0:
+            break
+    return labels
+
+
+def _tune_submodules(graph: _Graph, roots: Array, searched: Array | None, seed: int, threads: int) -> Array:
+    """Break modules up into what their vertices would join inside, move those pieces, then whole modules.
+
+    Modules that were already modules in ``searched`` stay in one piece.
+    """
+    numbers, num_modules = number_modules(roots, len(graph))
+    members, starts = order_members(numbers, num_modules)
+    _, exit_M = _module_flows(graph, numbers, threads)
+    exit_P = exit_M[:num_modules]
+    asked = np.ones(num_modules, np.bool_)
+    if searched is not None:
+        moved = roots != searched
+        asked[:] = False
+        asked[numbers[moved]] = True
+        asked[numbers[searched[moved]]] = True
+    pieces = _search_parts(
+        graph, (members, starts), asked, exit_P.sum() - exit_P, np.ones(num_modules), 1, seed, threads
+    )
+    level, numbers, firsts = _aggregate(graph, pieces, threads)
+    inside = number_modules(roots[firsts], len(graph))[0]
+    return _merge_modules(graph, _lowest(_tune_nodes(level, inside, threads), firsts)[numbers], seed, threads)
+
+
+def _split_modules(graph: _Graph, roots: Array, threads: int) -> Array:
+    """Make each connected piece of a module a module, which never adds a bit.
+
+    Apart, two pieces save P h(P₁/P) − 2 q h(q₁/q) with P = p + q ≥ 2 q and h the binary entropy: never less than 0.
+    """
+    numbers, num_modules = number_modules(roots, len(graph))
+    members, starts = order_members(numbers, num_modules)
+    parents = np.arange(len(graph), dtype=np.int32)
+    map_tiles(
+        lambda tile: _unite_inside(*graph.links, numbers, members, starts, *tile, parents), _cut_parts(starts), threads
+    )
+    flatten(parents)
+    return parents
+
+
+def _fall_back(graph: _Graph, roots: Array, threads: int) -> Array:
+    """Give the connected components, or vertices alone, should their codelength be less."""
+    level, numbers, firsts = _aggregate(graph, roots, threads)
+    parents = np.arange(len(level), dtype=np.int32)
+    _unite_inside(*level.links, np.zeros_like(parents), parents, np.array([0, len(level)]), 0, 1, parents)
+    flatten(parents)
+    choices = [roots, firsts[parents][numbers], np.arange(len(graph), dtype=np.int32)]
+    return min(choices, key=lambda choice: _codelength(graph, choice, threads))
+
+
+def _aggregate(graph: _Graph, roots: Array, threads: int) -> tuple[_Graph, Array, Array]:
+    """Make nodes of modules; give also the module's number of each node and the lowest node of each module."""
+    numbers, num_modules = number_modules(roots, len(graph))
+    members, starts = order_members(numbers, num_modules)
+    tiles = map_tiles(
+        lambda tile: link_modules(*graph.links, numbers, members, starts, *tile), _cut_parts(starts), threads
+    )
+    empty = (np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    degrees, indices, weights = (np.concatenate(column) for column in zip(empty, *tiles, strict=True))
+    out = np.zeros(num_modules)
+    indptr = np.cumsum(degrees)
+    _add_strengths(indptr, indices, weights, 0, num_modules, np.empty(num_modules), out)
+    flow = _sum_by_label(numbers, graph.flow_n, num_modules)
+    return _Graph(indptr, indices, weights, graph.scale, flow, out * graph.scale), numbers, members[starts[:-1]]
+
+
+def _module_flows(graph: _Graph, labels: Array, threads: int) -> tuple[Array, Array]:
+    """Give modules' flow and exit flow, indexed by label."""
+    leaving = np.empty(len(graph))
+    map_tiles(
+        lambda tile: _add_leaving(*graph.links, labels, *tile, leaving), tile_bounds(0, len(graph), TILE_VERTICES),
+        threads,
+    )  # fmt: skip
+    return _sum_by_label(labels, graph.flow_n, len(graph)), _sum_by_label(labels, leaving * graph.scale, len(graph))
+
+
+def _sum_by_label(labels: Array, values: Array, num_labels: int) -> Array:
+    return np.bincount(labels, values, num_labels).astype(np.float64, copy=False)  # of nothing, integers
+
+
+def _codelength(graph: _Graph, labels: Array, threads: int) -> float:
+    flow_M, exit_M = _module_flows(graph, labels, threads)
+    return float(_sum_bits(flow_M, exit_M, graph.flow_n))
+
+
+def _cut_parts(starts: Array) -> list[tuple[int, int]]:
+    """Cut parts into runs of about ``TILE_VERTICES`` nodes."""
+    cuts = np.searchsorted(starts, np.arange(0, starts[-1] + TILE_VERTICES, TILE_VERTICES))
+    cuts = np.unique(np.minimum(cuts, len(starts) - 1))
+    return [(int(a), int(b)) for a, b in pairwise(cuts)]
+
+
+def _lowest(labels: Array, names: Array) -> Array:
+    """Name each node's module by its lowest node's ``names`` (ascending)."""
+    numbers, num_modules = number_modules(labels, len(labels))
+    members, starts = order_members(numbers, num_modules)
+    return names[members[starts[:-1]]][numbers]
+
+
+@njit(nogil=True, cache=True)
+def _name_by_lowest(modules, members, starts):  # type: ignore[no-untyped-def]
+    """Turn modules numbered within each part by first member into the lowest node of each."""
+    roots, firsts = np.empty_like(modules), np.empty(len(modules), np.int32)
+    for part in range(len(starts) - 1):
+        known = 0
+        for position in range(starts[part], starts[part + 1]):
+            node = members[position]
+            if modules[node] == known:
+                firsts[known] = node
+                known += 1
+            roots[node] = firsts[modules[node]]
+    return roots
+
+
+@njit(nogil=True, cache=True)
+def _find_wrong_link(indices, weights, num_vertices, start, stop):  # type: ignore[no-untyped-def]
+    for link in range(start, stop):
+        if indices[link] < 0 or indices[link] >= num_vertices or not np.isfinite(weights[link]):
+            return link
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _add_strengths(indptr, indices, weights, start, stop, strengths, out):  # type: ignore[no-untyped-def]
+    for node in range(start, stop):
+        loops, others = 0.0, 0.0
+        for entry in range(indptr[node], indptr[node + 1]):
+            if weights[entry] > 0:
+                if indices[entry] == node:
+                    loops += weights[entry]
+                else:
+                    others += weights[entry]
+        strengths[node], out[node] = loops + others, others
+
+
+@njit(nogil=True, cache=True)
+def _add_leaving(indptr, indices, weights, labels, start, stop, leaving):  # type: ignore[no-untyped-def]
+    for node in range(start, stop):
+        leaving[node] = 0.0
+        for entry in range(indptr[node], indptr[node + 1]):
+            if weights[entry] > 0 and labels[indices[entry]] != labels[node]:
+                leaving[node] += weights[entry]
+
+
+@njit(nogil=True, cache=True)
+def _unite_inside(indptr, indices, weights, numbers, members, starts, first, last, parents):  # type: ignore[no-untyped-def]
+    for position in range(starts[first], starts[last]):
+        node = members[position]
+        for entry in range(indptr[node], indptr[node + 1]):
+            other = indices[entry]
+            if other < node and weights[entry] > 0 and numbers[other] == numbers[node]:
+                union(parents, node, other)
+
+
+@njit(nogil=True, cache=True)
+def _sum_bits(flow_M, exit_M, flow_n):  # type: ignore[no-untyped-def]
+    """Sum one by one, so that labels without members change nothing."""
+    total_exit, bits = 0.0, 0.0
+    for module in range(len(flow_M)):
+        total_exit += exit_M[module]
+        bits += plogp(exit_M[module] + flow_M[module]) - 2 * plogp(exit_M[module])
+    for node in range(len(flow_n)):
+        bits -= plogp(flow_n[node])
+    return bits + plogp(total_exit)

@@ -1,8 +1,8 @@
 """More structural inputs of an undirected edge: how far the neighbourhoods of its two ends are one.
 
 Legend: N vertices, K neighbours, E edges, F inputs (``NUM_OVERLAPS``), D feature dimension, A averages.
-As in ``engine.graph.features``: symmetric in the two ends, free of the domain, and dependent on the edge and on what its
-two ends list only. Sums run in integers, so that the bits do not hang on which end is read first.
+As in ``engine.graph.features``: symmetric in the two ends, free of the domain, and dependent on the edge and on what
+its two ends list only. Sums run in integers, so that the bits do not hang on which end is read first.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def fill_overlaps(
         rank_of_other = np.int64(place) - 1 if ids[place] == other else width
         listed, first = neighbors[other], known[other, 0]
         sums[:] = 0
-        found, before_held, rank_of_held, before_other, rank = 0, 0, width, 0, -1
+        found = before_held = before_other = 0
+        rank_of_held, rank = width, -1
         while rank < width:  # rank -1 is the step to itself
             vertex = other if rank < 0 else listed[rank]
             if vertex < 0:
@@ -164,7 +165,7 @@ def fill_overlaps(
                     rank_of_held, before_held = rank, found
                 elif rank >= 0:
                     found += 1
-                    before_other += np.int64(place) - 1 < rank_of_other
+                    before_other += int(np.int64(place) - 1 < rank_of_other)
             rank += 1
         if rank_of_held == width:
             before_held = found

@@ -43,9 +43,9 @@ class Neighborhoods(NamedTuple):
 
 @dataclass(frozen=True)
 class StructuralScorer:
-    """The fitted trees: one prior per half of the train identities, and the final score's, with its calibration."""
+    """The fitted trees: the priors', whose log-odds are averaged, and the final score's, with its calibration."""
 
-    priors: tuple[Trees, Trees]
+    priors: tuple[Trees, ...]
     final: Trees
     slope: float = 1.0
     offset: float = 0.0
@@ -81,7 +81,7 @@ def score_edges(
 
 
 def prior_rows(
-    trees: tuple[Trees, Trees],
+    trees: tuple[Trees, ...],
     graph: Neighborhoods,
     start: int,
     stop: int,
@@ -91,7 +91,7 @@ def prior_rows(
 ) -> Array:
     """Compute the priors of what rows ``start..stop`` list: (n, K) uint16, 0 where nothing is listed.
 
-    The mean log-odds of both fits. With ``halves_N`` (0, 1, else unseen), an edge inside one half gets the other's.
+    The mean log-odds of all fits. With ``halves_N`` (0, 1, else unseen), an edge inside one half gets the other's.
     """
     listed = graph.neighbors_NK[start:stop]
     row, rank = np.nonzero(listed >= 0)
@@ -102,7 +102,10 @@ def prior_rows(
 
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
-        inputs, logits = np.empty((len(part.sources), NUM_INPUTS), np.float32), np.empty((2, len(part.sources)))
+        inputs, logits = (
+            np.empty((len(part.sources), NUM_INPUTS), np.float32),
+            np.empty((len(trees), len(part.sources))),
+        )
         _fill(graph, part, None, inputs)
         for fitted, out in zip(trees, logits, strict=True):
             single = np.empty(len(out), np.float32)
@@ -141,7 +144,8 @@ def draw_edges(
     _, places, sizes = np.unique(identities_N, return_inverse=True, return_counts=True)
     factor = sizes[places].astype(np.float64) ** (config.identity_balance / 2)
     rng = np.random.default_rng([seed, 4, half + 1])
-    kept: list[list[tuple[Array, ...]]] = [[], []]
+    nothing = (np.empty(0), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+    kept: list[list[tuple[Array, ...]]] = [[nothing], [nothing]]
     rooms = (config.max_edges, config.max_edges // 4)
     for edges in blocks:
         first, second = halves_N[edges.sources], halves_N[edges.targets]
@@ -188,16 +192,21 @@ def calibrate(logits_E: Array, same_E: Array) -> tuple[float, float]:
 def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:
     """Name the scorer's arrays, for a file."""
     tensors = {"calibration": np.array([scorer.slope, scorer.offset])}
-    for name, trees in (("prior_0", scorer.priors[0]), ("prior_1", scorer.priors[1]), ("final", scorer.final)):
-        tensors |= trees_to_tensors(name, trees)
-    return tensors
+    for number, trees in enumerate(scorer.priors):
+        tensors |= trees_to_tensors(f"prior_{number}", trees)
+    return tensors | trees_to_tensors("final", scorer.final)
 
 
 def from_tensors(tensors: dict[str, Array]) -> StructuralScorer:
     """Build the scorer that ``to_tensors`` named the arrays of."""
-    first, second, final = (trees_from_tensors(name, tensors) for name in ("prior_0", "prior_1", "final"))
     slope, offset = tensors["calibration"].tolist()
-    return StructuralScorer((first, second), final, slope, offset)
+    return StructuralScorer(priors_from_tensors(tensors), trees_from_tensors("final", tensors), slope, offset)
+
+
+def priors_from_tensors(tensors: dict[str, Array]) -> tuple[Trees, ...]:
+    """Build the priors' trees."""
+    numbers = range(sum(name.startswith("prior_") and name.endswith(".bias") for name in tensors))
+    return tuple(trees_from_tensors(f"prior_{number}", tensors) for number in numbers)
 
 
 def trees_to_tensors(name: str, trees: Trees) -> dict[str, Array]:

@@ -21,14 +21,22 @@ from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, 
 from engine.learning import structural
 from engine.learning.selection import select_operating_points
 from engine.learning.training import hold_out
-from engine.methods.base import WEIGHTS_FILE, GraphShape, Model, which_edges
+from engine.learning.trees import Trees
+from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE, GraphShape, Model, which_edges
 from engine.methods.star_fc import similarity_floor, vertex_identities
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import iterate_edges, write_edges
 from engine.storage.context import TaskContext, hold
+from engine.storage.manifest import file_checksum, write_atomic, write_json
+from engine.version import __version__
 
 VERSION = 1
 WEIGHTS = "weights.safetensors"
+DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "structural"
+DEFAULT_POINTS = {
+    "components": {"min_score": 0.5, "min_intimacy": 0.7},
+    "propagation": {"min_score": 0.5, "max_size": 600},
+}
 _HERE = "engine.methods.structural"
 
 
@@ -79,6 +87,18 @@ class Structural:
             Stage("select", f"{_HERE}:select", VERSION, select, {"score": "score"} | graph.ordered, 1, choosing, where,
                   granule=1),
         ]  # fmt: skip
+
+
+def write_default(folder: Path, weights: bytes, sets: list[str]) -> None:
+    """Write a model trained on the data sets named, for vectors of any kind and dimension."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
+    tree = {
+        "format_version": MODEL_FORMAT_VERSION, "engine_version": __version__, "method": "structural", "dim": 0,
+        "k": 80, "settings": {}, "operating_points": DEFAULT_POINTS, "preferred": "components",
+        "weights_checksum": file_checksum(folder / WEIGHTS_FILE), "facts": {"trained_on": sets},
+    }  # fmt: skip
+    write_json(folder / MODEL_FILE, tree)
 
 
 def summarise(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -213,11 +233,6 @@ def _blocks(task: TaskContext) -> Iterator[EdgeList]:
         yield undirected_edges(neighbors_NK, similarities_NK, first, last, threads=task.threads)
 
 
-def _prior_trees(task: TaskContext) -> tuple[Any, Any]:
+def _prior_trees(task: TaskContext) -> tuple[Trees, ...]:
     weights = task.where.get("weights") or str(task.input("fit_prior") / WEIGHTS)
-
-    def load() -> tuple[Any, Any]:
-        tensors = load_file(weights)
-        return structural.trees_from_tensors("prior_0", tensors), structural.trees_from_tensors("prior_1", tensors)
-
-    return hold(("priors", weights, task.call.digest), load)
+    return hold(("priors", weights, task.call.digest), lambda: structural.priors_from_tensors(load_file(weights)))

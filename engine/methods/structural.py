@@ -33,10 +33,6 @@ from engine.version import __version__
 VERSION = 1
 WEIGHTS = "weights.safetensors"
 DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "structural"
-DEFAULT_POINTS = {
-    "components": {"min_score": 0.5, "min_intimacy": 0.7},
-    "propagation": {"min_score": 0.5, "max_size": 600},
-}
 _HERE = "engine.methods.structural"
 
 
@@ -95,7 +91,7 @@ def write_default(folder: Path, weights: bytes, sets: list[str]) -> None:
     write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
     tree = {
         "format_version": MODEL_FORMAT_VERSION, "engine_version": __version__, "method": "structural", "dim": 0,
-        "k": 80, "settings": {}, "operating_points": DEFAULT_POINTS, "preferred": "components",
+        "k": 80, "settings": {}, "operating_points": {}, "preferred": "propagation",
         "weights_checksum": file_checksum(folder / WEIGHTS_FILE), "facts": {"trained_on": sets},
     }  # fmt: skip
     write_json(folder / MODEL_FILE, tree)

@@ -178,7 +178,9 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     if labels is not None:
         read_labels(labels.path, source.num_rows, column=labels.column)
     settings = request.settings
-    given = request.model or (DEFAULT_MODEL if kind == "run" and settings.method == "structural" else None)
+    given = request.model or (
+        DEFAULT_MODEL if kind == "run" and settings.method == "structural" and DEFAULT_MODEL.is_dir() else None
+    )
     model = read_model(given, source.dim) if given else None
     if model is not None and "method" not in settings.model_fields_set:
         settings = settings.model_copy(update={"method": model.method})

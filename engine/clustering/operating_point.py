@@ -30,7 +30,7 @@ LEAST_SCORE = 0.5  # of an edge kept on the word of a model of other data
 TILE_ROWS = 1 << 15
 
 Forest = tuple[Ids, Ids, NDArray[np.float32]]
-Edges = tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]
+Edges = tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ A scorer that has seen one data set knows its sizes of clusters, its noise and i
 anywhere. So each set is offered as many: identities cut down to few rows, rows left out, noise added, vectors projected
 to fewer dimensions. The final score learns from priors of the other half of the identities, in all variants: priors of
 trees that saw no variant of the same data set are so far off, each set in its own way, that it learns to tell the sets
-apart and fails on one unlike them (measured: AUC 0.56 on faces where the prior has 0.95). Without ``--out`` the package's own model is replaced; with ``--leave-out`` a set's variants are
-not used, for measuring what the model does on data of a kind it never saw.
+apart and fails on one unlike them (measured: AUC 0.56 on faces where the prior has 0.95). Without ``--out`` the
+package's own model is written; with ``--leave-out`` a set's variants are not used, for measuring what the model does on data of a kind it never saw.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Vectors = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Variant:
-    """One labelled graph to learn from; ``drawn``: edges within half 0, within half 1 (and -1: all), and which are true."""
+    """One labelled graph to learn from; ``drawn``: edges within half 0, half 1 and either (-1), and which are true."""
 
     name: str
     graph: structural.Neighborhoods

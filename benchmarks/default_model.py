@@ -7,7 +7,8 @@ anywhere. So each set is offered as many: identities cut down to few rows, rows 
 to fewer dimensions. The final score learns from priors of the other half of the identities, in all variants: priors of
 trees that saw no variant of the same data set are so far off, each set in its own way, that it learns to tell the sets
 apart and fails on one unlike them (measured: AUC 0.56 on faces where the prior has 0.95). Without ``--out`` the
-package's own model is written; with ``--leave-out`` a set's variants are not used, for measuring what the model does on data of a kind it never saw.
+package's own model is written; with ``--leave-out`` a set's variants are not used, for measuring what the model does on
+data of a kind it never saw.
 """
 
 from __future__ import annotations

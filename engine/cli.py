@@ -73,7 +73,9 @@ ModelOption = Annotated[Path | None, typer.Option("--model", help="folder writte
 KnnGraph = Annotated[
     Path | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
 ]
-Method = Annotated[str | None, typer.Option("--method", help="cosine or star_fc; default: the model's, else cosine")]
+Method = Annotated[
+    str | None, typer.Option("--method", help="cosine, star_fc or structural; default: the model's, else cosine")
+]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or preset, for example star_fc/original")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
 Memory = Annotated[str | None, typer.Option("--memory", help="memory budget, for example 8GB; default 70 % of free")]

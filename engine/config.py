@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
 
-MethodName = Literal["star_fc", "cosine"]
+MethodName = Literal["star_fc", "structural", "cosine"]
 
 
 class Section(BaseModel):
@@ -99,6 +99,23 @@ class TrainConfig(Section):
     patience: int = Field(6, ge=1, description="evaluations without improvement before training stops")
 
 
+class TreesConfig(Section):
+    """The structural method's boosted trees."""
+
+    num_trees: int = Field(200, ge=1, description="trees of each of the three fits at most")
+    levels: int = Field(6, ge=1, le=8, description="splits from the root to a leaf")
+    rate: float = Field(0.1, gt=0, le=1, description="step of each tree")
+    l2: float = Field(2.0, ge=0, description="weight added to each leaf's curvature")
+    min_weight: float = Field(30.0, ge=0, description="edges in doubt that a leaf must hold")
+    input_share: float = Field(0.6, gt=0, le=1, description="share of the inputs offered to each tree")
+    patience: int = Field(25, ge=1, description="trees without a lower held-out loss before a fit stops")
+    max_edges: int = Field(400_000, ge=1_000, description="edges of each fit at most")
+    identity_balance: float = Field(
+        0.5, ge=0, le=1, description="0: every edge is drawn alike; 1: weighed by the sizes of both identities"
+    )
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
+
+
 class ScoreConfig(Section):
     """Which edges are scored.
 
@@ -147,6 +164,7 @@ class Settings(Section):
     sampling: SamplingConfig = SamplingConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    trees: TreesConfig = TreesConfig()
 
     def with_k(self, k: int) -> Settings:
         """The same settings with another ``knn.k``."""

@@ -218,14 +218,12 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
     stored = dict(model.operating_points.get(kind, {})) if model else {}
     names = ("min_score", "min_intimacy") if kind == "components" else ("min_score", "max_size")
     given = {name: stored.get(name) if (value := getattr(config, name)) is None else value for name in names}
-    if kind == "components" and model is None and given["min_intimacy"] is None:
+    if kind == "components" and not stored and given["min_intimacy"] is None:
         given["min_intimacy"] = 0.0
     stages, chosen = [], {}
     if any(value is None for value in given.values()):
-        walk = {"step": config.step}
-        stages.append(
-            _single("point", "engine.stages.point:run", point.VERSION, walk, {"knn": "knn"}, point.cost(n, k))
-        )
+        walk, inputs = {"step": config.step}, {"knn": "knn"} | ({"score": "score"} if model else {})
+        stages.append(_single("point", "engine.stages.point:run", point.VERSION, walk, inputs, point.cost(n, k)))
         chosen = {"point": "point"}
     version = partition.VERSION
     if kind == "propagation":

@@ -248,8 +248,8 @@ def _notes(value: dict[str, Any], point: dict[str, Any]) -> list[str]:
     notes = []
     if "reason" in point:
         notes.append(
-            "No model and no threshold were given: size-capped propagation on the cosine graph, at an operating point "
-            f"read from the similarity distribution. {point['reason']}"
+            "No threshold was given and no model trained on such data: the operating point is read from the graph. "
+            f"{point['reason']}"
         )
     if "metrics" in value:
         notes.append("The identities given served for the scores in this report only, never for the clusters.")

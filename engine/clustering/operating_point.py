@@ -7,6 +7,7 @@ Shape suffixes: N vertices, K neighbours, F edges of a forest.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,12 @@ BANDWIDTH = 0.03  # similarity below the nearest neighbour's at which a step is 
 REACH = 8 * BANDWIDTH  # neighbours further below are never stepped to
 TOLERANCE = 0.01  # rise of the codelength that a higher threshold may cost
 NUM_THRESHOLDS = 128
+SCORE_BINS = 4_096
+LEAST_SCORE = 0.5  # of an edge kept on the word of a model of other data
 TILE_ROWS = 1 << 15
 
 Forest = tuple[Ids, Ids, NDArray[np.float32]]
+Edges = tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -69,18 +73,13 @@ def choose_operating_point(
         return _codelength(neighbors_NK, similarities_NK, rates_N, flows_N, roots_N)
 
     lowest = float(weights_F[-1])
-    sizes = [2**power for power in range(1, num_vertices.bit_length() + 1)]
-    bits = dict(zip(sizes, map_tiles(lambda size: measure(lowest, size), sizes, threads), strict=True))
-    best = min(sizes, key=lambda size: bits[size])
-    sizes = sorted({round(best * 2 ** (quarter / 4)) for quarter in range(-3, 4)} - set(sizes))
-    bits.update(zip(sizes, map_tiles(lambda size: measure(lowest, size), sizes, threads), strict=True))
-    max_size = min(sorted(bits), key=lambda size: bits[size])
+    max_size, least_bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
     # Bisect the similarities of the forest, where every cut is one: past the best threshold codelength only rises.
     thresholds = weights_F[np.linspace(len(weights_F) - 1, 0, NUM_THRESHOLDS).astype(np.int64)]
     good, bad = 0, NUM_THRESHOLDS
     while bad - good > 1:
         middle = (good + bad) // 2
-        if measure(float(thresholds[middle]), max_size) <= bits[max_size] * (1 + TOLERANCE):
+        if measure(float(thresholds[middle]), max_size) <= least_bits * (1 + TOLERANCE):
             good = middle
         else:
             bad = middle
@@ -89,9 +88,66 @@ def choose_operating_point(
         min_score,
         max_size,
         f"Clusters of at most {max_size} rows (more only where no threshold separates them) describe a walk on the "
-        f"neighbour graph in the fewest bits per step ({bits[max_size]:.3f}); {min_score:.3f} is the highest threshold "
+        f"neighbour graph in the fewest bits per step ({least_bits:.3f}); {min_score:.3f} is the highest threshold "
         f"within {TOLERANCE:.0%} of that.",
     )
+
+
+def choose_scored_point(
+    neighbors_NK: NDArray[Any],
+    similarities_NK: NDArray[Any],
+    edges: Callable[[], Iterable[Edges]],
+    *,
+    step: float = 0.05,
+    threads: int = 1,
+) -> OperatingPoint:
+    """Choose ``min_score`` and ``max_size`` for ``propagate`` over edges scored by a model of other data.
+
+    ``edges()`` gives pieces of (sources, targets, scores), scores being probabilities, the same each time. Such a model
+    ranks the edges well but may expect more true ones than there are, so that the size cap of least codelength (of the
+    walk of ``choose_operating_point``) cuts clusters up. The threshold is then raised from 1/2 until no more edges are
+    kept than the capped clusters hold. Memory and time as ``choose_operating_point``, and two passes over the edges.
+    """
+    neighbors_NK, similarities_NK = np.asarray(neighbors_NK), np.asarray(similarities_NK, np.float32)
+    num_vertices = len(neighbors_NK)
+    forests = [strongest_forest(*piece) for piece in edges() if len(piece[0])]
+    if not forests:
+        return OperatingPoint(LEAST_SCORE, 1, "no vertex has a neighbour")
+    forest = _merge(forests)
+    rates_N, flows_N = _walk(neighbors_NK, similarities_NK)
+
+    def cluster(max_size: int) -> NDArray[Any]:
+        return propagate(num_vertices, *forest, min_score=0.0, max_size=max_size, step=step)
+
+    def measure(max_size: int) -> float:
+        return _codelength(neighbors_NK, similarities_NK, rates_N, flows_N, cluster(max_size))
+
+    max_size, least_bits = _best_size(measure, num_vertices, threads)
+    roots_N, held = cluster(max_size), 0
+    counts = np.zeros(SCORE_BINS + 1, np.int64)
+    for sources, targets, scores in edges():
+        held += int((roots_N[sources] == roots_N[targets]).sum())
+        counts += np.bincount((scores * SCORE_BINS).astype(np.int64), minlength=SCORE_BINS + 1)
+    kept = np.cumsum(counts[::-1])[::-1]  # edges of at least each bin's least score
+    min_score = max(LEAST_SCORE, int(np.argmax(kept <= held)) / SCORE_BINS) if (kept <= held).any() else 1.0
+    return OperatingPoint(
+        min_score,
+        max_size,
+        f"Clusters of at most {max_size} rows describe a walk on the neighbour graph in the fewest bits per step "
+        f"({least_bits:.3f}); they hold {held:,} edges, and {kept[int(min_score * SCORE_BINS)]:,} reach a score of "
+        f"{min_score:.3f}.",
+    )
+
+
+def _best_size(measure: Callable[[int], float], num_vertices: int, threads: int) -> tuple[int, float]:
+    """Find the size cap that ``measure`` gives the fewest bits, and those: powers of two, then quarters between."""
+    sizes = [2**power for power in range(1, num_vertices.bit_length() + 1)]
+    bits = dict(zip(sizes, map_tiles(measure, sizes, threads), strict=True))
+    best = min(sizes, key=lambda size: bits[size])
+    sizes = sorted({round(best * 2 ** (quarter / 4)) for quarter in range(-3, 4)} - set(sizes))
+    bits.update(zip(sizes, map_tiles(measure, sizes, threads), strict=True))
+    max_size = min(sorted(bits), key=lambda size: bits[size])
+    return max_size, bits[max_size]
 
 
 def _forest(neighbors_NK: NDArray[Any], similarities_NK: NDArray[Any], threads: int) -> Forest:

@@ -90,7 +90,7 @@ def read_model(folder: str | Path, dim: int) -> Model:
             f"{folder}: model format version {tree.get('format_version')}, this version reads {MODEL_FORMAT_VERSION}; "
             f"train it again"
         )
-    if tree["dim"] != dim:
+    if tree["dim"] != dim and tree["method"] != "structural":
         raise ManifestMismatch(
             f"{folder}: the model was trained on {tree['dim']} dimensions, the features have {dim}; "
             f"train a model on features like these"

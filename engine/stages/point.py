@@ -1,11 +1,12 @@
-"""Stage point: an operating point read from the similarity distribution, where there is no model and no threshold."""
+"""Stage point: an operating point read from the graph, where no threshold is set and none comes with a model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from engine.clustering.operating_point import TILE_ROWS, choose_operating_point
+from engine.clustering.operating_point import TILE_ROWS, choose_operating_point, choose_scored_point
 from engine.plan import Cost
+from engine.stages.edges import iterate_edges
 from engine.storage.context import TaskContext
 
 VERSION = 1
@@ -19,7 +20,14 @@ def cost(num_rows: int, k: int) -> Cost:
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``point.json``: min_score, max_size and the reason in words."""
     neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    point = choose_operating_point(neighbors_NK, similarities_NK, step=task.params["step"], threads=task.threads)
+    walk = {"step": task.params["step"], "threads": task.threads}
+    if "score" in task.call.inputs:
+        folder = task.input("score")
+        point = choose_scored_point(
+            neighbors_NK, similarities_NK, lambda: iterate_edges(folder, ("source", "target", "score")), **walk
+        )
+    else:
+        point = choose_operating_point(neighbors_NK, similarities_NK, **walk)
     value = {"min_score": float(point.min_score), "max_size": int(point.max_size), "reason": point.reason}
     task.write_json("point", value)
     return value

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from engine.clustering.operating_point import _codelength, _walk, choose_operating_point
+from engine.clustering.operating_point import (
+    LEAST_SCORE,
+    _codelength,
+    _walk,
+    choose_operating_point,
+    choose_scored_point,
+)
 from engine.clustering.propagation import propagate
 from engine.errors import DataError
 
@@ -98,3 +104,19 @@ def test_missing_neighbours_duplicates_and_empty_graphs():
 def test_arrays_that_disagree_are_refused():
     with pytest.raises(DataError, match="one shape"):
         choose_operating_point(np.zeros((3, 2), int), np.zeros((3, 3)))
+
+
+def test_overconfident_scores_are_held_to_what_the_clusters_hold():
+    neighbors, similarities, truth = blobs(60, 10, 0.4)
+    sources, targets, values = edges_of(neighbors, similarities)
+    fair = 1 / (1 + np.exp(-20 * (values - 0.6)))
+    for scores in (fair, fair**0.1):
+        pieces = [(sources[a:b], targets[a:b], scores[a:b].astype(np.float32)) for a, b in ((0, 700), (700, None))]
+        point = choose_scored_point(neighbors, similarities, lambda pieces=pieces: pieces)
+        assert 10 <= point.max_size < 20
+        kept = scores >= point.min_score
+        same = truth[sources] == truth[targets]
+        assert same[kept].mean() > 0.95
+        assert kept[same].mean() > 0.95
+    assert point.min_score > LEAST_SCORE
+    assert choose_scored_point(neighbors, similarities, list).max_size == 1

@@ -1,0 +1,145 @@
+"""Inputs of an undirected edge from a first score of all edges: what the neighbours of its two ends say about it.
+
+Legend: N vertices, K neighbours, E edges, F inputs (``NUM_SUPPORT``).
+A prior is a first score's probability that a vertex and one it lists are one identity, held as an integer of
+``PRIOR_ONE``, so that sums are exact and the same whichever end is read first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from engine.graph.features import _AHEAD, _TABLE_BITS, MAX_RANKS, _hash, _place_row, held_end
+from engine.graph.intrinsics import prefetch_row
+from engine.tiles import map_tiles, tile_bounds
+
+Array = np.ndarray[Any, Any]
+
+SUPPORT_NAMES = (
+    "prior",
+    *(f"{end}_{name}" for name in ("strength", "of_best", "ahead", "covered") for end in ("least", "most")),
+    "prior_cosine",
+    "best_path",
+    "conflict",
+    "both",
+)
+NUM_SUPPORT = len(SUPPORT_NAMES)
+PRIOR_ONE = 65_535
+TILE_EDGES = 16_384
+
+
+def store_priors(probabilities: Array) -> Array:
+    """Give probabilities as uint16 priors."""
+    return np.round(np.asarray(probabilities, np.float64) * PRIOR_ONE).astype(np.uint16)
+
+
+def support_features(
+    neighbors_NK: Array, priors_NK: Array, sources: Array, targets: Array, *, threads: int = 1
+) -> Array:
+    """Compute (E, F) float32 inputs, columns as in ``SUPPORT_NAMES``, from uint16 priors of what each row lists.
+
+    Per edge: the log-odds of its prior; then, least and most of the two ends: the logarithm of 1 + the sum of the end's
+    priors; the prior by the end's largest; the logarithm of 1 + the vertices the end gives a larger prior; the share of
+    the end's priors that the other end has too. Last, over vertices that both list, the ends themselves among them
+    (prior 1): the cosine of the ends' priors; the least of the two priors of the best common neighbour; how far the
+    priors differ, as a share of the larger; and the logarithm of 1 + the sum of their products. Only the first 80
+    neighbours are read. Symmetric in the two ends.
+    """
+    neighbors, priors = np.asarray(neighbors_NK), np.asarray(priors_NK)
+    result = np.empty((len(sources), NUM_SUPPORT), np.float32)
+
+    def run(tile: tuple[int, int]) -> None:
+        part = slice(*tile)
+        fill_support(neighbors, priors, sources[part], targets[part], result[part])
+
+    map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
+    return result
+
+
+@numba.njit(nogil=True, cache=True)
+def fill_support(neighbors: Array, priors: Array, sources: Array, targets: Array, out: Array) -> None:
+    """Write ``support_features`` of a tile into the first columns of ``out`` on the calling thread."""
+    width = min(neighbors.shape[1], MAX_RANKS)
+    one = np.int64(PRIOR_ONE)
+    unit = np.float32(1.0) / np.float32(PRIOR_ONE)
+    places = np.empty(1 << _TABLE_BITS, np.uint8)
+    ids = np.full(MAX_RANKS + 2, np.int32(-1))
+    given = np.zeros(MAX_RANKS + 2, np.int64)
+    held = np.int32(-1)
+    multiplier = np.uint64(1)
+    length = 0
+    strength, square, best = np.int64(0), np.int64(0), np.int64(0)
+    for edge in range(len(sources)):
+        end = held_end(sources, targets, edge, held)
+        other = targets[edge] if end == sources[edge] else sources[edge]
+        later = min(edge + _AHEAD, len(sources) - 1)
+        prefetched = targets[later] if end == sources[later] else sources[later]
+        prefetch_row(neighbors, prefetched)
+        prefetch_row(priors, prefetched)
+        if end != held:
+            held = end
+            ids[:] = np.int32(-1)
+            ids[0], given[0], length = held, one, 1
+            strength, square, best = np.int64(0), one * one, np.int64(0)
+            while length <= width and neighbors[held, length - 1] >= 0:
+                prior = np.int64(priors[held, length - 1])
+                ids[length], given[length] = neighbors[held, length - 1], prior
+                strength += prior
+                square += prior * prior
+                best = max(best, prior)
+                length += 1
+            multiplier = _place_row(ids, length, places, multiplier)
+        place = places[_hash(other, multiplier)]
+        listed = ids[place] == other
+        own = given[place] if listed else np.int64(0)
+        other_strength, other_square, other_best = np.int64(0), one * one, np.int64(0)
+        product = own * one
+        covered, other_covered = own, np.int64(0)
+        path, differ, larger = np.int64(0), np.int64(0), np.int64(0)
+        rank, found = 0, np.int64(-1)
+        while rank < width and neighbors[other, rank] >= 0:
+            vertex, prior = neighbors[other, rank], np.int64(priors[other, rank])
+            other_strength += prior
+            other_square += prior * prior
+            other_best = max(other_best, prior)
+            place = places[_hash(vertex, multiplier)]
+            if ids[place] == vertex:
+                product += prior * given[place]
+                other_covered += prior
+                if vertex == held:
+                    found = prior
+                else:
+                    covered += given[place]
+                    path = max(path, min(prior, given[place]))
+                    differ += abs(prior - given[place])
+                    larger += max(prior, given[place])
+            rank += 1
+        prior = max(own, found)
+        ahead = other_ahead = 0
+        for position in range(1, length):
+            ahead += int(given[position] > prior)
+        for position in range(rank):
+            other_ahead += int(np.int64(priors[other, position]) > prior)
+        row = out[edge]
+        share = min(max(np.float32(prior) * unit, np.float32(1e-5)), np.float32(1 - 1e-5))
+        row[0] = np.log(share / (np.float32(1.0) - share))
+        a, b = np.float32(strength) * unit, np.float32(other_strength) * unit
+        row[1], row[2] = np.log1p(min(a, b)), np.log1p(max(a, b))
+        a, b = _share(prior, max(best, prior)), _share(prior, max(other_best, prior))
+        row[3], row[4] = min(a, b), max(a, b)
+        row[5] = np.log(np.float32(1 + min(ahead, other_ahead)))
+        row[6] = np.log(np.float32(1 + max(ahead, other_ahead)))
+        a, b = _share(covered, strength), _share(other_covered, other_strength)
+        row[7], row[8] = min(a, b), max(a, b)
+        row[9] = np.float32(product) / np.sqrt(np.float32(square) * np.float32(other_square))
+        row[10] = np.float32(path) * unit
+        row[11] = _share(differ, larger)
+        row[12] = np.log1p(np.float32(product) * unit * unit)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _share(part: Any, whole: Any) -> Any:
+    return np.float32(part) / np.float32(max(whole, 1))

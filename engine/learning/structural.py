@@ -1,0 +1,252 @@
+"""The structural scorer: boosted trees over what the KNN graph says about an edge, in two steps.
+
+The first step scores an edge from the lists of its two ends (the prior); the second from those inputs and from the
+priors of all that both ends list. The first is fitted twice, on either half of the identities, so that the second
+learns from priors of edges that their trees never saw.
+Legend: N vertices, K neighbours, D feature dimension, P profile, E edges, F inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.config import TreesConfig
+from engine.errors import DataError
+from engine.graph.adjacency import EdgeList
+from engine.graph.features import NUM_STRUCTURAL, STRUCTURAL_NAMES, fill_cosines, fill_structural
+from engine.graph.overlaps import AVERAGED, NUM_OVERLAPS, OVERLAP_NAMES, fill_overlaps
+from engine.graph.support import NUM_SUPPORT, SUPPORT_NAMES, fill_support, store_priors
+from engine.learning.trees import Trees, fill_logits, fit_trees
+from engine.tiles import map_tiles, tile_bounds
+
+Array = np.ndarray[Any, Any]
+
+INPUT_NAMES = (*STRUCTURAL_NAMES, *OVERLAP_NAMES, *(f"average_cosine_{count}" for count in AVERAGED))
+ALL_NAMES = (*INPUT_NAMES, *SUPPORT_NAMES)
+NUM_INPUTS, NUM_ALL = len(INPUT_NAMES), len(ALL_NAMES)
+TILE_EDGES = 1_024
+UNSEEN = 2  # the half of vertices that neither first fit learns from
+
+
+class Neighborhoods(NamedTuple):
+    """What scoring reads, plain or memory-mapped: the graph, ``vertex_profiles`` and ``neighborhood_averages``."""
+
+    neighbors_NK: Array
+    similarities_NK: Array
+    profiles_NP: Array
+    averages: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class StructuralScorer:
+    """The fitted trees: the priors', whose log-odds are averaged, and the final score's, with its calibration."""
+
+    priors: tuple[Trees, ...]
+    final: Trees
+    slope: float = 1.0
+    offset: float = 0.0
+
+
+def edge_inputs(graph: Neighborhoods, edges: EdgeList, priors_NK: Array | None = None, *, threads: int = 1) -> Array:
+    """Compute (E, F) float32 inputs, columns as in ``INPUT_NAMES``; with priors as in ``ALL_NAMES``."""
+    result = np.empty((len(edges.sources), NUM_INPUTS if priors_NK is None else NUM_ALL), np.float32)
+
+    def run(tile: tuple[int, int]) -> None:
+        _fill(graph, EdgeList(*(column[slice(*tile)] for column in edges)), priors_NK, result[slice(*tile)])
+
+    map_tiles(run, tile_bounds(0, len(result), TILE_EDGES), threads)
+    return result
+
+
+def score_edges(
+    scorer: StructuralScorer, graph: Neighborhoods, priors_NK: Array, edges: EdgeList, *, threads: int = 1
+) -> Array:
+    """Score undirected edges: (E,) float32, the calibrated probability that both ends are one identity."""
+    scores = np.empty(len(edges.sources), np.float32)
+    slope, offset = np.float32(scorer.slope), np.float32(scorer.offset)
+
+    def run(tile: tuple[int, int]) -> None:
+        part = EdgeList(*(column[slice(*tile)] for column in edges))
+        inputs, logits = np.empty((len(part.sources), NUM_ALL), np.float32), scores[slice(*tile)]
+        _fill(graph, part, priors_NK, inputs)
+        _logits(scorer.final, inputs, logits)
+        logits[:] = _probability(slope * logits + offset)
+
+    map_tiles(run, tile_bounds(0, len(scores), TILE_EDGES), threads)
+    return scores
+
+
+def prior_rows(
+    trees: tuple[Trees, ...],
+    graph: Neighborhoods,
+    start: int,
+    stop: int,
+    halves_N: Array | None = None,
+    *,
+    threads: int = 1,
+) -> Array:
+    """Compute the priors of what rows ``start..stop`` list: (n, K) uint16, 0 where nothing is listed.
+
+    The mean log-odds of all fits. With ``halves_N`` (0, 1, else unseen), an edge inside one half gets the other's.
+    """
+    listed = graph.neighbors_NK[start:stop]
+    row, rank = np.nonzero(listed >= 0)
+    own, other = (row + start).astype(np.int32), listed[row, rank]
+    edges = EdgeList(np.minimum(own, other), np.maximum(own, other), graph.similarities_NK[start:stop][row, rank])
+    priors = np.zeros(listed.shape, np.uint16)
+    found = np.empty(len(row), np.uint16)
+
+    def run(tile: tuple[int, int]) -> None:
+        part = EdgeList(*(column[slice(*tile)] for column in edges))
+        inputs, logits = (
+            np.empty((len(part.sources), NUM_INPUTS), np.float32),
+            np.empty((len(trees), len(part.sources))),
+        )
+        _fill(graph, part, None, inputs)
+        for fitted, out in zip(trees, logits, strict=True):
+            single = np.empty(len(out), np.float32)
+            _logits(fitted, inputs, single)
+            out[:] = single
+        mean = logits.mean(axis=0)
+        if halves_N is not None:
+            first, second = halves_N[part.sources], halves_N[part.targets]
+            for half in (0, 1):
+                inside = (first == half) & (second == half)
+                mean[inside] = logits[1 - half][inside]
+        found[slice(*tile)] = store_priors(_probability(mean))
+
+    map_tiles(run, tile_bounds(0, len(row), TILE_EDGES), threads)
+    priors[row, rank] = found
+    return priors
+
+
+def split_identities(identities_N: Array, held_out_N: Array, seed: int) -> Array:
+    """Put every identity into half 0 or 1, at random; rows held out or not known are ``UNSEEN``: (N,) int8."""
+    known, places = np.unique(identities_N, return_inverse=True)
+    drawn = np.random.default_rng([seed, 2]).permutation(len(known)) % 2
+    return np.where(held_out_N | (identities_N < 0), UNSEEN, drawn[places]).astype(np.int8)
+
+
+def draw_edges(
+    blocks: Iterable[EdgeList], identities_N: Array, halves_N: Array, half: int, config: TreesConfig, seed: int
+) -> tuple[EdgeList, Array, Array]:
+    """Draw edges to fit on: those whose ends are both in ``half`` (-1: in either), and those with an unseen end.
+
+    At most ``max_edges`` of the first kind and a quarter as many of the other; an edge's chance falls with the sizes of
+    its ends' identities, so that a few large ones do not own the loss (weighted reservoir of Efraimidis and Spirakis,
+    2006). Returns the edges, in order, which are of one identity, and which are held out.
+    Raises ``DataError`` if no edge is left to fit on.
+    """
+    _, places, sizes = np.unique(identities_N, return_inverse=True, return_counts=True)
+    factor = sizes[places].astype(np.float64) ** (config.identity_balance / 2)
+    rng = np.random.default_rng([seed, 4, half + 1])
+    nothing = (np.empty(0), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+    kept: list[list[tuple[Array, ...]]] = [[nothing], [nothing]]
+    rooms = (config.max_edges, config.max_edges // 4)
+    for edges in blocks:
+        first, second = halves_N[edges.sources], halves_N[edges.targets]
+        labelled = (identities_N[edges.sources] >= 0) & (identities_N[edges.targets] >= 0)
+        unseen = (first == UNSEEN) | (second == UNSEEN)
+        inside = (first != UNSEEN) & (second != UNSEEN) if half < 0 else (first == half) & (second == half)
+        keys = rng.standard_exponential(len(first)) * factor[edges.sources] * factor[edges.targets]
+        for kind, chosen in enumerate((inside & labelled, unseen & labelled)):
+            kept[kind].append((keys[chosen], *(column[chosen] for column in edges)))
+            if sum(len(part[0]) for part in kept[kind]) > 2 * rooms[kind]:
+                kept[kind] = [_least(kept[kind], rooms[kind])]
+    fitted, held = (_least(parts, room) for parts, room in zip(kept, rooms, strict=True))
+    if len(fitted[0]) == 0:
+        raise DataError("structural: no edge joins two rows of known identity that are not held out")
+    columns = [np.concatenate(pair) for pair in zip(fitted[1:], held[1:], strict=True)]
+    held_out = np.arange(len(columns[0])) >= len(fitted[0])
+    order = np.lexsort((columns[1], columns[0]))
+    drawn = EdgeList(*(column[order] for column in columns))
+    return drawn, identities_N[drawn.sources] == identities_N[drawn.targets], held_out[order]
+
+
+def fit_scorer(
+    inputs_EF: Array, same_E: Array, held_out_E: Array, config: TreesConfig, *, seed: int, threads: int = 1, **more: Any
+) -> Trees:
+    """Fit trees to drawn edges, all of one weight."""
+    weights = np.ones(len(same_E), np.float32)
+    return fit_trees(inputs_EF, same_E, weights, held_out_E, config, seed=seed, threads=threads, **more)
+
+
+def calibrate(logits_E: Array, same_E: Array) -> tuple[float, float]:
+    """Fit slope and offset of log-odds on held-out edges (Platt, 1999, by Newton's method); (1, 0) if one kind only."""
+    if len(same_E) == 0 or same_E.all() or not same_E.any():
+        return 1.0, 0.0
+    design = np.stack([logits_E.astype(np.float64), np.ones(len(logits_E))])
+    point = np.array([1.0, 0.0])
+    for _ in range(30):
+        share = _probability(point @ design)
+        gradient = design @ (share - same_E) + 1e-3 * (point - [1, 0])
+        curvature = (design * (share * (1 - share))) @ design.T + 1e-3 * np.eye(2)
+        point = point - np.clip(np.linalg.solve(curvature, gradient), -0.5, 0.5)
+    return max(float(point[0]), 0.1), float(point[1])
+
+
+def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:
+    """Name the scorer's arrays, for a file."""
+    tensors = {"calibration": np.array([scorer.slope, scorer.offset])}
+    for number, trees in enumerate(scorer.priors):
+        tensors |= trees_to_tensors(f"prior_{number}", trees)
+    return tensors | trees_to_tensors("final", scorer.final)
+
+
+def from_tensors(tensors: dict[str, Array]) -> StructuralScorer:
+    """Build the scorer that ``to_tensors`` named the arrays of."""
+    slope, offset = tensors["calibration"].tolist()
+    return StructuralScorer(priors_from_tensors(tensors), trees_from_tensors("final", tensors), slope, offset)
+
+
+def priors_from_tensors(tensors: dict[str, Array]) -> tuple[Trees, ...]:
+    """Build the priors' trees."""
+    numbers = range(sum(name.startswith("prior_") and name.endswith(".bias") for name in tensors))
+    return tuple(trees_from_tensors(f"prior_{number}", tensors) for number in numbers)
+
+
+def trees_to_tensors(name: str, trees: Trees) -> dict[str, Array]:
+    """Name the arrays of one ensemble."""
+    return {
+        f"{name}.inputs": trees.inputs, f"{name}.thresholds": trees.thresholds, f"{name}.values": trees.values,
+        f"{name}.bias": np.array([trees.bias]),
+    }  # fmt: skip
+
+
+def trees_from_tensors(name: str, tensors: dict[str, Array]) -> Trees:
+    """Build one ensemble from its named arrays."""
+    inputs, thresholds, values = (tensors[f"{name}.{part}"] for part in ("inputs", "thresholds", "values"))
+    return Trees(inputs, thresholds, values, float(tensors[f"{name}.bias"][0]))
+
+
+def _fill(graph: Neighborhoods, edges: EdgeList, priors: Array | None, out: Array) -> None:
+    fill_structural(graph.neighbors_NK, graph.similarities_NK, *edges, out)
+    column = NUM_STRUCTURAL
+    fill_overlaps(*graph[:3], *edges, out[:, column:])
+    column += NUM_OVERLAPS
+    for averages in graph.averages:
+        fill_cosines(averages, edges.sources, edges.targets, out[:, column])
+        column += 1
+    if priors is not None:
+        fill_support(graph.neighbors_NK, priors, edges.sources, edges.targets, out[:, column:])
+        assert column + NUM_SUPPORT == out.shape[1]
+
+
+def _logits(trees: Trees, inputs: Array, out: Array) -> None:
+    fill_logits(trees.inputs, trees.thresholds, trees.values, np.float32(trees.bias), inputs, out)
+
+
+def _probability(logits: Array) -> Array:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _least(parts: list[tuple[Array, ...]], room: int) -> tuple[Array, ...]:
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    if len(columns[0]) > room:
+        chosen = np.sort(np.argpartition(columns[0], room)[:room])
+        columns = [column[chosen] for column in columns]
+    return tuple(columns)

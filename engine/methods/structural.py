@@ -1,0 +1,234 @@
+"""Structural scorer: boosted trees over what the KNN graph alone says about an edge, whatever the vectors are of.
+
+``neighborhoods`` summarises each vertex, ``prior`` gives a first score to all that each vertex lists, ``score`` gives
+every edge its final one from its own inputs and the priors around it. Training fits the first score on either half of
+the identities (``fit_prior``), so that the second (``fit``) learns from priors of edges not learned by heart.
+A model has no dimension: one trained on some vectors scores any others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from engine.config import Settings, TreesConfig
+from engine.graph.adjacency import EdgeList, undirected_edges
+from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
+from engine.learning import structural
+from engine.learning.selection import select_operating_points
+from engine.learning.training import hold_out
+from engine.learning.trees import Trees
+from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE, GraphShape, Model, which_edges
+from engine.methods.star_fc import similarity_floor, vertex_identities
+from engine.plan import CHUNK_ROWS, Cost, Stage
+from engine.stages.edges import iterate_edges, write_edges
+from engine.storage.context import TaskContext, hold
+from engine.storage.manifest import file_checksum, write_atomic, write_json
+from engine.version import __version__
+
+VERSION = 1
+WEIGHTS = "weights.safetensors"
+DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "structural"
+_HERE = "engine.methods.structural"
+
+
+class Structural:
+    """The structural scorer's stages."""
+
+    name = "structural"
+    learned = True
+
+    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+        """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""
+        assert model is not None
+        params = {"model": model.digest}
+        where = {"weights": str(Path(model.folder) / WEIGHTS_FILE)}
+        prior = Stage(
+            "prior", f"{_HERE}:prior", VERSION, params, _inputs(graph), graph.num_rows, _cost(graph, 2), where
+        )
+        return [_neighborhoods(graph), prior, _score(graph, params | which_edges(settings, model), {}, where)]
+
+    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+        """``neighborhoods``, ``fit_prior``, ``prior``, ``fit``, ``score`` of the whole graph, and ``select``."""
+        where = {"labels": labels["labels"], "column": labels["column"]}
+        params = {
+            "trees": settings.trees.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
+        }  # fmt: skip
+        inputs = _inputs(graph) | graph.ordered
+        fitted = {"fit_prior": "fit_prior"}
+        edges = settings.trees.max_edges * 5 // 4
+        cost = Cost(
+            fixed_bytes=graph.num_rows * 40 + edges * (structural.NUM_ALL * 9 + 120) + (64 << 20),
+            disk_bytes=4 << 20, seconds=edges * settings.trees.num_trees * settings.trees.levels / 2e7,
+        )  # fmt: skip
+        select = {name: params[name] for name in ("seed", "labels")} | {
+            "holdout": settings.trees.holdout, "step": settings.partition.step,
+        }  # fmt: skip
+        choosing = Cost(
+            fixed_bytes=graph.num_rows * (200 + graph.k * 24),
+            disk_bytes=1 << 16,
+            seconds=graph.num_rows * graph.k / 4e5,
+        )
+        return [
+            _neighborhoods(graph),
+            Stage("fit_prior", f"{_HERE}:fit_prior", VERSION, params, inputs, 1, cost, where, granule=1),
+            Stage("prior", f"{_HERE}:prior", VERSION, params, inputs | fitted, graph.num_rows, _cost(graph, 2), where),
+            Stage("fit", f"{_HERE}:fit", VERSION, params, inputs | fitted | {"prior": "prior"}, 1, cost, where,
+                  granule=1),
+            _score(graph, which_edges(settings), {"fit": "fit"}, {}),
+            Stage("select", f"{_HERE}:select", VERSION, select, {"score": "score"} | graph.ordered, 1, choosing, where,
+                  granule=1),
+        ]  # fmt: skip
+
+
+def write_default(folder: Path, weights: bytes, sets: list[str]) -> None:
+    """Write a model trained on the data sets named, for vectors of any kind and dimension."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
+    tree = {
+        "format_version": MODEL_FORMAT_VERSION, "engine_version": __version__, "method": "structural", "dim": 0,
+        "k": 80, "settings": {}, "operating_points": {}, "preferred": "propagation",
+        "weights_checksum": file_checksum(folder / WEIGHTS_FILE), "facts": {"trained_on": sets},
+    }  # fmt: skip
+    write_json(folder / MODEL_FILE, tree)
+
+
+def summarise(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``profiles`` (N, P) float32 and ``averages_5``, ... (N, D) float16."""
+    neighbors_nK = task.array("knn", "neighbors")[start:stop]
+    profiles = vertex_profiles(neighbors_nK, task.array("knn", "similarities")[start:stop], threads=task.threads)
+    task.write_rows("profiles", profiles, np.float32)
+    features_ND = task.array("features", "features")
+    for count in AVERAGED:
+        averages = neighborhood_averages(neighbors_nK, features_ND, start, counts=(count,), threads=task.threads)
+        task.write_rows(f"averages_{count}", averages[:, 0], np.float16)
+    return {}
+
+
+def fit_prior(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Fit the first score on either half of the identities; write ``weights.safetensors``."""
+    config, seed = TreesConfig(**task.params["trees"]), task.params["seed"]
+    identities_N, halves_N = _halves(task)
+    tensors: dict[str, np.ndarray] = {}
+    sizes = []
+    for half in (0, 1):
+        edges, same, held_out = structural.draw_edges(_blocks(task), identities_N, halves_N, half, config, seed)
+        inputs = structural.edge_inputs(_graph(task), edges, threads=task.threads)
+        trees = structural.fit_scorer(
+            inputs, same, held_out, config, seed=seed, threads=task.threads,
+            progress=lambda done, all_, half=half: task.report((half + done / all_) / 2, f"tree {done:,} of {all_:,}"),
+        )  # fmt: skip
+        tensors |= structural.trees_to_tensors(f"prior_{half}", trees)
+        sizes.append(len(trees.values))
+    task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
+    return {"trees": sizes}
+
+
+def prior(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``priors`` (N, K) uint16; while training, an edge's prior is of trees that never saw it."""
+    halves_N = hold(("halves", task.call.digest), lambda: _halves(task)[1]) if "labels" in task.where else None
+    priors = structural.prior_rows(_prior_trees(task), _graph(task), start, stop, halves_N, threads=task.threads)
+    task.write_rows("priors", priors, np.uint16)
+    return {}
+
+
+def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Fit the final score over the priors; write ``weights.safetensors`` of the whole scorer."""
+    config, seed = TreesConfig(**task.params["trees"]), task.params["seed"]
+    identities_N, halves_N = _halves(task)
+    edges, same, held_out = structural.draw_edges(_blocks(task), identities_N, halves_N, -1, config, seed)
+    inputs = structural.edge_inputs(_graph(task), edges, task.array("prior", "priors"), threads=task.threads)
+    final = structural.fit_scorer(
+        inputs, same, held_out, config, seed=seed, threads=task.threads,
+        progress=lambda done, of: task.report(done / of, f"tree {done:,} of {of:,}"),
+    )  # fmt: skip
+    calibration = structural.calibrate(final.logits(inputs[held_out], threads=task.threads), same[held_out])
+    scorer = structural.StructuralScorer(_prior_trees(task), final, *calibration)
+    task.write_file(WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer))))
+    return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean())}
+
+
+def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the edges of these rows with the probability that both ends are one identity."""
+    weights = task.where.get("weights") or str(task.input("fit") / WEIGHTS)
+    scorer = hold(("scorer", weights, task.call.digest), lambda: structural.from_tensors(load_file(weights)))
+    graph, priors_NK = _graph(task), task.array("prior", "priors")
+
+    def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+        edges = EdgeList(sources, targets, similarities)
+        return structural.score_edges(scorer, graph, priors_NK, edges, threads=task.threads)
+
+    return write_edges(task, start, stop, give)
+
+
+def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Choose the partitions' thresholds on the identities held out from training; write ``selected.json``."""
+    identities_N = vertex_identities(task)
+    parts = list(iterate_edges(task.input("score"), ("source", "target", "score")))
+    selected = select_operating_points(
+        *(np.concatenate(column) for column in zip(*parts, strict=True)),
+        identities_N=identities_N,
+        held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
+        step=task.params["step"],
+        threads=task.threads,
+    )
+    preferred = selected.pop("preferred")
+    floor = similarity_floor(task.input("score"), min(point["min_score"] for point in selected.values()))
+    task.write_json(
+        "selected",
+        {"operating_points": selected, "preferred": preferred, "facts": {"min_similarity": floor}},
+    )
+    return {"preferred": preferred, **selected[preferred]}
+
+
+def _neighborhoods(graph: GraphShape) -> Stage:
+    n, k, dim = graph.num_rows, graph.k, graph.dim
+    row_bytes = NUM_PROFILE * 4 + len(AVERAGED) * dim * 2
+    cost = Cost(bytes_per_row=row_bytes + dim * 8 + k * 8, disk_bytes=n * row_bytes, seconds=n * dim / 1e7)
+    inputs = {"features": graph.features, "knn": "knn"}
+    return Stage("neighborhoods", f"{_HERE}:summarise", VERSION, {}, inputs, n, cost)
+
+
+def _inputs(graph: GraphShape) -> dict[str, str]:
+    return {"neighborhoods": "neighborhoods", "knn": "knn"}
+
+
+def _score(graph: GraphShape, params: Mapping[str, Any], fitted: Mapping[str, str], where: Mapping[str, Any]) -> Stage:
+    inputs = _inputs(graph) | {"prior": "prior", **fitted}
+    return Stage("score", f"{_HERE}:score", VERSION, dict(params), inputs, graph.num_rows, _cost(graph, 16), where)
+
+
+def _cost(graph: GraphShape, entry_bytes: int) -> Cost:
+    return Cost(
+        bytes_per_row=graph.k * 64, fixed_bytes=64 << 20, disk_bytes=graph.num_rows * graph.k * entry_bytes,
+        seconds=graph.num_rows * graph.k / 5e5,
+    )  # fmt: skip
+
+
+def _graph(task: TaskContext) -> structural.Neighborhoods:
+    return structural.Neighborhoods(
+        task.array("knn", "neighbors"), task.array("knn", "similarities"), task.array("neighborhoods", "profiles"),
+        tuple(task.array("neighborhoods", f"averages_{count}") for count in AVERAGED),
+    )  # fmt: skip
+
+
+def _halves(task: TaskContext) -> tuple[np.ndarray, np.ndarray]:
+    identities_N, seed = vertex_identities(task), task.params["seed"]
+    held_out_N = hold_out(identities_N, task.params["trees"]["holdout"], seed)
+    return identities_N, structural.split_identities(identities_N, held_out_N, seed)
+
+
+def _blocks(task: TaskContext) -> Iterator[EdgeList]:
+    neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
+    for first in range(0, len(neighbors_NK), CHUNK_ROWS):
+        last = min(first + CHUNK_ROWS, len(neighbors_NK))
+        yield undirected_edges(neighbors_NK, similarities_NK, first, last, threads=task.threads)
+
+
+def _prior_trees(task: TaskContext) -> tuple[Trees, ...]:
+    weights = task.where.get("weights") or str(task.input("fit_prior") / WEIGHTS)
+    return hold(("priors", weights, task.call.digest), lambda: structural.priors_from_tensors(load_file(weights)))

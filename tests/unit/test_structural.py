@@ -1,0 +1,92 @@
+"""The structural scorer's learning parts, without disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toy_graphs import toy_graph
+
+from engine.config import TreesConfig
+from engine.errors import DataError
+from engine.graph.adjacency import undirected_edges
+from engine.graph.overlaps import AVERAGED, neighborhood_averages, vertex_profiles
+from engine.learning import structural
+from engine.learning.training import hold_out
+
+CONFIG = TreesConfig(num_trees=15, levels=4, min_weight=5, max_edges=2_000)
+
+
+def graph() -> structural.Neighborhoods:
+    data = toy_graph()
+    averages = neighborhood_averages(data.neighbors_NK, data.features_ND, 0)
+    return structural.Neighborhoods(
+        data.neighbors_NK, data.similarities_NK, vertex_profiles(data.neighbors_NK, data.similarities_NK),
+        tuple(np.ascontiguousarray(averages[:, place]) for place in range(len(AVERAGED))),
+    )  # fmt: skip
+
+
+def fitted() -> tuple[structural.StructuralScorer, np.ndarray, np.ndarray]:
+    """A scorer of the toy graph, its priors and halves."""
+    identities = toy_graph().identities_N
+    halves = structural.split_identities(identities, hold_out(identities, 0.2, 0), 0)
+    listed = graph()
+    blocks = [undirected_edges(listed.neighbors_NK, listed.similarities_NK, *rows) for rows in ((0, 200), (200, 480))]
+    trees = []
+    for half in (0, 1):
+        edges, same, held_out = structural.draw_edges(blocks, identities, halves, half, CONFIG, 0)
+        trees.append(structural.fit_scorer(structural.edge_inputs(listed, edges), same, held_out, CONFIG, seed=0))
+    priors = structural.prior_rows(tuple(trees), listed, 0, 480, halves)
+    edges, same, held_out = structural.draw_edges(blocks, identities, halves, -1, CONFIG, 0)
+    inputs = structural.edge_inputs(listed, edges, priors)
+    assert inputs.shape == (len(same), len(structural.ALL_NAMES))
+    final = structural.fit_scorer(inputs, same, held_out, CONFIG, seed=0)
+    return structural.StructuralScorer(tuple(trees), final, 1.5, -0.5), priors, halves
+
+
+def test_scores_tell_identities_apart_and_survive_a_file() -> None:
+    scorer, priors, _ = fitted()
+    listed, identities = graph(), toy_graph().identities_N
+    edges = undirected_edges(listed.neighbors_NK, listed.similarities_NK, 0, 480)
+    scores = structural.score_edges(scorer, listed, priors, edges)
+    known = (identities[edges.sources] >= 0) & (identities[edges.targets] >= 0)
+    same = (identities[edges.sources] == identities[edges.targets])[known]
+    assert scores[known][same].mean() > 0.5 > 0.2 > scores[known][~same].mean()
+    again = structural.from_tensors(structural.to_tensors(scorer))
+    assert np.array_equal(structural.score_edges(again, listed, priors, edges, threads=2), scores)
+
+
+def test_priors_do_not_depend_on_blocks_and_never_come_from_trees_that_saw_the_edge() -> None:
+    scorer, priors, halves = fitted()
+    pieces = [structural.prior_rows(scorer.priors, graph(), *rows, halves) for rows in ((0, 100), (100, 480))]
+    assert np.array_equal(np.concatenate(pieces), priors)
+    for half in (0, 1):
+        alone = structural.prior_rows((scorer.priors[1 - half],), graph(), 0, 480)
+        inside = (halves == half)[:, None] & (halves[graph().neighbors_NK] == half)
+        assert inside.any()
+        assert np.array_equal(priors[inside], alone[inside])
+
+
+def test_drawn_edges_are_of_the_half_or_held_out() -> None:
+    identities = toy_graph().identities_N
+    halves = structural.split_identities(identities, hold_out(identities, 0.2, 0), 0)
+    assert set(halves[identities < 0]) == {structural.UNSEEN}
+    listed = graph()
+    blocks = [undirected_edges(listed.neighbors_NK, listed.similarities_NK, 0, 480)]
+    config = CONFIG.model_copy(update={"max_edges": 1_000})
+    edges, same, held_out = structural.draw_edges(blocks, identities, halves, 1, config, 0)
+    assert (~held_out).sum() <= 1_000
+    assert held_out.sum() <= 250
+    ends = np.stack([halves[edges.sources], halves[edges.targets]])
+    assert (ends[:, ~held_out] == 1).all()
+    assert (ends[:, held_out] == structural.UNSEEN).any(axis=0).all()
+    assert np.array_equal(same, identities[edges.sources] == identities[edges.targets])
+    with pytest.raises(DataError, match="no edge joins"):
+        structural.draw_edges([], identities, halves, 1, config, 0)
+
+
+def test_calibration_undoes_a_slope_and_an_offset() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2, size=20_000)
+    same = rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
+    assert structural.calibrate(logits, same) == pytest.approx((0.5, -1), abs=0.06)
+    assert structural.calibrate(logits, np.ones(20_000, bool)) == (1.0, 0.0)

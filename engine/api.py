@@ -22,7 +22,7 @@ from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
 from engine.ingest import Source, describe_source
 from engine.memory import free_bytes
-from engine.methods import DEFAULT_MODEL, METHODS, Model, read_model
+from engine.methods import METHODS, Model, read_model
 from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
 from engine.plan import Plan, Stage, largest_fitting, make_plan
 from engine.progress import make_display
@@ -228,10 +228,7 @@ def _resolve(
     if labels is not None:
         read_labels(labels.path, source.num_rows, column=labels.column)
     settings = request.settings
-    given = request.model or (
-        DEFAULT_MODEL if kind == "run" and settings.method == "structural" and DEFAULT_MODEL.is_dir() else None
-    )
-    model = read_model(given, source.dim) if given else None
+    model = read_model(request.model, source.dim) if request.model else None
     if model is not None and "method" not in settings.model_fields_set:
         settings = settings.model_copy(update={"method": model.method})
     if model is not None and METHODS[settings.method].learned and settings.method != model.method:

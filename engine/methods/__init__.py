@@ -4,8 +4,8 @@ from engine.config import MethodName
 from engine.methods.base import GraphShape, Method, Model, read_model
 from engine.methods.cosine import Cosine
 from engine.methods.star_fc import StarFc
-from engine.methods.structural import DEFAULT_MODEL, Structural
+from engine.methods.structural import Structural
 
 METHODS: dict[MethodName, Method] = {"cosine": Cosine(), "star_fc": StarFc(), "structural": Structural()}
 
-__all__ = ["DEFAULT_MODEL", "METHODS", "GraphShape", "Method", "Model", "read_model"]
+__all__ = ["METHODS", "GraphShape", "Method", "Model", "read_model"]

@@ -32,7 +32,6 @@ from engine.version import __version__
 
 VERSION = 1
 WEIGHTS = "weights.safetensors"
-DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "structural"
 _HERE = "engine.methods.structural"
 
 
@@ -85,7 +84,7 @@ class Structural:
         ]  # fmt: skip
 
 
-def write_default(folder: Path, weights: bytes, sets: list[str]) -> None:
+def write_transferable(folder: Path, weights: bytes, sets: list[str]) -> None:
     """Write a model trained on the data sets named, for vectors of any kind and dimension."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))

@@ -29,6 +29,7 @@ MEDIUM = {
     "knn": {"k": 60, "mode": "ivf", "num_probes": 8, "recall_samples": 100},
     "partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3},
 }
+MODULES = {**MEDIUM, "partition": {"method": "map_equation", "min_score": 0.0}}
 
 
 def run_and_measure(arguments: dict[str, Any]) -> int:
@@ -52,11 +53,14 @@ def medium_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("size", "budget"), [("small", 0), ("medium", 0), ("medium", BASELINE_BYTES + (160 << 20))])
+@pytest.mark.parametrize(
+    ("size", "budget"), [("small", 0), ("medium", 0), ("medium", BASELINE_BYTES + (160 << 20)), ("modules", 0)]
+)
 def test_peak_is_below_the_projection(
     size: str, budget: int, blobs_path: Path, medium_path: Path, tmp_path: Path
 ) -> None:
-    features, settings = (blobs_path, SMALL) if size == "small" else (medium_path, MEDIUM)
+    features = blobs_path if size == "small" else medium_path
+    settings = {"small": SMALL, "medium": MEDIUM, "modules": MODULES}[size]
     root = tmp_path / "run"
     resources = {"threads": 2, "memory_bytes": budget}
     peak = run_and_measure({"features": str(features), "workspace": str(root), "resources": resources, **settings})

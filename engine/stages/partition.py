@@ -32,7 +32,7 @@ PIECE_CHUNKS = 8  # of edges in memory at a time
 _UNION_S = 6e-9  # per vertex, to begin a union-find and to list its forest, for projections
 _SMALL = 4 << 20
 LEAST_PROBABILITY = 0.5  # what the map equation takes edges from
-LEAST_COSINE = 0.3
+LEAST_COSINE = 0.4  # best for faces and records alike with exponential weights of bandwidth 0.1
 CERTAIN = 1 - 1e-6  # probabilities above count as this one
 
 
@@ -148,7 +148,9 @@ def propagation(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 def modules_cost(num_rows: int, k: int) -> Cost:
     edges = num_rows * k
-    return Cost(fixed_bytes=16 * edges + 130 * num_rows, disk_bytes=4 * num_rows, seconds=edges / 4e6)
+    return Cost(
+        fixed_bytes=16 * edges + 200 * num_rows, bytes_per_thread=32 << 20, disk_bytes=4 * num_rows, seconds=edges / 5e6
+    )
 
 
 def modules(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

@@ -32,10 +32,11 @@ MEDIUM: dict[str, Any] = {
     "knn": {"k": 60, "mode": "ivf", "num_probes": 8, "recall_samples": 100},
     "partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3},
 }
+MODULES = {**MEDIUM, "partition": {"method": "map_equation", "min_score": 0.0}}
 
 # In one task of this many neighbours there is more to hold than what any process takes.
 WHOLE = {**MEDIUM, "knn": {**MEDIUM["knn"], "k": 160}}
-SETTINGS = {"small": SMALL, "medium": MEDIUM, "whole": WHOLE}
+SETTINGS = {"small": SMALL, "medium": MEDIUM, "whole": WHOLE, "modules": MODULES}
 
 
 def run_and_measure(arguments: dict[str, Any]) -> int:
@@ -61,7 +62,13 @@ def medium_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("size", "budget", "block_rows"),
-    [("small", 0, 0), ("medium", 0, 0), ("medium", BASELINE_BYTES + (160 << 20), 0), ("whole", 0, 1 << 17)],
+    [
+        ("small", 0, 0),
+        ("medium", 0, 0),
+        ("medium", BASELINE_BYTES + (160 << 20), 0),
+        ("whole", 0, 1 << 17),
+        ("modules", 0, 0),
+    ],
 )
 def test_peak_is_below_the_projection(
     size: str, budget: int, block_rows: int, blobs_path: Path, medium_path: Path, tmp_path: Path

@@ -237,7 +237,8 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
     inputs = {"score": "score"} | chosen
     if given["min_intimacy"]:
         cost = partition.adjacency_cost(n, k)
-        stages.append(_single("adjacency", "engine.stages.partition:kept_adjacency", version, params, inputs, cost))
+        adjacency = _single("adjacency", "engine.stages.partition:kept_adjacency", version, params, inputs, cost)
+        stages.append(replace(adjacency, scratch=True))
         inputs = inputs | {"adjacency": "adjacency"}
     width = CHUNK_ROWS * partition.FAN_IN
     stages += [

@@ -246,8 +246,8 @@ def _tune_submodules(graph: _Graph, roots: Array, searched: Array | None, seed: 
         graph, (members, starts), asked, exit_P.sum() - exit_P, np.ones(num_modules), 1, seed, threads
     )
     level, numbers, firsts = _aggregate(graph, pieces, threads)
-    inside = number_modules(roots[firsts], len(graph))[0]
-    return _merge_modules(graph, _lowest(_tune_nodes(level, inside, threads), firsts)[numbers], seed, threads)
+    tuned = _tune_nodes(level, number_modules(roots[firsts], len(graph))[0], threads)
+    return _lowest(_merge_modules(level, tuned, seed, threads), firsts)[numbers]
 
 
 def _split_modules(graph: _Graph, roots: Array, threads: int) -> Array:
@@ -271,8 +271,14 @@ def _fall_back(graph: _Graph, roots: Array, threads: int) -> Array:
     parents = np.arange(len(level), dtype=np.int32)
     _unite_inside(*level.links, np.zeros_like(parents), parents, np.array([0, len(level)]), 0, 1, parents)
     flatten(parents)
+    joined = _sum_by_label(parents, level.flow_n, len(level))
+    bits = [
+        _sum_bits(level.flow_n, level.out_n, graph.flow_n),
+        _sum_bits(joined, np.zeros_like(joined), graph.flow_n),
+        _sum_bits(graph.flow_n, graph.out_n, graph.flow_n),
+    ]
     choices = [roots, firsts[parents][numbers], np.arange(len(graph), dtype=np.int32)]
-    return min(choices, key=lambda choice: _codelength(graph, choice, threads))
+    return choices[int(np.argmin(bits))]
 
 
 def _aggregate(graph: _Graph, roots: Array, threads: int) -> tuple[_Graph, Array, Array]:

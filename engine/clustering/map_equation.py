@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine.clustering.module_flows import add_leaving, add_strengths, find_wrong_link, sum_bits
 from engine.clustering.module_moves import (
     MAX_LEVELS,
     MAX_PASSES,
@@ -27,7 +28,6 @@ from engine.clustering.module_moves import (
     move_nodes,
     number_modules,
     order_members,
-    plogp,
     propose_moves,
     solve_graph,
     solve_parts,
@@ -148,7 +148,7 @@ def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) ->
         raise DataError("map equation: indptr decreases")
     tiles = tile_bounds(0, len(indices), TILE_VERTICES << 5)
     wrong = [link for link in map_tiles(
-        lambda tile: _find_wrong_link(indices, weights, len(indptr) - 1, *tile), tiles, threads
+        lambda tile: find_wrong_link(indices, weights, len(indptr) - 1, *tile), tiles, threads
     ) if link >= 0]  # fmt: skip
     if wrong:
         raise DataError(
@@ -162,7 +162,7 @@ def _walk(indptr: Array, indices: Array, weights: Array, threads: int) -> _Graph
     num_vertices = len(indptr) - 1
     strengths, out = np.zeros(num_vertices), np.zeros(num_vertices)
     map_tiles(
-        lambda tile: _add_strengths(indptr, indices, weights, *tile, strengths, out),
+        lambda tile: add_strengths(indptr, indices, weights, *tile, strengths, out),
         tile_bounds(0, num_vertices, TILE_VERTICES), threads,
     )  # fmt: skip
     total = float(strengths.sum())
@@ -235,19 +235,20 @@ def _tune_submodules(graph: _Graph, roots: Array, searched: Array | None, seed: 
     numbers, num_modules = number_modules(roots, len(graph))
     members, starts = order_members(numbers, num_modules)
     _, exit_M = _module_flows(graph, numbers, threads)
-    exit_P = exit_M[:num_modules]
     asked = np.ones(num_modules, np.bool_)
     if searched is not None:
         moved = roots != searched
         asked[:] = False
         asked[numbers[moved]] = True
         asked[numbers[searched[moved]]] = True
+    module_P, starts = _cut_blocks(starts)
     pieces = _search_parts(
-        graph, (members, starts), asked, exit_P.sum() - exit_P, np.ones(num_modules), 1, seed, threads
-    )
+        graph, (members, starts), asked[module_P], (exit_M.sum() - exit_M)[module_P], np.ones(len(module_P)), 1, seed,
+        threads,
+    )  # fmt: skip
     level, numbers, firsts = _aggregate(graph, pieces, threads)
-    inside = number_modules(roots[firsts], len(graph))[0]
-    return _merge_modules(graph, _lowest(_tune_nodes(level, inside, threads), firsts)[numbers], seed, threads)
+    tuned = _tune_nodes(level, number_modules(roots[firsts], len(graph))[0], threads)
+    return _lowest(_merge_modules(level, tuned, seed, threads), firsts)[numbers]
 
 
 def _split_modules(graph: _Graph, roots: Array, threads: int) -> Array:
@@ -271,8 +272,14 @@ def _fall_back(graph: _Graph, roots: Array, threads: int) -> Array:
     parents = np.arange(len(level), dtype=np.int32)
     _unite_inside(*level.links, np.zeros_like(parents), parents, np.array([0, len(level)]), 0, 1, parents)
     flatten(parents)
+    joined = _sum_by_label(parents, level.flow_n, len(level))
+    bits = [
+        sum_bits(level.flow_n, level.out_n, graph.flow_n),
+        sum_bits(joined, np.zeros_like(joined), graph.flow_n),
+        sum_bits(graph.flow_n, graph.out_n, graph.flow_n),
+    ]
     choices = [roots, firsts[parents][numbers], np.arange(len(graph), dtype=np.int32)]
-    return min(choices, key=lambda choice: _codelength(graph, choice, threads))
+    return choices[int(np.argmin(bits))]
 
 
 def _aggregate(graph: _Graph, roots: Array, threads: int) -> tuple[_Graph, Array, Array]:
@@ -286,7 +293,7 @@ def _aggregate(graph: _Graph, roots: Array, threads: int) -> tuple[_Graph, Array
     degrees, indices, weights = (np.concatenate(column) for column in zip(empty, *tiles, strict=True))
     out = np.zeros(num_modules)
     indptr = np.cumsum(degrees)
-    _add_strengths(indptr, indices, weights, 0, num_modules, np.empty(num_modules), out)
+    add_strengths(indptr, indices, weights, 0, num_modules, np.empty(num_modules), out)
     flow = _sum_by_label(numbers, graph.flow_n, num_modules)
     return _Graph(indptr, indices, weights, graph.scale, flow, out * graph.scale), numbers, members[starts[:-1]]
 
@@ -295,7 +302,7 @@ def _module_flows(graph: _Graph, labels: Array, threads: int) -> tuple[Array, Ar
     """Give modules' flow and exit flow, indexed by label."""
     leaving = np.empty(len(graph))
     map_tiles(
-        lambda tile: _add_leaving(*graph.links, labels, *tile, leaving), tile_bounds(0, len(graph), TILE_VERTICES),
+        lambda tile: add_leaving(*graph.links, labels, *tile, leaving), tile_bounds(0, len(graph), TILE_VERTICES),
         threads,
     )  # fmt: skip
     return _sum_by_label(labels, graph.flow_n, len(graph)), _sum_by_label(labels, leaving * graph.scale, len(graph))
@@ -307,7 +314,7 @@ def _sum_by_label(labels: Array, values: Array, num_labels: int) -> Array:
 
 def _codelength(graph: _Graph, labels: Array, threads: int) -> float:
     flow_M, exit_M = _module_flows(graph, labels, threads)
-    return float(_sum_bits(flow_M, exit_M, graph.flow_n))
+    return float(sum_bits(flow_M, exit_M, graph.flow_n))
 
 
 def _cut_parts(starts: Array) -> list[tuple[int, int]]:
@@ -315,6 +322,14 @@ def _cut_parts(starts: Array) -> list[tuple[int, int]]:
     cuts = np.searchsorted(starts, np.arange(0, starts[-1] + TILE_VERTICES, TILE_VERTICES))
     cuts = np.unique(np.minimum(cuts, len(starts) - 1))
     return [(int(a), int(b)) for a, b in pairwise(cuts)]
+
+
+def _cut_blocks(starts: Array) -> tuple[Array, Array]:
+    """Cut parts into blocks, as large modules would not fit twice: (the part of each block, starts)."""
+    num_blocks = -(-np.diff(starts) // BLOCK_VERTICES)
+    part = np.repeat(np.arange(len(num_blocks)), num_blocks)
+    number = np.arange(len(part)) - np.repeat(np.cumsum(num_blocks) - num_blocks, num_blocks)
+    return part, np.append(starts[part] + number * BLOCK_VERTICES, starts[-1])
 
 
 def _lowest(labels: Array, names: Array) -> Array:
@@ -340,36 +355,6 @@ def _name_by_lowest(modules, members, starts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _find_wrong_link(indices, weights, num_vertices, start, stop):  # type: ignore[no-untyped-def]
-    for link in range(start, stop):
-        if indices[link] < 0 or indices[link] >= num_vertices or not np.isfinite(weights[link]):
-            return link
-    return -1
-
-
-@njit(nogil=True, cache=True)
-def _add_strengths(indptr, indices, weights, start, stop, strengths, out):  # type: ignore[no-untyped-def]
-    for node in range(start, stop):
-        loops, others = 0.0, 0.0
-        for entry in range(indptr[node], indptr[node + 1]):
-            if weights[entry] > 0:
-                if indices[entry] == node:
-                    loops += weights[entry]
-                else:
-                    others += weights[entry]
-        strengths[node], out[node] = loops + others, others
-
-
-@njit(nogil=True, cache=True)
-def _add_leaving(indptr, indices, weights, labels, start, stop, leaving):  # type: ignore[no-untyped-def]
-    for node in range(start, stop):
-        leaving[node] = 0.0
-        for entry in range(indptr[node], indptr[node + 1]):
-            if weights[entry] > 0 and labels[indices[entry]] != labels[node]:
-                leaving[node] += weights[entry]
-
-
-@njit(nogil=True, cache=True)
 def _unite_inside(indptr, indices, weights, numbers, members, starts, first, last, parents):  # type: ignore[no-untyped-def]
     for position in range(starts[first], starts[last]):
         node = members[position]
@@ -377,15 +362,3 @@ def _unite_inside(indptr, indices, weights, numbers, members, starts, first, las
             other = indices[entry]
             if other < node and weights[entry] > 0 and numbers[other] == numbers[node]:
                 union(parents, node, other)
-
-
-@njit(nogil=True, cache=True)
-def _sum_bits(flow_M, exit_M, flow_n):  # type: ignore[no-untyped-def]
-    """Sum one by one, so that labels without members change nothing."""
-    total_exit, bits = 0.0, 0.0
-    for module in range(len(flow_M)):
-        total_exit += exit_M[module]
-        bits += plogp(exit_M[module] + flow_M[module]) - 2 * plogp(exit_M[module])
-    for node in range(len(flow_n)):
-        bits -= plogp(flow_n[node])
-    return bits + plogp(total_exit)

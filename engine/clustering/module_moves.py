@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from engine.clustering.module_flows import plogp
+
 MAX_PASSES = 64
 MAX_LEVELS = 64
 LEAST_GAIN = 1e-7  # of a node's flow: the least a move must save, so that rounding never moves anything
@@ -22,12 +24,6 @@ NEW = -1  # target of a move into a module of its own
 _MULTIPLIER = np.uint32(2654435769)
 _NONE = np.int32(-1)
 _ZERO = np.int64(0)  # a plain 0 would make numba compile what it is passed to once more
-
-
-@njit(nogil=True, cache=True)
-def plogp(share: float) -> Any:
-    """Give x log2 x, and 0 from 0 down (numba)."""
-    return share * np.log2(share) if share > 0 else 0.0
 
 
 @njit(nogil=True, cache=True)

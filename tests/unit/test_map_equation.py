@@ -154,10 +154,10 @@ def test_planted_groups_are_found(seed):
     assert map_equation(*apart).num_modules == 20
 
 
-@pytest.fixture
-def small_tiles(monkeypatch):
-    """Blocks and tiles far smaller than the graph, so that all of the search's parallel parts are taken."""
-    monkeypatch.setattr(module, "BLOCK_VERTICES", 64)
+@pytest.fixture(params=[64, 16])
+def small_tiles(request, monkeypatch):
+    """Blocks and tiles far smaller than the graph, and than modules, so that all of the search's ways are taken."""
+    monkeypatch.setattr(module, "BLOCK_VERTICES", request.param)
     monkeypatch.setattr(module, "TILE_VERTICES", 50)
 
 

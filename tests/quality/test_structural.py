@@ -38,7 +38,7 @@ def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path)
 
 
 def test_labels_and_weights_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
-    vectors, labels = standin(100, 3)
+    vectors, labels = standin(60, 3)
     weights, found = [], []
     for threads, rows in ((1, 0), (2, 4096)):
         resources = {"threads": threads, "block_rows": rows}

@@ -70,7 +70,7 @@ def map_equation(
     exceeds neither that of the connected components nor that of vertices alone.
     Equal for any number of threads; rows in another order may round otherwise and so tie otherwise. ``seed`` sets the
     order in which vertices are visited. Fast where vertices near by id are near in the graph.
-    Memory besides the graph: about 130 bytes per vertex, 30 MB per thread, and 8 bytes per pair of linked modules of
+    Memory besides the graph: about 175 bytes per vertex, 30 MB per thread, and 8 bytes per pair of linked modules of
     the first blocks (few in cell order; up to the graph's own size where ids are random).
     Raises ``DataError`` for arrays that disagree, ids outside the vertices and weights that are not finite.
     """

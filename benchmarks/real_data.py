@@ -2,8 +2,8 @@
 
     python benchmarks/real_data.py --data ../shared/data [--only historical_figures] [--work /tmp/real-data]
 
-Every parameter of every row, max_size included, is chosen on train identities; but for the map
-equation on cosines, whose defaults were settled on these sets. Prints a table and writes ``benchmarks/records/real_data.json``.
+Every parameter of every row, max_size included, is chosen on train identities; but for the map equation on cosines,
+whose defaults were settled on these sets. Prints a table and writes ``benchmarks/records/real_data.json``.
 """
 
 from __future__ import annotations

@@ -34,17 +34,23 @@ def is_consumed(folder: Path) -> bool:
     return (folder / MARK_FILE).exists()
 
 
+def not_needed(stages: Sequence[Stage], root: Path) -> set[str]:
+    """Names of the planned stages that a finished check has made unnecessary, so far."""
+    named, names = {stage.name: stage for stage in stages}, set[str]()
+    for stage in stages:
+        if stage.unless:
+            check = named[stage.unless]
+            if check.name in names or (is_finished(root / check.folder, check) and is_enough(root / check.folder)):
+                names.add(stage.name)
+    return names
+
+
 def stages_to_run(plan: Plan, root: Path) -> set[str]:
     """Names of the stages that are not finished, or whose outputs are gone, and that something still needs.
 
     Among them may be stages that a finished check made unnecessary, if what stands for them is needed.
     """
-    skipped: set[str] = set()
-    for stage in plan.stages:
-        if stage.unless:
-            check = plan.stage(stage.unless)
-            if check.name in skipped or (is_finished(root / check.folder, check) and is_enough(root / check.folder)):
-                skipped.add(stage.name)
+    skipped = not_needed(plan.stages, root)
     wanted: set[str] = set()
     for stage in reversed(plan.stages):
         folder, in_use = root / stage.folder, any(later.name in wanted for later in _readers(plan.stages, stage.name))

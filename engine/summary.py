@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from engine import scratch
 from engine.config import Settings
 from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
@@ -31,7 +32,6 @@ from engine.events import read_events
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
 from engine.plan import Cost, Plan, Stage, pending_ranges
 from engine.runner import is_running
-from engine.scratch import is_enough
 from engine.storage import manifest
 from engine.storage.context import committed_records, stage_facts
 from engine.version import __version__
@@ -77,7 +77,7 @@ def run_status(root: Path) -> dict[str, Any]:
             continue
         records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
         done = sum(record.stop - record.start for record in records)
-        planned = Stage(**{**stage, "cost": Cost(**stage["cost"])})
+        planned = _planned(stage)
         stages.append({
             "stage": stage["name"], "rows": stage["num_rows"], "rows_committed": done,
             "tasks_committed": len(records),
@@ -91,12 +91,12 @@ def run_status(root: Path) -> dict[str, Any]:
 
 def not_needed(root: Path, held: dict[str, Any]) -> set[str]:
     """Names of the planned stages that a finished check has made unnecessary, so far."""
-    names: set[str] = set()
-    for stage in held["plan"]["stages"]:
-        check = stage["unless"]
-        if check and (check in names or ((folder := stage_folder(root, check)) is not None and is_enough(folder))):
-            names.add(stage["name"])
-    return names
+    return scratch.not_needed([_planned(stage) for stage in held["plan"]["stages"]], root)
+
+
+def _planned(stage: dict[str, Any]) -> Stage:
+    """A stage as a run's manifest holds it."""
+    return Stage(**{**stage, "cost": Cost(**stage["cost"])})
 
 
 def operating_point(root: Path) -> dict[str, Any]:

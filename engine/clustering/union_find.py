@@ -36,7 +36,7 @@ class UnionFind:
     def add(self, sources_E: Ids, targets_E: Ids) -> None:
         """Union both ends of every edge; raises ``DataError`` for an id outside the vertices."""
         check_edges(sources_E, targets_E, self.num_vertices)
-        _union_edges(self._parents_N, sources_E, targets_E)
+        union_edges(self._parents_N, sources_E, targets_E)
 
     def roots(self) -> Ids:
         """Give each vertex the minimum id of its component (N, int32 or int64); more edges may still be added."""
@@ -118,7 +118,8 @@ def union(parents, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _union_edges(parents, sources, targets):  # type: ignore[no-untyped-def]
+def union_edges(parents, sources, targets):  # type: ignore[no-untyped-def]
+    """Join the ends of every edge (numba)."""
     for edge in range(len(sources)):
         union(parents, sources[edge], targets[edge])
 

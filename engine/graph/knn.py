@@ -19,6 +19,7 @@ from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY
 from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
 
 EXACT_TILE_ROWS = 1024
+SAMPLE_TILE_ROWS = 256  # a sample is small: cut so that threads share it
 CELL_TILE_ROWS = 4096
 DATABASE_BLOCK_ROWS = 2048
 _SCAN_WIDTH = 64
@@ -43,7 +44,7 @@ def neighbors_of_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search the given rows (int, any order) exactly against all rows; as ``exact_neighbors``."""
     rows_M = np.asarray(rows_M, dtype=np.int32)
-    tiles = [rows_M[a : a + EXACT_TILE_ROWS] for a in range(0, len(rows_M), EXACT_TILE_ROWS)]
+    tiles = [rows_M[a : a + SAMPLE_TILE_ROWS] for a in range(0, len(rows_M), SAMPLE_TILE_ROWS)]
     return _search_tiles(features_ND, tiles, k, usable_N, threads)
 
 

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from engine.graph.cells import BIN_WIDTH, BINS
-from engine.graph.codes import PANEL, dot, empty_panels, pack, products, shifted
+from engine.graph.codes import PANEL, empty_panels, pack, products, shifted
 from engine.graph.intrinsics import prefetch_row
 from engine.storage.formats import NO_NEIGHBOR
 from engine.tiles import map_tiles, tile_bounds
@@ -38,21 +38,21 @@ LINK_ROWS = 256
 # Candidates of a search tile, and of a tile of joined rows (up to twice as many for large K): what bounds memory.
 SEARCH_CANDIDATES = 1 << 24
 JOIN_CANDIDATES = 1 << 13
-AHEAD = 16  # rows asked for before they are needed
+AHEAD = 8  # rows asked for before they are needed
 
 
 def probe_neighbors(
     codes_NW: Array, order: Array, offsets: Array, probes_NP: Array, start: int, stop: int, size: int, threads: int,
-    known_NM: Array | None = None,
+    known: tuple[Array, Array] | None = None,
 ) -> Array:  # fmt: skip
     """Nearest rows among those of each row's probed cells, for places ``start..stop`` of ``order``, nearest first.
 
     ``order`` and ``offsets`` as ``sort_by_cell`` gives them; ``codes_NW`` and ``probes_NP`` in the order of the rows.
-    ``known_NM``: neighbours of all rows found before, which count too. Returns row numbers (n, size) int32; missing
-    places hold ``NO_NEIGHBOR``.
+    ``known``: neighbours of all rows found before, which count too, and their products, as ``join_neighbors`` gives
+    them. Returns row numbers (n, size) int32; missing places hold ``NO_NEIGHBOR``.
     """
     out = np.empty((stop - start, size), np.int32)
-    known = np.empty((0, 0), np.int32) if known_NM is None else known_NM
+    before_NM = (np.empty((0, 0), np.int32), np.empty((0, 0), np.int16)) if known is None else known
 
     def search(bounds: tuple[int, int]) -> None:
         rows = order[slice(*bounds)]
@@ -63,7 +63,7 @@ def probe_neighbors(
             b = max(a + 1, int(np.searchsorted(before, before[a] + SEARCH_CANDIDATES, side="right")) - 1)
             place = bounds[0] + a
             part = out[place - start : place - start + b - a]
-            _probe(codes_NW, order, offsets, probes_NP[rows[a:b]], place, known, part)
+            _probe(codes_NW, order, offsets, probes_NP[rows[a:b]], place, *before_NM, part)
             a = b
 
     map_tiles(search, tile_bounds(start, stop, SEARCH_ROWS), threads)
@@ -91,7 +91,7 @@ def _near(order, offsets, cell, place):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _probe(codes_NW, order, offsets, probes_nP, start, known, out):  # type: ignore[no-untyped-def]
+def _probe(codes_NW, order, offsets, probes_nP, start, known, known_products, out):  # type: ignore[no-untyped-def]
     """Cell by cell, one product of the queries that probe it with its rows; then select each row's largest."""
     num_rows, num_probes = probes_nP.shape
     begins = np.empty(num_rows * num_probes + 1, np.int64)
@@ -124,6 +124,7 @@ def _probe(codes_NW, order, offsets, probes_nP, start, known, out):  # type: ign
     num_known = known.shape[1]
     ids = np.empty(most + num_known, np.int32)
     found = np.empty(most + num_known, np.int16)
+    no_products = np.empty(0, np.int16)
     for row in range(num_rows):
         first = begins[row * num_probes]
         for probe in range(num_probes):
@@ -133,14 +134,15 @@ def _probe(codes_NW, order, offsets, probes_nP, start, known, out):  # type: ign
         count = begins[(row + 1) * num_probes] - first
         found[:count] = values[first : first + count]
         own = order[start + row]
-        for rank in range(num_known + AHEAD):
-            if rank < num_known and known[own, rank] >= 0:
-                prefetch_row(codes_NW, known[own, rank])
-            if rank >= AHEAD and known[own, rank - AHEAD] >= 0:
-                other = known[own, rank - AHEAD]
-                ids[count], found[count] = other, dot(codes_NW, own, other)
+        if num_known:
+            later = order[start + min(row + AHEAD, num_rows - 1)]
+            prefetch_row(known, later)
+            prefetch_row(known_products, later)
+        for rank in range(num_known):
+            if known[own, rank] >= 0:
+                ids[count], found[count] = known[own, rank], known_products[own, rank]
                 count += 1
-        select_nearest(found[:count], ids[:count], own, num_known, histogram, out[row])
+        select_nearest(found[:count], ids[:count], own, num_known, histogram, out[row], no_products)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -157,10 +159,10 @@ def _multiply(codes_NW, order, near, pairs, num_probes, start, buffer, begins, v
 
 
 @numba.njit(nogil=True, cache=True)
-def select_nearest(values, ids, own, twice, histogram, out):  # type: ignore[no-untyped-def]
+def select_nearest(values, ids, own, twice, histogram, out, products_out):  # type: ignore[no-untyped-def]
     """Write the ids of the largest ``values`` to ``out``, in order, ties by lower id, without ``own`` (numba).
 
-    At most ``twice`` of the ``ids`` are there twice, then with equal values. A histogram finds the bin of the last one
+    Their values go to ``products_out`` (as long as ``out``, or empty: not wanted; unspecified at missing places). At most ``twice`` of the ``ids`` are there twice, then with equal values. A histogram finds the bin of the last one
     wanted; only what is above or in it is sorted.
     """
     size = len(out)
@@ -183,32 +185,35 @@ def select_nearest(values, ids, own, twice, histogram, out):  # type: ignore[no-
     for key in keys:
         if rank < size and (rank == 0 or key != last):
             out[rank] = np.int32(key & 0xFFFFFFFF)
+            if products_out.size:
+                products_out[rank] = np.int16(-(key >> 32))
             rank, last = rank + 1, key
     out[rank:] = NO_NEIGHBOR
 
 
 def join_neighbors(
     codes_NW: Array, graph: tuple[Array, Array], near: int, far: int, size: int, start: int, stop: int, threads: int
-) -> Array:
+) -> tuple[Array, Array]:
     """Nearest rows among the neighbours of rows ``start..stop`` and their neighbours, nearest first.
 
     ``graph``: neighbours (N, M) int32, nearest first, and the place of each row in them (N,), or nothing if it is the
     row's number. Candidates of a row are its neighbours and, of its ``near`` first ones, the ``far`` first neighbours,
     as long as there is room. Up to 64 rows are joined at a time, counted from multiples of ``JOIN_ROWS`` or from
-    ``start``; each meets the others and the candidates of all. Returns ids (n, size) int32.
+    ``start``; each meets the others and the candidates of all. Returns ids (n, size) int32 and
+    the products of their codes with the row's, int16 (0 at missing places).
     """
-    out = np.empty((stop - start, size), np.int32)
+    out, products_out = np.empty((stop - start, size), np.int32), np.zeros((stop - start, size), np.int16)
 
     def join(bounds: tuple[int, int]) -> None:
-        a, b = bounds
-        _join(codes_NW, *graph, near, far, a, out[a - start : b - start])
+        part = slice(bounds[0] - start, bounds[1] - start)
+        _join(codes_NW, *graph, near, far, bounds[0], out[part], products_out[part])
 
     map_tiles(join, tile_bounds(start, stop, JOIN_ROWS), threads)
-    return out
+    return out, products_out
 
 
 @numba.njit(nogil=True, cache=True)
-def _join(codes_NW, graph, places, near, far, start, out):  # type: ignore[no-untyped-def]
+def _join(codes_NW, graph, places, near, far, start, out, products_out):  # type: ignore[no-untyped-def]
     width, joined = graph.shape[1], JOINED_ROWS
     while joined > 1 and joined * (1 + width) > 2 * JOIN_CANDIDATES:
         joined //= 2
@@ -239,7 +244,7 @@ def _join(codes_NW, graph, places, near, far, start, out):  # type: ignore[no-un
         for row in range(begin, end):
             for column in range(count):
                 values[column] = np.int16(buffer[row - begin, column])
-            select_nearest(values[:count], found[:count], start + row, 0, histogram, out[row])
+            select_nearest(values[:count], found[:count], start + row, 0, histogram, out[row], products_out[row])
 
 
 @numba.njit(nogil=True, cache=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.clustering.union_find import UnionFind
 from engine.evaluation.galleries import ClusterPicker, cluster_size_histogram
+from engine.evaluation.histogram import EdgeHistogram
 from engine.evaluation.metrics import evaluate_labels
 from engine.evaluation.sweep import ThresholdSweep
 from engine.plan import Cost
@@ -22,7 +23,6 @@ from engine.storage.formats import read_labels
 from engine.tiles import map_tiles
 
 VERSION = 2
-HISTOGRAM_BINS = 50
 SWEEP_STEPS = 40
 GALLERY_CLUSTERS = 9
 GALLERY_ROWS = 24
@@ -39,6 +39,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     rows_V = np.arange(len(labels_N), dtype=np.int32)
     if "order" in task.call.inputs:
         rows_V = np.array(read_npy(task.input("order"), "row_of_vertex"))
+    labels_V = labels_N[rows_V].astype(np.int32)
     truth_N = None
     if task.where:
         truth_N = read_labels(task.where["labels"], len(labels_N), column=task.where["column"])
@@ -48,7 +49,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     if task.params["learned"]:
         thresholds["similarity"] = _thresholds(low["similarity"], high["similarity"])
     sweeps = {name: ThresholdSweep(len(rows_V), values, identities_V) for name, values in thresholds.items()}
-    histograms = {name: _Histogram(low[name], high[name]) for name in ("similarity", "score")}
+    histograms = {name: EdgeHistogram(low[name], high[name]) for name in ("similarity", "score")}
     picker = ClusterPicker(labels_N)
 
     def look_at(name: str) -> None:
@@ -59,11 +60,10 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         for sources, targets, *values in iterate_edges(
             task.input("score"), ("source", "target", "similarity", "score")
         ):
-            ends = rows_V[sources], rows_V[targets]
-            inside = (labels_N[ends[0]] == labels_N[ends[1]]) & (labels_N[ends[0]] >= 0)
+            inside = (labels_V[sources] == labels_V[targets]) & (labels_V[sources] >= 0)
             for name, chosen in zip(("similarity", "score"), values, strict=True):
                 histograms[name].add(chosen, inside)
-            picker.add(*ends, values[1])
+            picker.add(rows_V[sources[inside]], rows_V[targets[inside]], values[1][inside])
 
     map_tiles(look_at, ["labels", *sweeps], task.threads)  # the longest first
     sizes = np.bincount(labels_N[labels_N >= 0])
@@ -94,20 +94,6 @@ def _plain_thresholding(task: TaskContext, rows: list[dict[str, Any]], identitie
         kept = similarities >= np.float32(best["threshold"])
         union.add(sources[kept], targets[kept])
     return {"threshold": best["threshold"], "metrics": evaluate_labels(union.roots(), identities_V).as_dict()}
-
-
-class _Histogram:
-    def __init__(self, low: float, high: float) -> None:
-        self._edges = np.linspace(low, max(high, low + 1e-3), HISTOGRAM_BINS + 1)
-        self._counts = np.zeros((2, HISTOGRAM_BINS), dtype=np.int64)
-
-    def add(self, values: np.ndarray, inside: np.ndarray) -> None:
-        for side, chosen in ((0, values[inside]), (1, values[~inside])):
-            self._counts[side] += np.histogram(chosen, self._edges)[0]
-
-    def as_dict(self) -> dict[str, Any]:
-        kept, pruned = self._counts.tolist()
-        return {"bin_edges": self._edges.tolist(), "kept": kept, "pruned": pruned}
 
 
 def _score_range(task: TaskContext) -> tuple[dict[str, float], dict[str, float]]:

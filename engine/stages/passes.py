@@ -24,7 +24,7 @@ from engine.stages import knn as knn_stages
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import NO_NEIGHBOR
 
-VERSION = 3
+VERSION = 4
 TRAIN_ITERATIONS = 3
 MOST_CELLS = 1 << 20
 # Neighbours that a pass lists before they are joined, at least; ranks that lead on, and how far.
@@ -144,10 +144,12 @@ def search_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     From the second pass on they are the nearest of those and of the neighbours known before.
     """
     order_N, offsets, probes_NP = _partition(task)
-    known_NJ = task.array("joined", "neighbors") if "joined" in task.call.inputs else None
-    size = listed_neighbors(task.params["k"]) if known_NJ is None else known_NJ.shape[1]
+    known, size = None, listed_neighbors(task.params["k"])
+    if "joined" in task.call.inputs:
+        known = task.array("joined", "neighbors"), task.array("joined", "products")
+        size = known[0].shape[1]
     found = partitions.probe_neighbors(
-        task.array("vertices", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads, known_NJ
+        task.array("vertices", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads, known
     )
     task.write_rows("neighbors", found, np.int32)
     return {}
@@ -182,21 +184,23 @@ def join_cost(num_rows: int, dim: int, k: int) -> Cost:
     return Cost(
         fixed_bytes=num_rows * 12,
         bytes_per_thread=tile,
-        bytes_per_row=joined_neighbors(k) * 8,
-        disk_bytes=num_rows * joined_neighbors(k) * 4,
+        bytes_per_row=joined_neighbors(k) * 12,
+        disk_bytes=num_rows * joined_neighbors(k) * 6,
         seconds=num_rows * 8e-6,
     )
 
 
 def join(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the nearest of the neighbours and their neighbours, ``neighbors`` (N, J) int32, nearest first."""
+    """Write the nearest of the neighbours and their neighbours: ``neighbors`` (N, J) int32, nearest first, and the
+    ``products`` (N, J) int16 of their codes, which the next pass goes on from."""
     places_N = np.empty(0, np.int32)
     if task.params["pass"] > 1:
         places_N = hold(("places", task.call.folder), lambda: _places(task))
     graph, codes_NW = (task.array("near", "neighbors"), places_N), task.array("vertices", "codes")
     size = joined_neighbors(task.params["k"])
-    found = partitions.join_neighbors(codes_NW, graph, NEAR, FAR, size, start, stop, task.threads)
+    found, products = partitions.join_neighbors(codes_NW, graph, NEAR, FAR, size, start, stop, task.threads)
     task.write_rows("neighbors", found, np.int32)
+    task.write_rows("products", products, np.int16)
     return {}
 
 

@@ -53,9 +53,11 @@ def test_select_nearest_is_a_sort(count: int, size: int, spread: int, with_own: 
     expected = nearest_of(values, ids, own, size)
     twice = rng.choice(count, rng.integers(0, count + 1), replace=False)  # such as were known before
     values, ids = np.append(values, values[twice]), np.append(ids, ids[twice])
-    out = np.empty(size, np.int32)
-    partitions.select_nearest(values, ids, own, len(twice), np.empty(partitions.BINS, np.int32), out)
+    out, products_out = np.empty(size, np.int32), np.empty(size, np.int16)
+    partitions.select_nearest(values, ids, own, len(twice), np.empty(partitions.BINS, np.int32), out, products_out)
     np.testing.assert_array_equal(out, expected)
+    value_of = dict(zip(ids.tolist(), values.tolist(), strict=True))
+    assert [value_of[row] for row in out.tolist() if row >= 0] == products_out[out >= 0].tolist()
 
 
 def cells_of(codes: np.ndarray, num_cells: int, probes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -177,16 +179,19 @@ def test_join_compares_neighbours_and_their_neighbours(num_rows: int, width: int
     graph = random_graph(num_rows, width, 1)
     if placed:
         graph[places] = graph.copy()
-    found = partitions.join_neighbors(codes, (graph, places), 3, 4, 15, 0, num_rows, 2)
+    found, listed_products = partitions.join_neighbors(codes, (graph, places), 3, 4, 15, 0, num_rows, 2)
     np.testing.assert_array_equal(found, joined_by_hand(codes, graph, places, 3, 4, 15))
+    expected = np.where(found >= 0, np.take_along_axis(products(codes), np.maximum(found, 0), axis=1), 0)
+    np.testing.assert_array_equal(listed_products, expected)
 
 
 def test_what_was_known_counts_with_what_the_cells_hold() -> None:
     codes = make_codes(800, 24, groups=40)
     order, offsets, probes = cells_of(codes, 30, 2)
     known = random_graph(800, 40, 3)
-    found = partitions.probe_neighbors(codes, order, offsets, probes, 0, 800, 25, 1, known)
     values = products(codes)
+    known_products = np.take_along_axis(values, np.maximum(known, 0), axis=1).astype(np.int16)
+    found = partitions.probe_neighbors(codes, order, offsets, probes, 0, 800, 25, 1, (known, known_products))
     for place, row in enumerate(order):
         ids = np.concatenate([order[offsets[cell] : offsets[cell + 1]] for cell in probes[row]])
         ids = np.union1d(ids, known[row][known[row] >= 0]).astype(np.int32)
@@ -199,7 +204,7 @@ def test_join_never_loses_a_nearer_listed_neighbour(width: int) -> None:
     num_rows, rows = 30_000, 1100
     codes = make_codes(num_rows, 24)
     graph = random_graph(num_rows, width, 1)
-    found = partitions.join_neighbors(codes, (graph, NOWHERE), 3, 4, width, 0, rows, 2)
+    found, _ = partitions.join_neighbors(codes, (graph, NOWHERE), 3, 4, width, 0, rows, 2)
     for row in range(0, rows, 7):
         values = codes @ codes[row].astype(np.int32)
         listed = graph[row][graph[row] >= 0]
@@ -213,7 +218,7 @@ def test_join_in_any_cuts_and_threads() -> None:
     num_rows = 5000
     codes = make_codes(num_rows, 24, groups=200)
     graph = (random_graph(num_rows, 40, 1), NOWHERE)
-    whole = partitions.join_neighbors(codes, graph, 5, 8, 30, 0, num_rows, 3)
+    whole, _ = partitions.join_neighbors(codes, graph, 5, 8, 30, 0, num_rows, 3)
     for start, stop in ((0, 1024), (1024, 4096), (4096, num_rows)):
-        part = partitions.join_neighbors(codes, graph, 5, 8, 30, start, stop, 1)
+        part, _ = partitions.join_neighbors(codes, graph, 5, 8, 30, start, stop, 1)
         np.testing.assert_array_equal(part, whole[start:stop])

@@ -17,6 +17,7 @@ from engine import summary
 from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
 from engine.config import Resources, Settings, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
+from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
 from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
@@ -27,10 +28,11 @@ from engine.pipeline import OutsideFile, run_stages, store_stages, training_stag
 from engine.plan import Plan, Stage, largest_fitting, make_plan
 from engine.progress import make_display
 from engine.runner import Workshop, check_folder, run_plan
+from engine.stages.explain import ROW_COLUMNS, read_clusters
 from engine.stages.ingest import row_column
 from engine.storage import manifest
 from engine.storage.context import read_npy
-from engine.storage.formats import read_labels, write_labels
+from engine.storage.formats import read_labels, write_labels, write_parquet
 from engine.synth import DIM, write_standin
 from engine.tiles import usable_cores
 
@@ -295,15 +297,30 @@ def run_labels(root: str | Path) -> np.ndarray:
     return np.array(read_npy(folder, "labels"))
 
 
-def export(root: str | Path, out: str | Path, file_format: str) -> None:
-    """Write a run's labels in source order as npy, txt, meta, or Parquet with the source's ids and items."""
+def export(root: str | Path, out: str | Path, file_format: str, *, clusters: bool = False) -> None:
+    """Write a run's labels in source order as npy, txt or meta, or as Parquet with all that is known of the rows.
+
+    Parquet columns: the source's ids and items, and those of ``engine.evaluation.explain.RowTable``. With ``clusters``
+    a Parquet file of one row per cluster instead, columns as ``ClusterTable``. Raises ``DataError`` if the run is not
+    finished.
+    """
     root = Path(root)
     labels = run_labels(root)
-    extra = {}
-    if file_format == "parquet":
-        folder = summary.vectors_folder(root)
-        extra = {"ids": row_column(folder, "id"), "items": row_column(folder, "item")}
-    write_labels(out, labels, file_format, **extra)  # type: ignore[arg-type]
+    if file_format != "parquet":
+        if clusters:
+            raise ConfigError(f"clusters are exported as parquet, not as {file_format}")
+        write_labels(out, labels, file_format)  # type: ignore[arg-type]
+        return
+    explained = summary.stage_folder(root, "explain")
+    if explained is None:
+        raise DataError(f"{root} is not finished yet: asterism resume {root}")
+    if clusters:
+        write_parquet(out, as_columns(read_clusters(explained)))
+        return
+    vectors = summary.vectors_folder(root)
+    known = {"id": row_column(vectors, "id"), "item": row_column(vectors, "item")}
+    columns = {name: column for name, column in known.items() if column is not None}
+    write_labels(out, labels, "parquet", columns | {name: read_npy(explained, name) for name in ROW_COLUMNS})
 
 
 def make_standin(

@@ -339,10 +339,14 @@ def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Option("--out", help="file to write")],
     file_format: Annotated[LabelFile, typer.Option("--format", help="npy, txt, parquet or meta")] = LabelFile.npy,
+    clusters: Annotated[bool, typer.Option("--clusters", help="one row per cluster instead, as Parquet")] = False,
 ) -> None:
-    """Write a run's labels in the row order of the source; Parquet has the rows' ids and items too."""
-    api.export(folder, out, file_format.value)
-    console.print(f"labels: {out}", highlight=False, soft_wrap=True)
+    """Write a run's labels in the row order of the source.
+
+    Parquet has the rows' ids and items too, how sure each row is, and the other cluster that it is nearest to.
+    """
+    api.export(folder, out, "parquet" if clusters else file_format.value, clusters=clusters)
+    console.print(f"{'clusters' if clusters else 'labels'}: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -7,7 +7,7 @@
            -> a method's stages -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
                       or roots                                  (propagation, map equation)
-           -> labels -> analysis
+           -> labels -> explain -> analysis
 
 Training runs the same stages up to ``score`` on the labelled source, with ``fit`` before and ``select`` after.
 """
@@ -24,7 +24,7 @@ from engine.errors import ConfigError, DataError
 from engine.ingest import Source
 from engine.methods import METHODS, GraphShape, Model
 from engine.plan import CHUNK_ROWS, Cost, Stage
-from engine.stages import analysis, ingest, knn, partition, passes, point
+from engine.stages import analysis, explain, ingest, knn, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
 
@@ -199,9 +199,15 @@ def run_stages(
         _single("labels", "engine.stages.partition:label_rows", partition.VERSION, zeros, inputs,
                 partition.labels_cost(shape.num_rows))
     )  # fmt: skip
+    inputs = {"labels": "labels", "score": "score"} | shape.ordered
+    stages.append(
+        _single("explain", "engine.stages.explain:run", explain.VERSION, {"learned": method.learned}, inputs,
+                explain.cost(shape.num_rows, shape.k))
+    )  # fmt: skip
     params = {"labels": labels.digest if labels else None, "learned": method.learned}
     where = {"labels": labels.path, "column": labels.column} if labels else {}
-    inputs = {"labels": "labels", "roots": "roots", "score": "score", "ingest": vectors} | shape.ordered
+    inputs = {"labels": "labels", "roots": "roots", "score": "score", "explain": "explain", "ingest": vectors}
+    inputs |= shape.ordered
     cost = analysis.cost(shape.num_rows, shape.k, labelled=labels is not None)
     stages.append(_single("analysis", "engine.stages.analysis:run", analysis.VERSION, params, inputs, cost, where))
     return stages

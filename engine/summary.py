@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from engine.evaluation.report_data import (
     GalleryItem,
     MetricsRow,
     RecallEstimate,
+    Reliability,
     ReportData,
     StageRow,
 )
@@ -39,12 +41,19 @@ from engine.version import __version__
 REPORT_FILE = "report.html"
 PACKAGES = ("torch", "faiss-cpu", "faiss-gpu", "numpy", "numba", "pyarrow", "zarr", "ray")
 _GALLERIES = {
-    "largest": ("Largest", "The clusters with the most rows."),
-    "least_certain": ("Least certain", "Lowest mean score of the edges inside: look here for rows that do not belong."),
-    "most_bridge_like": (
-        "Held by a bridge",
-        "Two parts joined by one weak place: look here for two identities in one.",
+    "likely_merges": (
+        "Likely merges",
+        "A smaller cluster beside the one that its rows lean to most: look here for one identity in two clusters.",
     ),
+    "likely_splits": (
+        "Likely splits",
+        "Two parts joined by one weak place, whose rows are marked: look here for two identities in one cluster.",
+    ),
+    "least_certain": (
+        "Least certain",
+        "Lowest confidence: rows nearly as close to another cluster. Look here for rows that do not belong.",
+    ),
+    "largest": ("Largest", "The clusters with the most rows."),
 }
 
 
@@ -159,6 +168,8 @@ def report_data(root: Path) -> ReportData:
         )
         if recall
         else None,
+        confidence=EdgeHistogram(value["confidence"]["bin_edges"], value["confidence"]["rows"]),
+        reliability=_reliability(value.get("reliability")),
         galleries=[_gallery(name, clusters) for name, clusters in value["galleries"].items()],
         stages=_stage_rows(root, held),
         settings=_flat(settings),
@@ -268,25 +279,36 @@ def _metrics(value: dict[str, Any]) -> list[MetricsRow]:
     ]
 
 
+def _reliability(tree: dict[str, Any] | None) -> Reliability | None:
+    """Scores by bin, those without edges left out, and how many of their edges are right."""
+    if tree is None:
+        return None
+    middles = [(low + high) / 2 for low, high in pairwise(tree["bin_edges"])]
+    bins = [(x, same, same + other) for x, same, other in zip(middles, tree["kept"], tree["pruned"], strict=True)]
+    filled = [(x, same / edges, edges) for x, same, edges in bins if edges]
+    return Reliability(*(list(column) for column in zip(*filled, strict=True))) if len(filled) > 1 else None
+
+
 def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:
     title, explanation = _GALLERIES[name]
-    pixelated = False
-    shown = []
-    for tree in clusters:
-        items = [_item(text) for text in tree["items"]] or [GalleryItem() for _ in tree["rows"]]
-        pixelated |= any(item.image for item in items)
-        shown.append(
-            GalleryCluster(
-                tree["label"],
-                tree["size"],
-                tree["rows"],
-                items,
-                tree["cohesion"],
-                tree["weakest_score"],
-                tree["marked"],
-            )
-        )
-    return Gallery(title, explanation, shown, pixelated)
+    shown = [_gallery_cluster(tree) for tree in clusters]
+    parts = [*shown, *(cluster.beside for cluster in shown if cluster.beside)]
+    return Gallery(title, explanation, shown, any(item.image for cluster in parts for item in cluster.items))
+
+
+def _gallery_cluster(tree: dict[str, Any]) -> GalleryCluster:
+    return GalleryCluster(
+        label=tree["label"],
+        size=tree["size"],
+        rows=tree["rows"],
+        items=[_item(text) for text in tree["items"]] or [GalleryItem() for _ in tree["rows"]],
+        confidence=tree["confidence"],
+        cohesion=tree["cohesion"],
+        weakest_score=tree["weakest_score"],
+        marked_rows=tree["marked"],
+        beside=_gallery_cluster(tree["beside"]) if "beside" in tree else None,
+        affinity=tree.get("affinity"),
+    )
 
 
 def _item(text: str) -> GalleryItem:

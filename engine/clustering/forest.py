@@ -108,9 +108,7 @@ def _descending(values_E: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 @njit(nogil=True, cache=True)
-def _store(
-    sources_E, targets_E, values_E, settled_V, settled_value, sources_B, targets_B, values_B, filled
-):  # type: ignore[no-untyped-def]
+def _store(sources_E, targets_E, values_E, settled_V, settled_value, sources_B, targets_B, values_B, filled):  # type: ignore[no-untyped-def]
     """Append edges that may change the forest until the buffers are full; return edges read and places filled."""
     for edge in range(len(values_E)):
         source, target, value = sources_E[edge], targets_E[edge], values_E[edge]

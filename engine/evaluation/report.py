@@ -70,6 +70,7 @@ def render_report(data: ReportData) -> str:
         ("quality", "Quality", _quality(data.metrics)),
         ("clusters", "Clusters", _sizes(data)),
         ("graph", "Graph", _graph(data)),
+        ("certainty", "Certainty", _certainty(data)),
         ("thresholds", "Thresholds", _sweep(data)),
         ("galleries", "Galleries", "".join(_gallery(g) for g in data.galleries if g.clusters)),
         ("run", "Run", _run(data)),
@@ -210,6 +211,20 @@ def _recall(recall: RecallEstimate) -> str:
     )
 
 
+def _certainty(data: ReportData) -> str:
+    panels = []
+    if data.confidence:
+        text = "How much closer each row is to its own cluster than to the nearest other: at 0.5 to both alike."
+        rows = [Series("rows", data.confidence.kept, "a")]
+        panels.append(_panel("Rows", text, charts.histogram(data.confidence.bin_edges, rows, "rows", "confidence")))
+    if data.reliability:
+        text = "How many of the edges of each score join one identity; right scores lie on the grey line."
+        found = [Series("right", data.reliability.shares, "a"), Series("score", data.reliability.scores, "mute")]
+        chart = charts.lines(data.reliability.scores, found, "share of edges", "score", percent=True)
+        panels.append(_panel("Scores against the known identities", text, chart))
+    return f'<div class="columns">{"".join(panels)}</div>' if panels else ""
+
+
 def _sweep(data: ReportData) -> str:
     rows = sorted(data.sweep, key=lambda row: row.threshold)
     if not rows:
@@ -254,7 +269,19 @@ def _gallery(gallery: Gallery) -> str:
 
 
 def _card(cluster: GalleryCluster, pixelated: bool) -> str:
+    beside = cluster.beside
+    if beside is None:
+        return f'<article class="card">{_cluster(cluster, pixelated)}</article>'
+    affinity = "" if cluster.affinity is None else f"<b>{cluster.affinity:.3f}</b> mean score between them"
+    return (
+        f'<article class="card pair">{_cluster(cluster, pixelated)}<p class="between">{affinity}</p>'
+        f"{_cluster(beside, pixelated)}</article>"
+    )
+
+
+def _cluster(cluster: GalleryCluster, pixelated: bool) -> str:
     numbers = [
+        ("confidence", "how much closer its rows are to it than to another cluster", cluster.confidence),
         ("mean score", "over the scored pairs inside", cluster.cohesion),
         ("weakest link", "the score at which it would fall apart", cluster.weakest_score),
     ]
@@ -272,13 +299,11 @@ def _card(cluster: GalleryCluster, pixelated: bool) -> str:
     )
     more = cluster.size - len(pairs)
     return (
-        f'<article class="card"><h4>Cluster {cluster.label}'
-        f"<span>{cluster.size:,} {_plural(cluster.size, 'row')}</span></h4>"
+        f"<h4>Cluster {cluster.label}<span>{cluster.size:,} {_plural(cluster.size, 'row')}</span></h4>"
         + (f'<div class="stats">{scores}</div>' if scores else "")
         + (f'<div class="montage{" pixelated" if pixelated else ""}">{pictures}</div>' if pictures else "")
         + (f'<ol class="lines">{texts}</ol>' if texts else "")
         + (f'<p class="more">and {more:,} more</p>' if more > 0 else "")
-        + "</article>"
     )
 
 

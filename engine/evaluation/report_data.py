@@ -22,7 +22,7 @@ class StageRow:
 
 @dataclass(frozen=True)
 class EdgeHistogram:
-    """Numbers of edges by value: ``bin_edges`` ascending, one longer than ``kept`` and ``pruned``.
+    """Numbers of edges, or of rows, by value: ``bin_edges`` ascending, one longer than ``kept`` and ``pruned``.
 
     ``pruned`` empty: one series, all of it in ``kept``. ``threshold``: the operating point, drawn as a line.
     """
@@ -31,6 +31,15 @@ class EdgeHistogram:
     kept: list[int]
     pruned: list[int] = field(default_factory=list)
     threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often edges of each score are right: ``scores`` ascending, shares of one identity, numbers of edges."""
+
+    scores: list[float]
+    shares: list[float]
+    edges: list[int]
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class GalleryCluster:
     """A cluster with as many of its ``rows`` (global row numbers) and ``items`` as are to be shown.
 
     ``weakest_score``: the score at which it would fall apart. ``marked_rows``: rows to point out, such as a bridge's.
+    ``beside``: the cluster that it may be one with, of ``affinity`` to it.
     """
 
     label: int
@@ -79,6 +89,9 @@ class GalleryCluster:
     cohesion: float | None = None
     weakest_score: float | None = None
     marked_rows: list[int] = field(default_factory=list)
+    confidence: float | None = None
+    beside: GalleryCluster | None = None
+    affinity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,8 @@ class ReportData:
     similarities: EdgeHistogram | None = None
     scores: EdgeHistogram | None = None
     recall: RecallEstimate | None = None
+    confidence: EdgeHistogram | None = None
+    reliability: Reliability | None = None
     galleries: list[Gallery] = field(default_factory=list)
     stages: list[StageRow] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)

@@ -162,8 +162,9 @@ def _multiply(codes_NW, order, near, pairs, num_probes, start, buffer, begins, v
 def select_nearest(values, ids, own, twice, histogram, out, products_out):  # type: ignore[no-untyped-def]
     """Write the ids of the largest ``values`` to ``out``, in order, ties by lower id, without ``own`` (numba).
 
-    Their values go to ``products_out`` (as long as ``out``, or empty: not wanted; unspecified at missing places). At most ``twice`` of the ``ids`` are there twice, then with equal values. A histogram finds the bin of the last one
-    wanted; only what is above or in it is sorted.
+    Their values go to ``products_out``, if it is not empty; missing places keep what they have. At most ``twice`` of
+    the ``ids`` are there twice, with equal values. A histogram finds the bin of the last one wanted; only what is above
+    or in it is sorted.
     """
     size = len(out)
     histogram[:] = 0

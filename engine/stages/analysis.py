@@ -11,21 +11,24 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.union_find import UnionFind
-from engine.evaluation.galleries import ClusterPicker, cluster_size_histogram
+from engine.evaluation.explain import ClusterTable
+from engine.evaluation.galleries import ClusterPicks, cluster_size_histogram, pick_clusters
 from engine.evaluation.histogram import EdgeHistogram
 from engine.evaluation.metrics import evaluate_labels
 from engine.evaluation.sweep import ThresholdSweep
 from engine.plan import Cost
 from engine.stages.edges import iterate_edges
+from engine.stages.explain import read_clusters
 from engine.stages.ingest import row_column
 from engine.storage.context import TaskContext, read_npy, stage_facts
 from engine.storage.formats import read_labels
 from engine.tiles import map_tiles
 
-VERSION = 2
+VERSION = 3
 SWEEP_STEPS = 40
 GALLERY_CLUSTERS = 9
 GALLERY_ROWS = 24
+CONFIDENCE_BINS = 20
 
 
 def cost(num_rows: int, k: int, *, labelled: bool) -> Cost:
@@ -34,7 +37,7 @@ def cost(num_rows: int, k: int, *, labelled: bool) -> Cost:
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``analysis.json``: sizes, histograms, threshold sweeps, metrics and galleries."""
+    """Write ``analysis.json``: sizes, histograms, threshold sweeps, reliability, metrics and galleries."""
     labels_N = np.array(read_npy(task.input("labels"), "labels"))
     rows_V = np.arange(len(labels_N), dtype=np.int32)
     if "order" in task.call.inputs:
@@ -50,7 +53,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         thresholds["similarity"] = _thresholds(low["similarity"], high["similarity"])
     sweeps = {name: ThresholdSweep(len(rows_V), values, identities_V) for name, values in thresholds.items()}
     histograms = {name: EdgeHistogram(low[name], high[name]) for name in ("similarity", "score")}
-    picker = ClusterPicker(labels_N)
+    reliability = EdgeHistogram(0.0, 1.0) if identities_V is not None and task.params["learned"] else None
 
     def look_at(name: str) -> None:
         if name != "labels":
@@ -63,10 +66,12 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
             inside = (labels_V[sources] == labels_V[targets]) & (labels_V[sources] >= 0)
             for name, chosen in zip(("similarity", "score"), values, strict=True):
                 histograms[name].add(chosen, inside)
-            picker.add(rows_V[sources[inside]], rows_V[targets[inside]], values[1][inside])
+            if reliability is not None and identities_V is not None:
+                reliability.add(values[1], _same(identities_V, sources, targets))
 
     map_tiles(look_at, ["labels", *sweeps], task.threads)  # the longest first
     sizes = np.bincount(labels_N[labels_N >= 0])
+    table = read_clusters(task.input("explain"))
     swept = {name: [row.as_dict() for row in sweep.rows()] for name, sweep in sweeps.items()}
     value: dict[str, Any] = {
         "sizes": [asdict(bin_) for bin_ in cluster_size_histogram(sizes)],
@@ -77,8 +82,11 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         "point": stage_facts(task.input("roots"))[0],
         "histograms": {name: histogram.as_dict() for name, histogram in histograms.items()},
         "sweeps": swept,
-        "galleries": _galleries(task, picker, labels_N),
+        "confidence": _confidence(np.asarray(read_npy(task.input("explain"), "confidence"))),
+        "galleries": _galleries(task, table, labels_N),
     }
+    if reliability is not None:
+        value["reliability"] = reliability.as_dict()
     if truth_N is not None and identities_V is not None:
         value["metrics"] = evaluate_labels(labels_N, truth_N).as_dict()
         value["plain"] = _plain_thresholding(task, swept.get("similarity", swept["score"]), identities_V)
@@ -115,18 +123,42 @@ def _thresholds(low: float, high: float) -> list[float]:
     return [float(value) for value in np.unique(np.round(steps, 3).astype(np.float32))[::-1]]
 
 
-def _galleries(task: TaskContext, picker: ClusterPicker, labels_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    picks = picker.pick(GALLERY_CLUSTERS)
+def _same(identities_V: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Which edges join rows of one known identity."""
+    same: np.ndarray = (identities_V[sources] == identities_V[targets]) & (identities_V[sources] >= 0)
+    return same
+
+
+def _confidence(confidence_N: np.ndarray) -> dict[str, Any]:
+    counts, edges = np.histogram(confidence_N[~np.isnan(confidence_N)], CONFIDENCE_BINS, (0.0, 1.0))
+    return {"bin_edges": edges.tolist(), "rows": counts.tolist()}
+
+
+def _galleries(task: TaskContext, table: ClusterTable, labels_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Clusters to look at with some of their rows and items; of a likely merge, the other cluster under ``beside``."""
+    picks: ClusterPicks = pick_clusters(table, GALLERY_CLUSTERS)
     items = row_column(task.input("ingest"), "item")
-    galleries: dict[str, list[dict[str, Any]]] = {}
     order = np.argsort(labels_N, kind="stable")
-    firsts = np.searchsorted(labels_N[order], np.arange(labels_N.max() + 2))
-    for name in ("largest", "least_certain", "most_bridge_like"):
-        galleries[name] = []
-        for pick in getattr(picks, name):
-            members = order[firsts[pick.label] : firsts[pick.label + 1]]
-            marked = list(pick.bridge_rows or ()) if name == "most_bridge_like" else []
-            rows = sorted({*marked, *members[: GALLERY_ROWS - len(marked)].tolist()})
-            shown = [] if items is None else [items[row].as_py() for row in rows]
-            galleries[name].append({**asdict(pick), "rows": rows, "items": shown, "marked": marked})
-    return galleries
+    firsts = np.searchsorted(labels_N[order], np.arange(labels_N.max(initial=-1) + 2))
+
+    def describe(place: int, marked: tuple[int, ...] = ()) -> dict[str, Any]:
+        label = int(table.labels[place])
+        members = order[firsts[label] : firsts[label + 1]]
+        rows = sorted({*marked, *members[: GALLERY_ROWS - len(marked)].tolist()})
+        numbers = {name: getattr(table, name)[place] for name in ("confidence", "cohesion", "weakest_score")}
+        return {
+            "label": label, "size": int(table.sizes[place]), "rows": rows, "marked": list(marked),
+            "items": [] if items is None else [items[row].as_py() for row in rows],
+            **{name: None if np.isnan(number) else float(number) for name, number in numbers.items()},
+        }  # fmt: skip
+
+    def pair(places: tuple[int, int]) -> dict[str, Any]:
+        larger, smaller = sorted(places, key=lambda place: (-int(table.sizes[place]), place))
+        return {**describe(larger), "beside": describe(smaller), "affinity": float(table.affinity[smaller])}
+
+    return {
+        "likely_merges": [pair(places) for places in picks.likely_merges],
+        "likely_splits": [describe(place, tuple(table.bridge_rows[place].tolist())) for place in picks.likely_splits],
+        "least_certain": [describe(place) for place in picks.least_certain],
+        "largest": [describe(place) for place in picks.largest],
+    }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from engine.evaluation.galleries import ClusterPicker, pick_clusters
+from engine.evaluation.explain import Explainer, as_columns
 from engine.evaluation.metrics import evaluate_labels, pair_counts
 from engine.evaluation.sweep import ThresholdSweep, threshold_sweep
 
@@ -119,17 +119,24 @@ def test_order_and_blocks_of_edges_never_change_a_sweep(graph, block, random):
     assert sweep.rows() == threshold_sweep(num, sources, targets, values, thresholds, np.arange(num) % 3)
 
 
+def explain(labels, sources, targets, values, block):
+    explainer = Explainer(labels)
+    for give in (explainer.look, explainer.weigh):
+        for start in range(0, len(values), block):
+            part = slice(start, start + block)
+            give(sources[part], targets[part], values[part], values[part])
+    return explainer.rows(), explainer.clusters()
+
+
 @settings(deadline=None)
 @given(graphs(), st.integers(1, 7))
-def test_blocks_of_edges_never_change_the_picks(graph, block):
+def test_blocks_of_edges_never_change_an_explanation(graph, block):
     num, sources, targets, values = graph
     labels = np.arange(num) % 3 - 1
-    picker = ClusterPicker(labels)
-    for start in range(0, len(values), block):
-        part = slice(start, start + block)
-        picker.add(sources[part], targets[part], values[part])
-        picker.pick()
-    assert picker.pick() == pick_clusters(labels, sources, targets, values)
+    tables = (explain(labels, sources, targets, values, size) for size in (1 << 30, block))
+    for whole, cut in zip(*tables, strict=True):
+        for name, column in as_columns(whole).items():
+            np.testing.assert_array_equal(column, as_columns(cut)[name], err_msg=name)
 
 
 @settings(deadline=None)
@@ -137,15 +144,15 @@ def test_blocks_of_edges_never_change_the_picks(graph, block):
 def test_the_weakest_link_is_where_a_cluster_falls_apart(graph):
     num, sources, targets, values = graph
     labels = components(num, sources, targets)
-    picks = pick_clusters(labels, sources, targets, values, num=num)
-    for picked in picks.largest:
-        if picked.size == 1:
-            assert picked.weakest_score is None
+    table = explain(labels, sources, targets, values, 1 << 30)[1]
+    for place, label in enumerate(table.labels):
+        weakest = np.float32(table.weakest_score[place])
+        if table.sizes[place] == 1:
+            assert np.isnan(weakest)
             continue
-        members = np.flatnonzero(labels == picked.label)
-        at = values >= np.float32(picked.weakest_score)
-        above = values > np.float32(picked.weakest_score)
+        members = np.flatnonzero(labels == label)
+        at, above = values >= weakest, values > weakest
         assert len(np.unique(components(num, sources[at], targets[at])[members])) == 1
         assert len(np.unique(components(num, sources[above], targets[above])[members])) > 1
-        inside = (labels[sources] == picked.label) & (sources != targets)
-        assert picked.cohesion == pytest.approx(values[inside].mean(), abs=1e-6)
+        inside = (labels[sources] == label) & (sources != targets)
+        assert table.cohesion[place] == pytest.approx(np.maximum(values[inside], 0).mean(), abs=1e-6)

@@ -207,6 +207,15 @@ def test_exports_keep_source_order_ids_and_items(tmp_path: Path) -> None:
     assert exported.column("item").to_pylist() == names
     np.testing.assert_array_equal(exported.column("label").to_numpy(), labels)
     assert "person" in (tmp_path / "run/report.html").read_text()
+    confidence = exported.column("confidence").to_numpy()
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    assert confidence.mean() > 0.8
+    api.export(tmp_path / "run", tmp_path / "clusters.parquet", "parquet", clusters=True)
+    clusters = pq.read_table(tmp_path / "clusters.parquet")
+    np.testing.assert_array_equal(clusters.column("labels").to_numpy(), np.unique(labels))
+    np.testing.assert_array_equal(clusters.column("sizes").to_numpy(), np.bincount(labels))
+    with pytest.raises(ConfigError, match="clusters are exported as parquet, not as npy"):
+        api.export(tmp_path / "run", tmp_path / "c.npy", "npy", clusters=True)
 
 
 def test_evaluate_wants_matching_lengths() -> None:

@@ -180,7 +180,7 @@ def test_missing_empty_and_unknown_files(tmp_path):
 
 def test_parquet_holds_row_id_label_item(tmp_path):
     ids = pa.chunked_array([["a", "b"], ["c", "d", "e", "f"]])
-    write_labels(tmp_path / "y.parquet", LABELS.astype(np.int64), "parquet", ids=ids, items=list("uvwxyz"))
+    write_labels(tmp_path / "y.parquet", LABELS.astype(np.int64), "parquet", {"item": list("uvwxyz"), "id": ids})
     table = pq.read_table(tmp_path / "y.parquet")
     assert table.column_names == ["row", "id", "label", "item"]
     assert table["row"].to_pylist() == list(range(6))
@@ -199,17 +199,18 @@ def test_long_outputs_are_written_in_pieces(tmp_path, monkeypatch):
         labels = np.arange(11, dtype=np.int32)
         write_labels(tmp_path / f"y.{format}", labels, format)
         assert read_labels(tmp_path / f"y.{format}").tolist() == list(range(11))
-    write_labels(tmp_path / "y.parquet", labels, "parquet", ids=np.arange(11) * 2, items=[str(i) for i in range(11)])
+    columns = {"id": np.arange(11) * 2, "item": [str(i) for i in range(11)]}
+    write_labels(tmp_path / "y.parquet", labels, "parquet", columns)
     assert pq.read_table(tmp_path / "y.parquet")["id"].to_pylist() == list(range(0, 22, 2))
 
 
 def test_labels_that_cannot_be_written(tmp_path):
     with pytest.raises(DataError, match=r"expected integers of shape \(N,\)"):
         write_labels(tmp_path / "y.npy", np.zeros(3))
-    with pytest.raises(DataError, match=r"6 labels to write, but 2 values of id"):
-        write_labels(tmp_path / "y.parquet", LABELS, "parquet", ids=[1, 2])
+    with pytest.raises(DataError, match=r"6 rows to write, but 2 values of id"):
+        write_labels(tmp_path / "y.parquet", LABELS, "parquet", {"id": [1, 2]})
     with pytest.raises(ConfigError, match="holds labels only; choose parquet to write id and item"):
-        write_labels(tmp_path / "y.txt", LABELS, "txt", ids=range(6), items=range(6))
+        write_labels(tmp_path / "y.txt", LABELS, "txt", {"id": range(6), "item": range(6)})
     with pytest.raises(ConfigError, match="unknown format of labels 'csv'; known: npy, txt, meta, parquet"):
         write_labels(tmp_path / "y.csv", LABELS, "csv")
     assert list(tmp_path.iterdir()) == []

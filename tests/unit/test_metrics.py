@@ -7,7 +7,7 @@ import pytest
 
 from engine.clustering.forest import MaximumForest
 from engine.errors import ConfigError, DataError
-from engine.evaluation.galleries import SizeBin, cluster_size_histogram, pick_clusters
+from engine.evaluation.galleries import SizeBin, cluster_size_histogram
 from engine.evaluation.metrics import (
     PairCounts,
     dense_labels,
@@ -167,24 +167,3 @@ def test_size_bins_double_and_cover_every_cluster():
         SizeBin(9, 16, 1, 9),
     ]
     assert cluster_size_histogram(np.array([], np.int64)) == []
-
-
-def test_picks_tell_a_bridge_from_a_stray_row_and_from_a_loose_cluster():
-    labels = np.array([0, 0, 0, 0, 5, 5, 5, 5, 8, 8, 8, -1])
-    bridge = [(0, 1, 0.9), (2, 3, 0.9), (1, 2, 0.3)]
-    stray = [(4, 5, 0.9), (5, 6, 0.9), (6, 7, 0.2)]
-    loose = [(8, 9, 0.5), (9, 10, 0.5)]
-    picks = pick_clusters(labels, *edges(*bridge, *stray, *loose, (3, 4, 0.99), (10, 11, 0.99)))
-    assert [(p.label, p.size) for p in picks.largest] == [(0, 4), (5, 4), (8, 3)]
-    assert [p.label for p in picks.least_certain] == [8, 5, 0]
-    assert [(p.label, p.bridge_rows) for p in picks.most_bridge_like] == [(0, (1, 2))]
-    stray_cluster = picks.largest[1]
-    assert stray_cluster.weakest_score == pytest.approx(0.2)
-    assert stray_cluster.bridge_score is None
-    assert picks.least_certain[0].cohesion == pytest.approx(0.5)
-
-
-def test_picks_of_labels_without_edges_have_no_scores():
-    picks = pick_clusters(np.array([2, 2, 1]), *edges((0, 2, 0.5)), num=1)
-    assert [(p.label, p.cohesion, p.weakest_score) for p in picks.largest] == [(2, None, None)]
-    assert picks.least_certain == picks.most_bridge_like == []

@@ -28,6 +28,7 @@ from engine.evaluation.report_data import (
     GalleryItem,
     MetricsRow,
     RecallEstimate,
+    Reliability,
     StageRow,
 )
 from engine.evaluation.sweep import SweepRow
@@ -60,7 +61,25 @@ FULL = replace(
     similarities=EdgeHistogram([0.0, 0.5, 1.0], [10, 90]),
     scores=EdgeHistogram([0.0, 0.5, 1.0], [0, 88], [10, 2], threshold=0.71),
     recall=RecallEstimate(80, 0.9713, 1_000, 0.5, 0.9994),
+    confidence=EdgeHistogram([0.0, 0.5, 1.0], [85, 38_000]),
+    reliability=Reliability([0.1, 0.6, 0.9], [0.08, 0.625, 0.97], [40, 30, 30]),
     galleries=[
+        Gallery(
+            "Likely merges",
+            "One identity in two clusters.",
+            [
+                GalleryCluster(
+                    21,
+                    12,
+                    [1],
+                    [GalleryItem("mary shelley")],
+                    0.9,
+                    confidence=0.77,
+                    affinity=0.431,
+                    beside=GalleryCluster(22, 2, [4], [GalleryItem("m. shelley")]),
+                )
+            ],
+        ),
         Gallery(
             "Largest",
             "Most rows.",
@@ -69,7 +88,7 @@ FULL = replace(
                 GalleryCluster(8, 1, [9], [GalleryItem("a digit", digit_png(np.eye(8)))]),
             ],
             pixelated=True,
-        )
+        ),
     ],
     stages=[StageRow("knn", 4, 83.2, 900 << 20, 41_000), StageRow("report", 1, 0.01)],
     settings={"knn.k": "80"},
@@ -131,12 +150,16 @@ def test_a_full_report_shows_every_part():
         "ada lovelace",
         "and 528 more",
         "weakest link",
+        "m. shelley",
+        "0.431",
+        "0.770",
+        "62.5 %",
         "knn.k",
     ):
         assert expected in page.words, expected
     assert ("section", "id", "quality") in page.attributes
     assert ("li", "class", "marked") in page.attributes
-    assert page.tags.count("figure") == 5
+    assert page.tags.count("figure") == 7
 
 
 def test_parts_without_data_are_left_out():
@@ -289,5 +312,5 @@ def test_a_browser_shows_it_without_errors(tmp_path, query):
     bars = [value for tag, name, value in page.attributes if tag == "rect" and name == "height" and value != "1000"]
     assert len(bars) >= 6
     assert all(float(height) > 0 for height in bars)
-    assert page.tags.count("polyline") == 6
+    assert page.tags.count("polyline") == 8
     assert (tmp_path / "page.png").stat().st_size > 10_000

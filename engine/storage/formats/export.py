@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, get_args
@@ -25,16 +26,14 @@ def write_labels(
     path: str | Path,
     labels_N: npt.NDArray[Any],
     format: LabelFormat = "npy",
-    *,
-    ids: Any = None,
-    items: Any = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> OutputFile:
     """Write integer labels (N,), atomically, replacing what was there; return the file's size and checksum.
 
-    ``npy``: int64 (N,). ``txt`` and ``meta``: one integer per line. ``parquet``: columns ``row``, ``id`` if ``ids`` are
-    given, ``label``, ``item`` if ``items`` are. ``ids`` and ``items``: sequences or Arrow arrays of N values.
-    Raises ``DataError`` for labels that are not integers or ids of another length, ``ConfigError`` for an
-    unknown format or one that cannot hold the ids or items given, ``DiskBudgetExceeded`` if the disk is full.
+    ``npy``: int64 (N,). ``txt`` and ``meta``: one integer per line. ``parquet``: columns ``row``, ``id`` if it is among
+    ``columns``, ``label``, then the rest of ``columns``: sequences or Arrow arrays of N values by name.
+    Raises ``DataError`` for labels that are not integers or columns of another length, ``ConfigError`` for an
+    unknown format or one that cannot hold the columns given, ``DiskBudgetExceeded`` if the disk is full.
     """
     labels = np.asarray(labels_N)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -42,22 +41,41 @@ def write_labels(
     labels = labels.astype(np.int64, copy=False)
     if format not in get_args(LabelFormat):
         raise ConfigError(f"unknown format of labels {format!r}; known: {', '.join(get_args(LabelFormat))}")
-    extra = {
-        name: _as_arrow(name, values, len(labels))
-        for name, values in (("id", ids), ("item", items))
-        if values is not None
-    }
-    if extra and format != "parquet":
+    extra = dict(columns or {})
+    if format == "parquet":
+        first = {"id": extra.pop("id")} if "id" in extra else {}
+        return write_parquet(path, {"row": np.arange(len(labels)), **first, "label": labels, **extra})
+    if extra:
         raise ConfigError(f"format {format!r} holds labels only; choose parquet to write {' and '.join(extra)} as well")
 
     def write(file: BinaryIO) -> None:
-        if format == "parquet":
-            _write_parquet(file, labels, extra)
-        elif format == "npy":
+        if format == "npy":
             np.lib.format.write_array(file, labels, allow_pickle=False)
         else:
             for start in range(0, len(labels), _ROWS_AT_ONCE):
                 file.write(_as_lines(labels[start : start + _ROWS_AT_ONCE]))
+
+    return write_atomic(Path(path), write)
+
+
+def write_parquet(path: str | Path, columns: Mapping[str, Any]) -> OutputFile:
+    """Write columns (sequences, NumPy or Arrow arrays) as Parquet, atomically; the first says how long they all are.
+
+    Raises ``DataError`` for one of another length.
+    """
+    arrays = {name: values if isinstance(values, pa.ChunkedArray) else pa.array(values)
+              for name, values in columns.items()}  # fmt: skip
+    num_rows = len(next(iter(arrays.values())))
+    for name, array in arrays.items():
+        if len(array) != num_rows:
+            raise DataError(f"{num_rows} rows to write, but {len(array)} values of {name}")
+    schema = pa.schema([(name, array.type) for name, array in arrays.items()])
+
+    def write(file: BinaryIO) -> None:
+        with pq.ParquetWriter(file, schema) as writer:
+            for start in range(0, max(num_rows, 1), _ROWS_AT_ONCE):
+                part = {name: array[start : start + _ROWS_AT_ONCE] for name, array in arrays.items()}
+                writer.write_table(pa.table(part, schema=schema))
 
     return write_atomic(Path(path), write)
 
@@ -116,29 +134,7 @@ class MetaWriter(AtomicWriter):
         self._write(_as_lines(np.asarray(labels_N, np.int64)))
 
 
-def _write_parquet(file: BinaryIO, labels: npt.NDArray[np.int64], extra: dict[str, Any]) -> None:
-    fields = [("row", pa.int64()), ("label", pa.int64())]
-    if "id" in extra:
-        fields.insert(1, ("id", extra["id"].type))
-    if "item" in extra:
-        fields.append(("item", extra["item"].type))
-    schema = pa.schema(fields)
-    with pq.ParquetWriter(file, schema) as writer:
-        for start in range(0, max(len(labels), 1), _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, len(labels))
-            columns = {"row": np.arange(start, stop), "label": labels[start:stop]}
-            columns.update({name: values[start:stop] for name, values in extra.items()})
-            writer.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema))
-
-
 def _as_lines(labels: npt.NDArray[np.int64]) -> bytes:
     text = pa.array(labels).cast(pa.string())
     joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(text)], pa.int32()), text), "\n")
     return joined[0].as_buffer().to_pybytes() + b"\n" if len(labels) else b""
-
-
-def _as_arrow(name: str, values: Any, num_rows: int) -> Any:
-    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
-    if len(array) != num_rows:
-        raise DataError(f"{num_rows} labels to write, but {len(array)} values of {name}")
-    return array

@@ -84,6 +84,13 @@ Workers = Annotated[int, typer.Option("--workers", min=0, help="ray: number of a
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
 ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="local: this process; ray: Ray actors")]
+PrecisionBias = Annotated[
+    float | None,
+    typer.Option(
+        "--precision-bias", min=-20, max=20, help="doublings of the odds asked of every edge: above 0 fewer wrong "
+        "merges, below 0 fewer splits", show_default=False,
+    ),
+]  # fmt: skip
 ZeroVectors = Annotated[ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")]
 BlockRows = Annotated[int, typer.Option("--block-rows", min=0, help="rows per task; 0 = chosen by the plan")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
@@ -182,6 +189,7 @@ def run(
     items_column: ItemsColumn = None,
     knn_graph: KnnGraph = None,
     zero_vectors: ZeroVectors = None,
+    precision_bias: PrecisionBias = None,
     config: Config = None,
     settings: Set = None,
     seed: Seed = None,
@@ -196,7 +204,7 @@ def run(
     """Cluster vectors. Running it again resumes; changed settings redo what they affect. --labels only score."""
     request = _run_request(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
-        settings, seed,
+        settings, seed, precision_bias,
     )  # fmt: skip
     prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     api.execute(prepared, progress=not quiet)
@@ -218,6 +226,7 @@ def plan(
     items_column: ItemsColumn = None,
     knn_graph: KnnGraph = None,
     zero_vectors: ZeroVectors = None,
+    precision_bias: PrecisionBias = None,
     config: Config = None,
     settings: Set = None,
     seed: Seed = None,
@@ -249,7 +258,7 @@ def plan(
         raise ConfigError("--rows describes a source for --hosts and goes without --features")
     request = _run_request(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
-        settings, seed,
+        settings, seed, precision_bias,
     )  # fmt: skip
     if hosts:
         disk = parse_bytes(disk_per_host, "--disk-per-host") if disk_per_host else 0
@@ -430,11 +439,15 @@ def _run_request(
     features: Path | None, model: Path | None, labels: Path | None, labels_column: str | None, method: str | None,
     dim: int | None, column: str | None, items_column: str | None, knn_graph: Path | None,
     zero_vectors: ZeroVectorPolicy | None, config: str | None, settings: list[str] | None, seed: int | None,
+    precision_bias: float | None,
 ) -> api.Request:  # fmt: skip
     return api.Request(
         features=_text(features) or "", model=_text(model), labels=_text(labels), labels_column=labels_column,
         dim=dim, column=column, items_column=items_column, knn_graph=_text(knn_graph),
-        settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
+        settings=load_settings(
+            config, settings, seed=seed, method=method, **_zero(zero_vectors),
+            **{"partition.precision_bias": precision_bias},
+        ),
     )  # fmt: skip
 
 

@@ -221,6 +221,7 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         kind = model.preferred if model else "propagation"  # type: ignore[assignment]
     if kind == "map_equation":
         return [_map_equation_stage(shape, settings, learned=METHODS[settings.method].learned)]
+    bias = {"precision_bias": config.precision_bias, "learned": METHODS[settings.method].learned}
     stored = dict(model.operating_points.get(kind, {})) if model else {}
     names = ("min_score", "min_intimacy") if kind == "components" else ("min_score", "max_size")
     given = {name: stored.get(name) if (value := getattr(config, name)) is None else value for name in names}
@@ -233,13 +234,13 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         chosen = {"point": "point"}
     version = partition.VERSION
     if kind == "propagation":
-        params = {"point": given, "step": config.step, "num_vertices": n}
+        params = {"point": given, "step": config.step, "num_vertices": n} | bias
         stages.append(
             _single("roots", "engine.stages.partition:propagation", version, params, {"score": "score"} | chosen,
                     partition.propagation_cost(n, k))
         )  # fmt: skip
         return stages
-    params = {"point": given, "num_vertices": n}
+    params = {"point": given, "num_vertices": n} | bias
     inputs = {"score": "score"} | chosen
     if given["min_intimacy"]:
         cost = partition.adjacency_cost(n, k)
@@ -274,7 +275,8 @@ def _map_equation_stage(shape: GraphShape, settings: Settings, *, learned: bool)
     point: dict[str, Any] = {"min_score": least, "weight": weight}
     if weight == "exponential":
         point["bandwidth"] = config.bandwidth
-    params = {"point": point, "num_vertices": num_rows, "seed": settings.seed}
+    params = {"point": point, "num_vertices": num_rows, "seed": settings.seed, "learned": learned,
+              "precision_bias": config.precision_bias}  # fmt: skip
     offered = min(shape.k, settings.score.max_edges_per_vertex or shape.k)
     return _single("roots", "engine.stages.partition:modules", partition.VERSION, params, {"score": "score"},
                    partition.modules_cost(num_rows, offered))  # fmt: skip

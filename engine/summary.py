@@ -246,6 +246,8 @@ def _word_partition(point: dict[str, Any]) -> str:
 
 def _word_point(point: dict[str, Any]) -> str:
     words = [f"score ≥ {point['min_score']:.3g}"]
+    if "unbiased_min_score" in point:
+        words[0] += f" ({point['unbiased_min_score']:.3g} without the precision bias)"
     if point.get("min_intimacy"):
         words.append(f"node intimacy ≥ {point['min_intimacy']:.3g}")
     if "weight" in point:

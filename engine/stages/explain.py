@@ -15,13 +15,12 @@ import numpy as np
 from engine.evaluation.explain import ClusterTable, Explainer, RowTable, as_columns
 from engine.plan import Cost
 from engine.stages.edges import iterate_edges
-from engine.stages.partition import edge_weights
+from engine.stages.partition import COSINE_BANDWIDTH, edge_weights
 from engine.storage.context import TaskContext, read_npy, table_parts
 from engine.storage.tables import read_columns
 
 VERSION = 1
 ROW_COLUMNS = tuple(RowTable.__dataclass_fields__)
-COSINE_BANDWIDTH = 0.1  # a cosine's evidence is exp((cosine - 1) / this), as the map equation weighs it
 
 
 def cost(num_rows: int, k: int) -> Cost:

@@ -59,6 +59,7 @@ def test_run_status_export_evaluate_report(
         "score",
         "roots",
         "labels",
+        "explain",
         "analysis",
     ]
     assert plan["memory_bytes"] > 0

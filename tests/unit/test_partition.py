@@ -27,6 +27,7 @@ from engine.storage.tables import read_columns
 
 N = 5 * CHUNK_ROWS + 17
 POINT = {"min_score": 0.3, "min_intimacy": 0.0}
+NO_BIAS = {"precision_bias": 0.0, "learned": True}
 
 
 def random_edges() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,7 +64,7 @@ def chunks(*cuts: int) -> list[int]:
 
 
 def roots_of(root: Path, score: Path, cuts: list[int], merge_cuts: list[int], point=POINT, inputs=None) -> np.ndarray:  # type: ignore[no-untyped-def]
-    params = {"point": point, "num_vertices": N}
+    params = {"point": point, "num_vertices": N} | NO_BIAS
     pruned = run_tasks(root, "prune", partition.prune, cuts, {"score": score, **(inputs or {})}, params)
     merged = run_tasks(root, "merge", partition.merge, merge_cuts, {"prune": pruned})
     folder = run_tasks(root, "roots", partition.components, [0, 1], {"merge": merged}, params)
@@ -101,9 +102,8 @@ def test_intimacy_prunes_the_same_edges_in_any_pieces(tmp_path: Path, monkeypatc
     assert 0 < close.sum() < len(close)
     point = {"min_score": 0.3, "min_intimacy": threshold}
     score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
-    adjacency = run_tasks(
-        tmp_path, "adjacency", partition.kept_adjacency, [0, 1], {"score": score}, {"point": point, "num_vertices": N}
-    )
+    params = {"point": point, "num_vertices": N} | NO_BIAS
+    adjacency = run_tasks(tmp_path, "adjacency", partition.kept_adjacency, [0, 1], {"score": score}, params)
     for pieces in (1, 3):
         monkeypatch.setattr(partition, "PIECE_CHUNKS", pieces)
         roots = roots_of(tmp_path / str(pieces), score, chunks(0, 2), [0, N], point, {"adjacency": adjacency})
@@ -130,7 +130,7 @@ def test_forests_are_the_same_bytes_for_any_number_of_parts(tmp_path: Path) -> N
     for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
         root = tmp_path / str(number)
         score = run_tasks(root, "score", write_table, cuts, {})
-        params = {"point": POINT, "num_vertices": N}
+        params = {"point": POINT, "num_vertices": N} | NO_BIAS
         pruned = run_tasks(root, "prune", partition.prune, cuts, {"score": score}, params)
         merged = run_tasks(root, "merge", partition.merge, [0, N], {"prune": pruned})
         (path,) = (merged / "forest").iterdir()
@@ -155,6 +155,7 @@ def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp
     graph = build_weighted_adjacency(N, lambda: [edges])
     expected = map_equation(*graph, seed=3)
     params = {"point": {"min_score": 0.55, "weight": weight, "bandwidth": 0.2}, "num_vertices": N, "seed": 3}
+    params |= NO_BIAS
     for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
         score = run_tasks(tmp_path / str(number), "score", write_table, cuts, {})
         folder = run_tasks(tmp_path / str(number), "roots", partition.modules, [0, 1], {"score": score}, params)
@@ -177,3 +178,22 @@ def test_the_map_equation_is_one_stage_with_its_settings() -> None:
     assert learned.params["point"] == {"min_score": partition.LEAST_PROBABILITY, "weight": "log_odds"}
     with pytest.raises(ConfigError, match="log_odds needs probabilities"):
         planned(Settings(partition={"method": "map_equation", "weight": "log_odds"}))
+
+
+def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:
+    assert partition.biased_score(0.5, 1.0, True) == pytest.approx(2 / 3)
+    assert partition.biased_score(0.75, -2.0, True) == pytest.approx(3 / 7)
+    assert partition.biased_score(1.0, 30.0, True) <= 1
+    assert partition.biased_score(0.5, 1.0, False) == pytest.approx(0.5 + 0.1 * np.log(2))
+    weights = partition.edge_weights(np.array([0.8], np.float32), "log_odds", 1.0, 1.0)
+    assert weights == pytest.approx([np.log(2)], abs=1e-6)
+    score = run_tasks(tmp_path, "score", write_table, chunks(0), {})
+    scores = random_edges()[2]
+    for bias in (-1.5, 2.0):
+        params = {"point": POINT, "num_vertices": N, "precision_bias": bias, "learned": True}
+        pruned = run_tasks(tmp_path / str(bias), "prune", partition.prune, chunks(0), {"score": score}, params)
+        (facts,) = stage_facts(pruned)
+        odds = 3 / 7 * 2**bias
+        assert facts["edges_kept"] == (scores >= np.float32(odds / (1 + odds))).sum()
+    (stage,) = planned(Settings(method="star_fc", partition={"method": "map_equation", "precision_bias": 0.5}))
+    assert (stage.params["precision_bias"], stage.params["learned"]) == (0.5, True)

@@ -4,13 +4,15 @@
 
 Recall is that of neighbours above similarity 0.5 among the 80 nearest, and recall@80, of 10,000 random rows against
 exact search. Rivals are tuned (nprobe, efSearch) until they reach ours, or as far as they go; their index building
-counts. faiss is searched for 20,000 rows and scaled. ``pip install pynndescent`` for that row. Prints a table and
-writes ``benchmarks/records/knn.json`` (``knn_N.json`` for another number of identities).
+counts. faiss is searched for 20,000 rows and scaled. ``pip install pynndescent`` for that row. Ours is built in every
+run, and every rival's row has the ratio to ours of its own run. Prints a table and replaces the rivals' rows that were
+run in ``benchmarks/records/knn.json`` (``knn_N.json`` for another number of identities).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from typing import Any
 import faiss
 import numpy as np
 from part1 import PART1, stage_table
-from recording import write_record
+from recording import RECORDS, write_record
 
 from engine import api, summary
 from engine.graph import knn
@@ -159,19 +161,19 @@ def measure(work: Path, identities: int, only: list[str]) -> None:
         results += rivals.faiss_index(hnsw, set_search, [100, 200, 400, 800], target, "faiss HNSW32 efSearch")
     if "pynndescent" in only:
         results += rivals.pynndescent()
-    for name in ("faiss IVF1024", "faiss IVF8192", "faiss HNSW32", "pynndescent"):
-        tried = [r for r in results if r["name"].startswith(name)]
-        if not tried:
-            continue
-        reached = [r for r in tried if r["recall_above_floor"] >= target]
-        print(
-            f"{name}: {reached[0]['seconds'] / results[0]['seconds']:.1f} x ours"
-            if reached
-            else f"{name}: {NOT_REACHED}"
-        )
+    own, rivals_rows = results[0], results[1:]
+    for row in rivals_rows:
+        row |= {"times_ours": round(row["seconds"] / own["seconds"], 2), "ours_seconds": own["seconds"]}
+    for name in {row["name"].rsplit(" ", 1)[0]: None for row in rivals_rows}:
+        reached = [r for r in rivals_rows if r["name"].startswith(name) and r["recall_above_floor"] >= target]
+        print(f"{name}: {reached[0]['times_ours']} x ours" if reached else f"{name}: {NOT_REACHED}")
     settings = {"identities": identities, "num_rows": len(rows_ND), "dim": 256, "k": K, "floor": FLOOR,
                 "queries": len(rivals.queries), "timed_queries": len(rivals.timed)}  # fmt: skip
-    write_record("knn" if identities == PART1 else f"knn_{identities}", settings, results)
+    name = "knn" if identities == PART1 else f"knn_{identities}"
+    path = RECORDS / f"{name}.json"
+    held = json.loads(path.read_text())["results"] if path.exists() else []
+    made = {row["name"] for row in results}
+    write_record(name, settings, results + [row for row in held if row["name"] not in made])
 
 
 if __name__ == "__main__":

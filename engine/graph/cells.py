@@ -23,6 +23,7 @@ from engine.tiles import map_tiles, tile_bounds
 Array = np.ndarray[Any, Any]
 
 ASSIGN_ROWS = 8192
+LEADER_ROWS = 48  # compared with all leaders at a time: their products stay in a core's second-level cache
 GROUP_CELLS = 40
 GROUPS_PER_PROBE = 32
 LEADER_ITERATIONS = 8
@@ -195,40 +196,83 @@ def _list_groups(codes_nW, panels, corrections, num_groups, few):  # type: ignor
     A row looks into the groups of which the leader's product lies in or above the bin of its ``few``-th largest.
     """
     num_rows = len(codes_nW)
-    floors = np.full(num_rows, -(1 << 15), np.int32)
-    values = np.empty((num_rows, num_groups), np.int16)
     begins = np.zeros(num_groups + 1, np.int64)
-    if few < num_groups:
-        buffer = np.empty((96, len(panels) * PANEL), np.float32)
-        histogram = np.empty(BINS, np.int32)
-        for begin in range(0, num_rows, 96):
-            end = min(begin + 96, num_rows)
-            products(shifted(codes_nW, np.arange(begin, end)), panels, corrections, buffer)
-            for row in range(begin, end):
-                histogram[:] = 0
-                for group in range(num_groups):
-                    value = np.int16(buffer[row - begin, group])
-                    values[row, group] = value
-                    histogram[(np.int32(value) + np.int32(1 << 15)) // BIN_WIDTH] += 1
-                wanted, limit = 0, BINS
-                while wanted < few:
-                    limit -= 1
-                    wanted += histogram[limit]
-                floors[row] = limit * BIN_WIDTH - (1 << 15)
-                for group in range(num_groups):
-                    begins[group + 1] += values[row, group] >= floors[row]
-    else:
-        values[:] = 0
+    if few >= num_groups:
         begins[1:] = num_rows
+        begins = np.cumsum(begins)
+        rows = np.empty(begins[-1], np.int32)
+        for group in range(num_groups):
+            rows[begins[group] : begins[group + 1]] = np.arange(num_rows)
+        return rows, begins
+    buffer = np.empty((LEADER_ROWS, len(panels) * PANEL), np.float32)
+    histogram = np.empty(BINS, np.int32)
+    values, groups = np.empty(num_groups, np.int32), np.empty(num_groups, np.int32)
+    listed, ends = np.empty(num_rows * 2 * few, np.int32), np.zeros(num_rows + 1, np.int64)
+    for begin in range(0, num_rows, LEADER_ROWS):
+        end = min(begin + LEADER_ROWS, num_rows)
+        products(shifted(codes_nW, np.arange(begin, end)), panels, corrections, buffer)
+        for row in range(begin, end):
+            own = buffer[row - begin, :num_groups]
+            count = _keep_above(own, _guess_floor(own, few, histogram), values, groups)
+            if count < few:  # the guess was too high, which costs time only
+                count = _keep_above(own, np.float32(-(1 << 15)), values, groups)
+            floor, filled = _floor(values[:count], few, histogram), ends[row]
+            if filled + count > len(listed):
+                listed = np.concatenate((listed, np.empty(len(listed) + count, np.int32)))
+            for place in range(count):
+                if values[place] >= floor:
+                    listed[filled] = groups[place]
+                    begins[groups[place] + 1] += 1
+                    filled += 1
+            ends[row + 1] = filled
     begins = np.cumsum(begins)
     rows = np.empty(begins[-1], np.int32)
     places = begins[:-1].copy()
     for row in range(num_rows):
-        for group in range(num_groups):
-            if values[row, group] >= floors[row]:
-                rows[places[group]] = row
-                places[group] += 1
+        for group in listed[ends[row] : ends[row + 1]]:
+            rows[places[group]] = row
+            places[group] += 1
     return rows, begins
+
+
+@numba.njit(nogil=True, cache=True)
+def _guess_floor(products_G, few, histogram):  # type: ignore[no-untyped-def]
+    """A value that hardly ever fewer than ``few`` of the products reach, from every eighth of them."""
+    sample = products_G[::8].astype(np.int32)
+    wanted = few // 8 + few // 16 + 8
+    if wanted >= len(sample):
+        return np.float32(-(1 << 15))
+    return np.float32(_floor(sample, wanted, histogram))
+
+
+@numba.njit(nogil=True, cache=True)
+def _floor(values, few, histogram):  # type: ignore[no-untyped-def]
+    """The least value of the bin that the ``few``-th largest value lies in."""
+    histogram[:] = 0
+    for value in values:
+        histogram[(value + np.int32(1 << 15)) // BIN_WIDTH] += 1
+    wanted, limit = 0, BINS
+    while wanted < few:
+        limit -= 1
+        wanted += histogram[limit]
+    return limit * BIN_WIDTH - (1 << 15)
+
+
+@numba.njit(nogil=True, cache=True)
+def _keep_above(products_G, floor, values, groups):  # type: ignore[no-untyped-def]
+    """List the products of at least ``floor`` and their places; returns how many."""
+    count = 0
+    for begin in range(0, len(products_G), 32):
+        end = min(begin + 32, len(products_G))
+        any_above = 0
+        for group in range(begin, end):
+            any_above |= products_G[group] >= floor
+        if not any_above:
+            continue
+        for group in range(begin, end):
+            values[count], groups[count] = np.int32(products_G[group]), group
+            count += products_G[group] >= floor
+    return count
 
 
 @numba.njit(nogil=True, cache=True)

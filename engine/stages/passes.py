@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.graph import cuda, knn, partitions
-from engine.graph.cells import ASSIGN_ROWS, Cells, Finder, count_groups, groups_to_search, load_cells, sort_by_cell
+from engine.graph.cells import ASSIGN_ROWS, LEADER_ROWS, Cells, Finder, count_groups, groups_to_search, load_cells, sort_by_cell
 from engine.graph.cells import train_cells as train_centroids
 from engine.graph.codes import PANEL, code_width, encode
 from engine.graph.similarity import listed_similarities, sort_neighbors
@@ -79,8 +79,8 @@ def train_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cost:
     return Cost(
         fixed_bytes=num_cells * code_width(dim) * 2,
-        bytes_per_thread=ASSIGN_ROWS
-        * (2 * count_groups(num_cells) + 6 * groups_to_search(num_probes, count_groups(num_cells))),
+        bytes_per_thread=LEADER_ROWS * 4 * count_groups(num_cells)
+        + ASSIGN_ROWS * 16 * groups_to_search(num_probes, count_groups(num_cells)),
         bytes_per_row=num_probes * 8 + dim * 6 + code_width(dim),
         disk_bytes=num_rows * num_probes * 4,
         seconds=1.0 * num_rows * compared_cells(num_cells, num_probes) * dim / RATE,

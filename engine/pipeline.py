@@ -2,7 +2,8 @@
 
     source -> ingest -> knn (-> recall), by way of
            exact:      nothing
-           partition:  cells_1 -> probes_1 -> order -> vertices -> near_1 -> join_1 -> check_1 -> cells_2 ...
+           partition:  cells_1 -> probes_1 -> order -> vertices -> near_1 -> join_1 -> check_1
+                       -> cells_2 -> probes_2 -> sort_2 -> near_2 -> join_2 -> check_2 ...
            ivf:        quantiser -> assign -> order -> vertices
            -> a method's stages -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
@@ -133,7 +134,7 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
         origin = vectors if first else "vertices"
         before = {"order": "order"} if first else {"joined": f"join_{number - 1}"}
         train = {"num_cells": cells, "train_rows_per_cell": sample, "seed": settings.seed, "pass": number}
-        named = {name: f"{name}_{number}" for name in ("cells", "probes", "near", "join", "check")}
+        named = {name: f"{name}_{number}" for name in ("cells", "probes", "sort", "near", "join", "check")}
         search = {"k": shape.k, "pass": number}
         graph = {"vertices": "vertices", "near": named["near"], "probes": named["probes"]}
         made = [
@@ -149,9 +150,14 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
                 Stage("vertices", f"{module}:order_features", version, {}, {"ingest": vectors, "order": "order"}, n,
                       passes.vertices_cost(n, dim, stored)),
             ]  # fmt: skip
+        else:
+            made.append(
+                Stage(named["sort"], f"{module}:sort_codes", version, {},
+                      {"vertices": "vertices", "probes": named["probes"]}, n, passes.sort_cost(n, dim))
+            )  # fmt: skip
         made += [
             Stage(named["near"], f"{module}:search_cells", version, search,
-                  {"vertices": "vertices", "probes": named["probes"]} | before, n,
+                  {"sorted": "vertices" if first else named["sort"], "probes": named["probes"]} | before, n,
                   passes.near_cost(n, dim, cells, probes, listed if first else passes.joined_neighbors(shape.k))),
             Stage(named["join"], f"{module}:join", version, search, graph, n, passes.join_cost(n, dim, shape.k)),
         ]  # fmt: skip
@@ -161,7 +167,7 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
                         {"joined": named["join"], "vertices": "vertices", "truth": "truth"},
                         passes.check_cost(config.recall_samples, shape.k))
             )  # fmt: skip
-        scratch = {named[name] for name in ("probes", "near", "join")}
+        scratch = {named[name] for name in ("probes", "sort", "near", "join")}
         made = [replace(stage, scratch=stage.name in scratch) for stage in made]
         if not first and config.recall_samples:
             check = f"check_{number - 1}"

@@ -18,6 +18,8 @@ import numba
 import numpy as np
 
 from engine.graph.codes import PANEL, Panels, dot, empty_panels, pack, products, shifted
+from engine.graph.intrinsics import REACHED, reaching
+from engine.graph.largest import BINS, bin_floor, list_largest
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -29,9 +31,6 @@ GROUPS_PER_PROBE = 32
 LEADER_ITERATIONS = 8
 # Larger groups (a mass of equal centroids) are left in the order they have: a chain costs their size squared.
 CHAINED_CELLS = 8192
-# Bins that hold every 16-bit product.
-BIN_WIDTH = 32
-BINS = (1 << 16) // BIN_WIDTH
 
 
 class Cells(NamedTuple):
@@ -206,17 +205,14 @@ def _list_groups(codes_nW, panels, corrections, num_groups, few):  # type: ignor
         return rows, begins
     buffer = np.empty((LEADER_ROWS, len(panels) * PANEL), np.float32)
     histogram = np.empty(BINS, np.int32)
-    values, groups = np.empty(num_groups, np.int32), np.empty(num_groups, np.int32)
+    values, groups = np.empty(num_groups, np.int16), np.empty(num_groups, np.int32)
     listed, ends = np.empty(num_rows * 2 * few, np.int32), np.zeros(num_rows + 1, np.int64)
     for begin in range(0, num_rows, LEADER_ROWS):
         end = min(begin + LEADER_ROWS, num_rows)
         products(shifted(codes_nW, np.arange(begin, end)), panels, corrections, buffer)
         for row in range(begin, end):
-            own = buffer[row - begin, :num_groups]
-            count = _keep_above(own, _guess_floor(own, few, histogram), values, groups)
-            if count < few:  # the guess was too high, which costs time only
-                count = _keep_above(own, np.float32(-(1 << 15)), values, groups)
-            floor, filled = _floor(values[:count], few, histogram), ends[row]
+            count = list_largest(buffer[row - begin], num_groups, few, histogram, values, groups)
+            floor, filled = bin_floor(values[:count], few, histogram), ends[row]
             if filled + count > len(listed):
                 listed = np.concatenate((listed, np.empty(len(listed) + count, np.int32)))
             for place in range(count):
@@ -236,79 +232,40 @@ def _list_groups(codes_nW, panels, corrections, num_groups, few):  # type: ignor
 
 
 @numba.njit(nogil=True, cache=True)
-def _guess_floor(products_G, few, histogram):  # type: ignore[no-untyped-def]
-    """A value that hardly ever fewer than ``few`` of the products reach, from every eighth of them."""
-    sample = products_G[::8].astype(np.int32)
-    wanted = few // 8 + few // 16 + 8
-    if wanted >= len(sample):
-        return np.float32(-(1 << 15))
-    return np.float32(_floor(sample, wanted, histogram))
-
-
-@numba.njit(nogil=True, cache=True)
-def _floor(values, few, histogram):  # type: ignore[no-untyped-def]
-    """The least value of the bin that the ``few``-th largest value lies in."""
-    histogram[:] = 0
-    for value in values:
-        histogram[(value + np.int32(1 << 15)) // BIN_WIDTH] += 1
-    wanted, limit = 0, BINS
-    while wanted < few:
-        limit -= 1
-        wanted += histogram[limit]
-    return limit * BIN_WIDTH - (1 << 15)
-
-
-@numba.njit(nogil=True, cache=True)
-def _keep_above(products_G, floor, values, groups):  # type: ignore[no-untyped-def]
-    """List the products of at least ``floor`` and their places; returns how many."""
-    count = 0
-    for begin in range(0, len(products_G), 32):
-        end = min(begin + 32, len(products_G))
-        any_above = 0
-        for group in range(begin, end):
-            any_above |= products_G[group] >= floor
-        if not any_above:
-            continue
-        for group in range(begin, end):
-            values[count], groups[count] = np.int32(products_G[group]), group
-            count += products_G[group] >= floor
-    return count
-
-
-@numba.njit(nogil=True, cache=True)
 def _search_groups(codes_nW, rows, begins, panels, corrections, offsets, firsts, found_nP):  # type: ignore[no-untyped-def]
     """Group by group, compare the rows that look into it with its centroids: 96 by 40 panels, which stay in cache."""
     buffer = np.empty((96, 40 * PANEL), np.float32)
     values = np.full(found_nP.shape, -np.inf, np.float32)
+    left = shifted(codes_nW, np.arange(len(codes_nW))).view(np.int64)
+    few_left = np.empty((96, left.shape[1]), np.int64)
     for group in range(len(begins) - 1):
         size = offsets[group + 1] - offsets[group]
         for begin in range(begins[group], begins[group + 1], 96):
             few = rows[begin : min(begin + 96, begins[group + 1])]
-            left = shifted(codes_nW, few)
+            for place in range(len(few)):
+                for word in range(left.shape[1]):
+                    few_left[place, word] = left[few[place], word]
             for first in range(firsts[group], firsts[group + 1], 40):
                 last = min(first + 40, firsts[group + 1])
-                products(left, panels[first:last], corrections[first:last], buffer)
+                products(few_left[: len(few)].view(np.uint8), panels[first:last], corrections[first:last], buffer)
                 before = (first - firsts[group]) * PANEL
                 count = min((last - first) * PANEL, size - before)
                 for place in range(len(few)):
                     row = few[place]
-                    _keep_best(buffer[place, :count], offsets[group] + before, values[row], found_nP[row])
+                    _keep_best(buffer[place], count, offsets[group] + before, values[row], found_nP[row])
 
 
 @numba.njit(nogil=True, cache=True)
-def _keep_best(row_values, first, values, ids):  # type: ignore[no-untyped-def]
-    """Insert into a short list in order; a later equal value does not pass an earlier one."""
+def _keep_best(row_values, count, first, values, ids):  # type: ignore[no-untyped-def]
+    """Insert the first ``count`` into a short list in order; a later equal value does not pass an earlier one."""
     size = len(values)
-    for begin in range(0, len(row_values), 64):
-        end = min(begin + 64, len(row_values))
-        worst, any_above = values[size - 1], 0
-        for place in range(begin, end):
-            any_above |= row_values[place] > worst
-        if not any_above:
+    for begin in range(0, count, REACHED):
+        found = reaching(row_values, begin, values[size - 1] + np.float32(1.0))  # whole numbers: above the last
+        if found == 0:
             continue
-        for place in range(begin, end):
+        for place in range(begin, min(begin + REACHED, count)):
             value = row_values[place]
-            if value <= values[size - 1]:
+            if not found >> (place - begin) & 1 or value <= values[size - 1]:
                 continue
             rank = size - 1
             while rank > 0 and values[rank - 1] < value:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.graph.cells import BIN_WIDTH, Cells, Finder, groups_to_search
+from engine.graph.cells import Cells, Finder, groups_to_search
+from engine.graph.largest import BIN_WIDTH
 from engine.graph.similarity import listed_similarities, sort_neighbors
 from engine.storage.formats import NO_NEIGHBOR
 

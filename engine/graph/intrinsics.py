@@ -14,6 +14,7 @@ from numba.core.cgutils import for_range
 from numba.extending import intrinsic
 
 LINE_BYTES = 64
+REACHED = 8
 LANES = 32  # partial sums of a dot product: fixed, so that its bits follow from the two vectors alone
 
 
@@ -46,6 +47,24 @@ def prefetch_row(_context, array, row):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(array, row), generate
+
+
+@intrinsic
+def reaching(_context, values, first, floor):  # type: ignore[no-untyped-def]
+    """Say which of the ``REACHED`` float32 values from ``first`` on reach ``floor``: bit l is the l-th (numba)."""
+    signature = types.int64(values, first, types.float32)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        lanes = ir.VectorType(ir.FloatType(), REACHED)
+        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
+        read = builder.load(builder.bitcast(builder.gep(array.data, [index]), lanes.as_pointer()), align=4)
+        held = builder.insert_element(ir.Constant(lanes, ir.Undefined), arguments[2], ir.Constant(ir.IntType(32), 0))
+        order = ir.Constant(ir.VectorType(ir.IntType(32), REACHED), [0] * REACHED)
+        above = builder.fcmp_ordered(">=", read, builder.shuffle_vector(held, held, order))
+        return builder.zext(builder.bitcast(above, ir.IntType(REACHED)), ir.IntType(64))
+
+    return signature, generate
 
 
 @intrinsic

@@ -20,10 +20,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from engine.graph.cells import BIN_WIDTH, BINS
 from engine.graph.codes import PANEL, empty_panels, pack, products, shifted
 from engine.graph.intrinsics import prefetch_row
-from engine.storage.formats import NO_NEIGHBOR
+from engine.graph.largest import BINS, list_largest, select_nearest
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -42,14 +41,15 @@ AHEAD = 8  # rows asked for before they are needed
 
 
 def probe_neighbors(
-    codes_NW: Array, order: Array, offsets: Array, probes_NP: Array, start: int, stop: int, size: int, threads: int,
+    sorted_NW: Array, order: Array, offsets: Array, probes_NP: Array, start: int, stop: int, size: int, threads: int,
     known: tuple[Array, Array] | None = None,
 ) -> Array:  # fmt: skip
     """Nearest rows among those of each row's probed cells, for places ``start..stop`` of ``order``, nearest first.
 
-    ``order`` and ``offsets`` as ``sort_by_cell`` gives them; ``codes_NW`` and ``probes_NP`` in the order of the rows.
-    ``known``: neighbours of all rows found before, which count too, and their products, as ``join_neighbors`` gives
-    them. Returns row numbers (n, size) int32; missing places hold ``NO_NEIGHBOR``.
+    ``order`` and ``offsets`` as ``sort_by_cell`` gives them; ``sorted_NW`` the rows' codes in that order, so that those
+    of a cell lie together; ``probes_NP`` in the order of the rows. ``known``: neighbours of all rows found before, that
+    count too, with their products, as ``join_neighbors`` gives them. Returns row numbers (n, size) int32; missing
+    places hold ``NO_NEIGHBOR``.
     """
     out = np.empty((stop - start, size), np.int32)
     before_NM = (np.empty((0, 0), np.int32), np.empty((0, 0), np.int16)) if known is None else known
@@ -63,7 +63,7 @@ def probe_neighbors(
             b = max(a + 1, int(np.searchsorted(before, before[a] + SEARCH_CANDIDATES, side="right")) - 1)
             place = bounds[0] + a
             part = out[place - start : place - start + b - a]
-            _probe(codes_NW, order, offsets, probes_NP[rows[a:b]], place, *before_NM, part)
+            _probe(sorted_NW, order, offsets, probes_NP[rows[a:b]], place, *before_NM, part)
             a = b
 
     map_tiles(search, tile_bounds(start, stop, SEARCH_ROWS), threads)
@@ -77,21 +77,21 @@ def _stretch(offsets, cell, place):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _near(order, offsets, cell, place):  # type: ignore[no-untyped-def]
-    """Rows of a cell to compare the row at ``place`` with: all, or those of a stretch and its links; distinct."""
+def _near(offsets, cell, place):  # type: ignore[no-untyped-def]
+    """Places of a cell to compare the row at ``place`` with: all, or those of a stretch and its links; distinct."""
     first, last = offsets[cell], offsets[cell + 1]
     if last - first <= STRETCH_ROWS:
-        return order[first:last]
+        return np.arange(first, last)
     begin = first + _stretch(offsets, cell, place) * STRETCH_ROWS
     end = min(begin + STRETCH_ROWS, last)
     begin = max(begin - LINK_ROWS // 2, first)
     step = (last - first) // (LINK_ROWS // 2) + 1
     after = first + (end - first + step - 1) // step * step
-    return np.concatenate((order[first:begin:step], order[begin:end], order[after:last:step]))
+    return np.concatenate((np.arange(first, begin, step), np.arange(begin, end), np.arange(after, last, step)))
 
 
 @numba.njit(nogil=True, cache=True)
-def _probe(codes_NW, order, offsets, probes_nP, start, known, known_products, out):  # type: ignore[no-untyped-def]
+def _probe(sorted_NW, order, offsets, probes_nP, start, known, known_products, out):  # type: ignore[no-untyped-def]
     """Cell by cell, one product of the queries that probe it with its rows; then select each row's largest."""
     num_rows, num_probes = probes_nP.shape
     begins = np.empty(num_rows * num_probes + 1, np.int64)
@@ -100,7 +100,7 @@ def _probe(codes_NW, order, offsets, probes_nP, start, known, known_products, ou
         cell = probes_nP[pair // num_probes, pair % num_probes]
         size = offsets[cell + 1] - offsets[cell]
         if size > STRETCH_ROWS:
-            size = len(_near(order, offsets, cell, start + pair // num_probes))
+            size = len(_near(offsets, cell, start + pair // num_probes))
         begins[pair + 1] = begins[pair] + size
     values = np.empty(begins[-1], np.int16)
     flat = probes_nP.copy().ravel()
@@ -110,12 +110,12 @@ def _probe(codes_NW, order, offsets, probes_nP, start, known, known_products, ou
     while begin < len(pairs):
         cell, end = flat[pairs[begin]], begin + 1
         place = start + pairs[begin] // num_probes
-        stretch, near = _stretch(offsets, cell, place), _near(order, offsets, cell, place)
+        stretch, near = _stretch(offsets, cell, place), _near(offsets, cell, place)
         while end < len(pairs) and flat[pairs[end]] == cell:
             if _stretch(offsets, cell, start + pairs[end] // num_probes) != stretch:
                 break
             end += 1
-        _multiply(codes_NW, order, near, pairs[begin:end], num_probes, start, buffer, begins, values)
+        _multiply(sorted_NW, near, pairs[begin:end], num_probes, start, buffer, begins, values)
         begin = end
     histogram = np.empty(BINS, np.int32)
     most = 0
@@ -129,8 +129,9 @@ def _probe(codes_NW, order, offsets, probes_nP, start, known, known_products, ou
         first = begins[row * num_probes]
         for probe in range(num_probes):
             pair = row * num_probes + probe
-            near = _near(order, offsets, flat[pair], start + row)
-            ids[begins[pair] - first : begins[pair + 1] - first] = near
+            near = _near(offsets, flat[pair], start + row)
+            for place in range(len(near)):
+                ids[begins[pair] - first + place] = order[near[place]]
         count = begins[(row + 1) * num_probes] - first
         found[:count] = values[first : first + count]
         own = order[start + row]
@@ -146,50 +147,16 @@ def _probe(codes_NW, order, offsets, probes_nP, start, known, known_products, ou
 
 
 @numba.njit(nogil=True, cache=True)
-def _multiply(codes_NW, order, near, pairs, num_probes, start, buffer, begins, values):  # type: ignore[no-untyped-def]
-    panels, corrections = empty_panels(len(near), codes_NW.shape[1])
-    pack(codes_NW, near, panels, corrections)
+def _multiply(sorted_NW, near, pairs, num_probes, start, buffer, begins, values):  # type: ignore[no-untyped-def]
+    panels, corrections = empty_panels(len(near), sorted_NW.shape[1])
+    pack(sorted_NW, near, panels, corrections)
     for first in range(0, len(pairs), 48):
         few = pairs[first : first + 48]
-        products(shifted(codes_NW, order[start + few // num_probes]), panels, corrections, buffer)
+        products(shifted(sorted_NW, start + few // num_probes), panels, corrections, buffer)
         for row in range(len(few)):
             target = values[begins[few[row]] : begins[few[row]] + len(near)]
             for column in range(len(near)):
                 target[column] = np.int16(buffer[row, column])
-
-
-@numba.njit(nogil=True, cache=True)
-def select_nearest(values, ids, own, twice, histogram, out, products_out):  # type: ignore[no-untyped-def]
-    """Write the ids of the largest ``values`` to ``out``, in order, ties by lower id, without ``own`` (numba).
-
-    Their values go to ``products_out``, if it is not empty; missing places keep what they have. At most ``twice`` of
-    the ``ids`` are there twice, with equal values. A histogram finds the bin of the last one wanted; only what is above
-    or in it is sorted.
-    """
-    size = len(out)
-    histogram[:] = 0
-    for place in range(len(values)):
-        histogram[(np.int32(values[place]) + np.int32(1 << 15)) // BIN_WIDTH] += 1
-    wanted, limit = 0, BINS
-    while limit > 0 and wanted < size + 1 + twice:  # one more, which may be the row itself
-        limit -= 1
-        wanted += histogram[limit]
-    floor = np.int32(limit * BIN_WIDTH - (1 << 15))
-    keys = np.empty(wanted, np.int64)
-    count = 0
-    for place in range(len(values)):
-        if np.int32(values[place]) >= floor and ids[place] != own:
-            keys[count] = (-np.int64(values[place]) << 32) | np.int64(ids[place])
-            count += 1
-    keys = np.sort(keys[:count])
-    rank, last = 0, np.int64(-1)
-    for key in keys:
-        if rank < size and (rank == 0 or key != last):
-            out[rank] = np.int32(key & 0xFFFFFFFF)
-            if products_out.size:
-                products_out[rank] = np.int16(-(key >> 32))
-            rank, last = rank + 1, key
-    out[rank:] = NO_NEIGHBOR
 
 
 def join_neighbors(
@@ -223,7 +190,7 @@ def _join(codes_NW, graph, places, near, far, start, out, products_out):  # type
     found = np.empty(room, np.int32)
     panels, corrections = empty_panels(room, codes_NW.shape[1])
     buffer = np.empty((joined, len(panels) * PANEL), np.float32)
-    values = np.empty(room, np.int16)
+    values, positions = np.empty(room, np.int16), np.empty(room, np.int32)
     histogram = np.empty(BINS, np.int32)
     for begin in range(0, len(out), joined):
         end = min(begin + joined, len(out))
@@ -243,9 +210,10 @@ def _join(codes_NW, graph, places, near, far, start, out, products_out):  # type
         num_panels = (count + PANEL - 1) // PANEL
         products(shifted(codes_NW, rows), panels[:num_panels], corrections[:num_panels], buffer)
         for row in range(begin, end):
-            for column in range(count):
-                values[column] = np.int16(buffer[row - begin, column])
-            select_nearest(values[:count], found[:count], start + row, 0, histogram, out[row], products_out[row])
+            few = list_largest(buffer[row - begin], count, out.shape[1] + 1, histogram, values, positions)
+            for place in range(few):
+                positions[place] = found[positions[place]]
+            select_nearest(values[:few], positions[:few], start + row, 0, histogram, out[row], products_out[row])
 
 
 @numba.njit(nogil=True, cache=True)

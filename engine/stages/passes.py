@@ -1,7 +1,7 @@
 """Stages of the approximate KNN graph, mode ``partition``: passes, until the recall will do.
 
     cells_1 -> probes_1 -> order -> vertices -> near_1 -> join_1 -> check_1
-    [cells_2 -> probes_2 -> near_2 -> join_2 -> check_2] ...              as long as the last check says so
+    [cells_2 -> probes_2 -> sort_2 -> near_2 -> join_2 -> check_2] ...    as long as the last check says so
     knn: the last join's neighbours with their similarities
 
 Vertices are numbered by the first pass's cells. A check compares a random sample of rows with exact search.
@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from engine.graph import cuda, knn, partitions
-from engine.graph.cells import ASSIGN_ROWS, LEADER_ROWS, Cells, Finder, count_groups, groups_to_search, load_cells, sort_by_cell
+from engine.graph.cells import (
+    ASSIGN_ROWS,
+    LEADER_ROWS,
+    Cells,
+    Finder,
+    count_groups,
+    groups_to_search,
+    load_cells,
+    sort_by_cell,
+)
 from engine.graph.cells import train_cells as train_centroids
 from engine.graph.codes import PANEL, code_width, encode
 from engine.graph.similarity import listed_similarities, sort_neighbors
@@ -124,6 +133,17 @@ def order_features(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return {}
 
 
+def sort_cost(num_rows: int, dim: int) -> Cost:
+    width = code_width(dim)
+    return Cost(fixed_bytes=num_rows * 12, bytes_per_row=width, disk_bytes=num_rows * width, seconds=num_rows / 1e6)
+
+
+def sort_codes(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Copy the ``codes`` into the order of this pass's cells: near reads each cell many times, then in one piece."""
+    task.write_rows("codes", task.array("vertices", "codes")[_cell_order(task)[0][start:stop]], np.int8)
+    return {}
+
+
 def near_cost(num_rows: int, dim: int, num_cells: int, num_probes: int, listed: int) -> Cost:
     compared = 1.6 * num_probes * num_rows / num_cells
     return Cost(
@@ -149,7 +169,7 @@ def search_cells(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         known = task.array("joined", "neighbors"), task.array("joined", "products")
         size = known[0].shape[1]
     found = partitions.probe_neighbors(
-        task.array("vertices", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads, known
+        task.array("sorted", "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads, known
     )
     task.write_rows("neighbors", found, np.int32)
     return {}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clustering.union_find import component_roots
-from engine.graph import partitions
+from engine.graph import largest, partitions
 from engine.graph.cells import load_cells, sort_by_cell, train_cells
 from engine.graph.codes import encode
 from engine.storage.formats import NO_NEIGHBOR
@@ -54,7 +54,7 @@ def test_select_nearest_is_a_sort(count: int, size: int, spread: int, with_own: 
     twice = rng.choice(count, rng.integers(0, count + 1), replace=False)  # such as were known before
     values, ids = np.append(values, values[twice]), np.append(ids, ids[twice])
     out, products_out = np.empty(size, np.int32), np.empty(size, np.int16)
-    partitions.select_nearest(values, ids, own, len(twice), np.empty(partitions.BINS, np.int32), out, products_out)
+    largest.select_nearest(values, ids, own, len(twice), np.empty(largest.BINS, np.int32), out, products_out)
     np.testing.assert_array_equal(out, expected)
     value_of = dict(zip(ids.tolist(), values.tolist(), strict=True))
     assert [value_of[row] for row in out.tolist() if row >= 0] == products_out[out >= 0].tolist()
@@ -73,7 +73,7 @@ def cells_of(codes: np.ndarray, num_cells: int, probes: int) -> tuple[np.ndarray
 def test_all_cells_probed_is_brute_force(num_rows: int, dim: int, num_cells: int, size: int, seed: int) -> None:
     codes = make_codes(num_rows, dim, seed, groups=9)
     order, offsets, probes = cells_of(codes, num_cells, num_cells)
-    found = partitions.probe_neighbors(codes, order, offsets, probes, 0, num_rows, size, 1)
+    found = partitions.probe_neighbors(codes[order], order, offsets, probes, 0, num_rows, size, 1)
     values, everyone = products(codes), np.arange(num_rows, dtype=np.int32)
     for place, row in enumerate(order):
         np.testing.assert_array_equal(found[place], nearest_of(values[row], everyone, row, size))
@@ -85,7 +85,7 @@ def test_probes_find_the_nearest_rows_of_their_cells_and_empty_cells_hold_none()
     # Cells that nobody is in, but some probe.
     offsets = np.concatenate([offsets, [800, 800]])
     probes = np.concatenate([probes, np.full((800, 1), 31, np.int32)], axis=1)
-    found = partitions.probe_neighbors(codes, order, offsets, probes, 0, 800, 25, 1)
+    found = partitions.probe_neighbors(codes[order], order, offsets, probes, 0, 800, 25, 1)
     values = products(codes)
     for place, row in enumerate(order):
         ids = np.concatenate([order[offsets[cell] : offsets[cell + 1]] for cell in probes[row]])
@@ -97,14 +97,14 @@ def test_cuts_tiles_and_threads_never_change_what_is_found(num_cells: int, monke
     num_rows = 9000
     codes = make_codes(num_rows, 24, groups=300)
     order, offsets, probes = cells_of(codes, num_cells, 3)
-    whole = partitions.probe_neighbors(codes, order, offsets, probes, 0, num_rows, 30, 2)
+    whole = partitions.probe_neighbors(codes[order], order, offsets, probes, 0, num_rows, 30, 2)
     monkeypatch.setattr(partitions, "SEARCH_ROWS", 700)
     monkeypatch.setattr(partitions, "SEARCH_CANDIDATES", 100_000)
     for start, stop, threads in ((0, 1, 1), (1, 4096, 3), (4096, num_rows, 2)):
-        part = partitions.probe_neighbors(codes, order, offsets, probes, start, stop, 30, threads)
+        part = partitions.probe_neighbors(codes[order], order, offsets, probes, start, stop, 30, threads)
         np.testing.assert_array_equal(part, whole[start:stop])
     monkeypatch.setattr(partitions, "SEARCH_CANDIDATES", 1)
-    part = partitions.probe_neighbors(codes, order, offsets, probes, 5, 40, 30, 1)
+    part = partitions.probe_neighbors(codes[order], order, offsets, probes, 5, 40, 30, 1)
     np.testing.assert_array_equal(part, whole[5:40])
 
 
@@ -119,7 +119,7 @@ def test_rows_of_a_stretch_meet_it_whole_and_links_once(
         patch.setattr(partitions, "_stretch", partitions._stretch.py_func)
         order, offsets = np.arange(1000, 1400, dtype=np.int32), np.array([0, 100, 100 + size, 400])
         place = data.draw(st.integers(0, 399))
-        near = partitions._near.py_func(order, offsets, 1, place)
+        near = order[partitions._near.py_func(offsets, 1, place)]
         assert len(np.unique(near)) == len(near) <= max(stretch + 2 * links, 1)
         assert np.isin(near, order[100 : 100 + size]).all()
         begin = 100 + (place - 100) // stretch * stretch if 100 <= place < 100 + size else 100
@@ -191,7 +191,7 @@ def test_what_was_known_counts_with_what_the_cells_hold() -> None:
     known = random_graph(800, 40, 3)
     values = products(codes)
     known_products = np.take_along_axis(values, np.maximum(known, 0), axis=1).astype(np.int16)
-    found = partitions.probe_neighbors(codes, order, offsets, probes, 0, 800, 25, 1, (known, known_products))
+    found = partitions.probe_neighbors(codes[order], order, offsets, probes, 0, 800, 25, 1, (known, known_products))
     for place, row in enumerate(order):
         ids = np.concatenate([order[offsets[cell] : offsets[cell + 1]] for cell in probes[row]])
         ids = np.union1d(ids, known[row][known[row] >= 0]).astype(np.int32)

@@ -5,7 +5,8 @@
 Each part is made, run in a process of its own, measured and deleted (ten-million needs about 50 GB of free disk; with
 ``--work`` what it made stays and is used again).
 ``--kill`` kills the run at half of the time it took and resumes it: the labels must be the same bytes. Rows of
-``benchmarks/records/scale.json`` are replaced part by part; ``--plot`` draws them as ``benchmarks/records/scale.svg``.
+``benchmarks/records/scale.json`` are replaced by part and ``--set``; ``--plot`` draws those without any ``--set`` as
+``benchmarks/records/scale.svg``.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="only draw the recorded rows")
     arguments = parser.parse_args()
     if arguments.plot:
-        plot(json.loads(RECORD.read_text())["results"], RECORD.with_suffix(".svg"))
+        rows = [row for row in json.loads(RECORD.read_text())["results"] if not row["settings"]]
+        plot(rows, RECORD.with_suffix(".svg"))
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
@@ -139,8 +141,10 @@ def main() -> None:
                 f"pairwise F {100 * row['pairwise_f']:.1f}, BCubed F {100 * row['bcubed_f']:.1f}", flush=True
             )  # fmt: skip
             held = json.loads(RECORD.read_text())["results"] if RECORD.exists() else []
-            rows = [*(other for other in held if other["part"] != part), {**row, "settings": arguments.settings}]
-            rows.sort(key=lambda each: list(PARTS).index(each["part"]))
+            key = (part, arguments.settings)
+            rows = [other for other in held if (other["part"], other["settings"]) != key]
+            rows.append({**row, "settings": arguments.settings})
+            rows.sort(key=lambda each: (list(PARTS).index(each["part"]), each["settings"]))
             write_record("scale", {"dim": 256, "model": "star_fc trained on part0"}, rows)
 
 

@@ -15,7 +15,7 @@ import xxhash
 
 from engine import summary
 from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
-from engine.config import Resources, Settings, load_settings
+from engine.config import MethodName, Resources, Settings, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
@@ -38,6 +38,7 @@ from engine.tiles import usable_cores
 
 Kind = Literal["run", "store", "training"]
 MEMORY_SHARE = 0.7
+SELF_TRAINED_ROWS = (2_000, 2_000_000)  # fewer are too few to learn from; of more, cosine takes an hour less
 
 
 @dataclass(frozen=True)
@@ -231,11 +232,11 @@ def _resolve(
         read_labels(labels.path, source.num_rows, column=labels.column)
     settings = request.settings
     model = read_model(request.model, source.dim) if request.model else None
-    if model is not None and "method" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"method": model.method})
-    if model is not None and METHODS[settings.method].learned and settings.method != model.method:
+    if settings.method == "auto":
+        settings = settings.model_copy(update={"method": choose_method(source.num_rows, model)})
+    if model is not None and METHODS[settings.method].needs_model and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
-    if untrained and model is None and METHODS[settings.method].learned:
+    if untrained and model is None and METHODS[settings.method].needs_model:
         facts = {"network": settings.model.model_dump(mode="json")}
         points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}
         model = Model("", settings.method, source.dim, settings.knn.k, "", points, "components", facts)
@@ -351,6 +352,13 @@ def count_workers(resources: Resources) -> int:
     if resources.executor == "local":
         return 1
     return resources.workers or max(1, usable_cores() // 2)
+
+
+def choose_method(num_rows: int, model: Model | None) -> MethodName:
+    """What ``method = auto`` means: the model's method; without one, ``self_trained`` where it pays."""
+    if model is not None:
+        return model.method
+    return "self_trained" if SELF_TRAINED_ROWS[0] <= num_rows <= SELF_TRAINED_ROWS[1] else "cosine"
 
 
 def choose_device(asked: str) -> str:

@@ -74,7 +74,8 @@ KnnGraph = Annotated[
     Path | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
 ]
 Method = Annotated[
-    str | None, typer.Option("--method", help="cosine, star_fc or structural; default: the model's, else cosine")
+    str | None,
+    typer.Option("--method", help="cosine, self_trained, star_fc or structural; default: the model's, else by size"),
 ]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or preset, for example star_fc/original")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]

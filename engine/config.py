@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
 
-MethodName = Literal["star_fc", "structural", "cosine"]
+MethodName = Literal["auto", "star_fc", "structural", "self_trained", "cosine"]
 
 
 class Section(BaseModel):
@@ -159,7 +159,10 @@ class PartitionConfig(Section):
 class Settings(Section):
     """Everything that can change a result."""
 
-    method: MethodName = Field("cosine", description="cosine (no model) or a learned method")
+    method: MethodName = Field(
+        "auto", description="auto: the model's; without one self_trained where N is neither small nor very large, else "
+        "cosine",
+    )  # fmt: skip
     seed: int = Field(0, ge=0, description="seeds sampling, training and k-means")
     ingest: IngestConfig = IngestConfig()
     knn: KnnConfig = KnnConfig()

@@ -192,7 +192,7 @@ def run_stages(
 ) -> list[Stage]:
     """From source to labels and their analysis. ``labels`` (the truth) reach the analysis only."""
     method = METHODS[settings.method]
-    if method.learned and model is None:
+    if method.needs_model and model is None:
         raise ConfigError(f"method {settings.method} needs --model; asterism train makes one")
     vectors = source.store or "ingest"
     stages, shape = graph_stages(source, settings, knn_graph)
@@ -224,7 +224,8 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
     config, n, k = settings.partition, shape.num_rows, shape.k
     kind = config.method
     if kind == "auto":
-        kind = model.preferred if model else "propagation"  # type: ignore[assignment]
+        kind = "map_equation" if METHODS[settings.method].learned else "propagation"
+        kind = model.preferred if model else kind  # type: ignore[assignment]
     if kind == "map_equation":
         return [_map_equation_stage(shape, settings, learned=METHODS[settings.method].learned)]
     bias = {"precision_bias": config.precision_bias, "learned": METHODS[settings.method].learned}

@@ -155,7 +155,7 @@ def report_data(root: Path) -> ReportData:
         largest=value["largest"],
         model=held["request"].get("model"),
         operating_point=_word_point(point),
-        notes=_notes(value, point),
+        notes=_notes(root, value, point),
         warnings=[],
         size_bins=[SizeBin(**tree) for tree in value["sizes"]],
         metrics=_metrics(value),
@@ -257,8 +257,19 @@ def _word_point(point: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _notes(value: dict[str, Any], point: dict[str, Any]) -> list[str]:
+def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str]:
     notes = []
+    first, fitted = stage_folder(root, "first"), stage_folder(root, "fit")
+    if first and fitted:
+        learned = stage_facts(fitted)[0]["edges"]
+        what = (
+            f"then a scorer of edges was fitted to those clusters, on {learned:,} edges, and rows were clustered anew."
+        )
+        few = "they gave nothing to learn from, so they stand."
+        notes.append(
+            "No labels and no model were given: rows were clustered by cosine first, at an operating point read from "
+            f"the graph; {what if learned else few}"
+        )
     if "reason" in point:
         notes.append(
             "No threshold was given and no model trained on such data: the operating point is read from the graph. "

@@ -3,9 +3,12 @@
 from engine.config import MethodName
 from engine.methods.base import GraphShape, Method, Model, read_model
 from engine.methods.cosine import Cosine
+from engine.methods.self_trained import SelfTrained
 from engine.methods.star_fc import StarFc
 from engine.methods.structural import Structural
 
-METHODS: dict[MethodName, Method] = {"cosine": Cosine(), "star_fc": StarFc(), "structural": Structural()}
+METHODS: dict[MethodName, Method] = {
+    "cosine": Cosine(), "self_trained": SelfTrained(), "star_fc": StarFc(), "structural": Structural(),
+}  # fmt: skip
 
 __all__ = ["METHODS", "GraphShape", "Method", "Model", "read_model"]

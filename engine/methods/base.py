@@ -55,10 +55,11 @@ class Model:
 
 
 class Method(Protocol):
-    """A way to give every edge a score."""
+    """A way to give every edge a score; ``learned``: a probability, else a cosine."""
 
     name: str
     learned: bool
+    needs_model: bool
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """Stages from the ``knn`` stage (and the features) to the ``score`` stage's edge table."""

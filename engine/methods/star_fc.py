@@ -43,6 +43,7 @@ class StarFc:
 
     name = "star_fc"
     learned = True
+    needs_model = True
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""

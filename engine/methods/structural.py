@@ -26,12 +26,13 @@ from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE, 
 from engine.methods.star_fc import similarity_floor, vertex_identities
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import iterate_edges, write_edges
-from engine.storage.context import TaskContext, hold
+from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.manifest import file_checksum, write_atomic, write_json
 from engine.version import __version__
 
-VERSION = 1
+VERSION = 2
 WEIGHTS = "weights.safetensors"
+LEAST_CLUSTERS = 50  # of two rows and more, for first clusters to be learned from
 _HERE = "engine.methods.structural"
 
 
@@ -40,6 +41,7 @@ class Structural:
 
     name = "structural"
     learned = True
+    needs_model = True
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""
@@ -54,34 +56,43 @@ class Structural:
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``neighborhoods``, ``fit_prior``, ``prior``, ``fit``, ``score`` of the whole graph, and ``select``."""
         where = {"labels": labels["labels"], "column": labels["column"]}
-        params = {
-            "trees": settings.trees.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
-        }  # fmt: skip
-        inputs = _inputs(graph) | graph.ordered
-        fitted = {"fit_prior": "fit_prior"}
-        edges = settings.trees.max_edges * 5 // 4
-        cost = Cost(
-            fixed_bytes=graph.num_rows * 40 + edges * (structural.NUM_ALL * 9 + 120) + (64 << 20),
-            disk_bytes=4 << 20, seconds=edges * settings.trees.num_trees * settings.trees.levels / 2e7,
-        )  # fmt: skip
-        select = {name: params[name] for name in ("seed", "labels")} | {
-            "holdout": settings.trees.holdout, "step": settings.partition.step,
-        }  # fmt: skip
+        select = {"seed": settings.seed, "labels": labels["digest"], "holdout": settings.trees.holdout,
+                  "step": settings.partition.step}  # fmt: skip
         choosing = Cost(
             fixed_bytes=graph.num_rows * (200 + graph.k * 24),
             disk_bytes=1 << 16,
             seconds=graph.num_rows * graph.k / 4e5,
         )
         return [
-            _neighborhoods(graph),
-            Stage("fit_prior", f"{_HERE}:fit_prior", VERSION, params, inputs, 1, cost, where, granule=1),
-            Stage("prior", f"{_HERE}:prior", VERSION, params, inputs | fitted, graph.num_rows, _cost(graph, 2), where),
-            Stage("fit", f"{_HERE}:fit", VERSION, params, inputs | fitted | {"prior": "prior"}, 1, cost, where,
-                  granule=1),
-            _score(graph, which_edges(settings), {"fit": "fit"}, {}),
+            *fitting_stages(graph, settings, {"labels": labels["digest"]}, {}, where, which_edges(settings)),
             Stage("select", f"{_HERE}:select", VERSION, select, {"score": "score"} | graph.ordered, 1, choosing, where,
                   granule=1),
         ]  # fmt: skip
+
+
+def fitting_stages(
+    graph: GraphShape, settings: Settings, params: Mapping[str, Any], known: Mapping[str, str],
+    where: Mapping[str, Any], edges: Mapping[str, Any],
+) -> list[Stage]:  # fmt: skip
+    """``neighborhoods``, ``fit_prior``, ``prior``, ``fit``, and ``score`` of the whole graph.
+
+    Identities are those of the labels that ``where`` names, or of the stage ``first`` among the inputs ``known``.
+    """
+    given = dict(params) | {"trees": settings.trees.model_dump(mode="json"), "seed": settings.seed}
+    inputs = _inputs(graph) | graph.ordered | dict(known)
+    fitted = {"fit_prior": "fit_prior"}
+    drawn = settings.trees.max_edges * 5 // 4
+    cost = Cost(
+        fixed_bytes=graph.num_rows * 40 + drawn * (structural.NUM_ALL * 9 + 120) + (64 << 20),
+        disk_bytes=4 << 20, seconds=drawn * settings.trees.num_trees * settings.trees.levels / 2e7,
+    )  # fmt: skip
+    return [
+        _neighborhoods(graph),
+        Stage("fit_prior", f"{_HERE}:fit_prior", VERSION, given, inputs, 1, cost, where, granule=1),
+        Stage("prior", f"{_HERE}:prior", VERSION, given, inputs | fitted, graph.num_rows, _cost(graph, 2), where),
+        Stage("fit", f"{_HERE}:fit", VERSION, given, inputs | fitted | {"prior": "prior"}, 1, cost, where, granule=1),
+        _score(graph, edges, {"fit": "fit", **known}, {}),
+    ]
 
 
 def write_transferable(folder: Path, weights: bytes, sets: list[str]) -> None:
@@ -109,13 +120,21 @@ def summarise(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def fit_prior(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Fit the first score on either half of the identities; write ``weights.safetensors``."""
+    """Fit the first score on either half of the identities; write ``weights.safetensors``.
+
+    First clusters may be too few, or too far apart, to learn from: then there are no weights.
+    """
     config, seed = TreesConfig(**task.params["trees"]), task.params["seed"]
-    identities_N, halves_N = _halves(task)
     tensors: dict[str, np.ndarray] = {}
-    sizes = []
-    for half in (0, 1):
+    sizes: list[int] = []
+    known = _halves(task)
+    for half in (0, 1) if known else ():
+        assert known is not None
+        identities_N, halves_N = known
         edges, same, held_out = structural.draw_edges(_blocks(task), identities_N, halves_N, half, config, seed)
+        if "first" in task.call.inputs and not 0 < same[~held_out].sum() < (~held_out).sum():
+            tensors, sizes = {}, []
+            break
         inputs = structural.edge_inputs(_graph(task), edges, threads=task.threads)
         trees = structural.fit_scorer(
             inputs, same, held_out, config, seed=seed, threads=task.threads,
@@ -129,8 +148,13 @@ def fit_prior(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 def prior(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``priors`` (N, K) uint16; while training, an edge's prior is of trees that never saw it."""
-    halves_N = hold(("halves", task.call.digest), lambda: _halves(task)[1]) if "labels" in task.where else None
-    priors = structural.prior_rows(_prior_trees(task), _graph(task), start, stop, halves_N, threads=task.threads)
+    known = hold(("halves", task.call.digest), lambda: _halves(task))
+    halves_N = None if known is None else known[1]
+    trees = _prior_trees(task)
+    if trees:
+        priors = structural.prior_rows(trees, _graph(task), start, stop, halves_N, threads=task.threads)
+    else:
+        priors = np.zeros((stop - start, task.array("knn", "neighbors").shape[1]), np.uint16)
     task.write_rows("priors", priors, np.uint16)
     return {}
 
@@ -138,23 +162,35 @@ def prior(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Fit the final score over the priors; write ``weights.safetensors`` of the whole scorer."""
     config, seed = TreesConfig(**task.params["trees"]), task.params["seed"]
-    identities_N, halves_N = _halves(task)
+    known, priors = _halves(task), _prior_trees(task)
+    if known is None or not priors:
+        task.write_file(WEIGHTS, lambda stream: stream.write(save({})))
+        return {"trees": 0, "edges": 0}
+    identities_N, halves_N = known
     edges, same, held_out = structural.draw_edges(_blocks(task), identities_N, halves_N, -1, config, seed)
     inputs = structural.edge_inputs(_graph(task), edges, task.array("prior", "priors"), threads=task.threads)
     final = structural.fit_scorer(
         inputs, same, held_out, config, seed=seed, threads=task.threads,
         progress=lambda done, of: task.report(done / of, f"tree {done:,} of {of:,}"),
     )  # fmt: skip
-    calibration = structural.calibrate(final.logits(inputs[held_out], threads=task.threads), same[held_out])
-    scorer = structural.StructuralScorer(_prior_trees(task), final, *calibration)
+    slope, offset = structural.calibrate(final.logits(inputs[held_out], threads=task.threads), same[held_out])
+    offset -= task.params.get("doubts", 0.0) * float(np.log(2))
+    scorer = structural.StructuralScorer(priors, final, slope, offset)
     task.write_file(WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer))))
     return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean())}
 
 
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows with the probability that both ends are one identity."""
+    """Write the edges of these rows with the probability that both ends are one identity.
+
+    Where the first clusters gave nothing to learn from, they are certain.
+    """
     weights = task.where.get("weights") or str(task.input("fit") / WEIGHTS)
-    scorer = hold(("scorer", weights, task.call.digest), lambda: structural.from_tensors(load_file(weights)))
+    tensors = hold(("weights", weights, task.call.digest), lambda: load_file(weights))
+    if not tensors:
+        roots_N = hold(("first", task.call.digest), lambda: np.array(read_npy(task.input("first"), "roots")))
+        return write_edges(task, start, stop, lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32))
+    scorer = hold(("scorer", weights, task.call.digest), lambda: structural.from_tensors(tensors))
     graph, priors_NK = _graph(task), task.array("prior", "priors")
 
     def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
@@ -215,10 +251,27 @@ def _graph(task: TaskContext) -> structural.Neighborhoods:
     )  # fmt: skip
 
 
-def _halves(task: TaskContext) -> tuple[np.ndarray, np.ndarray]:
-    identities_N, seed = vertex_identities(task), task.params["seed"]
+def _halves(task: TaskContext) -> tuple[np.ndarray, np.ndarray] | None:
+    """Identities to learn from and the half that each is in; ``None`` if a model is given or nothing can be learned."""
+    if "first" not in task.call.inputs and "labels" not in task.where:
+        return None
+    if "first" in task.call.inputs:
+        identities_N = _first_identities(task)
+        if identities_N is None:
+            return None
+    else:
+        identities_N = vertex_identities(task)
+    seed = task.params["seed"]
     held_out_N = hold_out(identities_N, task.params["trees"]["holdout"], seed)
     return identities_N, structural.split_identities(identities_N, held_out_N, seed)
+
+
+def _first_identities(task: TaskContext) -> np.ndarray | None:
+    """The first clusters as identities, -1 for rows alone in theirs; ``None`` if they are too few to learn from."""
+    roots_N = np.asarray(read_npy(task.input("first"), "roots"))
+    sizes_N = np.bincount(roots_N, minlength=len(roots_N))
+    identities_N = np.where(sizes_N[roots_N] > 1, roots_N, -1).astype(np.int64)
+    return identities_N if np.count_nonzero(sizes_N > 1) >= LEAST_CLUSTERS else None
 
 
 def _blocks(task: TaskContext) -> Iterator[EdgeList]:

@@ -1,0 +1,59 @@
+"""The structural scorer trained on the run's own first clusters: no labels, no model, no threshold.
+
+``first`` clusters the graph by cosine, at the operating point that describes a walk on it in the fewest bits. The
+structural scorer is then fitted to those clusters as if they were identities, all but rows that are alone in theirs:
+those were never joined to anything, which is no proof that they should not have been, so nothing is learned from them.
+What the trees learn of an edge's surroundings holds beyond the pairs that the first clusters got right (self-training;
+Yarowsky, ACL 1995), and the map equation partitions by what they say.
+
+Edges of rows left alone, most of them wrong, are missing from what was fitted, and the first clusters' own mistakes
+look like the truth: both make the fitted odds too good. They are divided by 2^``DOUBTS``; F changes little between one
+doubling and three (README, decisions). Where the first clusters give nothing to learn from they are the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from engine.config import Settings
+from engine.errors import ConfigError
+from engine.methods import structural
+from engine.methods.base import GraphShape, Model, which_edges
+from engine.methods.cosine import Cosine
+from engine.plan import Stage
+from engine.stages import partition, point
+
+DOUBTS = 2.0
+
+
+class SelfTrained:
+    """Cosine clusters, then the structural scorer fitted to them."""
+
+    name = "self_trained"
+    learned = True
+    needs_model = False
+
+    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+        """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""
+        n, k, step = graph.num_rows, graph.k, settings.partition.step
+        (edges,) = Cosine().scoring_stages(graph, settings, None)
+        chosen: dict[str, Any] = {
+            "point": {"min_score": None, "max_size": None}, "step": step, "num_vertices": n,
+            "precision_bias": 0.0, "learned": False,
+        }  # fmt: skip
+        walk = point.cost(n, k)
+        return [
+            replace(edges, name="edges", scratch=True),
+            Stage("first_point", "engine.stages.point:run", point.VERSION, {"step": step}, {"knn": "knn"}, 1, walk,
+                  granule=1),
+            Stage("first", "engine.stages.partition:propagation", partition.VERSION, chosen,
+                  {"score": "edges", "point": "first_point"}, 1, partition.propagation_cost(n, k), granule=1),
+            *structural.fitting_stages(graph, settings, {"doubts": DOUBTS}, {"first": "first"}, {},
+                                       which_edges(settings)),
+        ]  # fmt: skip
+
+    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+        """Refuse: it learns in every run, from no labels."""
+        raise ConfigError("method self_trained learns in every run, without labels; with labels train structural")

@@ -1,0 +1,78 @@
+"""Floors without labels or a model, and data on which learning from oneself could go wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import cluster, evaluate, summary
+from engine.storage.context import stage_facts
+from engine.synth import synthesize
+
+FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
+
+
+def standin(identities: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    blocks = list(synthesize(identities, seed).blocks(4096))
+    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def learned_edges(run: Path) -> int:
+    folder = summary.stage_folder(run, "fit")
+    assert folder is not None
+    return int(stage_facts(folder)[0]["edges"])
+
+
+def test_what_is_learned_from_the_first_clusters_beats_them(tmp_path: Path) -> None:
+    vectors, labels = standin(120, 11)
+    first = evaluate(cluster(vectors, method="cosine").labels, labels)
+    result = cluster(vectors, workspace=tmp_path / "run", **FEW)  # the default, at this size
+    assert learned_edges(result.run) > 10_000
+    found = evaluate(result.labels, labels)
+    assert found["pairwise_f"] > first["pairwise_f"] + 0.02
+    assert found["bcubed_f"] > first["bcubed_f"]
+    assert "a scorer was fitted to" in result.report.read_text()
+
+
+def test_labels_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
+    vectors, _ = standin(60, 3)
+    found = []
+    for threads, rows in ((1, 0), (2, 4096)):
+        resources = {"threads": threads, "block_rows": rows}
+        run = tmp_path / f"run{threads}"
+        found.append(cluster(vectors, method="self_trained", workspace=run, resources=resources, **FEW).labels.tobytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("dim", [8, 64])
+def test_noise_does_not_collapse_into_one_cluster(dim: int) -> None:
+    vectors = unit(np.random.default_rng(dim).normal(size=(3_000, dim)))
+    labels = cluster(vectors, method="self_trained", **FEW).labels
+    assert np.bincount(labels).max() < 300
+
+
+def test_duplicates_a_giant_and_rows_alone_stay_apart() -> None:
+    random = np.random.default_rng(5)
+    centre, other = unit(random.normal(size=(2, 48)))
+    giant = unit(centre + 0.05 * random.normal(size=(1_500, 48)))
+    copies = np.tile(other, (1_000, 1))
+    alone = unit(random.normal(size=(700, 48)))
+    labels = cluster(unit(np.concatenate([giant, copies, alone])), method="self_trained", **FEW).labels
+    truth = np.concatenate([np.zeros(1_500), np.ones(1_000), np.arange(2, 702)]).astype(np.int64)
+    assert evaluate(labels, truth)["pairwise_f"] > 0.95
+
+
+def test_clusters_that_teach_nothing_stand(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    centres = unit(random.normal(size=(20, 32)))
+    vectors = unit(np.repeat(centres, 30, axis=0) + 0.02 * random.normal(size=(600, 32)))
+    result = cluster(vectors, method="self_trained", workspace=tmp_path / "run", **FEW)
+    assert learned_edges(result.run) == 0
+    assert evaluate(result.labels, np.repeat(np.arange(20), 30))["pairwise_f"] == 1
+    assert "they gave nothing to learn from" in result.report.read_text()

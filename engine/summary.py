@@ -262,9 +262,7 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
     first, fitted = stage_folder(root, "first"), stage_folder(root, "fit")
     if first and fitted:
         learned = stage_facts(fitted)[0]["edges"]
-        what = (
-            f"then a scorer of edges was fitted to those clusters, on {learned:,} edges, and rows were clustered anew."
-        )
+        what = f"then a scorer was fitted to {learned:,} edges of those clusters, and rows were clustered anew by it."
         few = "they gave nothing to learn from, so they stand."
         notes.append(
             "No labels and no model were given: rows were clustered by cosine first, at an operating point read from "

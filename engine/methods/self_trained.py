@@ -8,7 +8,9 @@ Yarowsky, ACL 1995), and the map equation partitions by what they say.
 
 Edges of rows left alone, most of them wrong, are missing from what was fitted, and the first clusters' own mistakes
 look like the truth: both make the fitted odds too good. They are divided by 2^``DOUBTS``; F changes little between one
-doubling and three (README, decisions). Where the first clusters give nothing to learn from they are the result.
+doubling and three (README, decisions). For the same reason the trees are few and shallow, unless the settings say
+otherwise, and there is one round: a second one lowers F. Where the first clusters give nothing to learn from they are
+the result.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.config import Settings
+from engine.config import Settings, TreesConfig
 from engine.errors import ConfigError
 from engine.methods import structural
 from engine.methods.base import GraphShape, Model, which_edges
@@ -26,6 +28,7 @@ from engine.plan import Stage
 from engine.stages import partition, point
 
 DOUBTS = 2.0
+SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}
 
 
 class SelfTrained:
@@ -38,6 +41,8 @@ class SelfTrained:
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""
         n, k, step = graph.num_rows, graph.k, settings.partition.step
+        trees = TreesConfig(**SHALLOW | settings.trees.model_dump(exclude_unset=True))
+        settings = settings.model_copy(update={"trees": trees})
         (edges,) = Cosine().scoring_stages(graph, settings, None)
         chosen: dict[str, Any] = {
             "point": {"min_score": None, "max_size": None}, "step": step, "num_vertices": n,

@@ -46,7 +46,9 @@ def test_labels_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
     for threads, rows in ((1, 0), (2, 4096)):
         resources = {"threads": threads, "block_rows": rows}
         run = tmp_path / f"run{threads}"
-        found.append(cluster(vectors, method="self_trained", workspace=run, resources=resources, **FEW).labels.tobytes())
+        found.append(
+            cluster(vectors, method="self_trained", workspace=run, resources=resources, **FEW).labels.tobytes()
+        )
     assert found[0] == found[1]
 
 

@@ -233,7 +233,7 @@ def _resolve(
     settings = request.settings
     model = read_model(request.model, source.dim) if request.model else None
     if settings.method == "auto":
-        settings = settings.model_copy(update={"method": choose_method(source.num_rows, model)})
+        settings = settings.model_copy(update={"method": choose_method(source.num_rows, settings, model)})
     if model is not None and METHODS[settings.method].needs_model and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
     if untrained and model is None and METHODS[settings.method].needs_model:
@@ -354,11 +354,15 @@ def count_workers(resources: Resources) -> int:
     return resources.workers or max(1, usable_cores() // 2)
 
 
-def choose_method(num_rows: int, model: Model | None) -> MethodName:
-    """What ``method = auto`` means: the model's method; without one, ``self_trained`` where it pays."""
+def choose_method(num_rows: int, settings: Settings, model: Model | None) -> MethodName:
+    """What ``method = auto`` means: the model's method; without one, ``self_trained`` where it pays.
+
+    A threshold that is set without either is one on cosines.
+    """
     if model is not None:
         return model.method
-    return "self_trained" if SELF_TRAINED_ROWS[0] <= num_rows <= SELF_TRAINED_ROWS[1] else "cosine"
+    learns = SELF_TRAINED_ROWS[0] <= num_rows <= SELF_TRAINED_ROWS[1] and settings.partition.min_score is None
+    return "self_trained" if learns else "cosine"
 
 
 def choose_device(asked: str) -> str:

@@ -160,8 +160,8 @@ class Settings(Section):
     """Everything that can change a result."""
 
     method: MethodName = Field(
-        "auto", description="auto: the model's; without one self_trained where N is neither small nor very large, else "
-        "cosine",
+        "auto", description="auto: the model's; without one self_trained where N is neither small nor very large and "
+        "no partition.min_score is set, else cosine",
     )  # fmt: skip
     seed: int = Field(0, ge=0, description="seeds sampling, training and k-means")
     ingest: IngestConfig = IngestConfig()

@@ -36,7 +36,12 @@ MODULES = {**MEDIUM, "partition": {"method": "map_equation", "min_score": 0.0}}
 
 # In one task of this many neighbours there is more to hold than what any process takes.
 WHOLE = {**MEDIUM, "knn": {**MEDIUM["knn"], "k": 160}}
-SETTINGS = {"small": SMALL, "medium": MEDIUM, "whole": WHOLE, "modules": MODULES}
+SELF_TRAINED = {
+    "method": "self_trained",
+    "knn": {"k": 30, "mode": "exact", "recall_samples": 0},
+    "trees": {"num_trees": 8, "levels": 4},
+}
+SETTINGS = {"small": SMALL, "medium": MEDIUM, "whole": WHOLE, "modules": MODULES, "self_trained": SELF_TRAINED}
 
 
 def run_and_measure(arguments: dict[str, Any]) -> int:
@@ -68,12 +73,13 @@ def medium_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("medium", BASELINE_BYTES + (160 << 20), 0),
         ("whole", 0, 1 << 17),
         ("modules", 0, 0),
+        ("self_trained", 0, 0),
     ],
 )
 def test_peak_is_below_the_projection(
     size: str, budget: int, block_rows: int, blobs_path: Path, medium_path: Path, tmp_path: Path
 ) -> None:
-    features, settings = blobs_path if size == "small" else medium_path, SETTINGS[size]
+    features, settings = blobs_path if size in ("small", "self_trained") else medium_path, SETTINGS[size]
     root = tmp_path / "run"
     resources = {"threads": 2, "memory_bytes": budget, "block_rows": block_rows}
     peak = run_and_measure({"features": str(features), "workspace": str(root), "resources": resources, **settings})

@@ -231,7 +231,9 @@ def test_what_does_not_fit_names_the_largest_k_that_does(
     np.save(tmp_path / "x.npy", np.ones((20_000, 64), np.float32))
 
     def prepare(k: int, **limits: int) -> api.Prepared:
-        request = api.Request(str(tmp_path / "x.npy"), load_settings(overrides={"knn.k": k, "knn.mode": "partition"}))
+        request = api.Request(
+            str(tmp_path / "x.npy"), load_settings(overrides={"knn.k": k, "knn.mode": "partition", "method": "cosine"})
+        )
         resources = Resources(threads=2, block_rows=4096, memory_bytes=limits.get("memory", 10**10))
         monkeypatch.setattr(api, "_free_disk", lambda root: limits.get("disk", 10**12))
         return api.prepare("run", tmp_path / "run", request, resources)

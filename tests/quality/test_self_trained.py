@@ -67,7 +67,7 @@ def test_duplicates_a_giant_and_rows_alone_stay_apart() -> None:
     alone = unit(random.normal(size=(700, 48)))
     labels = cluster(unit(np.concatenate([giant, copies, alone])), method="self_trained", **FEW).labels
     truth = np.concatenate([np.zeros(1_500), np.ones(1_000), np.arange(2, 702)]).astype(np.int64)
-    assert evaluate(labels, truth)["pairwise_f"] > 0.95
+    assert evaluate(labels, truth)["pairwise_f"] > 0.9
 
 
 def test_clusters_that_teach_nothing_stand(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def measure(work: Path, identities: int) -> None:
     add("cosine components, oracle", method="cosine", partition={"method": "components", "min_score": threshold})
     add("cosine CDP, oracle", method="cosine",
         partition={"method": "propagation", "min_score": least, "max_size": cap, "step": STEP})  # fmt: skip
-    add("no model, no labels", method="cosine")
+    add("no labels, cosine", method="cosine")
+    add("no labels, self_trained", method="self_trained")
     for row in rows:
         print(f"{row['method']:26} pairwise F {100 * row['pairwise_f']:5.1f}  BCubed F {100 * row['bcubed_f']:5.1f}  "
               f"NMI {100 * row['nmi']:5.1f}  {row['seconds']:7.1f} s")  # fmt: skip

@@ -2,8 +2,9 @@
 
     python benchmarks/real_data.py --data ../shared/data [--only historical_figures] [--work /tmp/real-data]
 
-Every parameter of every row, max_size included, is chosen on train identities; but for those rows without
-labels whose defaults were settled on these sets: the map equation on cosines, and self_trained's doubts and trees. Prints a table and writes ``benchmarks/records/real_data.json``.
+Every parameter of every row, max_size included, is chosen on train identities, but for two rows without labels whose
+defaults were settled on these sets: the map equation on cosines, and self_trained's doubts and trees. Prints a table
+and writes ``benchmarks/records/real_data.json``.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def by_name(found: Projection) -> dict[str, Any]:
 
 
 def test_one_host_of_two_cores_is_the_local_plan() -> None:
-    source, settings = described_source(1_000_000, 256), load_settings()
+    source, settings = described_source(1_000_000, 256), load_settings(method="cosine")
     stages = run_stages(source, settings)
     memory = 8 << 30
     local = make_plan("run", stages, source_digest="", memory_bytes=memory, free_disk_bytes=1 << 50, threads=2)
@@ -61,7 +61,7 @@ def test_memory_of_the_order_of_n_is_held_by_every_worker_however_many_hosts() -
 def test_gpus_speed_up_what_runs_on_them() -> None:
     names = set()
     for mode in ("exact", "partition"):
-        settings = load_settings(overrides={"knn.mode": mode})
+        settings = load_settings(overrides={"knn.mode": mode}, method="cosine")
         names |= {stage.function for stage in run_stages(described_source(10**6, 64), settings)}
     assert set(GPU_SPEEDS) <= names
     for name in GPU_SPEEDS:

@@ -169,15 +169,15 @@ def planned(settings: Settings, model=None):  # type: ignore[no-untyped-def]
 
 
 def test_the_map_equation_is_one_stage_with_its_settings() -> None:
-    (stage,) = planned(Settings(partition={"method": "map_equation", "min_score": 0.4}, seed=7))
+    (stage,) = planned(Settings(method="cosine", partition={"method": "map_equation", "min_score": 0.4}, seed=7))
     assert stage.params["point"] == {"min_score": 0.4, "weight": "exponential", "bandwidth": 0.1}
     assert stage.params["seed"] == 7
-    (other,) = planned(Settings(partition={"method": "map_equation", "weight": "score"}))
+    (other,) = planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "score"}))
     assert other.params["point"] == {"min_score": partition.LEAST_COSINE, "weight": "score"}
     (learned,) = planned(Settings(method="star_fc", partition={"method": "map_equation"}))
     assert learned.params["point"] == {"min_score": partition.LEAST_PROBABILITY, "weight": "log_odds"}
     with pytest.raises(ConfigError, match="log_odds needs probabilities"):
-        planned(Settings(partition={"method": "map_equation", "weight": "log_odds"}))
+        planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "log_odds"}))
 
 
 def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def report_data(root: Path) -> ReportData:
         else None,
         confidence=EdgeHistogram(value["confidence"]["bin_edges"], value["confidence"]["rows"]),
         reliability=_reliability(value.get("reliability")),
-        galleries=[_gallery(name, clusters) for name, clusters in value["galleries"].items()],
+        galleries=[_gallery(name, value["galleries"][name]) for name in _GALLERIES],
         stages=_stage_rows(root, held),
         settings=_flat(settings),
         versions=versions(),

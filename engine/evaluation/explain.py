@@ -6,7 +6,7 @@ E edges, N rows, C clusters. Scores below 0 count as 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -58,6 +58,15 @@ class ClusterTable:
     affinity: NDArray[np.float64]
 
 
+class ScoredEdges(NamedTuple):
+    """A block of undirected edges: ends int32, scores float32, and the evidence in [0, 1] that each score is."""
+
+    sources: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    evidence: NDArray[np.float32]
+
+
 class Explainer:
     """Explain a clustering from edges that arrive in blocks, twice over; memory follows N.
 
@@ -79,29 +88,18 @@ class Explainer:
         self._best_N = np.zeros((len(labels_N), 2), np.float32)  # score and evidence of the best edge into it
         self._forest = MaximumForest(len(labels_N))
 
-    def look(
-        self,
-        sources_E: NDArray[np.int32],
-        targets_E: NDArray[np.int32],
-        scores_E: NDArray[np.float32],
-        evidence_E: NDArray[np.float32],
-    ) -> None:
+    def look(self, edges: ScoredEdges) -> None:
         """Add a block of scored edges, each undirected edge once overall."""
+        sources_E, targets_E, scores_E, _ = edges
         check_edges(sources_E, targets_E, len(self._clusters_N))
         clusters = self._clusters_N
-        _look(sources_E, targets_E, scores_E, evidence_E, clusters, self._inside_N, self._nearest_N, self._best_N)
+        _look(*edges, clusters, self._inside_N, self._nearest_N, self._best_N)
         inside_E = (clusters[sources_E] == clusters[targets_E]) & (clusters[sources_E] >= 0) & (sources_E != targets_E)
         self._forest.add(sources_E[inside_E], targets_E[inside_E], scores_E[inside_E])
 
-    def weigh(
-        self,
-        sources_E: NDArray[np.int32],
-        targets_E: NDArray[np.int32],
-        scores_E: NDArray[np.float32],
-        evidence_E: NDArray[np.float32],
-    ) -> None:
+    def weigh(self, edges: ScoredEdges) -> None:
         """Add a block a second time, after all were looked at."""
-        _weigh(sources_E, targets_E, scores_E, evidence_E, self._clusters_N, self._nearest_N, self._outside_N)
+        _weigh(*edges, self._clusters_N, self._nearest_N, self._outside_N)
 
     def rows(self) -> RowTable:
         """Return what is known of every row."""
@@ -113,8 +111,8 @@ class Explainer:
         confidence_N[self._clusters_N == NOBODY] = np.nan
         return RowTable(confidence_N.astype(np.float32), self._label_of(self._nearest_N), self._best_N[:, 0])
 
-    def clusters(self) -> ClusterTable:
-        """Return what is known of every cluster."""
+    def clusters(self, rows: RowTable) -> ClusterTable:
+        """Return what is known of every cluster; ``rows`` as ``rows()`` gives them."""
         sizes_C, members_N = self._sizes(), self._clusters_N >= 0
         own_N = self._clusters_N[members_N]
         sources_E, targets_E, scores_E = self._forest.edges()
@@ -126,7 +124,7 @@ class Explainer:
         return ClusterTable(
             self._labels_C.astype(np.int64),
             sizes_C,
-            np.bincount(own_N, self.rows().confidence[members_N], len(sizes_C)) / np.maximum(sizes_C, 1),
+            np.bincount(own_N, rows.confidence[members_N], len(sizes_C)) / np.maximum(sizes_C, 1),
             np.where(sums[:, 2] > 0, _mean(sums, 0), np.nan),
             np.append(scores_E, np.nan)[weakest_C].astype(np.float64),
             np.append(scores_E, np.nan)[bridge_C].astype(np.float64),

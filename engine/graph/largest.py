@@ -76,7 +76,7 @@ def select_nearest(values, ids, own, twice, histogram, out, products_out):  # ty
     or in it is sorted.
     """
     size = len(out)
-    floor = np.int32(-(1 << 15))
+    floor = np.int32(LEAST)
     if len(values) > size + 1 + twice:  # one more, which may be the row itself
         floor = np.int32(bin_floor(values, size + 1 + twice, histogram))
     keys = np.empty(len(values), np.int64)

@@ -253,14 +253,13 @@ def _graph(task: TaskContext) -> structural.Neighborhoods:
 
 def _halves(task: TaskContext) -> tuple[np.ndarray, np.ndarray] | None:
     """Identities to learn from and the half that each is in; ``None`` if a model is given or nothing can be learned."""
-    if "first" not in task.call.inputs and "labels" not in task.where:
-        return None
+    identities_N = None
     if "first" in task.call.inputs:
         identities_N = _first_identities(task)
-        if identities_N is None:
-            return None
-    else:
+    elif "labels" in task.where:
         identities_N = vertex_identities(task)
+    if identities_N is None:
+        return None
     seed = task.params["seed"]
     held_out_N = hold_out(identities_N, task.params["trees"]["holdout"], seed)
     return identities_N, structural.split_identities(identities_N, held_out_N, seed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.evaluation.explain import ClusterTable, Explainer, RowTable, as_columns
+from engine.evaluation.explain import ClusterTable, Explainer, RowTable, ScoredEdges, as_columns
 from engine.plan import Cost
 from engine.stages.edges import iterate_edges
 from engine.stages.partition import COSINE_BANDWIDTH, edge_weights
@@ -30,24 +30,26 @@ def cost(num_rows: int, k: int) -> Cost:
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Explain the run's labels."""
     explainer = Explainer(np.array(read_npy(task.input("labels"), "labels")))
-    for columns in _edges(task):
-        explainer.look(*columns)
-    for columns in _edges(task):
-        explainer.weigh(*columns)
-    for name, column in as_columns(explainer.rows()).items():
+    for edges in _edges(task):
+        explainer.look(edges)
+    for edges in _edges(task):
+        explainer.weigh(edges)
+    rows = explainer.rows()
+    for name, column in as_columns(rows).items():
         task.write_npy(name, column)
-    clusters = explainer.clusters()
+    clusters = explainer.clusters(rows)
     task.write_table("clusters", as_columns(clusters))
     return {"num_clusters": len(clusters.labels)}
 
 
-def _edges(task: TaskContext) -> Iterator[tuple[np.ndarray, ...]]:
+def _edges(task: TaskContext) -> Iterator[ScoredEdges]:
     """All scored edges between source rows, with the evidence that each is."""
     rows_V = np.array(read_npy(task.input("order"), "row_of_vertex")) if "order" in task.call.inputs else None
     for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
         evidence = scores if task.params["learned"] else edge_weights(scores, "exponential", COSINE_BANDWIDTH)
-        ends = (sources, targets) if rows_V is None else (rows_V[sources], rows_V[targets])
-        yield *ends, scores, evidence
+        if rows_V is not None:
+            sources, targets = rows_V[sources], rows_V[targets]
+        yield ScoredEdges(sources, targets, scores, evidence)
 
 
 def read_clusters(folder: Path) -> ClusterTable:

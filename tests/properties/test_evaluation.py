@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from engine.evaluation.explain import Explainer, as_columns
+from engine.evaluation.explain import Explainer, ScoredEdges, as_columns
 from engine.evaluation.metrics import evaluate_labels, pair_counts
 from engine.evaluation.sweep import ThresholdSweep, threshold_sweep
 
@@ -124,8 +124,9 @@ def explain(labels, sources, targets, values, block):
     for give in (explainer.look, explainer.weigh):
         for start in range(0, len(values), block):
             part = slice(start, start + block)
-            give(sources[part], targets[part], values[part], values[part])
-    return explainer.rows(), explainer.clusters()
+            give(ScoredEdges(sources[part], targets[part], values[part], values[part]))
+    rows = explainer.rows()
+    return rows, explainer.clusters(rows)
 
 
 @settings(deadline=None)

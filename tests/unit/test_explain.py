@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError
-from engine.evaluation.explain import ClusterTable, Explainer, RowTable
+from engine.evaluation.explain import ClusterTable, Explainer, RowTable, ScoredEdges
 from engine.evaluation.galleries import pick_clusters
 
 
@@ -12,9 +12,11 @@ def explain(labels: np.ndarray, *edges: tuple[int, int, float]) -> tuple[RowTabl
     ends = np.array([edge[:2] for edge in edges], np.int32).reshape(-1, 2).T
     scores = np.array([edge[2] for edge in edges], np.float32)
     explainer = Explainer(np.asarray(labels))
-    explainer.look(ends[0], ends[1], scores, scores)
-    explainer.weigh(ends[0], ends[1], scores, scores)
-    return explainer.rows(), explainer.clusters()
+    block = ScoredEdges(ends[0], ends[1], scores, scores)
+    explainer.look(block)
+    explainer.weigh(block)
+    rows = explainer.rows()
+    return rows, explainer.clusters(rows)
 
 
 def test_a_row_is_as_sure_as_it_is_closer_to_its_own_cluster() -> None:

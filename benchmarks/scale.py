@@ -105,7 +105,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         parts.append(f'<polyline points="{path_of}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for (x, y), million, value in zip(points, millions, values, strict=True):
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-            parts.append(f'<text x="{x - 8:.1f}" y="{y - 8:.1f}" text-anchor="end" fill="#222">{value:.3g}</text>')
+            right = max(x - 8, left + 24)  # of the axis, whatever the point
+            parts.append(f'<text x="{right:.1f}" y="{y - 8:.1f}" text-anchor="end" fill="#222">{value:.1f}</text>')
             parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">{million:.2g}</text>')
         parts.append(f'<text x="{left + width / 2}" y="{bottom + 36}" text-anchor="middle" fill="#555">million '
                      "vectors of 256 dimensions</text>")  # fmt: skip

@@ -1,9 +1,10 @@
-"""The KNN graph on a CUDA device: exact and approximate, at several sizes, beside the same machine's CPU cores.
+"""On a CUDA device: the KNN graph, exact and approximate, beside the same machine's CPU cores; STAR-FC from end to end.
 
-    python benchmarks/gpu.py [--parts part1,part9] [--kinds partition,exact,cpu] [--record FILE]
+    python benchmarks/gpu.py [--parts part1,part9] [--kinds partition,exact,cpu,star_fc] [--record FILE]
 
-Each part is made, its graph built (kind ``cpu`` is ``partition`` without the device), measured and deleted. Needs
-torch with CUDA. Writes ``benchmarks/records/gpu.json``.
+Each part is made, its graph built (kind ``cpu`` is ``partition`` without the device), measured and deleted; kind
+``star_fc`` trains on the part0 stand-in, once, and clusters the part with that, ``.bin`` to labels. Needs torch with
+CUDA. Rows of ``benchmarks/records/gpu.json`` are replaced by part and kind.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import Any
 import torch
 from part1 import stage_table
 from recording import RECORDS, write_record
-from scale import PARTS
+from scale import PARTS, run
 
-from engine import api, summary
+from engine import api, evaluate, summary
 from engine.config import Resources, load_settings
 from engine.executors.local import LocalExecutor
 from engine.progress import make_display
 from engine.runner import Workshop, run_plan
+from engine.storage.formats import read_labels
 
 
 def build_graph(source: Path, folder: Path, mode: str, device: str) -> list[dict[str, Any]]:
@@ -39,35 +41,56 @@ def build_graph(source: Path, folder: Path, mode: str, device: str) -> list[dict
     return stage_table(folder)
 
 
+def cluster_with_model(data: Path, folder: Path, model: Path) -> dict[str, Any]:
+    """Train ``model`` unless it is there, run the part with it, on the device: seconds, peak, scores and stages."""
+    words, row = ["--dim", "256", "--device", "cuda", "--quiet"], {}
+    if not model.exists():
+        train = model.with_name("part0")
+        api.make_standin(train, PARTS["part1"], 0)
+        given = ["train", "--features", str(train / "features.bin"), "--labels", str(train / "labels.meta")]
+        row["train_seconds"] = round(run([*given, *words, "--out", str(model)], model)[0], 1)
+        row["train_stages"] = stage_table(model)
+    given = ["run", "--features", str(data / "features.bin"), "--model", str(model)]
+    row["seconds"] = round(run([*given, *words, "--out", str(folder)], folder)[0], 1)
+    stages = stage_table(folder)
+    row["peak_bytes"] = max(stage["peak_bytes"] for stage in stages)
+    return row | evaluate(api.run_labels(folder), read_labels(data / "labels.meta")) | {"stages": stages}
+
+
 def main() -> None:
     """Measure the parts and kinds asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="part1,part9", help="parts to make, by commas")
-    parser.add_argument("--kinds", default="partition,exact,cpu", help="graphs to build, by commas")
+    parser.add_argument("--kinds", default="partition,exact,cpu,star_fc", help="graphs to build, by commas")
     parser.add_argument("--record", type=Path, default=RECORDS / "gpu.json", help="record to add rows to")
     arguments = parser.parse_args()
     rows = json.loads(arguments.record.read_text())["results"] if arguments.record.exists() else []
-    for part in arguments.parts.split(","):
-        with tempfile.TemporaryDirectory() as work:
-            data = Path(work) / "data"
+    with tempfile.TemporaryDirectory() as work:
+        for part in arguments.parts.split(","):
+            data, folder = Path(work) / "data", Path(work) / "run"
             api.make_standin(data, PARTS[part], 1 if part == "part1" else 1 + list(PARTS).index(part))
             for kind in arguments.kinds.split(","):
-                folder = Path(work) / "run"
-                mode, device = ("partition", "cpu") if kind == "cpu" else (kind, "cuda")
-                stages = build_graph(data / "features.bin", folder, mode, device)
-                graph = [stage for stage in stages if stage["stage"] not in ("ingest", "truth", "recall")]
-                seconds = round(sum(stage["seconds"] for stage in graph), 1)
-                recall = summary.recall_estimate(folder)
-                print(f"{part} {kind}: {seconds} s, {recall}", flush=True)
-                rows.append({
-                    "part": part, "kind": kind, "knn_seconds": seconds, "recall": recall, "stages": stages,
-                    "gpu_bytes": torch.cuda.max_memory_allocated(),
-                })  # fmt: skip
-                torch.cuda.reset_peak_memory_stats()
+                row: dict[str, Any] = {"part": part, "kind": kind, "gpu": torch.cuda.get_device_name()}
+                if kind == "star_fc":
+                    row |= cluster_with_model(data, folder, Path(work) / "model")
+                    print(f"{part} {kind}: {row['seconds']} s, F {row['pairwise_f']:.3f}", flush=True)
+                else:
+                    mode, device = ("partition", "cpu") if kind == "cpu" else (kind, "cuda")
+                    stages = build_graph(data / "features.bin", folder, mode, device)
+                    graph = [stage for stage in stages if stage["stage"] not in ("ingest", "truth", "recall")]
+                    row |= {
+                        "knn_seconds": round(sum(stage["seconds"] for stage in graph), 1),
+                        "recall": summary.recall_estimate(folder), "stages": stages,
+                        "gpu_bytes": torch.cuda.max_memory_allocated(),
+                    }  # fmt: skip
+                    print(f"{part} {kind}: {row['knn_seconds']} s, {row['recall']}", flush=True)
+                    torch.cuda.reset_peak_memory_stats()
                 shutil.rmtree(folder)
-                write_record(arguments.record.stem, {"gpu": torch.cuda.get_device_name(), "dim": 256, "k": 80}, rows)
+                rows = [other for other in rows if (other["part"], other["kind"]) != (part, kind)] + [row]
+                write_record(arguments.record.stem, {"dim": 256, "k": 80}, rows)
                 if arguments.record.parent != RECORDS:
                     shutil.copy(RECORDS / f"{arguments.record.stem}.json", arguments.record)
+            shutil.rmtree(data)
 
 
 if __name__ == "__main__":

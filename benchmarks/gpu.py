@@ -1,6 +1,6 @@
 """On a CUDA device: the KNN graph, exact and approximate, beside the same machine's CPU cores; STAR-FC from end to end.
 
-    python benchmarks/gpu.py [--parts part1,part9] [--kinds partition,exact,cpu,star_fc] [--record FILE]
+    python benchmarks/gpu.py [--parts part1,part9] [--kinds partition,exact,cpu,star_fc]
 
 Each part is made, its graph built (kind ``cpu`` is ``partition`` without the device), measured and deleted; kind
 ``star_fc`` trains on the part0 stand-in, once, and clusters the part with that, ``.bin`` to labels. Needs torch with
@@ -10,7 +10,6 @@ CUDA. Rows of ``benchmarks/records/gpu.json`` are replaced by part and kind.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from part1 import stage_table
-from recording import RECORDS, write_record
+from recording import record_row
 from scale import PARTS, run
 
 from engine import api, evaluate, summary
@@ -62,9 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="part1,part9", help="parts to make, by commas")
     parser.add_argument("--kinds", default="partition,exact,cpu,star_fc", help="graphs to build, by commas")
-    parser.add_argument("--record", type=Path, default=RECORDS / "gpu.json", help="record to add rows to")
     arguments = parser.parse_args()
-    rows = json.loads(arguments.record.read_text())["results"] if arguments.record.exists() else []
     with tempfile.TemporaryDirectory() as work:
         for part in arguments.parts.split(","):
             data, folder = Path(work) / "data", Path(work) / "run"
@@ -86,10 +83,9 @@ def main() -> None:
                     print(f"{part} {kind}: {row['knn_seconds']} s, {row['recall']}", flush=True)
                     torch.cuda.reset_peak_memory_stats()
                 shutil.rmtree(folder)
-                rows = [other for other in rows if (other["part"], other["kind"]) != (part, kind)] + [row]
-                write_record(arguments.record.stem, {"dim": 256, "k": 80}, rows)
-                if arguments.record.parent != RECORDS:
-                    shutil.copy(RECORDS / f"{arguments.record.stem}.json", arguments.record)
+                record_row(
+                    "gpu", {"dim": 256, "k": 80}, row, ("part", "kind"), lambda each: list(PARTS).index(each["part"])
+                )
             shutil.rmtree(data)
 
 

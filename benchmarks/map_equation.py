@@ -35,9 +35,9 @@ from recording import write_record
 
 from engine import api, evaluate, summary
 from engine.clustering.adjacency import build_weighted_adjacency
+from engine.clustering.evidence import edge_weights
 from engine.clustering.map_equation import codelength, map_equation
 from engine.stages.edges import iterate_edges
-from engine.stages.partition import edge_weights
 from engine.storage.formats import read_labels
 from engine.tiles import usable_cores
 
@@ -201,7 +201,9 @@ def weigh(num_vertices: int, edges: Edges, identities: np.ndarray) -> Iterator[d
     for kind, bandwidth in WEIGHTS:
         for floor in WEIGHT_FLOORS:
             sources, targets, similarities = above(edges, floor)
-            row, roots, _ = run_ours(num_vertices, (sources, targets, edge_weights(similarities, kind, bandwidth)))
+            row, roots, _ = run_ours(
+                num_vertices, (sources, targets, edge_weights(similarities, kind, bandwidth=bandwidth))
+            )
             scores = quality(roots, identities)
             yield {"weight": kind, "bandwidth": bandwidth if kind == "exponential" else None, "floor": floor,
                    "modules": row["modules"], "seconds": row["seconds"], **scores}  # fmt: skip

@@ -12,7 +12,6 @@ Each part is made, run in a process of its own, measured and deleted (ten-millio
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from part1 import stage_table
-from recording import RECORDS, write_record
+from recording import RECORDS, read_rows, record_row
 
 from engine import api, evaluate, summary
 from engine.storage.formats import read_labels
@@ -33,7 +32,6 @@ from engine.storage.manifest import bytes_below, file_checksum
 PARTS = {
     "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
 }  # fmt: skip
-RECORD = RECORDS / "scale.json"
 
 
 def run(command: list[str], folder: Path, kill_after: float | None = None) -> tuple[float, int]:
@@ -124,8 +122,7 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="only draw the recorded rows")
     arguments = parser.parse_args()
     if arguments.plot:
-        rows = [row for row in json.loads(RECORD.read_text())["results"] if not row["settings"]]
-        plot(rows, RECORD.with_suffix(".svg"))
+        plot([row for row in read_rows("scale") if not row["settings"]], RECORDS / "scale.svg")
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
@@ -141,12 +138,10 @@ def main() -> None:
                 f"{part}: {row['num_rows']:,} rows, {row['seconds']:.0f} s, {row['peak_bytes'] / 1e9:.2f} GB, "
                 f"pairwise F {100 * row['pairwise_f']:.1f}, BCubed F {100 * row['bcubed_f']:.1f}", flush=True
             )  # fmt: skip
-            held = json.loads(RECORD.read_text())["results"] if RECORD.exists() else []
-            key = (part, arguments.settings)
-            rows = [other for other in held if (other["part"], other["settings"]) != key]
-            rows.append({**row, "settings": arguments.settings})
-            rows.sort(key=lambda each: (list(PARTS).index(each["part"]), each["settings"]))
-            write_record("scale", {"dim": 256, "model": "star_fc trained on part0"}, rows)
+            record_row(
+                "scale", {"dim": 256, "model": "star_fc trained on part0"}, {**row, "settings": arguments.settings},
+                ("part", "settings"), lambda each: (list(PARTS).index(each["part"]), each["settings"]),
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.clustering.evidence import LEAST_COSINE, LEAST_PROBABILITY
 from engine.config import Settings
 from engine.errors import ConfigError, DataError
 from engine.ingest import Source
@@ -227,7 +228,8 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         kind = "map_equation" if METHODS[settings.method].learned else "propagation"
         kind = model.preferred if model else kind  # type: ignore[assignment]
     if kind == "map_equation":
-        return [_map_equation_stage(shape, settings, learned=METHODS[settings.method].learned)]
+        stored = dict(model.operating_points.get(kind, {})) if model else {}
+        return [_map_equation_stage(shape, settings, stored, learned=METHODS[settings.method].learned)]
     bias = {"precision_bias": config.precision_bias, "learned": METHODS[settings.method].learned}
     stored = dict(model.operating_points.get(kind, {})) if model else {}
     names = ("min_score", "min_intimacy") if kind == "components" else ("min_score", "max_size")
@@ -266,7 +268,9 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
     return stages
 
 
-def _map_equation_stage(shape: GraphShape, settings: Settings, *, learned: bool) -> Stage:
+def _map_equation_stage(
+    shape: GraphShape, settings: Settings, stored: Mapping[str, float], *, learned: bool
+) -> Stage:  # fmt: skip
     config, num_rows = settings.partition, shape.num_rows
     weight = config.weight
     if weight == "auto":
@@ -278,7 +282,7 @@ def _map_equation_stage(shape: GraphShape, settings: Settings, *, learned: bool)
         )
     least = config.min_score
     if least is None:
-        least = partition.LEAST_PROBABILITY if learned else partition.LEAST_COSINE
+        least = stored.get("min_score", LEAST_PROBABILITY) if learned else LEAST_COSINE
     point: dict[str, Any] = {"min_score": least, "weight": weight}
     if weight == "exponential":
         point["bandwidth"] = config.bandwidth

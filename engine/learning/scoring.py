@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 
 EMBED_ROWS = 1_024
 SCORE_EDGES = 1_024  # the head's layers of one tile stay in a core's second-level cache
+DEVICE_TILES = 32  # as large on a GPU, where every call costs more than a small tile's work
 
 
 @torch.no_grad()
@@ -30,15 +31,15 @@ def embed_block(
 ) -> Array:
     """Compute the codes of a block of vertices: (n, W) float16, from their unit vectors and rows of Âx."""
     codes = np.empty((len(features_nD), model.code_width), np.float16)
-    model = model.eval().to(device)
+    model, size = model.eval().to(device), _tile_size(EMBED_ROWS, device)
 
     def run(tile: tuple[int, int]) -> None:
         a, b = tile
-        rows = [_padded(part[a:b], EMBED_ROWS, device) for part in (features_nD, aggregated_nD)]
+        rows = [_padded(part[a:b], size, device) for part in (features_nD, aggregated_nD)]
         with torch.no_grad():
             codes[a:b] = model.encode(*rows)[: b - a].half().cpu().numpy()
 
-    map_tiles(run, tile_bounds(0, len(codes), EMBED_ROWS), threads)
+    map_tiles(run, tile_bounds(0, len(codes), size), threads)
     return codes
 
 
@@ -82,28 +83,32 @@ def score_edges(
     tile's ends are read. Memory besides the result: a few MB per thread.
     """
     scores = np.empty(len(edges.sources), np.float32)
-    model = model.eval().to(device)
+    model, size = model.eval().to(device), _tile_size(SCORE_EDGES, device)
     codes = np.asarray(codes_NW)
     graph = np.asarray(neighbors_NK), np.asarray(similarities_NK), np.asarray(aggregated_ND)
 
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
         count = len(part.sources)
-        inputs = np.zeros((SCORE_EDGES, NUM_EDGE_INPUTS), np.float32)
+        inputs = np.zeros((size, NUM_EDGE_INPUTS), np.float32)
         _fill_inputs(*graph, part, inputs[:count])
         given = torch.from_numpy(inputs).to(device)
         with torch.no_grad():
             if isinstance(model.head, InteractionHead):
-                products = np.zeros(SCORE_EDGES, np.float32)
+                products = np.zeros(size, np.float32)
                 fill_products(codes, part.sources, part.targets, products[:count])
                 logits = model.head.mix(torch.from_numpy(products).to(device) / codes.shape[1], given)
             else:
-                first, second = (_padded(codes[side], SCORE_EDGES, device) for side in (part.sources, part.targets))
+                first, second = (_padded(codes[side], size, device) for side in (part.sources, part.targets))
                 logits = model.edge_logits(first, second, given)
             scores[slice(*tile)] = torch.sigmoid(logits[:count]).cpu().numpy()
 
-    map_tiles(run, tile_bounds(0, len(scores), SCORE_EDGES), threads)
+    map_tiles(run, tile_bounds(0, len(scores), size), threads)
     return scores
+
+
+def _tile_size(size: int, device: str) -> int:
+    return size if device == "cpu" else size * DEVICE_TILES
 
 
 def _padded(rows: Array, size: int, device: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Choose the thresholds of both partitions on held-out train identities.
+"""Choose the thresholds of the partitions on held-out train identities.
 
 Legend: N vertices, E scored edges. Every candidate clusters the whole train graph; what counts are the pairs of rows of
 which at least one is held out, so the density of the graph is that of real use and no counted pair was trained on.
@@ -12,8 +12,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from engine.clustering.adjacency import build_adjacency
+from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.evidence import edge_weights
 from engine.clustering.forest import strongest_forest
+from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
 from engine.clustering.pruning import node_intimacy
 from engine.clustering.union_find import component_roots
@@ -22,7 +24,10 @@ from engine.evaluation.metrics import PairCounts, f_from_counts
 
 Array = np.ndarray[Any, Any]
 
+VERSION = 3  # of what is chosen from the same scores
 FINEST_LOGIT = 0.125
+MODULE_LOGITS = (-3.0, 3.0)  # of the map equation's floor: beyond, F only falls
+FINEST_MODULE_LOGIT = 0.25
 SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)
 SIZE_FACTORS = (1.0, 1.5)
 INTIMACIES = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -36,14 +41,16 @@ def select_operating_points(
     identities_N: Array,
     held_out_N: Array,
     step: float = 0.05,
+    seed: int = 0,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Search both partitions' two settings for the best pairwise F over pairs touching held-out rows.
+    """Search the partitions' settings for the best pairwise F over pairs touching held-out rows.
 
     ``components``: ``min_score`` (τ1) and ``min_intimacy`` (τ2). ``propagation``: ``min_score`` and ``max_size``, whose
-    candidates are quantiles of the train identities' sizes. Score thresholds go by logits, from steps of 2 down to
-    ``FINEST_LOGIT`` around the best. Each comes with ``held_out_f``, ``held_out_precision``, ``held_out_recall``;
-    ``preferred`` names the better. Equal F goes to the first tried, from high thresholds down.
+    candidates are quantiles of the train identities' sizes. ``map_equation``: ``min_score`` alone, weights being the
+    log-odds above it. Score thresholds go by logits, from steps of 2 down to ``FINEST_LOGIT``
+    (``FINEST_MODULE_LOGIT``) around the best. Each comes with ``held_out_f``, ``held_out_precision``,
+    ``held_out_recall``; ``preferred`` names the best. Equal F goes to the first tried, from high thresholds down.
     Memory: about 40 bytes per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair of rows could
     be counted.
     """
@@ -76,8 +83,18 @@ def select_operating_points(
 
         return _best(try_intimacy(floor) for floor in reversed(INTIMACIES))
 
+    def modules(min_score: float) -> dict[str, Any]:
+        kept = scores_E > np.float32(min_score)
+        edges = sources_E[kept], targets_E[kept], edge_weights(scores_E[kept], "log_odds", min_score)
+        graph = build_weighted_adjacency(num_vertices, lambda: [edges], threads)
+        return {"min_score": min_score, **measure(map_equation(*graph, threads=threads, seed=seed).roots_N)}
+
     lowest = _lowest_logit(scores_E, num_vertices, sizes)
-    found = {"components": _search(best_intimacy, lowest), "propagation": _search(best_cap, lowest)}
+    found = {
+        "components": _search(best_intimacy, lowest, 15.0, FINEST_LOGIT),
+        "propagation": _search(best_cap, lowest, 15.0, FINEST_LOGIT),
+        "map_equation": _search(modules, *MODULE_LOGITS, FINEST_MODULE_LOGIT),
+    }
     preferred = max(found, key=lambda name: found[name]["held_out_f"])
     return {**found, "preferred": preferred}
 
@@ -140,18 +157,20 @@ def _lowest_logit(scores_E: Array, num_vertices: int, sizes: Array) -> float:
     return max(-4.0, np.floor(np.log(score / (1 - score))))
 
 
-def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float) -> dict[str, Any]:
+def _search(
+    evaluate: Callable[[float], dict[str, Any]], lowest: float, highest: float, finest: float
+) -> dict[str, Any]:
     """Evaluate every second logit, then halve the distance around the best."""
     tried: dict[float, dict[str, Any]] = {}
 
     def attempt(logit: float) -> None:
-        if logit not in tried and lowest <= logit <= 15:
+        if logit not in tried and lowest <= logit <= highest:
             tried[logit] = evaluate(float(np.float32(1 / (1 + np.exp(-logit)))))
 
-    for logit in np.arange(14.0, lowest - 1e-9, -2.0).tolist():
+    for logit in np.arange(highest - 1, lowest - 1e-9, -2.0).tolist():
         attempt(logit)
     distance = 1.0
-    while distance >= FINEST_LOGIT:
+    while distance >= finest:
         best = max(tried, key=lambda logit: (tried[logit]["held_out_f"], logit))
         attempt(best + distance)
         attempt(best - distance)

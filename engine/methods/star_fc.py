@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save
 from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList, aggregate, symmetric_rows
+from engine.learning import selection
 from engine.learning.layers import StarFC, build_model
 from engine.learning.scoring import embed_block, score_edges
-from engine.learning.selection import select_operating_points
 from engine.learning.training import GraphData, hold_out, train
 from engine.methods.base import WEIGHTS_FILE, GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
@@ -77,7 +77,7 @@ class StarFc:
         cost = Cost(fixed_bytes=n * 200 + n * graph.k * 40, disk_bytes=1 << 16, seconds=n * graph.k / 2.8e5)
         return [
             _aggregate(graph), fit, *scoring,
-            Stage("select", f"{_HERE}:select", VERSION, select, inputs, 1, cost, where, granule=1),
+            Stage("select", f"{_HERE}:select", selection.VERSION, select, inputs, 1, cost, where, granule=1),
         ]  # fmt: skip
 
 
@@ -144,14 +144,15 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Choose both partitions' thresholds on the identities held out from training; write ``selected.json``."""
+    """Choose the partitions' thresholds on the identities held out from training; write ``selected.json``."""
     identities_N = vertex_identities(task)
     columns = [np.concatenate(column) for column in zip(*_scored(task), strict=True)]
-    selected = select_operating_points(
+    selected = selection.select_operating_points(
         *columns,
         identities_N=identities_N,
         held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
         step=task.params["step"],
+        seed=task.params["seed"],
         threads=task.threads,
     )
     preferred = selected.pop("preferred")

@@ -18,8 +18,7 @@ from safetensors.numpy import load_file, save
 from engine.config import Settings, TreesConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
-from engine.learning import structural
-from engine.learning.selection import select_operating_points
+from engine.learning import selection, structural
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE, GraphShape, Model, which_edges
@@ -65,8 +64,8 @@ class Structural:
         )
         return [
             *fitting_stages(graph, settings, {"labels": labels["digest"]}, {}, where, which_edges(settings)),
-            Stage("select", f"{_HERE}:select", VERSION, select, {"score": "score"} | graph.ordered, 1, choosing, where,
-                  granule=1),
+            Stage("select", f"{_HERE}:select", selection.VERSION, select, {"score": "score"} | graph.ordered, 1,
+                  choosing, where, granule=1),
         ]  # fmt: skip
 
 
@@ -204,11 +203,12 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Choose the partitions' thresholds on the identities held out from training; write ``selected.json``."""
     identities_N = vertex_identities(task)
     parts = list(iterate_edges(task.input("score"), ("source", "target", "score")))
-    selected = select_operating_points(
+    selected = selection.select_operating_points(
         *(np.concatenate(column) for column in zip(*parts, strict=True)),
         identities_N=identities_N,
         held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
         step=task.params["step"],
+        seed=task.params["seed"],
         threads=task.threads,
     )
     preferred = selected.pop("preferred")

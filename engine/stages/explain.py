@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
 from engine.evaluation.explain import ClusterTable, Explainer, RowTable, ScoredEdges, as_columns
 from engine.plan import Cost
 from engine.stages.edges import iterate_edges
-from engine.stages.partition import COSINE_BANDWIDTH, edge_weights
 from engine.storage.context import TaskContext, read_npy, table_parts
 from engine.storage.tables import read_columns
 
@@ -46,7 +46,7 @@ def _edges(task: TaskContext) -> Iterator[ScoredEdges]:
     """All scored edges between source rows, with the evidence that each is."""
     rows_V = np.array(read_npy(task.input("order"), "row_of_vertex")) if "order" in task.call.inputs else None
     for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
-        evidence = scores if task.params["learned"] else edge_weights(scores, "exponential", COSINE_BANDWIDTH)
+        evidence = scores if task.params["learned"] else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
         if rows_V is not None:
             sources, targets = rows_V[sources], rows_V[targets]
         yield ScoredEdges(sources, targets, scores, evidence)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.evidence import biased_score, edge_weights
 from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.map_equation import map_equation
@@ -31,10 +32,6 @@ FAN_IN = 8
 PIECE_CHUNKS = 8  # of edges in memory at a time
 _UNION_S = 6e-9  # per vertex, to begin a union-find and to list its forest, for projections
 _SMALL = 4 << 20
-LEAST_PROBABILITY = 0.5  # what the map equation takes edges from
-LEAST_COSINE = 0.4  # settled on labelled sets, with weights of bandwidth 0.1; too low for tiny clusters
-COSINE_BANDWIDTH = 0.1  # a cosine's evidence for one identity is exp((cosine - 1) / this)
-CERTAIN = 1 - 1e-6  # probabilities above count as this one
 
 
 def operating_point(task: TaskContext) -> dict[str, Any]:
@@ -45,18 +42,6 @@ def operating_point(task: TaskContext) -> dict[str, Any]:
         point["unbiased_min_score"] = point["min_score"]
         point["min_score"] = biased_score(point["min_score"], task.params["precision_bias"], task.params["learned"])
     return point
-
-
-def biased_score(score: float, bias: float, learned: bool) -> float:
-    """The score that is as sure as ``score`` after its odds have doubled ``bias`` times.
-
-    Of a probability p the odds are p / (1 - p); of a cosine they grow as exp(cosine / ``COSINE_BANDWIDTH``).
-    """
-    if not learned:
-        return score + bias * float(np.log(2)) * COSINE_BANDWIDTH
-    held = min(max(score, 1 - CERTAIN), CERTAIN)
-    odds = held / (1 - held) * 2.0**bias
-    return odds / (1 + odds)
 
 
 def adjacency_cost(num_rows: int, k: int) -> Cost:
@@ -172,11 +157,11 @@ def modules_cost(num_rows: int, k: int) -> Cost:
 
 def modules(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Modules by the map equation, over edges of score >= min_score: ``roots`` (N,)."""
-    point, bias = operating_point(task), task.params["precision_bias"]
+    point = operating_point(task)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
-            weights = edge_weights(scores, point["weight"], point.get("bandwidth", 1.0), bias)
+            weights = edge_weights(scores, point["weight"], point["min_score"], point.get("bandwidth", 1.0))
             kept = (scores >= np.float32(point["min_score"])) & (weights > 0)
             yield sources[kept], targets[kept], weights[kept]
 
@@ -185,19 +170,6 @@ def modules(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     task.write_npy("roots", found.roots_N)
     facts = {"edges_kept": len(graph[1]) // 2, "codelength": found.codelength, "rounds": found.num_rounds}
     return {**point, **facts}
-
-
-def edge_weights(scores_E: np.ndarray, kind: str, bandwidth: float, bias: float = 0.0) -> np.ndarray:
-    """Turn scores into the map equation's weights (float32), as the setting ``partition.weight`` says.
-
-    A ``bias`` takes so many doublings of the odds off each edge's log-odds; other weights have none.
-    """
-    if kind == "log_odds":
-        odds_E = np.clip(scores_E.astype(np.float64), 1 - CERTAIN, CERTAIN)
-        return (np.log(odds_E / (1 - odds_E)) - bias * np.log(2)).astype(np.float32)
-    if kind == "exponential":
-        return np.exp((scores_E.astype(np.float64) - 1) / bandwidth).astype(np.float32)
-    return scores_E
 
 
 def labels_cost(num_rows: int) -> Cost:

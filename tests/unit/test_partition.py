@@ -11,6 +11,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from engine.clustering import evidence
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy
@@ -141,17 +142,17 @@ def test_forests_are_the_same_bytes_for_any_number_of_parts(tmp_path: Path) -> N
 
 def test_edge_weights_are_what_the_setting_says() -> None:
     scores = np.array([0.3, 0.5, 0.9, 1.0], np.float32)
-    assert partition.edge_weights(scores, "score", 1.0).tolist() == scores.tolist()
-    odds = partition.edge_weights(scores, "log_odds", 1.0)
+    assert evidence.edge_weights(scores, "score").tolist() == scores.tolist()
+    odds = evidence.edge_weights(scores, "log_odds")
     assert odds == pytest.approx([np.log(3 / 7), 0, np.log(9), np.log(1e6)], abs=1e-5)
-    assert partition.edge_weights(scores, "exponential", 0.2) == pytest.approx(np.exp((scores - 1) / 0.2))
+    assert evidence.edge_weights(scores, "exponential", bandwidth=0.2) == pytest.approx(np.exp((scores - 1) / 0.2))
 
 
 @pytest.mark.parametrize("weight", ["score", "log_odds", "exponential"])
 def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp_path: Path) -> None:
     sources, targets, scores = random_edges()
     kept = scores >= np.float32(0.55)
-    edges = sources[kept], targets[kept], partition.edge_weights(scores[kept], weight, 0.2)
+    edges = sources[kept], targets[kept], evidence.edge_weights(scores[kept], weight, 0.55, 0.2)
     graph = build_weighted_adjacency(N, lambda: [edges])
     expected = map_equation(*graph, seed=3)
     params = {"point": {"min_score": 0.55, "weight": weight, "bandwidth": 0.2}, "num_vertices": N, "seed": 3}
@@ -173,19 +174,19 @@ def test_the_map_equation_is_one_stage_with_its_settings() -> None:
     assert stage.params["point"] == {"min_score": 0.4, "weight": "exponential", "bandwidth": 0.1}
     assert stage.params["seed"] == 7
     (other,) = planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "score"}))
-    assert other.params["point"] == {"min_score": partition.LEAST_COSINE, "weight": "score"}
+    assert other.params["point"] == {"min_score": evidence.LEAST_COSINE, "weight": "score"}
     (learned,) = planned(Settings(method="star_fc", partition={"method": "map_equation"}))
-    assert learned.params["point"] == {"min_score": partition.LEAST_PROBABILITY, "weight": "log_odds"}
+    assert learned.params["point"] == {"min_score": evidence.LEAST_PROBABILITY, "weight": "log_odds"}
     with pytest.raises(ConfigError, match="log_odds needs probabilities"):
         planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "log_odds"}))
 
 
 def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:
-    assert partition.biased_score(0.5, 1.0, True) == pytest.approx(2 / 3)
-    assert partition.biased_score(0.75, -2.0, True) == pytest.approx(3 / 7)
-    assert partition.biased_score(1.0, 30.0, True) <= 1
-    assert partition.biased_score(0.5, 1.0, False) == pytest.approx(0.5 + 0.1 * np.log(2))
-    weights = partition.edge_weights(np.array([0.8], np.float32), "log_odds", 1.0, 1.0)
+    assert evidence.biased_score(0.5, 1.0, True) == pytest.approx(2 / 3)
+    assert evidence.biased_score(0.75, -2.0, True) == pytest.approx(3 / 7)
+    assert evidence.biased_score(1.0, 30.0, True) <= 1
+    assert evidence.biased_score(0.5, 1.0, False) == pytest.approx(0.5 + 0.1 * np.log(2))
+    weights = evidence.edge_weights(np.array([0.8], np.float32), "log_odds", evidence.biased_score(0.5, 1.0, True))
     assert weights == pytest.approx([np.log(2)], abs=1e-6)
     score = run_tasks(tmp_path, "score", write_table, chunks(0), {})
     scores = random_edges()[2]

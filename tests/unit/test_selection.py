@@ -71,3 +71,13 @@ def test_nothing_to_choose_on_is_an_error() -> None:
     sources, targets, scores, identities, held_out = planted_graph(0.4, 0.4)
     with pytest.raises(DataError, match="no held-out identity"):
         select((sources, targets, scores, identities, np.zeros_like(held_out)))
+
+
+def test_the_map_equations_floor_lies_above_the_false_edges_of_most_modules() -> None:
+    found = select(planted_graph(0.4, 0.4))["map_equation"]
+    assert found["held_out_f"] == 1.0
+    assert found["min_score"] < 0.9
+    dense = planted_graph(0.85, 0.85)  # one weak bridge per clique of ten strong edges: its modules hold without a cut
+    assert select(dense)["map_equation"]["held_out_f"] > select(dense)["components"]["held_out_f"] - 1e-9
+    one, other = (select(dense, seed=3, threads=threads) for threads in (1, 2))
+    assert one == other

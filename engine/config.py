@@ -114,6 +114,10 @@ class TreesConfig(Section):
         0.5, ge=0, le=1, description="0: every edge is drawn alike; 1: weighed by the sizes of both identities"
     )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
+    metric: Literal["auto", "none"] = Field(
+        "auto", description="structural: auto learns a metric from the labels and builds the graph in it; none leaves "
+        "the vectors as they are, for a model of any dimension",
+    )  # fmt: skip
 
 
 class ScoreConfig(Section):

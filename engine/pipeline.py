@@ -26,7 +26,7 @@ from engine.errors import ConfigError, DataError
 from engine.ingest import Source
 from engine.methods import METHODS, GraphShape, Model
 from engine.plan import CHUNK_ROWS, Cost, Stage
-from engine.stages import analysis, explain, ingest, knn, partition, passes, point
+from engine.stages import analysis, explain, ingest, knn, metric, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
 
@@ -62,8 +62,13 @@ def store_stages(source: Source, settings: Settings) -> list[Stage]:
     return [Stage("ingest", "engine.stages.ingest:run", ingest.VERSION, params, {}, source.num_rows, cost, where)]
 
 
-def graph_stages(source: Source, settings: Settings, knn_graph: OutsideFile | None) -> tuple[list[Stage], GraphShape]:
-    """From source to KNN graph; a store stands for its ``ingest`` stage."""
+def graph_stages(
+    source: Source, settings: Settings, knn_graph: OutsideFile | None, projection: list[Stage] | None = None
+) -> tuple[list[Stage], GraphShape]:  # fmt: skip
+    """From source to KNN graph; a store stands for its ``ingest`` stage.
+
+    The last stage of ``projection`` writes the vectors to use, in place of the source's.
+    """
     config, n, dim = settings.knn, source.num_rows, source.dim
     if n < 2:
         raise DataError(f"{source.path}: {n} row: clustering needs at least 2")
@@ -71,6 +76,8 @@ def graph_stages(source: Source, settings: Settings, knn_graph: OutsideFile | No
         raise DataError(f"{source.path}: {n:,} rows: neighbours are int32 ids, so {MAX_ROWS - 1:,} rows are the most")
     stages = [] if source.store else store_stages(source, settings)
     vectors = source.store or "ingest"
+    if projection:
+        stages, vectors, dim = stages + projection, projection[-1].name, projection[-1].params["width"]
     stored = 2 if settings.ingest.dtype == "float16" else 4
     k = choose_k(settings, n)
     shape = GraphShape(n, dim, k, vectors, None)
@@ -196,7 +203,15 @@ def run_stages(
     if method.needs_model and model is None:
         raise ConfigError(f"method {settings.method} needs --model; asterism train makes one")
     vectors = source.store or "ingest"
-    stages, shape = graph_stages(source, settings, knn_graph)
+    projection = []
+    if model is not None and "shrinkage" in model.facts:
+        if knn_graph is not None:
+            raise ConfigError(
+                f"{model.folder} has learned a metric, which a KNN graph made elsewhere knows nothing of; leave out "
+                f"--knn-graph, or train a model with it"
+            )
+        projection = [_projection(source, settings, {"model": model.digest}, {}, {"weights": model.weights}, 1)]
+    stages, shape = graph_stages(source, settings, knn_graph, projection)
     stages += method.scoring_stages(shape, settings, model)
     stages += partition_stages(shape, settings, model)
     asked = settings.ingest.zero_vectors
@@ -298,9 +313,30 @@ def training_stages(
 ) -> list[Stage]:
     """From a labelled source to weights and operating points."""
     method = METHODS[settings.method]
-    stages, shape = graph_stages(source, settings, knn_graph)
-    where = {"labels": labels.path, "column": labels.column, "digest": labels.digest}
-    return stages + method.training_stages(shape, settings, where)
+    where = {"labels": labels.path, "column": labels.column}
+    projection = []
+    if method.learns_metric and settings.trees.metric == "auto" and knn_graph is None:
+        vectors = {"features": source.store or "ingest"}
+        params = {"labels": labels.digest, "seed": settings.seed}
+        cost = metric.learn_cost(source.num_rows, source.dim)
+        projection = [
+            _single("metric", "engine.stages.metric:learn", metric.VERSION, params, vectors, cost, where),
+            _projection(source, settings, {}, {"metric": "metric"}, {}, 2),
+        ]
+    stages, shape = graph_stages(source, settings, knn_graph, projection)
+    shape = replace(shape, metric=projection[0].name if projection else None)
+    return stages + method.training_stages(shape, settings, where | {"digest": labels.digest})
+
+
+def _projection(
+    source: Source, settings: Settings, params: Mapping[str, Any], learned: Mapping[str, str],
+    where: Mapping[str, Any], spaces: int,
+) -> Stage:  # fmt: skip
+    dtype, n, width = settings.ingest.dtype, source.num_rows, spaces * source.dim
+    inputs = {"vectors": source.store or "ingest", **learned}
+    cost = metric.project_cost(n, source.dim, width, dtype)
+    given = {"dtype": dtype, "width": width, **params}
+    return Stage("project", "engine.stages.metric:project", metric.VERSION, given, inputs, n, cost, where)
 
 
 def choose_k(settings: Settings, num_rows: int) -> int:

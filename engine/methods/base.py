@@ -25,7 +25,8 @@ class GraphShape:
     """The size of the graph that a method's stages work on, and the stages it comes from.
 
     ``features``: name of the stage that holds the features in vertex order. ``order``: name of the stage that holds
-    ``row_of_vertex``, if vertices are not numbered as rows.
+    ``row_of_vertex``, if vertices are not numbered as rows. ``metric``: name of the stage that learned the metric which
+    the features were projected by, while training.
     """
 
     num_rows: int
@@ -33,6 +34,7 @@ class GraphShape:
     k: int
     features: str
     order: str | None
+    metric: str | None = None
 
     @property
     def ordered(self) -> dict[str, str]:
@@ -53,13 +55,22 @@ class Model:
     preferred: str
     facts: Mapping[str, Any]
 
+    @property
+    def weights(self) -> str:
+        """Path of the file that holds the weights."""
+        return str(Path(self.folder) / WEIGHTS_FILE)
+
 
 class Method(Protocol):
-    """A way to give every edge a score; ``learned``: a probability, else a cosine."""
+    """A way to give every edge a score; ``learned``: a probability, else a cosine.
+
+    ``learns_metric``: where there are labels, it is trained and run on vectors projected by a metric learned from them.
+    """
 
     name: str
     learned: bool
     needs_model: bool
+    learns_metric: bool
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """Stages from the ``knn`` stage (and the features) to the ``score`` stage's edge table."""
@@ -91,7 +102,8 @@ def read_model(folder: str | Path, dim: int) -> Model:
             f"{folder}: model format version {tree.get('format_version')}, this version reads {MODEL_FORMAT_VERSION}; "
             f"train it again"
         )
-    if tree["dim"] != dim and tree["method"] != "structural":
+    any_dimension = tree["method"] == "structural" and "shrinkage" not in tree["facts"]
+    if tree["dim"] != dim and not any_dimension:
         raise ManifestMismatch(
             f"{folder}: the model was trained on {tree['dim']} dimensions, the features have {dim}; "
             f"train a model on features like these"

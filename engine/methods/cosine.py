@@ -19,6 +19,7 @@ class Cosine:
     name = "cosine"
     learned = False
     needs_model = False
+    learns_metric = False
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """One stage that lists every undirected edge once."""

@@ -37,6 +37,7 @@ class SelfTrained:
     name = "self_trained"
     learned = True
     needs_model = False
+    learns_metric = False
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""

@@ -25,7 +25,7 @@ from engine.learning import selection
 from engine.learning.layers import StarFC, build_model
 from engine.learning.scoring import embed_block, score_edges
 from engine.learning.training import GraphData, hold_out, train
-from engine.methods.base import WEIGHTS_FILE, GraphShape, Model, which_edges
+from engine.methods.base import GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, iterate_edges, write_edges
 from engine.storage.context import TaskContext, hold, read_npy
@@ -44,12 +44,13 @@ class StarFc:
     name = "star_fc"
     learned = True
     needs_model = True
+    learns_metric = False
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
         assert model is not None
         network = ModelConfig(**model.facts["network"])
-        where = {"weights": str(Path(model.folder) / WEIGHTS_FILE)}
+        where = {"weights": model.weights}
         params = {"network": network.model_dump(mode="json"), "model": model.digest}
         return [_aggregate(graph), *_scoring(graph, network, params, {}, where, which_edges(settings, model))]
 

@@ -3,7 +3,8 @@
 ``neighborhoods`` summarises each vertex, ``prior`` gives a first score to all that each vertex lists, ``score`` gives
 every edge its final one from its own inputs and the priors around it. Training fits the first score on either half of
 the identities (``fit_prior``), so that the second (``fit``) learns from priors of edges not learned by heart.
-A model has no dimension: one trained on some vectors scores any others.
+With labels a metric is learned first and the graph is built in it (``engine.stages.metric``). A model without one has
+no dimension: trained on some vectors it scores any others.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from safetensors.numpy import load_file, save
 from engine.config import Settings, TreesConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
-from engine.learning import selection, structural
+from engine.learning import metric, selection, structural
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE, GraphShape, Model, which_edges
 from engine.methods.star_fc import similarity_floor, vertex_identities
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import iterate_edges, write_edges
-from engine.storage.context import TaskContext, hold, read_npy
+from engine.stages.metric import WEIGHTS as METRIC_FILE
+from engine.storage.context import TaskContext, hold, read_npy, stage_facts
 from engine.storage.manifest import file_checksum, write_atomic, write_json
 from engine.version import __version__
 
-VERSION = 2
+VERSION = 3
 WEIGHTS = "weights.safetensors"
 LEAST_CLUSTERS = 50  # of two rows and more, for first clusters to be learned from
 _HERE = "engine.methods.structural"
@@ -41,12 +43,13 @@ class Structural:
     name = "structural"
     learned = True
     needs_model = True
+    learns_metric = True
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""
         assert model is not None
         params = {"model": model.digest}
-        where = {"weights": str(Path(model.folder) / WEIGHTS_FILE)}
+        where = {"weights": model.weights}
         prior = Stage(
             "prior", f"{_HERE}:prior", VERSION, params, _inputs(graph), graph.num_rows, _cost(graph, 2), where
         )
@@ -80,6 +83,7 @@ def fitting_stages(
     given = dict(params) | {"trees": settings.trees.model_dump(mode="json"), "seed": settings.seed}
     inputs = _inputs(graph) | graph.ordered | dict(known)
     fitted = {"fit_prior": "fit_prior"}
+    final = {"prior": "prior", **({"metric": graph.metric} if graph.metric else {})}
     drawn = settings.trees.max_edges * 5 // 4
     cost = Cost(
         fixed_bytes=graph.num_rows * 40 + drawn * (structural.NUM_ALL * 9 + 120) + (64 << 20),
@@ -89,7 +93,7 @@ def fitting_stages(
         _neighborhoods(graph),
         Stage("fit_prior", f"{_HERE}:fit_prior", VERSION, given, inputs, 1, cost, where, granule=1),
         Stage("prior", f"{_HERE}:prior", VERSION, given, inputs | fitted, graph.num_rows, _cost(graph, 2), where),
-        Stage("fit", f"{_HERE}:fit", VERSION, given, inputs | fitted | {"prior": "prior"}, 1, cost, where, granule=1),
+        Stage("fit", f"{_HERE}:fit", VERSION, given, inputs | fitted | final, 1, cost, where, granule=1),
         _score(graph, edges, {"fit": "fit", **known}, {}),
     ]
 
@@ -175,8 +179,12 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     slope, offset = structural.calibrate(final.logits(inputs[held_out], threads=task.threads), same[held_out])
     offset -= task.params.get("doubts", 0.0) * float(np.log(2))
     scorer = structural.StructuralScorer(priors, final, slope, offset)
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer))))
-    return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean())}
+    tensors, facts = structural.to_tensors(scorer), {}
+    if "metric" in task.call.inputs:
+        tensors |= metric.to_tensors(metric.from_tensors(load_file(task.input("metric") / METRIC_FILE)))
+        facts = stage_facts(task.input("metric"))[0]
+    task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
+    return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
 
 
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

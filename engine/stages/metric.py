@@ -1,0 +1,97 @@
+"""Stages of a learned metric: ``metric`` learns it from labels, ``project`` writes the vectors to build the graph of.
+
+What is learned from rows flatters those rows. So in training identities are put in two halves, either of which is
+projected by the metric of the other, into dimensions of its own: the halves meet nowhere in the graph, and all that
+is learned from it sees rows as a later run will see rows of new identities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from engine.learning import metric
+from engine.plan import CHUNK_ROWS, Cost
+from engine.stages.ingest import zero_rows
+from engine.storage.context import TaskContext, hold, read_npy
+from engine.storage.formats import read_labels
+from engine.tiles import tile_bounds
+
+VERSION = 1
+WEIGHTS = "metric.safetensors"
+
+
+def learn_cost(num_rows: int, dim: int) -> Cost:
+    searched = min(num_rows, metric.DATABASE_ROWS)
+    products = 2 * len(metric.SHRINKAGES) * (metric.QUERY_ROWS * searched * dim + searched * dim * dim)
+    return Cost(
+        fixed_bytes=num_rows * (40 + dim * 4) + searched * dim * 12 + CHUNK_ROWS * dim * 16 + dim * dim * 80,
+        bytes_per_thread=250 * searched * 12,
+        disk_bytes=3 * dim * dim * 4 + num_rows,
+        seconds=2.0 * (products + num_rows * dim * dim) / 2e10 + num_rows * dim / 5e7,
+        kind="floats",
+    )
+
+
+def learn(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the metrics of either half and of all identities, and the half of each row: ``halves`` (N,) int8."""
+    features_ND = task.array("features", "features")
+    identities_N = read_labels(task.where["labels"], column=task.where["column"])
+    known, places = np.unique(identities_N, return_inverse=True)
+    drawn = np.random.default_rng([task.params["seed"], 5]).permutation(len(known)) % 2
+    halves_N = np.where(identities_N < 0, np.arange(len(identities_N)) % 2, drawn[places]).astype(np.int8)
+
+    def blocks() -> Iterator[tuple[int, np.ndarray]]:
+        for first, last in tile_bounds(0, len(features_ND), CHUNK_ROWS):
+            yield first, features_ND[first:last]
+
+    scatters = [metric.sum_scatter(blocks(), identities_N, halves_N == half, features_ND.shape[1]) for half in (0, 1)]
+    task.report(0.3, "choosing the shrinkage")
+    precisions = np.zeros(len(metric.SHRINKAGES))
+    for half in (0, 1):
+        rows, queries = metric.choose_rows(identities_N, halves_N == half, task.params["seed"])
+        given, own = np.asarray(features_ND[rows], np.float32), np.searchsorted(rows, queries)
+        for place, shrinkage in enumerate(metric.SHRINKAGES):
+            unit_MD = scatters[1 - half].metric(shrinkage).project(given, threads=task.threads)
+            found = metric.average_precision(unit_MD, identities_N[rows], own, threads=task.threads)
+            precisions[place] += found / 2
+    shrinkage = metric.choose_shrinkage(precisions.tolist())
+    tensors = metric.to_tensors(scatters[0].plus(scatters[1]).metric(shrinkage))
+    for half in (0, 1):
+        tensors |= metric.to_tensors(scatters[half].metric(shrinkage), f"half_{half}")
+    task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
+    task.write_npy("halves", halves_N)
+    return {"shrinkage": shrinkage, "average_precision": float(precisions.max())}
+
+
+def project_cost(num_rows: int, dim: int, width: int, dtype: str) -> Cost:
+    stored = 2 if dtype == "float16" else 4
+    return Cost(
+        fixed_bytes=dim * dim * 12, bytes_per_row=dim * 8 + width * (4 + stored), disk_bytes=num_rows * width * stored,
+        seconds=2.0 * num_rows * dim * dim / 2e10 + num_rows * width / 2e8,
+    )  # fmt: skip
+
+
+def project(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write projected ``features``, unit rows, zero vectors as zeros: (N, D), or (N, 2 D) while training."""
+    features_ND = task.array("vectors", "features")
+    zeros = zero_rows(task.input("vectors"))
+    zeros = zeros[(zeros >= start) & (zeros < stop)]
+    training = "metric" in task.call.inputs
+    path = str(task.input("metric") / WEIGHTS) if training else task.where["weights"]
+    tensors = hold(("metric", path, task.call.digest), lambda: load_file(path))
+    given, width = features_ND[start:stop], features_ND.shape[1]
+    if training:
+        halves_n = read_npy(task.input("metric"), "halves")[start:stop]
+        unit = np.zeros((len(given), 2 * width), np.float32)
+        for half in (0, 1):
+            own, other = halves_n == half, metric.from_tensors(tensors, f"half_{1 - half}")
+            unit[own, half * width : (half + 1) * width] = other.project(given[own], threads=task.threads)
+    else:
+        unit = metric.from_tensors(tensors).project(given, threads=task.threads)
+    unit[zeros - start] = 0
+    task.write_rows("features", unit, task.params["dtype"])
+    return {"zero_rows": zeros.tolist()}

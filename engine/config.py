@@ -43,9 +43,9 @@ class KnnConfig(Section):
     )
     exact_rows: int = Field(50_000, ge=0, description="largest N that auto searches exactly")
     recall: float = Field(
-        0.97, gt=0, le=1, description="partition: passes are added until this share of neighbours above 0.5 is found"
+        0.99, gt=0, le=1, description="partition: passes are added until this share of neighbours above 0.5 is found"
     )
-    max_passes: int = Field(3, ge=1, le=9, description="partition: passes at most")
+    max_passes: int = Field(0, ge=0, le=9, description="partition: passes at most; 0: 4, and 3 beyond 4,194,304 rows")
     num_cells: int = Field(
         0, ge=0, description="cells; 0: partition about N / 64, at most 1,048,576; ivf about 1.3 sqrt(N)"
     )

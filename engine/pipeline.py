@@ -136,8 +136,9 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
     cells = min(config.num_cells or min(-(-n // listed), passes.MOST_CELLS), n)
     probes = min(config.num_probes or 4, cells)
     sample = config.train_rows_per_cell or 8
+    most = config.max_passes or (4 if n <= passes.FOUR_PASSES_ROWS else 3)
     stages: list[Stage] = []
-    for number in range(1, config.max_passes + 1):
+    for number in range(1, most + 1):
         first = number == 1
         origin = vectors if first else "vertices"
         before = {"order": "order"} if first else {"joined": f"join_{number - 1}"}
@@ -169,7 +170,7 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
                   passes.near_cost(n, dim, cells, probes, listed if first else passes.joined_neighbors(shape.k))),
             Stage(named["join"], f"{module}:join", version, search, graph, n, passes.join_cost(n, dim, shape.k)),
         ]  # fmt: skip
-        if config.recall_samples and number < config.max_passes:
+        if config.recall_samples and number < most:
             made.append(
                 _single(named["check"], f"{module}:check_recall", version, {"recall": config.recall},
                         {"joined": named["join"], "vertices": "vertices", "truth": "truth"},
@@ -182,7 +183,7 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
             stands_in = {named["join"]: f"join_{number - 1}", named["check"]: check}
             made = [replace(stage, unless=check, instead=stands_in.get(stage.name, "")) for stage in made]
         stages += made
-    inputs = {"joined": f"join_{config.max_passes}", "vertices": "vertices", "ingest": vectors, "order": "order"}
+    inputs = {"joined": f"join_{most}", "vertices": "vertices", "ingest": vectors, "order": "order"}
     inputs["features"] = "vertices"
     stages.append(
         Stage("knn", f"{module}:write_similarities", version, {"k": shape.k}, inputs, n,

@@ -36,6 +36,7 @@ from engine.storage.formats import NO_NEIGHBOR
 VERSION = 4
 TRAIN_ITERATIONS = 3
 MOST_CELLS = 1 << 20
+FOUR_PASSES_ROWS = 1 << 22  # beyond, a fourth pass would cost more time than ten million rows have
 # Neighbours that a pass lists before they are joined, at least; ranks that lead on, and how far.
 LISTED = 64
 NEAR, FAR = 10, 16

@@ -80,7 +80,7 @@ def graph_stages(
         stages, vectors, dim = stages + projection, projection[-1].name, projection[-1].params["width"]
     stored = 2 if settings.ingest.dtype == "float16" else 4
     k = choose_k(settings, n)
-    shape = GraphShape(n, dim, k, vectors, None)
+    shape = GraphShape(n, dim, k, vectors, None, originals=(source.store or "ingest") if projection else None)
     if knn_graph is not None:
         width = open_knn_graph(knn_graph.path, n).k
         shape = replace(shape, k=min(k, width))

@@ -25,7 +25,7 @@ from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
 
-INPUT_NAMES = (*STRUCTURAL_NAMES, *OVERLAP_NAMES, *(f"average_cosine_{count}" for count in AVERAGED))
+INPUT_NAMES = (*STRUCTURAL_NAMES, *OVERLAP_NAMES, *(f"average_cosine_{count}" for count in AVERAGED), "original_cosine")
 ALL_NAMES = (*INPUT_NAMES, *SUPPORT_NAMES)
 NUM_INPUTS, NUM_ALL = len(INPUT_NAMES), len(ALL_NAMES)
 TILE_EDGES = 1_024
@@ -33,12 +33,16 @@ UNSEEN = 2  # the half of vertices that neither first fit learns from
 
 
 class Neighborhoods(NamedTuple):
-    """What scoring reads, plain or memory-mapped: the graph, ``vertex_profiles`` and ``neighborhood_averages``."""
+    """What scoring reads, plain or memory-mapped: the graph, ``vertex_profiles`` and ``neighborhood_averages``.
+
+    ``originals_ND``: the vectors as they were given, float16 unit rows, where the graph is of projected ones.
+    """
 
     neighbors_NK: Array
     similarities_NK: Array
     profiles_NP: Array
     averages: tuple[Array, ...]
+    originals_ND: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,11 @@ def _fill(graph: Neighborhoods, edges: EdgeList, priors: Array | None, out: Arra
     for averages in graph.averages:
         fill_cosines(averages, edges.sources, edges.targets, out[:, column])
         column += 1
+    if graph.originals_ND is None:
+        out[:, column] = edges.similarities
+    else:
+        fill_cosines(graph.originals_ND, edges.sources, edges.targets, out[:, column])
+    column += 1
     if priors is not None:
         fill_support(graph.neighbors_NK, priors, edges.sources, edges.targets, out[:, column:])
         assert column + NUM_SUPPORT == out.shape[1]

@@ -25,8 +25,9 @@ class GraphShape:
     """The size of the graph that a method's stages work on, and the stages it comes from.
 
     ``features``: name of the stage that holds the features in vertex order. ``order``: name of the stage that holds
-    ``row_of_vertex``, if vertices are not numbered as rows. ``metric``: name of the stage that learned the metric which
-    the features were projected by, while training.
+    ``row_of_vertex``, if vertices are not numbered as rows. ``originals``: name of the stage or store of the vectors as
+    they were given, in row order, if the features are projected ones; ``metric``: of the stage that learned how, while
+    training.
     """
 
     num_rows: int
@@ -34,6 +35,7 @@ class GraphShape:
     k: int
     features: str
     order: str | None
+    originals: str | None = None
     metric: str | None = None
 
     @property

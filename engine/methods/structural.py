@@ -48,7 +48,7 @@ class Structural:
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""
         assert model is not None
-        params = {"model": model.digest}
+        params = {"model": model.digest, "projected": graph.originals is not None}
         where = {"weights": model.weights}
         prior = Stage(
             "prior", f"{_HERE}:prior", VERSION, params, _inputs(graph), graph.num_rows, _cost(graph, 2), where
@@ -80,7 +80,8 @@ def fitting_stages(
 
     Identities are those of the labels that ``where`` names, or of the stage ``first`` among the inputs ``known``.
     """
-    given = dict(params) | {"trees": settings.trees.model_dump(mode="json"), "seed": settings.seed}
+    projected = {"projected": graph.originals is not None}
+    given = dict(params) | projected | {"trees": settings.trees.model_dump(mode="json"), "seed": settings.seed}
     inputs = _inputs(graph) | graph.ordered | dict(known)
     fitted = {"fit_prior": "fit_prior"}
     final = {"prior": "prior", **({"metric": graph.metric} if graph.metric else {})}
@@ -94,7 +95,7 @@ def fitting_stages(
         Stage("fit_prior", f"{_HERE}:fit_prior", VERSION, given, inputs, 1, cost, where, granule=1),
         Stage("prior", f"{_HERE}:prior", VERSION, given, inputs | fitted, graph.num_rows, _cost(graph, 2), where),
         Stage("fit", f"{_HERE}:fit", VERSION, given, inputs | fitted | final, 1, cost, where, granule=1),
-        _score(graph, edges, {"fit": "fit", **known}, {}),
+        _score(graph, dict(edges) | projected, {"fit": "fit", **known}, {}),
     ]
 
 
@@ -111,7 +112,7 @@ def write_transferable(folder: Path, weights: bytes, sets: list[str]) -> None:
 
 
 def summarise(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``profiles`` (N, P) float32 and ``averages_5``, ... (N, D) float16."""
+    """Write ``profiles`` (N, P) float32, ``averages_5``, ... (N, D) float16 and, if projected, ``originals`` (N, D)."""
     neighbors_nK = task.array("knn", "neighbors")[start:stop]
     profiles = vertex_profiles(neighbors_nK, task.array("knn", "similarities")[start:stop], threads=task.threads)
     task.write_rows("profiles", profiles, np.float32)
@@ -119,6 +120,10 @@ def summarise(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     for count in AVERAGED:
         averages = neighborhood_averages(neighbors_nK, features_ND, start, counts=(count,), threads=task.threads)
         task.write_rows(f"averages_{count}", averages[:, 0], np.float16)
+    if "originals" in task.call.inputs:
+        rows = read_npy(task.input("order"), "row_of_vertex")[start:stop] if "order" in task.call.inputs else None
+        originals_ND = task.array("originals", "features")
+        task.write_rows("originals", originals_ND[slice(start, stop) if rows is None else rows], np.float16)
     return {}
 
 
@@ -230,9 +235,11 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 def _neighborhoods(graph: GraphShape) -> Stage:
     n, k, dim = graph.num_rows, graph.k, graph.dim
-    row_bytes = NUM_PROFILE * 4 + len(AVERAGED) * dim * 2
+    row_bytes = NUM_PROFILE * 4 + (len(AVERAGED) + (graph.originals is not None)) * dim * 2
     cost = Cost(bytes_per_row=row_bytes + dim * 8 + k * 8, disk_bytes=n * row_bytes, seconds=n * dim / 1e7)
     inputs = {"features": graph.features, "knn": "knn"}
+    if graph.originals:
+        inputs |= {"originals": graph.originals} | graph.ordered
     return Stage("neighborhoods", f"{_HERE}:summarise", VERSION, {}, inputs, n, cost)
 
 
@@ -256,6 +263,7 @@ def _graph(task: TaskContext) -> structural.Neighborhoods:
     return structural.Neighborhoods(
         task.array("knn", "neighbors"), task.array("knn", "similarities"), task.array("neighborhoods", "profiles"),
         tuple(task.array("neighborhoods", f"averages_{count}") for count in AVERAGED),
+        task.array("neighborhoods", "originals") if task.params["projected"] else None,
     )  # fmt: skip
 
 

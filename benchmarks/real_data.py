@@ -55,15 +55,15 @@ def measure(data: Path, name: str, work: Path, seed: int) -> Iterator[dict[str, 
         ("no labels, self_trained", {"method": "self_trained"}),
         ("no labels, map_equation", {"method": "cosine", "partition": {"method": "map_equation"}}),
     ]
-    trained = {}
-    for learned in LEARNED:
-        model = work / f"{name}-model-{learned}-{seed}"
+    trained, models = {}, {learned: work / f"{name}-model-{learned}-{seed}" for learned in LEARNED}
+    for learned, model in models.items():
         started = time.perf_counter()
         api.train(paths[0] / "features.npy", paths[0] / "labels.npy", model, method=learned, seed=seed, progress=True)
         trained[learned] = round(time.perf_counter() - started, 1)
         for partition in ("components", "propagation", "map_equation"):
             rows.append((f"{learned} {partition}", {"model": model, "partition": {"method": partition}}))
-    threshold, (least, cap) = choose_cosine(model, vertex_identities(model, labels[split == 0]))
+    graph = models["star_fc"]  # of the vectors as they are
+    threshold, (least, cap) = choose_cosine(graph, vertex_identities(graph, labels[split == 0]))
     cosine: dict[str, dict[str, Any]] = {
         "components": {"method": "components", "min_score": threshold},
         "CDP": {"method": "propagation", "min_score": least, "max_size": cap},

@@ -26,7 +26,7 @@ from engine.errors import ConfigError, DataError
 from engine.ingest import Source
 from engine.methods import METHODS, GraphShape, Model
 from engine.plan import CHUNK_ROWS, Cost, Stage
-from engine.stages import analysis, explain, ingest, knn, metric, partition, passes, point
+from engine.stages import analysis, curve, explain, ingest, knn, metric, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
 
@@ -231,6 +231,13 @@ def run_stages(
     where = {"labels": labels.path, "column": labels.column} if labels else {}
     inputs = {"labels": "labels", "roots": "roots", "score": "score", "explain": "explain", "ingest": vectors}
     inputs |= shape.ordered
+    if shape.num_rows <= settings.partition.curve_rows:
+        given = params | {"num_vertices": shape.num_rows, "seed": settings.seed, "step": settings.partition.step}
+        scored = {"roots": "roots", "score": "score"} | shape.ordered
+        stages.append(
+            _single("curve", "engine.stages.curve:run", curve.VERSION, given, scored,
+                    curve.cost(shape.num_rows, shape.k), where)
+        )  # fmt: skip
     cost = analysis.cost(shape.num_rows, shape.k, labelled=labels is not None)
     stages.append(_single("analysis", "engine.stages.analysis:run", analysis.VERSION, params, inputs, cost, where))
     return stages

@@ -161,6 +161,8 @@ def report_data(root: Path) -> ReportData:
         metrics=_metrics(value),
         sweep=[SweepRow(**row) for row in value["sweeps"]["score"]],
         chosen_threshold=point["min_score"],
+        curve=_curve(root),
+        precision_bias=settings.get("partition", {}).get("precision_bias", 0.0),
         similarities=histograms["similarity"],
         scores=histograms["score"] if method != "cosine" else None,
         recall=RecallEstimate(
@@ -176,6 +178,11 @@ def report_data(root: Path) -> ReportData:
         versions=versions(),
         hardware=hardware(),
     )
+
+
+def _curve(root: Path) -> list[SweepRow]:
+    folder = stage_folder(root, "curve")
+    return [] if folder is None else [SweepRow(**row) for row in manifest.read_json(folder / "curve.json")["rows"]]
 
 
 def write_model(root: Path, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -25,6 +25,7 @@ from engine.evaluation.report_data import (
     ReportData,
     StageRow,
 )
+from engine.evaluation.sweep import SweepRow
 
 __all__ = ["ReportData", "headline", "render_report"]
 
@@ -71,6 +72,7 @@ def render_report(data: ReportData) -> str:
         ("clusters", "Clusters", _sizes(data)),
         ("graph", "Graph", _graph(data)),
         ("certainty", "Certainty", _certainty(data)),
+        ("precision", "Precision", _curve(data)),
         ("thresholds", "Thresholds", _sweep(data)),
         ("galleries", "Galleries", "".join(_gallery(g) for g in data.galleries if g.clusters)),
         ("run", "Run", _run(data)),
@@ -225,38 +227,56 @@ def _certainty(data: ReportData) -> str:
     return f'<div class="columns">{"".join(panels)}</div>' if panels else ""
 
 
+def _curve(data: ReportData) -> str:
+    return _by_step(
+        data.curve, "precision bias", data.precision_bias, "this run",
+        (
+            "What other precision biases would give",
+            "From these same scores: <code>--precision-bias B</code> asks for 2<sup>B</sup> times the odds before an "
+            "edge counts. To the left fewer splits, to the right fewer wrong merges; logarithmic scale.",
+        ),
+        ("Pairwise scores at each", "The identities served for scoring only."),
+    )  # fmt: skip
+
+
 def _sweep(data: ReportData) -> str:
-    rows = sorted(data.sweep, key=lambda row: row.threshold)
+    return _by_step(
+        data.sweep, "threshold", data.chosen_threshold, "chosen",
+        (
+            "What plain thresholding would give",
+            "Connected components of the edges at or above each threshold; logarithmic scale.",
+        ),
+        (
+            "Pairwise scores of those components",
+            "The identities served for scoring only: the threshold was not chosen on them.",
+        ),
+    )  # fmt: skip
+
+
+def _by_step(
+    steps: Sequence[SweepRow], axis: str, chosen: float | None, word: str, counted: tuple[str, str],
+    scored: tuple[str, str],
+) -> str:  # fmt: skip
+    """Cluster counts and, where identities are known, pairwise scores of results along one setting: title and text."""
+    rows = sorted(steps, key=lambda row: row.threshold)
     if not rows:
         return ""
-    xs = [row.threshold for row in rows]
-    marker = None if data.chosen_threshold is None else Marker(data.chosen_threshold, "chosen")
+    xs, marker = [row.threshold for row in rows], None if chosen is None else Marker(chosen, word)
     counts = [
         Series("clusters", [row.num_clusters for row in rows], "a"),
         Series("singletons", [row.num_singletons for row in rows], "b"),
         Series("largest cluster", [row.largest for row in rows], "c"),
     ]
-    panels = [
-        _panel(
-            "What plain thresholding would give",
-            "Connected components of the edges at or above each threshold; logarithmic scale.",
-            charts.lines(xs, counts, "count", "threshold", marker),
-        )
-    ]
-    scored = [row for row in rows if row.pairwise_f is not None]
-    if scored:
+    panels = [_panel(*counted, charts.lines(xs, counts, "count", axis, marker))]
+    known = [row for row in rows if row.pairwise_f is not None]
+    if known:
         fractions = [
-            Series("F", [row.pairwise_f or 0.0 for row in scored], "ink"),
-            Series("precision", [row.pairwise_precision or 0.0 for row in scored], "a"),
-            Series("recall", [row.pairwise_recall or 0.0 for row in scored], "b"),
+            Series("F", [row.pairwise_f or 0.0 for row in known], "ink"),
+            Series("precision", [row.pairwise_precision or 0.0 for row in known], "a"),
+            Series("recall", [row.pairwise_recall or 0.0 for row in known], "b"),
         ]
-        panels.append(
-            _panel(
-                "Pairwise scores of those components",
-                "The identities served for scoring only: the threshold was not chosen on them.",
-                charts.lines([row.threshold for row in scored], fractions, "score", "threshold", marker, percent=True),
-            )
-        )
+        xs = [row.threshold for row in known]
+        panels.append(_panel(*scored, charts.lines(xs, fractions, "score", axis, marker, percent=True)))
     return f'<div class="columns">{"".join(panels)}</div>'
 
 

@@ -124,6 +124,8 @@ class ReportData:
     metrics: list[MetricsRow] = field(default_factory=list)
     sweep: list[SweepRow] = field(default_factory=list)
     chosen_threshold: float | None = None
+    curve: list[SweepRow] = field(default_factory=list)  # by precision bias
+    precision_bias: float = 0.0
     similarities: EdgeHistogram | None = None
     scores: EdgeHistogram | None = None
     recall: RecallEstimate | None = None

@@ -1,6 +1,6 @@
 """Stage analysis: everything the report shows about a result, gathered in passes over the edges.
 
-The labels of ``--labels`` (the truth) are read here and nowhere before.
+The labels of ``--labels`` (the truth) are read here and in ``curve``, and nowhere before.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ FULL = replace(
         MetricsRow("plain thresholding", {"pairwise_f": 0.5}, remark="components at 0.71"),
     ],
     sweep=[SweepRow(0.8, 900, 400, 12, 0.99, 0.4, 0.57), SweepRow(0.7, 500, 100, 80, 0.9, 0.8, 0.85)],
+    curve=[SweepRow(-2.0, 450, 90, 85, 0.8, 0.9, 0.85), SweepRow(2.0, 700, 300, 20, 0.95, 0.7, 0.81)],
     chosen_threshold=0.71,
     similarities=EdgeHistogram([0.0, 0.5, 1.0], [10, 90]),
     scores=EdgeHistogram([0.0, 0.5, 1.0], [0, 88], [10, 2], threshold=0.71),
@@ -159,13 +160,14 @@ def test_a_full_report_shows_every_part():
         assert expected in page.words, expected
     assert ("section", "id", "quality") in page.attributes
     assert ("li", "class", "marked") in page.attributes
-    assert page.tags.count("figure") == 7
+    assert page.tags.count("figure") == 9
 
 
 def test_parts_without_data_are_left_out():
     page = Page(render_report(BARE))
     assert not {"section", "figure", "table"} & set(page.tags)
-    unlabelled = replace(FULL, metrics=[], sweep=[SweepRow(0.8, 900, 400, 12), SweepRow(0.7, 500, 100, 80)])
+    counted = [SweepRow(0.8, 900, 400, 12), SweepRow(0.7, 500, 100, 80)]
+    unlabelled = replace(FULL, metrics=[], sweep=counted, curve=[])
     words = Page(render_report(unlabelled)).words
     assert "plain thresholding would give" in words
     assert "precision" not in words

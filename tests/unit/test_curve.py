@@ -1,0 +1,55 @@
+"""The curve of precision biases: each step is what a run with that bias gives, from the same scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import cluster, evaluate, summary
+from engine.storage.manifest import read_json
+from engine.synth import synthesize
+
+PARTITIONS: list[dict[str, Any]] = [
+    {"method": "components", "min_score": 0.6, "min_intimacy": 0.3},
+    {"method": "components", "min_score": 0.6, "min_intimacy": 0.0},
+    {"method": "propagation"},
+    {"method": "map_equation"},
+]
+
+
+def curve(run: Path) -> dict[float, dict[str, Any]]:
+    folder = summary.stage_folder(run, "curve")
+    assert folder is not None
+    return {row["threshold"]: row for row in read_json(folder / "curve.json")["rows"]}
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda each: each["method"])
+@pytest.mark.parametrize("mode", ["exact", "partition"])
+def test_each_step_is_the_run_with_that_bias(tmp_path: Path, partition: dict[str, Any], mode: str) -> None:
+    blocks = list(synthesize(60, 4).blocks(4096))
+    vectors, truth = (np.concatenate([block[part] for block in blocks]) for part in (0, 1))
+    np.save(tmp_path / "truth.npy", truth)
+    given = {"workspace": tmp_path / "run", "labels": tmp_path / "truth.npy", "method": "cosine", "knn": {"mode": mode}}
+    first = curve(cluster(vectors, partition=partition, **given).run)
+    for bias in (0.0, 2.0, -3.0):
+        result = cluster(vectors, partition=partition | {"precision_bias": bias}, **given)
+        sizes, scores = np.bincount(result.labels), evaluate(result.labels, truth)
+        row = first[bias]
+        assert (row["num_clusters"], row["num_singletons"]) == (len(sizes), (sizes == 1).sum())
+        assert row["largest"] == sizes.max()
+        assert row["pairwise_f"] == pytest.approx(scores["pairwise_f"])
+        assert curve(result.run) == first
+        assert "What other precision biases would give" in result.report.read_text()
+    assert first[4.0]["pairwise_precision"] >= first[-4.0]["pairwise_precision"]
+
+
+def test_without_labels_it_counts_and_beyond_the_rows_allowed_it_is_left_out(tmp_path: Path) -> None:
+    vectors = np.concatenate([block[0] for block in synthesize(30, 5).blocks(4096)])
+    counted = cluster(vectors, workspace=tmp_path / "run", method="cosine")
+    assert curve(counted.run)[0.0]["pairwise_f"] is None
+    few = cluster(vectors, workspace=tmp_path / "few", method="cosine", partition={"curve_rows": len(vectors) - 1})
+    assert summary.stage_folder(few.run, "curve") is None
+    assert "What other precision biases would give" not in few.report.read_text()

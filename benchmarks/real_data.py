@@ -1,10 +1,12 @@
 """Learned methods on real data: trained on split 0's identities, run on split 1's, beside cosine baselines.
 
-    python benchmarks/real_data.py --data ../shared/data [--only historical_figures] [--work /tmp/real-data]
+    python benchmarks/real_data.py --data ../shared/data [--only historical_figures] [--learned structural]
+        [--seeds 0 1] [--work /tmp/real-data]
 
 Every parameter of every row, max_size included, is chosen on train identities, but for two rows without labels whose
-defaults were settled on these sets: the map equation on cosines, and self_trained's doubts and trees. Prints a table
-and writes ``benchmarks/records/real_data.json``.
+defaults were settled on these sets: the map equation on cosines, and self_trained's doubts and trees. The baselines'
+are chosen on the graph of ``star_fc``'s training. Prints a table; rows of ``benchmarks/records/real_data.json`` are
+replaced by data set, method and seed.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from baselines import choose_cosine, vertex_identities
-from recording import write_record
+from recording import record_row
 
 from engine import api, evaluate, summary
 
+SETS = ("historical_figures", "pooled_faces", "pricerunner")
 LEARNED = ("star_fc", "structural")
 
 
@@ -39,7 +43,7 @@ def read_set(data: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return np.concatenate([first[0], second[0]]), labels, np.concatenate([first[2], second[2]])
 
 
-def measure(data: Path, name: str, work: Path, seed: int) -> Iterator[dict[str, Any]]:
+def measure(data: Path, name: str, work: Path, seed: int, learned_ones: list[str]) -> Iterator[dict[str, Any]]:
     """Train and run one data set; yield one row per method."""
     features, labels, split = read_set(data, name)
     paths = {}
@@ -55,20 +59,23 @@ def measure(data: Path, name: str, work: Path, seed: int) -> Iterator[dict[str, 
         ("no labels, self_trained", {"method": "self_trained"}),
         ("no labels, map_equation", {"method": "cosine", "partition": {"method": "map_equation"}}),
     ]
-    trained, models = {}, {learned: work / f"{name}-model-{learned}-{seed}" for learned in LEARNED}
+    trained, models = {}, {learned: work / f"{name}-model-{learned}-{seed}" for learned in learned_ones}
     for learned, model in models.items():
         started = time.perf_counter()
         api.train(paths[0] / "features.npy", paths[0] / "labels.npy", model, method=learned, seed=seed, progress=True)
         trained[learned] = round(time.perf_counter() - started, 1)
-        for partition in ("components", "propagation", "map_equation"):
-            rows.append((f"{learned} {partition}", {"model": model, "partition": {"method": partition}}))
-    graph = models["star_fc"]  # of the vectors as they are
-    threshold, (least, cap) = choose_cosine(graph, vertex_identities(graph, labels[split == 0]))
-    cosine: dict[str, dict[str, Any]] = {
-        "components": {"method": "components", "min_score": threshold},
-        "CDP": {"method": "propagation", "min_score": least, "max_size": cap},
-    }
-    rows = [(f"cosine {title}", {"method": "cosine", "partition": chosen}) for title, chosen in cosine.items()] + rows
+        for partition in ("components", "propagation", "map_equation", "preferred"):
+            chosen = {} if partition == "preferred" else {"partition": {"method": partition}}
+            rows.append((f"{learned} {partition}", {"model": model, **chosen}))
+    if "star_fc" in models:
+        graph = models["star_fc"]  # of the vectors as they are
+        threshold, (least, cap) = choose_cosine(graph, vertex_identities(graph, labels[split == 0]))
+        cosine: dict[str, dict[str, Any]] = {
+            "components": {"method": "components", "min_score": threshold},
+            "CDP": {"method": "propagation", "min_score": least, "max_size": cap},
+        }
+        baselines = [(f"cosine {kind}", {"method": "cosine", "partition": point}) for kind, point in cosine.items()]
+        rows = baselines + rows
     for method, arguments in rows:
         started = time.perf_counter()
         result = api.cluster(
@@ -92,21 +99,20 @@ def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
-    parser.add_argument("--only", nargs="*", default=["historical_figures", "pooled_faces", "pricerunner"])
+    parser.add_argument("--only", nargs="*", default=list(SETS))
+    parser.add_argument("--learned", nargs="*", default=list(LEARNED), choices=LEARNED)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--work", type=Path, help="folder for runs, kept and resumed; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        rows = []
-        for name in arguments.only:
-            for seed in arguments.seeds:
-                for row in measure(arguments.data, name, arguments.work or Path(temporary), seed):
-                    rows.append(row)
-                    print(
-                        f"{name:20} {row['method']:26} pairwise F {100 * row['pairwise_f']:5.1f}  "
-                        f"BCubed F {100 * row['bcubed_f']:5.1f}  {json.dumps(row['point'])}", flush=True,
-                    )  # fmt: skip
-    write_record("real_data", {"seeds": arguments.seeds}, rows)
+        work = arguments.work or Path(temporary)
+        for name, seed in product(arguments.only, arguments.seeds):
+            for row in measure(arguments.data, name, work, seed, arguments.learned):
+                record_row("real_data", {}, row, ("data", "method", "seed"), lambda each: SETS.index(each["data"]))
+                print(
+                    f"{name:20} {row['method']:26} pairwise F {100 * row['pairwise_f']:5.1f}  "
+                    f"BCubed F {100 * row['bcubed_f']:5.1f}  {json.dumps(row['point'])}", flush=True,
+                )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def measure(kind: str, words: list[str], prepared: api.Prepared, memory: str) ->
     """Run what was prepared and compare: a row per stage that ran, and the whole run's ratios."""
     root = prepared.root
     speeds = measure_speeds(root, prepared.threads)
-    run([*words, "--out", str(root), "--memory", memory, "--threads", str(prepared.threads), "--quiet"])
+    run([*words, "--out", str(root), "--memory", memory, "--threads", str(prepared.threads), "--quiet"], root)
     measured = {row["stage"]: row for row in stage_table(root)}
     rows = [
         _row(stage, stage.seconds(speeds), measured[stage.name], root)

@@ -114,9 +114,14 @@ class TreesConfig(Section):
         0.5, ge=0, le=1, description="0: every edge is drawn alike; 1: weighed by the sizes of both identities"
     )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
-    metric: Literal["auto", "none"] = Field(
-        "auto", description="structural: auto learns a metric from the labels and builds the graph in it; none leaves "
-        "the vectors as they are, for a model of any dimension",
+
+
+class MetricConfig(Section):
+    """The metric that training learns from labels, in which the graph of training and runs is built."""
+
+    learn: Literal["auto", "none"] = Field(
+        "auto", description="auto: by methods that are better for it; none: vectors stay as they are, and a structural "
+        "model takes those of any dimension",
     )  # fmt: skip
 
 
@@ -180,6 +185,7 @@ class Settings(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     trees: TreesConfig = TreesConfig()
+    metric: MetricConfig = MetricConfig()
 
     def with_k(self, k: int) -> Settings:
         """The same settings with another ``knn.k``."""
@@ -211,6 +217,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "edges_per_step": 8192,
         },
         "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
+        "metric": {"learn": "none"},
     },
 }
 

@@ -75,21 +75,21 @@ def graph_stages(
     if n >= MAX_ROWS:
         raise DataError(f"{source.path}: {n:,} rows: neighbours are int32 ids, so {MAX_ROWS - 1:,} rows are the most")
     stages = [] if source.store else store_stages(source, settings)
-    vectors = source.store or "ingest"
+    rows = vectors = source.store or "ingest"
     if projection:
         stages, vectors, dim = stages + projection, projection[-1].name, projection[-1].params["width"]
     stored = 2 if settings.ingest.dtype == "float16" else 4
     k = choose_k(settings, n)
-    shape = GraphShape(n, dim, k, vectors, None, originals=(source.store or "ingest") if projection else None)
+    shape = GraphShape(n, dim, k, vectors, None, originals=rows if projection else None)
     if knn_graph is not None:
         width = open_knn_graph(knn_graph.path, n).k
         shape = replace(shape, k=min(k, width))
         params = {"k": shape.k, "digest": knn_graph.digest}
-        inputs, cost = {"features": vectors, "ingest": vectors}, knn.import_cost(n, dim, width)
+        inputs, cost = {"features": vectors, "ingest": rows}, knn.import_cost(n, dim, width)
         where = {"path": knn_graph.path}
         stages.append(Stage("knn", "engine.stages.knn:import_graph", knn.VERSION, params, inputs, n, cost, where))
     elif config.mode == "exact" or (config.mode == "auto" and n <= config.exact_rows):
-        inputs, cost = {"features": vectors, "ingest": vectors}, knn.search_cost(n, dim, k, n)
+        inputs, cost = {"features": vectors, "ingest": rows}, knn.search_cost(n, dim, k, n)
         stages.append(Stage("knn", "engine.stages.knn:search", knn.VERSION, {"k": k}, inputs, n, cost))
     elif config.mode == "ivf":
         cells = min(config.num_cells or max(1, round(1.3 * n**0.5)), n)
@@ -97,7 +97,7 @@ def graph_stages(
         sample = config.train_rows_per_cell or 64
         train = {"num_cells": cells, "train_rows_per_cell": sample, "seed": settings.seed}
         search = {"k": k, "num_probes": probes}
-        inputs = {"ingest": vectors, "features": "vertices", "order": "order", "quantiser": "quantiser"}
+        inputs = {"ingest": rows, "features": "vertices", "order": "order", "quantiser": "quantiser"}
         stages += [
             _single("quantiser", "engine.stages.knn:train_quantiser", knn.VERSION, train, {"ingest": vectors},
                     knn.quantiser_cost(cells, dim, sample)),
@@ -113,10 +113,12 @@ def graph_stages(
         shape = replace(shape, features="vertices", order="order")
     else:
         shape = replace(shape, features="vertices", order="order")
-        stages += _partition_passes(shape, settings, vectors, stored)
+        stages += _partition_passes(shape, settings, vectors, rows, stored)
+    if projection and shape.features == "vertices":  # which holds the same in another order
+        stages = [replace(stage, scratch=True) if stage.name == vectors else stage for stage in stages]
     samples = min(settings.knn.recall_samples, n)
     if samples:
-        inputs = {"features": shape.features, "ingest": vectors} | shape.ordered
+        inputs = {"features": shape.features, "ingest": rows} | shape.ordered
         params = {"k": shape.k, "samples": samples, "seed": settings.seed}
         truth = _single("truth", "engine.stages.knn:find_truth", knn.VERSION, params, inputs,
                         knn.truth_cost(n, dim, shape.k, samples))  # fmt: skip
@@ -129,7 +131,9 @@ def graph_stages(
     return stages, shape
 
 
-def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, stored: int) -> list[Stage]:
+def _partition_passes(
+    shape: GraphShape, settings: Settings, vectors: str, rows: str, stored: int
+) -> list[Stage]:  # fmt: skip
     """Mode partition: as many passes as the recall asks for, then the similarities of the last one's neighbours."""
     config, n, dim = settings.knn, shape.num_rows, shape.dim
     listed, version, module = passes.listed_neighbors(shape.k), passes.VERSION, "engine.stages.passes"
@@ -183,7 +187,7 @@ def _partition_passes(shape: GraphShape, settings: Settings, vectors: str, store
             stands_in = {named["join"]: f"join_{number - 1}", named["check"]: check}
             made = [replace(stage, unless=check, instead=stands_in.get(stage.name, "")) for stage in made]
         stages += made
-    inputs = {"joined": f"join_{most}", "vertices": "vertices", "ingest": vectors, "order": "order"}
+    inputs = {"joined": f"join_{most}", "vertices": "vertices", "ingest": rows, "order": "order"}
     inputs["features"] = "vertices"
     stages.append(
         Stage("knn", f"{module}:write_similarities", version, {"k": shape.k}, inputs, n,
@@ -323,13 +327,13 @@ def training_stages(
     method = METHODS[settings.method]
     where = {"labels": labels.path, "column": labels.column}
     projection = []
-    if method.learns_metric and settings.trees.metric == "auto" and knn_graph is None:
+    if method.metric_spaces and settings.metric.learn == "auto" and knn_graph is None:
         vectors = {"features": source.store or "ingest"}
         params = {"labels": labels.digest, "seed": settings.seed}
         cost = metric.learn_cost(source.num_rows, source.dim)
         projection = [
             _single("metric", "engine.stages.metric:learn", metric.VERSION, params, vectors, cost, where),
-            _projection(source, settings, {}, {"metric": "metric"}, {}, 2),
+            _projection(source, settings, {}, {"metric": "metric"}, {}, method.metric_spaces),
         ]
     stages, shape = graph_stages(source, settings, knn_graph, projection)
     shape = replace(shape, metric=projection[0].name if projection else None)

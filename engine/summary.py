@@ -275,6 +275,8 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
             "No labels and no model were given: rows were clustered by cosine first, at an operating point read from "
             f"the graph; {what if learned else few}"
         )
+    if stage_folder(root, "project"):
+        notes.append("Similarities are cosines in a metric that the model learned from its training labels.")
     if "reason" in point:
         notes.append(
             "No threshold was given and no model trained on such data: the operating point is read from the graph. "

@@ -66,13 +66,15 @@ class Model:
 class Method(Protocol):
     """A way to give every edge a score; ``learned``: a probability, else a cosine.
 
-    ``learns_metric``: where there are labels, it is trained and run on vectors projected by a metric learned from them.
+    ``metric_spaces``: 0 if it takes vectors as they are; else training learns a metric and a run's vectors are
+    projected by it: with 1 so are those of training; with 2 either half of those by the other's, into a space of its
+    own.
     """
 
     name: str
     learned: bool
     needs_model: bool
-    learns_metric: bool
+    metric_spaces: int
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """Stages from the ``knn`` stage (and the features) to the ``score`` stage's edge table."""

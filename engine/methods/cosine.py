@@ -19,7 +19,7 @@ class Cosine:
     name = "cosine"
     learned = False
     needs_model = False
-    learns_metric = False
+    metric_spaces = 0
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """One stage that lists every undirected edge once."""

@@ -37,7 +37,7 @@ class SelfTrained:
     name = "self_trained"
     learned = True
     needs_model = False
-    learns_metric = False
+    metric_spaces = 0
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save
 
 from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
@@ -28,6 +29,7 @@ from engine.learning.training import GraphData, hold_out, train
 from engine.methods.base import GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, iterate_edges, write_edges
+from engine.stages.metric import learned
 from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.formats import read_labels
 from engine.storage.manifest import write_atomic
@@ -44,7 +46,7 @@ class StarFc:
     name = "star_fc"
     learned = True
     needs_model = True
-    learns_metric = False
+    metric_spaces = 1
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
@@ -63,6 +65,7 @@ class StarFc:
             "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
         }  # fmt: skip
         inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn"} | graph.ordered
+        inputs |= {"metric": graph.metric} if graph.metric else {}
         sampled, steps = min(n, settings.sampling.max_vertices), settings.train.max_steps
         cost = Cost(
             fixed_bytes=n * 40 + sampled * graph.k * 140 + settings.train.edges_per_step * network.hidden * 100,
@@ -114,10 +117,12 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         threads=task.threads,
     )
     weights = {name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
+    tensors, facts = learned(task)
+    weights |= {name: torch.from_numpy(array) for name, array in tensors.items()}
     task.write_file("weights.safetensors", lambda stream: stream.write(save(weights)))
     checkpoint.path.unlink(missing_ok=True)
     history = [entry.__dict__ for entry in trained.history]
-    return {"network": dict(task.params["network"]), "best_step": trained.best_step, "history": history}
+    return {"network": dict(task.params["network"]), "best_step": trained.best_step, "history": history, **facts}
 
 
 def embed(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -223,7 +228,8 @@ def _network(task: TaskContext) -> StarFC:
     def load() -> StarFC:
         dim = task.array("aggregate", "aggregated").shape[1]
         network = build_model(dim, ModelConfig(**task.params["network"]), seed=0)
-        network.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        network.load_state_dict({name: tensors[name] for name in tensors if not name.startswith("metric.")})
         return network.eval()
 
     return hold(("network", weights, task.call.digest), load)

@@ -19,15 +19,15 @@ from safetensors.numpy import load_file, save
 from engine.config import Settings, TreesConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
-from engine.learning import metric, selection, structural
+from engine.learning import selection, structural
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE, GraphShape, Model, which_edges
 from engine.methods.star_fc import similarity_floor, vertex_identities
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import iterate_edges, write_edges
-from engine.stages.metric import WEIGHTS as METRIC_FILE
-from engine.storage.context import TaskContext, hold, read_npy, stage_facts
+from engine.stages.metric import learned
+from engine.storage.context import TaskContext, hold, read_npy
 from engine.storage.manifest import file_checksum, write_atomic, write_json
 from engine.version import __version__
 
@@ -43,7 +43,7 @@ class Structural:
     name = "structural"
     learned = True
     needs_model = True
-    learns_metric = True
+    metric_spaces = 2
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""
@@ -184,11 +184,8 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     slope, offset = structural.calibrate(final.logits(inputs[held_out], threads=task.threads), same[held_out])
     offset -= task.params.get("doubts", 0.0) * float(np.log(2))
     scorer = structural.StructuralScorer(priors, final, slope, offset)
-    tensors, facts = structural.to_tensors(scorer), {}
-    if "metric" in task.call.inputs:
-        tensors |= metric.to_tensors(metric.from_tensors(load_file(task.input("metric") / METRIC_FILE)))
-        facts = stage_facts(task.input("metric"))[0]
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
+    tensors, facts = learned(task)
+    task.write_file(WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))
     return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
 
 

@@ -1,8 +1,8 @@
 """Stages of a learned metric: ``metric`` learns it from labels, ``project`` writes the vectors to build the graph of.
 
-What is learned from rows flatters those rows. So in training identities are put in two halves, either of which is
-projected by the metric of the other, into dimensions of its own: the halves meet nowhere in the graph, and all that
-is learned from it sees rows as a later run will see rows of new identities.
+What is learned from rows flatters those rows. So where a method can be trained so (two ``spaces``), identities are put
+in two halves, either of which is projected by the metric of the other, into dimensions of its own: the halves meet
+nowhere in the graph, and all that is learned from it sees rows as a later run will see rows of new identities.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 from engine.learning import metric
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.ingest import zero_rows
-from engine.storage.context import TaskContext, hold, read_npy
+from engine.storage.context import TaskContext, hold, read_npy, stage_facts
 from engine.storage.formats import read_labels
 from engine.tiles import tile_bounds
 
@@ -76,22 +76,28 @@ def project_cost(num_rows: int, dim: int, width: int, dtype: str) -> Cost:
 
 
 def project(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write projected ``features``, unit rows, zero vectors as zeros: (N, D), or (N, 2 D) while training."""
+    """Write projected ``features``, unit rows, zero vectors as zeros: (N, D), or (N, 2 D) in two spaces."""
     features_ND = task.array("vectors", "features")
     zeros = zero_rows(task.input("vectors"))
-    zeros = zeros[(zeros >= start) & (zeros < stop)]
-    training = "metric" in task.call.inputs
-    path = str(task.input("metric") / WEIGHTS) if training else task.where["weights"]
+    path = task.where.get("weights") or str(task.input("metric") / WEIGHTS)
     tensors = hold(("metric", path, task.call.digest), lambda: load_file(path))
     given, width = features_ND[start:stop], features_ND.shape[1]
-    if training:
+    if task.params["width"] == width:
+        unit = metric.from_tensors(tensors).project(given, threads=task.threads)
+    else:
         halves_n = read_npy(task.input("metric"), "halves")[start:stop]
         unit = np.zeros((len(given), 2 * width), np.float32)
         for half in (0, 1):
             own, other = halves_n == half, metric.from_tensors(tensors, f"half_{1 - half}")
             unit[own, half * width : (half + 1) * width] = other.project(given[own], threads=task.threads)
-    else:
-        unit = metric.from_tensors(tensors).project(given, threads=task.threads)
-    unit[zeros - start] = 0
+    unit[zeros[(zeros >= start) & (zeros < stop)] - start] = 0
     task.write_rows("features", unit, task.params["dtype"])
-    return {"zero_rows": zeros.tolist()}
+    return {}
+
+
+def learned(task: TaskContext) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What a ``fit`` adds to its model: the metric of all identities, and the facts of its choice; or nothing."""
+    if "metric" not in task.call.inputs:
+        return {}, {}
+    tensors = metric.to_tensors(metric.from_tensors(load_file(task.input("metric") / WEIGHTS)))
+    return tensors, stage_facts(task.input("metric"))[0]

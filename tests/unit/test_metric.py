@@ -105,7 +105,7 @@ def test_a_learned_metric_finds_what_cosines_do_not(tmp_path: Path) -> None:
     scores = {}
     for metric in ("auto", "none"):
         model = tmp_path / f"model-{metric}"
-        train(fitting, known, model, method="structural", **small, **{"trees.metric": metric})
+        train(fitting, known, model, method="structural", **small, **{"metric.learn": metric})
         result = cluster(unseen, model=model, workspace=tmp_path / metric, knn={"k": 20})
         scores[metric] = evaluate(result.labels, truth)["pairwise_f"]
     assert scores["auto"] > scores["none"] + 0.1

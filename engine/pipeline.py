@@ -329,7 +329,8 @@ def training_stages(
     projection = []
     if method.metric_spaces and settings.metric.learn == "auto" and knn_graph is None:
         vectors = {"features": source.store or "ingest"}
-        params = {"labels": labels.digest, "seed": settings.seed}
+        holdout = settings.train.holdout if method.metric_spaces == 1 else 0.0  # two spaces hold out each other
+        params = {"labels": labels.digest, "seed": settings.seed, "holdout": holdout}
         cost = metric.learn_cost(source.num_rows, source.dim)
         projection = [
             _single("metric", "engine.stages.metric:learn", metric.VERSION, params, vectors, cost, where),

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from engine.learning import metric
+from engine.learning.training import hold_out
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.ingest import zero_rows
 from engine.storage.context import TaskContext, hold, read_npy, stage_facts
@@ -37,7 +38,11 @@ def learn_cost(num_rows: int, dim: int) -> Cost:
 
 
 def learn(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the metrics of either half and of all identities, and the half of each row: ``halves`` (N,) int8."""
+    """Write the metrics of either half and of all identities, and the half of each row: ``halves`` (N,) int8.
+
+    A share ``holdout`` of the identities, those that a fit holds out with the same seed, is left out of all metrics, so
+    that thresholds are chosen on rows that the metric has not seen either.
+    """
     features_ND = task.array("features", "features")
     identities_N = read_labels(task.where["labels"], column=task.where["column"])
     known, places = np.unique(identities_N, return_inverse=True)
@@ -52,7 +57,7 @@ def learn(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     task.report(0.3, "choosing the shrinkage")
     precisions = np.zeros(len(metric.SHRINKAGES))
     for half in (0, 1):
-        rows, queries = metric.choose_rows(identities_N, halves_N == half, task.params["seed"])
+        rows, queries = metric.choose_rows(identities_N, halves_N == half, seed)
         given, own = np.asarray(features_ND[rows], np.float32), np.searchsorted(rows, queries)
         for place, shrinkage in enumerate(metric.SHRINKAGES):
             unit_MD = scatters[1 - half].metric(shrinkage).project(given, threads=task.threads)

@@ -53,7 +53,9 @@ def learn(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         for first, last in tile_bounds(0, len(features_ND), CHUNK_ROWS):
             yield first, features_ND[first:last]
 
-    scatters = [metric.sum_scatter(blocks(), identities_N, halves_N == half, features_ND.shape[1]) for half in (0, 1)]
+    seed, holdout, dim = task.params["seed"], task.params["holdout"], features_ND.shape[1]
+    fitted_N = ~hold_out(identities_N, holdout, seed) if holdout else np.ones(len(identities_N), np.bool_)
+    scatters = [metric.sum_scatter(blocks(), identities_N, (halves_N == half) & fitted_N, dim) for half in (0, 1)]
     task.report(0.3, "choosing the shrinkage")
     precisions = np.zeros(len(metric.SHRINKAGES))
     for half in (0, 1):

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file, save
 
 from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
-from engine.errors import DataError
 from engine.graph.adjacency import EdgeList, aggregate, symmetric_rows
 from engine.learning import selection
 from engine.learning.layers import StarFC, build_model
@@ -29,9 +28,8 @@ from engine.learning.training import GraphData, hold_out, train
 from engine.methods.base import GraphShape, Model, which_edges
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, iterate_edges, write_edges
-from engine.stages.metric import learned
+from engine.stages.metric import learned, read_identities
 from engine.storage.context import TaskContext, hold, read_npy
-from engine.storage.formats import read_labels
 from engine.storage.manifest import write_atomic
 
 VERSION = 2
@@ -183,12 +181,8 @@ def similarity_floor(folder: Path, min_score: float) -> float:
 
 def vertex_identities(task: TaskContext) -> np.ndarray:
     """The identities of ``--labels`` in vertex order; raises ``DataError`` if none is known."""
-    identities_N = read_labels(task.where["labels"], column=task.where["column"])
-    if (identities_N < 0).all():
-        raise DataError(f"{task.where['labels']}: every label is -1; training needs identities")
-    if "order" in task.call.inputs:
-        identities_N = identities_N[read_npy(task.input("order"), "row_of_vertex")]
-    return identities_N
+    identities_N = read_identities(task)
+    return identities_N[read_npy(task.input("order"), "row_of_vertex")] if "order" in task.call.inputs else identities_N
 
 
 def _aggregate(graph: GraphShape) -> Stage:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from engine.errors import DataError
 from engine.learning import metric
 from engine.learning.training import hold_out
 from engine.plan import CHUNK_ROWS, Cost
@@ -23,6 +24,7 @@ from engine.tiles import tile_bounds
 
 VERSION = 1
 WEIGHTS = "metric.safetensors"
+FEWEST_PER_DIMENSION = 2  # identities, for a fit in their own metric
 
 
 def learn_cost(num_rows: int, dim: int) -> Cost:
@@ -41,10 +43,11 @@ def learn(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the metrics of either half and of all identities, and the half of each row: ``halves`` (N,) int8.
 
     A share ``holdout`` of the identities, those that a fit holds out with the same seed, is left out of all metrics, so
-    that thresholds are chosen on rows that the metric has not seen either.
+    that thresholds are chosen on rows that the metric has not seen either. A fit that holds some out learns from the
+    rest in their own metric: of few identities that would be too flattering, so then it does little but centre.
     """
     features_ND = task.array("features", "features")
-    identities_N = read_labels(task.where["labels"], column=task.where["column"])
+    identities_N = read_identities(task)
     known, places = np.unique(identities_N, return_inverse=True)
     drawn = np.random.default_rng([task.params["seed"], 5]).permutation(len(known)) % 2
     halves_N = np.where(identities_N < 0, np.arange(len(identities_N)) % 2, drawn[places]).astype(np.int8)
@@ -66,12 +69,22 @@ def learn(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
             found = metric.average_precision(unit_MD, identities_N[rows], own, threads=task.threads)
             precisions[place] += found / 2
     shrinkage = metric.choose_shrinkage(precisions.tolist())
+    if holdout and len(known) < FEWEST_PER_DIMENSION * dim:
+        shrinkage = metric.SHRINKAGES[-1]
     tensors = metric.to_tensors(scatters[0].plus(scatters[1]).metric(shrinkage))
     for half in (0, 1):
         tensors |= metric.to_tensors(scatters[half].metric(shrinkage), f"half_{half}")
     task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
     task.write_npy("halves", halves_N)
     return {"shrinkage": shrinkage, "average_precision": float(precisions.max())}
+
+
+def read_identities(task: TaskContext) -> np.ndarray:
+    """The identities of ``--labels`` in source order; raises ``DataError`` if none is known."""
+    identities_N = read_labels(task.where["labels"], column=task.where["column"])
+    if (identities_N < 0).all():
+        raise DataError(f"{task.where['labels']}: every label is -1; training needs identities")
+    return identities_N
 
 
 def project_cost(num_rows: int, dim: int, width: int, dtype: str) -> Cost:

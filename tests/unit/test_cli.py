@@ -60,6 +60,7 @@ def test_run_status_export_evaluate_report(
         "roots",
         "labels",
         "explain",
+        "curve",
         "analysis",
     ]
     assert plan["memory_bytes"] > 0

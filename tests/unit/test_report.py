@@ -314,5 +314,5 @@ def test_a_browser_shows_it_without_errors(tmp_path, query):
     bars = [value for tag, name, value in page.attributes if tag == "rect" and name == "height" and value != "1000"]
     assert len(bars) >= 6
     assert all(float(height) > 0 for height in bars)
-    assert page.tags.count("polyline") == 8
+    assert page.tags.count("polyline") == 14
     assert (tmp_path / "page.png").stat().st_size > 10_000

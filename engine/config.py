@@ -163,7 +163,7 @@ class PartitionConfig(Section):
         "it does at 0: above 0 fewer wrong merges, below 0 fewer splits",
     )  # fmt: skip
     curve_rows: int = Field(
-        200_000, ge=0, description="the report shows what other precision biases would give up to this many rows; that "
+        50_000, ge=0, description="the report shows what other precision biases would give up to this many rows; that "
         "takes the partition nine times over",
     )  # fmt: skip
     bandwidth: float = Field(0.1, gt=0, description="map_equation: score that makes an exponential weight e times less")

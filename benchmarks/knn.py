@@ -12,7 +12,6 @@ run in ``benchmarks/records/knn.json`` (``knn_N.json`` for another number of ide
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import faiss
 import numpy as np
 from part1 import PART1, stage_table
-from recording import RECORDS, write_record
+from recording import read_rows, write_record
 
 from engine import api, summary
 from engine.graph import knn
@@ -170,10 +169,8 @@ def measure(work: Path, identities: int, only: list[str]) -> None:
     settings = {"identities": identities, "num_rows": len(rows_ND), "dim": 256, "k": K, "floor": FLOOR,
                 "queries": len(rivals.queries), "timed_queries": len(rivals.timed)}  # fmt: skip
     name = "knn" if identities == PART1 else f"knn_{identities}"
-    path = RECORDS / f"{name}.json"
-    held = json.loads(path.read_text())["results"] if path.exists() else []
     made = {row["name"] for row in results}
-    write_record(name, settings, results + [row for row in held if row["name"] not in made])
+    write_record(name, settings, results + [row for row in read_rows(name) if row["name"] not in made])
 
 
 if __name__ == "__main__":

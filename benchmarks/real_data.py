@@ -4,9 +4,8 @@
         [--seeds 0 1] [--work /tmp/real-data]
 
 Every parameter of every row, max_size included, is chosen on train identities, but for two rows without labels whose
-defaults were settled on these sets: the map equation on cosines, and self_trained's doubts and trees. The baselines'
-are chosen on the graph of ``star_fc``'s training. Prints a table; rows of ``benchmarks/records/real_data.json`` are
-replaced by data set, method and seed.
+defaults were settled on these sets: the map equation on cosines, and self_trained's doubts and trees. Prints a table;
+rows of ``benchmarks/records/real_data.json`` are replaced by data set, method and seed.
 """
 
 from __future__ import annotations
@@ -67,15 +66,14 @@ def measure(data: Path, name: str, work: Path, seed: int, learned_ones: list[str
         for partition in ("components", "propagation", "map_equation", "preferred"):
             chosen = {} if partition == "preferred" else {"partition": {"method": partition}}
             rows.append((f"{learned} {partition}", {"model": model, **chosen}))
-    if "star_fc" in models:
-        graph = models["star_fc"]  # of the vectors as they are
-        threshold, (least, cap) = choose_cosine(graph, vertex_identities(graph, labels[split == 0]))
-        cosine: dict[str, dict[str, Any]] = {
-            "components": {"method": "components", "min_score": threshold},
-            "CDP": {"method": "propagation", "min_score": least, "max_size": cap},
-        }
-        baselines = [(f"cosine {kind}", {"method": "cosine", "partition": point}) for kind, point in cosine.items()]
-        rows = baselines + rows
+    graph = work / f"{name}-train-cosine"  # of the vectors as they are, not in a model's metric
+    api.cluster(paths[0] / "features.npy", workspace=graph, method="cosine")
+    threshold, (least, cap) = choose_cosine(graph, vertex_identities(graph, labels[split == 0]))
+    cosine: dict[str, dict[str, Any]] = {
+        "components": {"method": "components", "min_score": threshold},
+        "CDP": {"method": "propagation", "min_score": least, "max_size": cap},
+    }
+    rows = [(f"cosine {title}", {"method": "cosine", "partition": chosen}) for title, chosen in cosine.items()] + rows
     for method, arguments in rows:
         started = time.perf_counter()
         result = api.cluster(

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
-from engine.clustering.evidence import edge_weights
+from engine.clustering.evidence import weigh_edges
 from engine.clustering.forest import strongest_forest
 from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
@@ -84,8 +84,7 @@ def select_operating_points(
         return _best(try_intimacy(floor) for floor in reversed(INTIMACIES))
 
     def modules(min_score: float) -> dict[str, Any]:
-        kept = scores_E > np.float32(min_score)
-        edges = sources_E[kept], targets_E[kept], edge_weights(scores_E[kept], "log_odds", min_score)
+        edges = weigh_edges(sources_E, targets_E, scores_E, "log_odds", min_score)
         graph = build_weighted_adjacency(num_vertices, lambda: [edges], threads)
         return {"min_score": min_score, **measure(map_equation(*graph, threads=threads, seed=seed).roots_N)}
 

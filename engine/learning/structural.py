@@ -25,7 +25,7 @@ from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
 
-INPUT_NAMES = (*STRUCTURAL_NAMES, *OVERLAP_NAMES, *(f"average_cosine_{count}" for count in AVERAGED), "original_cosine")
+INPUT_NAMES = (*STRUCTURAL_NAMES, *OVERLAP_NAMES, *(f"average_cosine_{count}" for count in AVERAGED))
 ALL_NAMES = (*INPUT_NAMES, *SUPPORT_NAMES)
 NUM_INPUTS, NUM_ALL = len(INPUT_NAMES), len(ALL_NAMES)
 TILE_EDGES = 1_024
@@ -44,6 +44,10 @@ class Neighborhoods(NamedTuple):
     averages: tuple[Array, ...]
     originals_ND: Array | None = None
 
+    def count_inputs(self, with_priors: bool) -> int:
+        """Columns of ``edge_inputs`` (F)."""
+        return (NUM_ALL if with_priors else NUM_INPUTS) + (self.originals_ND is not None)
+
 
 @dataclass(frozen=True)
 class StructuralScorer:
@@ -56,8 +60,11 @@ class StructuralScorer:
 
 
 def edge_inputs(graph: Neighborhoods, edges: EdgeList, priors_NK: Array | None = None, *, threads: int = 1) -> Array:
-    """Compute (E, F) float32 inputs, columns as in ``INPUT_NAMES``; with priors as in ``ALL_NAMES``."""
-    result = np.empty((len(edges.sources), NUM_INPUTS if priors_NK is None else NUM_ALL), np.float32)
+    """Compute (E, F) float32 inputs, columns as in ``INPUT_NAMES``; with priors as in ``ALL_NAMES``.
+
+    Where the graph is of projected vectors, the last column is the cosine of the original ones.
+    """
+    result = np.empty((len(edges.sources), graph.count_inputs(priors_NK is not None)), np.float32)
 
     def run(tile: tuple[int, int]) -> None:
         _fill(graph, EdgeList(*(column[slice(*tile)] for column in edges)), priors_NK, result[slice(*tile)])
@@ -75,7 +82,7 @@ def score_edges(
 
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
-        inputs, logits = np.empty((len(part.sources), NUM_ALL), np.float32), scores[slice(*tile)]
+        inputs, logits = np.empty((len(part.sources), graph.count_inputs(True)), np.float32), scores[slice(*tile)]
         _fill(graph, part, priors_NK, inputs)
         _logits(scorer.final, inputs, logits)
         logits[:] = _probability(slope * logits + offset)
@@ -107,7 +114,7 @@ def prior_rows(
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
         inputs, logits = (
-            np.empty((len(part.sources), NUM_INPUTS), np.float32),
+            np.empty((len(part.sources), graph.count_inputs(False)), np.float32),
             np.empty((len(trees), len(part.sources))),
         )
         _fill(graph, part, None, inputs)
@@ -235,14 +242,13 @@ def _fill(graph: Neighborhoods, edges: EdgeList, priors: Array | None, out: Arra
     for averages in graph.averages:
         fill_cosines(averages, edges.sources, edges.targets, out[:, column])
         column += 1
-    if graph.originals_ND is None:
-        out[:, column] = edges.similarities
-    else:
-        fill_cosines(graph.originals_ND, edges.sources, edges.targets, out[:, column])
-    column += 1
     if priors is not None:
         fill_support(graph.neighbors_NK, priors, edges.sources, edges.targets, out[:, column:])
-        assert column + NUM_SUPPORT == out.shape[1]
+        column += NUM_SUPPORT
+    if graph.originals_ND is not None:
+        fill_cosines(graph.originals_ND, edges.sources, edges.targets, out[:, column])
+        column += 1
+    assert column == out.shape[1]
 
 
 def _logits(trees: Trees, inputs: Array, out: Array) -> None:

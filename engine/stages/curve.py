@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
-from engine.clustering.evidence import biased_score, edge_weights
+from engine.clustering.evidence import biased_score, weigh_edges
 from engine.clustering.forest import strongest_forest
 from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
@@ -61,9 +61,7 @@ def _partition(task: TaskContext, edges: tuple[Array, ...], point: dict[str, Any
     if "weight" in point:
 
         def modules(min_score: float) -> Array:
-            weights = edge_weights(scores_E, point["weight"], min_score, point.get("bandwidth", 1.0))
-            chosen = (scores_E >= np.float32(min_score)) & (weights > 0)
-            block = sources_E[chosen], targets_E[chosen], weights[chosen]
+            block = weigh_edges(*edges, point["weight"], min_score, point.get("bandwidth", 1.0))
             graph = build_weighted_adjacency(num_vertices, lambda: [block], task.threads)
             return map_equation(*graph, threads=task.threads, seed=task.params["seed"]).roots_N
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
-from engine.clustering.evidence import biased_score, edge_weights
+from engine.clustering.evidence import biased_score, weigh_edges
 from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.map_equation import map_equation
@@ -160,10 +160,8 @@ def modules(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     point = operating_point(task)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
-            weights = edge_weights(scores, point["weight"], point["min_score"], point.get("bandwidth", 1.0))
-            kept = (scores >= np.float32(point["min_score"])) & (weights > 0)
-            yield sources[kept], targets[kept], weights[kept]
+        for edges in iterate_edges(task.input("score"), ("source", "target", "score")):
+            yield weigh_edges(*edges, point["weight"], point["min_score"], point.get("bandwidth", 1.0))
 
     graph = build_weighted_adjacency(task.params["num_vertices"], blocks, task.threads)
     found = map_equation(*graph, threads=task.threads, seed=task.params["seed"])

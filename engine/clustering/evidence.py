@@ -43,9 +43,10 @@ def edge_weights(scores_E: Array, kind: str, min_score: float = 0.5, bandwidth: 
 
 
 def weigh_edges(
-    sources_E: Array, targets_E: Array, scores_E: Array, kind: str, min_score: float, bandwidth: float = 1.0
+    edges: tuple[Array, ...], kind: str, min_score: float, bandwidth: float = 1.0
 ) -> tuple[Array, Array, Array]:
-    """Sources, targets and weights of the edges that reach ``min_score`` and weigh anything: the map equation's."""
+    """Turn sources, targets and scores into the map equation's edges: those of ``min_score`` that weigh anything."""
+    sources_E, targets_E, scores_E = edges
     weights_E = edge_weights(scores_E, kind, min_score, bandwidth)
     kept = (scores_E >= np.float32(min_score)) & (weights_E > 0)
     return sources_E[kept], targets_E[kept], weights_E[kept]

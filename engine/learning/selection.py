@@ -84,7 +84,7 @@ def select_operating_points(
         return _best(try_intimacy(floor) for floor in reversed(INTIMACIES))
 
     def modules(min_score: float) -> dict[str, Any]:
-        edges = weigh_edges(sources_E, targets_E, scores_E, "log_odds", min_score)
+        edges = weigh_edges((sources_E, targets_E, scores_E), "log_odds", min_score)
         graph = build_weighted_adjacency(num_vertices, lambda: [edges], threads)
         return {"min_score": min_score, **measure(map_equation(*graph, threads=threads, seed=seed).roots_N)}
 

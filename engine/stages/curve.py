@@ -61,7 +61,7 @@ def _partition(task: TaskContext, edges: tuple[Array, ...], point: dict[str, Any
     if "weight" in point:
 
         def modules(min_score: float) -> Array:
-            block = weigh_edges(*edges, point["weight"], min_score, point.get("bandwidth", 1.0))
+            block = weigh_edges(edges, point["weight"], min_score, point.get("bandwidth", 1.0))
             graph = build_weighted_adjacency(num_vertices, lambda: [block], task.threads)
             return map_equation(*graph, threads=task.threads, seed=task.params["seed"]).roots_N
 

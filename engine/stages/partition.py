@@ -161,7 +161,7 @@ def modules(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for edges in iterate_edges(task.input("score"), ("source", "target", "score")):
-            yield weigh_edges(*edges, point["weight"], point["min_score"], point.get("bandwidth", 1.0))
+            yield weigh_edges(edges, point["weight"], point["min_score"], point.get("bandwidth", 1.0))
 
     graph = build_weighted_adjacency(task.params["num_vertices"], blocks, task.threads)
     found = map_equation(*graph, threads=task.threads, seed=task.params["seed"])

@@ -15,10 +15,15 @@ from engine.executors.local import LocalExecutor
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
 
-# All ways of searching (in passes, as many as the target asks for: two), all ways of partitioning.
+# All ways of searching (in passes, as many as the target asks for: two), all ways of partitioning, a learned method.
 RUNS = {
     "exact": {"partition": {"method": "propagation", "min_score": 0.5, "max_size": 25}, "knn.mode": "exact"},
-    "modules": {"partition": {"method": "map_equation"}, "knn.mode": "exact"},
+    "modules": {
+        "partition": {"method": "map_equation"},
+        "knn.mode": "exact",
+        "method": "self_trained",
+        "trees": {"num_trees": 8, "levels": 3, "max_edges": 20_000},
+    },
     "ivf": {
         "partition": {"method": "components", "min_score": 0.5, "min_intimacy": 0.3},
         "knn": {"mode": "ivf", "num_probes": 8},
@@ -28,7 +33,7 @@ RUNS = {
         "knn": {"mode": "partition", "num_probes": 1, "recall": 0.7},
     },
 }
-SMALL = {"knn.k": 20, "knn.recall_samples": 50}
+SMALL = {"knn.k": 20, "knn.recall_samples": 50, "partition.curve_rows": 0}
 
 
 def result_bytes(features: Path, root: Path, mode: str, executor: Executor, threads: int, block_rows: int) -> bytes:

@@ -29,11 +29,10 @@ def plain_f(run: Path) -> float:
     return float(manifest.read_json(folder / "analysis.json")["plain"]["metrics"]["pairwise_f"])
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path, seed: int) -> None:
-    vectors, labels = standin(150, 10 * seed)
-    train(vectors, labels, tmp_path / "model", seed=seed, **{"train.max_steps": 150})
-    vectors, labels = standin(150, 10 * seed + 1)
+def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path) -> None:
+    vectors, labels = standin(150, 10)
+    train(vectors, labels, tmp_path / "model", seed=1, **{"train.max_steps": 150})
+    vectors, labels = standin(150, 11)
     np.save(tmp_path / "truth.npy", labels)
     truth = tmp_path / "truth.npy"
     plain = plain_f(cluster(vectors, method="cosine", labels=truth, workspace=tmp_path / "cosine").run)

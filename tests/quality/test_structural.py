@@ -33,18 +33,20 @@ def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path)
     result = cluster(vectors, model=tmp_path / "model", labels=tmp_path / "truth.npy", workspace=tmp_path / "run")
     plain = plain_f(cluster(vectors, method="cosine", labels=tmp_path / "truth.npy", workspace=tmp_path / "cosine").run)
     assert evaluate(result.labels, labels)["pairwise_f"] > plain + 0.05
-    train(*standin(120, 10), tmp_path / "plain", method="structural", **FEW, **{"metric.learn": "none"})
+    less = {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 20_000, "metric.learn": "none"}
+    train(*standin(60, 10), tmp_path / "plain", method="structural", **less)
     narrow = vectors[:, :200].copy()  # a model without a metric has no dimension
     result = cluster(narrow, model=tmp_path / "plain", workspace=tmp_path / "narrow")
     assert evaluate(result.labels, labels)["pairwise_f"] > 0.6
 
 
 def test_labels_and_weights_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
-    vectors, labels = standin(60, 3)
+    vectors, labels = standin(40, 3)
+    less = {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 20_000}
     weights, found = [], []
     for threads, rows in ((1, 0), (2, 4096)):
         resources = {"threads": threads, "block_rows": rows}
-        model = train(vectors, labels, tmp_path / f"model{threads}", method="structural", resources=resources, **FEW)
+        model = train(vectors, labels, tmp_path / f"model{threads}", method="structural", resources=resources, **less)
         weights.append((model / "model.safetensors").read_bytes())
         found.append(
             cluster(vectors, model=model, workspace=tmp_path / f"run{threads}", resources=resources).labels.tobytes()

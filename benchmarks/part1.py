@@ -50,7 +50,8 @@ def measure(work: Path, identities: int) -> None:
     for seed, part in enumerate(("part0", "part1")):
         if not (work / part / "labels.meta").exists():
             api.make_standin(work / part, identities, seed)
-    api.train(work / "part0/features.bin", work / "part0/labels.meta", work / "model", dim=256, progress=True)
+    source, truth = work / "part0/features.bin", work / "part0/labels.meta"
+    api.train(source, truth, work / "model", dim=256, method="star_fc", progress=True)
     training_table = stage_table(work / "model")
     train_seconds = sum(stage["seconds"] for stage in training_table)
     run, source, labels = work / "run", work / "part1/features.bin", work / "part1/labels.meta"

@@ -129,7 +129,9 @@ def main() -> None:
         model = arguments.model or work / "model"
         if arguments.model is None:
             api.make_standin(work / "part0", PARTS["part1"], 0)
-            api.train(work / "part0/features.bin", work / "part0/labels.meta", model, dim=256, progress=True)
+            api.train(
+                work / "part0/features.bin", work / "part0/labels.meta", model, dim=256, method="star_fc", progress=True
+            )
         for part in arguments.parts.split(","):
             row = measure(part, work, model, arguments.settings, arguments.kill)
             if arguments.work is None:

@@ -145,7 +145,9 @@ def train(
     features: Features,
     labels: Annotated[Path, typer.Option("--labels", help="identities, one per row; -1 is not trained on")],
     out: Out,
-    method: Annotated[str, typer.Option("--method", help="method to train")] = "star_fc",
+    method: Annotated[
+        str | None, typer.Option("--method", help="star_fc or structural; default: by rows and settings")
+    ] = None,
     dim: Dim = None,
     column: Column = None,
     labels_column: LabelsColumn = None,
@@ -171,7 +173,7 @@ def train(
     prepared = api.prepare("training", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     api.execute(prepared, progress=not quiet)
     model = json.loads((out / "model.json").read_text())
-    console.print(f"model: {out}", highlight=False, soft_wrap=True)
+    console.print(f"{model['method']} model: {out}", highlight=False, soft_wrap=True)
     for name, point in model["operating_points"].items():
         chosen = " (preferred)" if name == model["preferred"] else ""
         console.print(f"  {name}{chosen}: {json.dumps(point)}", highlight=False, soft_wrap=True)

@@ -174,7 +174,8 @@ class Settings(Section):
 
     method: MethodName = Field(
         "auto", description="auto: the model's; without one self_trained where N is neither small nor very large and "
-        "no partition.min_score is set, else cosine",
+        "no partition.min_score is set, else cosine; training: star_fc if settings of it are set or rows are many, "
+        "else structural",
     )  # fmt: skip
     seed: int = Field(0, ge=0, description="seeds sampling, training and k-means")
     ingest: IngestConfig = IngestConfig()

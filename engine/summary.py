@@ -196,7 +196,7 @@ def write_model(root: Path, folders: dict[str, Path], plan: Plan, settings: Sett
         {
             "format_version": MODEL_FORMAT_VERSION,
             "engine_version": __version__,
-            "method": settings.method,
+            "method": plan.facts["method"],
             "dim": plan.facts["dim"],
             "k": knn.params["k"],
             "settings": settings.model.model_dump(mode="json"),

@@ -47,7 +47,7 @@ def cluster_standin(out: Path, identities: int) -> None:
     train, test = parts["train"], parts["test"]
     started = time.perf_counter()
     api.train(
-        train / "features.bin", train / "labels.meta", out / "model", dim=256, progress=True,
+        train / "features.bin", train / "labels.meta", out / "model", dim=256, method="star_fc", progress=True,
         **{"train.max_steps": 300},
     )  # fmt: skip
     trained = time.perf_counter() - started

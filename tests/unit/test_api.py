@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engine import api, cluster, evaluate
+from engine import api, cluster, evaluate, train
+from engine.api import STRUCTURAL_ROWS, choose_trained
 from engine.config import Resources, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
+from engine.ingest import describe_source
 from engine.plan import make_plan
 
 POINT = {"min_score": 0.8, "max_size": 50}
@@ -247,3 +250,25 @@ def test_what_does_not_fit_names_the_largest_k_that_does(
     prepare(k, **limits)
     with pytest.raises(error):
         prepare(k + 1, **limits)
+
+
+def test_what_is_trained_follows_rows_and_settings_unless_it_is_said(tmp_path: Path) -> None:
+    vectors, identities = blobs(30)
+    np.save(tmp_path / "x.npy", vectors)
+    few = describe_source(tmp_path / "x.npy")
+    for source, settings, expected in (
+        (few, {}, "structural"),
+        (few, {"train.max_steps": 5}, "star_fc"),
+        (few, {"trees.num_trees": 5}, "structural"),
+        (replace(few, num_rows=STRUCTURAL_ROWS + 1), {}, "star_fc"),
+        (replace(few, num_rows=STRUCTURAL_ROWS + 1), {"trees.num_trees": 5}, "structural"),
+    ):
+        assert choose_trained(source, load_settings(overrides=settings)) == expected
+    (tmp_path / "asked.yaml").write_text("method: structural\ntrain: {max_steps: 5}\n")
+    for model, given, expected in (
+        ("auto", {"trees.num_trees": 5}, "structural"),
+        ("asked", {"config": tmp_path / "asked.yaml", "trees.num_trees": 5}, "structural"),
+    ):
+        train(vectors, identities, tmp_path / model, **given)
+        assert json.loads((tmp_path / model / "model.json").read_text())["method"] == expected
+        assert len(cluster(vectors, model=tmp_path / model).labels) == len(vectors)

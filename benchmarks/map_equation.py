@@ -28,16 +28,15 @@ from typing import Any
 
 import numpy as np
 from apart import measure_apart, timed
-from baselines import vertex_identities
+from baselines import read_edges, vertex_identities
+from datasets import read_set
 from part1 import PART1
-from real_data import read_set
 from recording import write_record
 
-from engine import api, evaluate, summary
+from engine import api, evaluate
 from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.evidence import edge_weights
 from engine.clustering.map_equation import codelength, map_equation
-from engine.stages.edges import iterate_edges
 from engine.storage.formats import read_labels
 from engine.tiles import usable_cores
 
@@ -74,11 +73,7 @@ for seed in range(1, int(sys.argv[3]) + 1):
 
 def read_run(run: Path, identities: np.ndarray) -> tuple[int, Edges, np.ndarray]:
     """A run's whole cosine graph, and the identities of its vertices."""
-    folder = summary.stage_folder(run, "score")
-    assert folder is not None
-    parts = list(iterate_edges(folder, ("source", "target", "similarity")))
-    sources, targets, similarities = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return len(identities), (sources, targets, similarities), vertex_identities(run, identities)
+    return len(identities), read_edges(run), vertex_identities(run, identities)
 
 
 def part1_graph(work: Path, data: Path) -> tuple[int, Edges, np.ndarray]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from real_data import read_set
+from datasets import read_set
 from safetensors.numpy import save
 
 from engine.config import TreesConfig
@@ -30,13 +30,12 @@ from engine.graph.overlaps import AVERAGED, neighborhood_averages, vertex_profil
 from engine.learning import structural
 from engine.learning.trees import Trees
 from engine.methods.structural import write_transferable
-from engine.synth import synthesize
 from engine.tiles import usable_cores
 
 K = 80
 MAX_ROWS = 6_000
 EDGES_PER_VARIANT = 8_000
-SETS = ("historical_figures", "pricerunner", "pooled_faces", "standin")
+SETS = ("historical_figures", "pricerunner", "pooled_faces", "standin_500")
 CONFIG = TreesConfig(num_trees=120, levels=5, rate=0.12, min_weight=20)
 
 Vectors = tuple[np.ndarray, np.ndarray]
@@ -54,10 +53,6 @@ class Variant:
 
 def read_vectors(data: Path, name: str) -> Vectors:
     """Rows of the train identities of a set: vectors float32 and identities."""
-    if name == "standin":
-        made = list(synthesize(500, 100).blocks(4096))
-        vectors, identities = (np.concatenate([block[part] for block in made]) for part in (0, 1))
-        return vectors.astype(np.float32), identities
     features, labels, split = read_set(data, name)
     return features[split == 0].astype(np.float32), labels[split == 0]
 

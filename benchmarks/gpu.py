@@ -46,7 +46,8 @@ def cluster_with_model(data: Path, folder: Path, model: Path) -> dict[str, Any]:
     if not model.exists():
         train = model.with_name("part0")
         api.make_standin(train, PARTS["part1"], 0)
-        given = ["train", "--features", str(train / "features.bin"), "--labels", str(train / "labels.meta")]
+        given = ["train", "--method", "star_fc", "--features", str(train / "features.bin")]
+        given += ["--labels", str(train / "labels.meta")]
         row["train_seconds"] = round(run([*given, *words, "--out", str(model)], model)[0], 1)
         row["train_stages"] = stage_table(model)
     given = ["run", "--features", str(data / "features.bin"), "--model", str(model)]

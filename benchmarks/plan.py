@@ -43,7 +43,7 @@ def measure(kind: str, words: list[str], prepared: api.Prepared, memory: str) ->
         "projected": _whole([row["projected"] for row in rows]), "measured": _whole([row["measured"] for row in rows])
     }  # fmt: skip
     whole["ratio"] = _ratio(whole["projected"], whole["measured"])
-    title = {"training": "training", "star_fc": "run with the model", "cosine": "run without a model"}[kind]
+    title = {"training": "training", "star_fc": "run with the model", "no_model": "run without a model"}[kind]
     print(f"\n{title}: {prepared.source.num_rows:,} rows, speeds {speeds}")
     print(f"{'stage':12} {'memory: projected, measured':>34} {'disk':>30} {'seconds':>24}")
     for row in [*rows, {"stage": "whole run", **whole}]:
@@ -101,6 +101,7 @@ def main() -> None:
             prepared = api.prepare("training" if kind == "training" else "run", out, request, resources)
             words = ["train" if kind == "training" else "run", "--features", request.features, "--dim", "256"]
             words += ["--labels", str(labels)] if labels else []
+            words += ["--method", "star_fc"] if kind == "training" else []
             words += ["--model", str(given)] if given else []
             results.append(measure(kind, words, prepared, str(memory)))
 
@@ -113,7 +114,7 @@ def main() -> None:
         if not (data / "labels.meta").exists():
             api.make_standin(data, arguments.identities, 1)
         add("star_fc", data, work / "run", data / "labels.meta", model)
-        add("cosine", data, work / "run-cosine")
+        add("no_model", data, work / "run-no-model")
         name = "plan" if arguments.identities == PART1 else f"plan_{arguments.identities}"
         settings = {"identities": arguments.identities, "train_identities": arguments.train_identities, "dim": 256}
         write_record(name, settings, results)

@@ -35,7 +35,7 @@ UNLABELLED: dict[str, dict[str, Any]] = {
     "no labels, self_trained": {"method": "self_trained"},
     "no labels, map_equation": {"method": "cosine", "partition": {"method": "map_equation"}},
 }
-PARTITIONS = ("components", "propagation", "map_equation", "preferred")
+PARTITIONS = ("components", "propagation", "density_peaks", "map_equation", "preferred")
 OUTSIDE = ("Leiden", "Infomap")
 METHODS = (*UNLABELLED, *baselines("python"), *LEARNED)
 POINT = ("min_score", "min_intimacy", "max_size")

@@ -144,10 +144,11 @@ class ScoreConfig(Section):
 class PartitionConfig(Section):
     """From scored edges to clusters. ``None`` takes the operating point stored with the model."""
 
-    method: Literal["auto", "components", "propagation", "map_equation"] = Field(
+    method: Literal["auto", "components", "propagation", "density_peaks", "map_equation"] = Field(
         "auto",
         description="components: score and intimacy pruning, then union-find; propagation: size-capped; "
-        "map_equation: modules in which a walk along the scored edges stays longest",
+        "density_peaks: each row joins its best neighbour among denser ones; map_equation: modules in which a walk "
+        "along the scored edges stays longest",
     )
     min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
     min_intimacy: float | None = Field(None, ge=0, le=1, description="tau 2: edges of lower node intimacy are pruned")

@@ -7,7 +7,7 @@
            ivf:        quantiser -> assign -> order -> vertices
            -> a method's stages -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
-                      or roots                                  (propagation, map equation)
+                      or roots                                  (propagation, density peaks, map equation)
            -> labels -> explain -> analysis
 
 Training runs the same stages up to ``score`` on the labelled source, with ``fit`` before and ``select`` after.
@@ -236,7 +236,8 @@ def run_stages(
     inputs = {"labels": "labels", "roots": "roots", "score": "score", "explain": "explain", "ingest": vectors}
     inputs |= shape.ordered
     if shape.num_rows <= settings.partition.curve_rows:
-        given = params | {"num_vertices": shape.num_rows, "seed": settings.seed, "step": settings.partition.step}
+        given = params | {"num_vertices": shape.num_rows, "seed": settings.seed, "step": settings.partition.step,
+                          "partition": partition_kind(settings, model)}  # fmt: skip
         scored = {"roots": "roots", "score": "score"} | shape.ordered
         stages.append(
             _single("curve", "engine.stages.curve:run", curve.VERSION, given, scored,
@@ -247,19 +248,26 @@ def run_stages(
     return stages
 
 
+def partition_kind(settings: Settings, model: Model | None) -> str:
+    """The partition that ``settings`` mean: as set, as the model prefers, or by the kind of scores."""
+    if settings.partition.method != "auto":
+        return settings.partition.method
+    if model:
+        return model.preferred
+    return "map_equation" if METHODS[settings.method].learned else "propagation"
+
+
 def partition_stages(shape: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
-    """From the edge table to ``roots``: components after pruning, size-capped propagation, or the map equation."""
+    """From the edge table to ``roots``: components after pruning, propagation, density peaks, or the map equation."""
     config, n, k = settings.partition, shape.num_rows, shape.k
-    kind = config.method
-    if kind == "auto":
-        kind = "map_equation" if METHODS[settings.method].learned else "propagation"
-        kind = model.preferred if model else kind  # type: ignore[assignment]
+    kind = partition_kind(settings, model)
     if kind == "map_equation":
         stored = dict(model.operating_points.get(kind, {})) if model else {}
         return [_map_equation_stage(shape, settings, stored, learned=METHODS[settings.method].learned)]
     bias = {"precision_bias": config.precision_bias, "learned": METHODS[settings.method].learned}
     stored = dict(model.operating_points.get(kind, {})) if model else {}
-    names = ("min_score", "min_intimacy") if kind == "components" else ("min_score", "max_size")
+    second = {"components": ("min_intimacy",), "propagation": ("max_size",), "density_peaks": ()}[kind]
+    names = ("min_score", *second)
     given = {name: stored.get(name) if (value := getattr(config, name)) is None else value for name in names}
     if kind == "components" and not stored and given["min_intimacy"] is None:
         given["min_intimacy"] = 0.0
@@ -278,6 +286,9 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         return stages
     params = {"point": given, "num_vertices": n} | bias
     inputs = {"score": "score"} | chosen
+    if kind == "density_peaks":
+        cost = partition.density_peaks_cost(n, k)
+        return [*stages, _single("roots", "engine.stages.partition:density_peaks", version, params, inputs, cost)]
     if given["min_intimacy"]:
         cost = partition.adjacency_cost(n, k)
         adjacency = _single("adjacency", "engine.stages.partition:kept_adjacency", version, params, inputs, cost)

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.density_peaks import density_peaks
 from engine.clustering.evidence import weigh_edges
 from engine.clustering.forest import strongest_forest
 from engine.clustering.map_equation import map_equation
@@ -24,9 +25,9 @@ from engine.evaluation.metrics import PairCounts, f_from_counts
 
 Array = np.ndarray[Any, Any]
 
-VERSION = 3  # of what is chosen from the same scores
+VERSION = 4  # of what is chosen from the same scores
 FINEST_LOGIT = 0.125
-MODULE_LOGITS = (-3.0, 3.0)  # of the map equation's floor: beyond, F only falls
+MODULE_LOGITS = (-3.0, 3.0)  # of the floor of map equation and density peaks: beyond, F only falls
 FINEST_MODULE_LOGIT = 0.25
 SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)
 SIZE_FACTORS = (1.0, 1.5)
@@ -47,9 +48,9 @@ def select_operating_points(
     """Search the partitions' settings for the best pairwise F over pairs touching held-out rows.
 
     ``components``: ``min_score`` (τ1) and ``min_intimacy`` (τ2). ``propagation``: ``min_score`` and ``max_size``, whose
-    candidates are quantiles of the train identities' sizes. ``map_equation``: ``min_score`` alone, weights being the
-    log-odds above it. Score thresholds go by logits, from steps of 2 down to ``FINEST_LOGIT``
-    (``FINEST_MODULE_LOGIT``) around the best. Each comes with ``held_out_f``, ``held_out_precision``,
+    candidates are quantiles of the train identities' sizes. ``density_peaks`` and ``map_equation``: ``min_score``
+    alone, the latter's weights being the log-odds above it. Score thresholds go by logits, from steps of 2 down to
+    ``FINEST_LOGIT`` (``FINEST_MODULE_LOGIT``) around the best. Each comes with ``held_out_f``, ``held_out_precision``,
     ``held_out_recall``; ``preferred`` names the best. Equal F goes to the first tried, from high thresholds down.
     Memory: about 40 bytes per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair of rows could
     be counted.
@@ -83,6 +84,12 @@ def select_operating_points(
 
         return _best(try_intimacy(floor) for floor in reversed(INTIMACIES))
 
+    def peaks(min_score: float) -> dict[str, Any]:
+        return {
+            "min_score": min_score,
+            **measure(density_peaks(num_vertices, sources_E, targets_E, scores_E, min_score)),
+        }
+
     def modules(min_score: float) -> dict[str, Any]:
         edges = weigh_edges((sources_E, targets_E, scores_E), "log_odds", min_score)
         graph = build_weighted_adjacency(num_vertices, lambda: [edges], threads)
@@ -92,6 +99,7 @@ def select_operating_points(
     found = {
         "components": _search(best_intimacy, lowest, 15.0, FINEST_LOGIT),
         "propagation": _search(best_cap, lowest, 15.0, FINEST_LOGIT),
+        "density_peaks": _search(peaks, *MODULE_LOGITS, FINEST_MODULE_LOGIT),
         "map_equation": _search(modules, *MODULE_LOGITS, FINEST_MODULE_LOGIT),
     }
     preferred = max(found, key=lambda name: found[name]["held_out_f"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.density_peaks import density_peaks
 from engine.clustering.evidence import biased_score, weigh_edges
 from engine.clustering.forest import strongest_forest
 from engine.clustering.map_equation import map_equation
@@ -58,7 +59,8 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def _partition(task: TaskContext, edges: tuple[Array, ...], point: dict[str, Any]) -> Callable[[float], Array]:
     """What gives the roots (N,) at a ``min_score``, by the run's own partition and its other settings."""
     (sources_E, targets_E, scores_E), num_vertices = edges, task.params["num_vertices"]
-    if "weight" in point:
+    kind = task.params["partition"]
+    if kind == "map_equation":
 
         def modules(min_score: float) -> Array:
             block = weigh_edges(edges, point["weight"], min_score, point.get("bandwidth", 1.0))
@@ -66,7 +68,9 @@ def _partition(task: TaskContext, edges: tuple[Array, ...], point: dict[str, Any
             return map_equation(*graph, threads=task.threads, seed=task.params["seed"]).roots_N
 
         return modules
-    if "max_size" in point:
+    if kind == "density_peaks":
+        return lambda min_score: density_peaks(num_vertices, sources_E, targets_E, scores_E, min_score)
+    if kind == "propagation":
         forest, cap, step = strongest_forest(*edges), int(point["max_size"]), task.params["step"]
         return lambda min_score: propagate(num_vertices, *forest, min_score=min_score, max_size=cap, step=step)
 

@@ -1,4 +1,4 @@
-"""Stages from scored edges to labels: pruning and union-find, size-capped propagation, or the map equation.
+"""Stages from scored edges to labels: pruning and union-find, propagation, density peaks, or the map equation.
 
 Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy, streams them through a union-find, and
 leaves each block's spanning forest; forests merge eight at a time, then all together by minimum id.
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.density_peaks import DensityPeaks
 from engine.clustering.evidence import biased_score, weigh_edges
 from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
@@ -145,6 +146,21 @@ def propagation(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         max_size=int(point["max_size"]), step=task.params["step"],
     )  # fmt: skip
     task.write_npy("roots", roots)
+    return dict(point)
+
+
+def density_peaks_cost(num_rows: int, k: int) -> Cost:
+    return Cost(fixed_bytes=num_rows * 40 + _SMALL, disk_bytes=num_rows * 4, seconds=num_rows * k / 2e7)
+
+
+def density_peaks(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Density-peak linking over all edges of score >= min_score: ``roots`` (N,)."""
+    point = operating_point(task)
+    found = DensityPeaks(task.params["num_vertices"], float(point["min_score"]))
+    for visit in (found.add_density, found.link):
+        for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
+            visit(sources, targets, scores)
+    task.write_npy("roots", found.roots())
     return dict(point)
 
 

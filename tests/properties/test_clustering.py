@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.density_peaks import DensityPeaks
 from engine.clustering.forest import strongest_forest
 from engine.clustering.labels import dense_labels
 from engine.clustering.map_equation import codelength, map_equation
@@ -154,6 +155,38 @@ def test_propagation_equals_a_naive_reference_however_edges_come(edges, min_scor
     assert len(forest[0]) < MAX_VERTICES
     if min_score is not None:  # the default is the least score of all edges, which a forest need not hold
         assert propagate(MAX_VERTICES, *forest, **rule).tolist() == expected
+
+
+def naive_density_peaks(num_vertices, edges, min_score):
+    kept = [(a, b, np.float32(s)) for a, b, s in edges if a != b and np.float32(s) >= np.float32(min_score)]
+    units = [0] * num_vertices
+    for a, b, s in kept:
+        units[a] += round(float(s) * 2**24)
+        units[b] += round(float(s) * 2**24)
+    rank = {v: (units[v], -v) for v in range(num_vertices)}
+    links = []
+    for v in range(num_vertices):
+        denser = [(s, rank[w], w) for a, b, s in kept for w in ({a: b, b: a}.get(v),) if w is not None]
+        denser = [each for each in denser if each[1] > rank[v]]
+        if denser:
+            links.append((v, max(denser)[2]))
+    return naive_roots(num_vertices, links)
+
+
+@settings(deadline=None)
+@given(scored_edges, st.sampled_from([0.0, 0.3, 0.55, 1.0]), st.randoms(use_true_random=False), st.integers(1, 4))
+def test_density_peaks_equal_a_naive_reference_however_edges_come(edges, min_score, random, num_blocks):
+    edges = list({frozenset(edge[:2]): edge for edge in edges}.values())
+    shuffled = [(b, a, s) if random.random() < 0.5 else (a, b, s) for a, b, s in edges]
+    random.shuffle(shuffled)
+    found = DensityPeaks(MAX_VERTICES, min_score)
+    blocks = [shuffled[start::num_blocks] for start in range(num_blocks)]
+    tables = [(*arrays([row[:2] for row in rows]), np.array([row[2] for row in rows], np.float32)) for rows in blocks]
+    for table in tables:
+        found.add_density(*table)
+    for table in tables:
+        found.link(*table)
+    assert found.roots().tolist() == naive_density_peaks(MAX_VERTICES, edges, min_score)
 
 
 @settings(deadline=None)

@@ -16,6 +16,7 @@ PARTITIONS: list[dict[str, Any]] = [
     {"method": "components", "min_score": 0.6, "min_intimacy": 0.3},
     {"method": "components", "min_score": 0.6, "min_intimacy": 0.0},
     {"method": "propagation"},
+    {"method": "density_peaks", "min_score": 0.4},
     {"method": "map_equation"},
 ]
 CASES = [*(("exact", each) for each in PARTITIONS), ("partition", PARTITIONS[0])]

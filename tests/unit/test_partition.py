@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from engine.clustering import evidence
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy
 from engine.config import Settings
@@ -163,6 +164,19 @@ def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp
         assert np.array_equal(read_npy(folder, "roots"), expected.roots_N)
         (facts,) = stage_facts(folder)
         assert (facts["edges_kept"], facts["codelength"]) == (len(graph[1]) // 2, expected.codelength)
+
+
+def test_density_peaks_are_the_kernels_over_all_edges(tmp_path: Path) -> None:
+    expected = density_peaks(N, *random_edges(), 0.55)
+    params = {"point": {"min_score": 0.55}, "num_vertices": N} | NO_BIAS
+    for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
+        score = run_tasks(tmp_path / str(number), "score", write_table, cuts, {})
+        folder = run_tasks(tmp_path / str(number), "roots", partition.density_peaks, [0, 1], {"score": score}, params)
+        assert np.array_equal(read_npy(folder, "roots"), expected)
+    (stage,) = planned(Settings(method="cosine", partition={"method": "density_peaks", "min_score": 0.4}))
+    assert stage.params["point"] == {"min_score": 0.4}
+    found = [stage.name for stage in planned(Settings(method="cosine", partition={"method": "density_peaks"}))]
+    assert found == ["point", "roots"]  # where no floor is set one is chosen
 
 
 def planned(settings: Settings, model=None):  # type: ignore[no-untyped-def]

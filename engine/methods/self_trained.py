@@ -7,10 +7,10 @@ What the trees learn of an edge's surroundings holds beyond the pairs that the f
 Yarowsky, ACL 1995), and the map equation partitions by what they say.
 
 Edges of rows left alone, most of them wrong, are missing from what was fitted, and the first clusters' own mistakes
-look like the truth: both make the fitted odds too good. They are divided by 2^``DOUBTS``; F changes little between one
-doubling and three (README, decisions). For the same reason the trees are few and shallow, unless the settings say
-otherwise, and there is one round: a second one lowers F. Where the first clusters give nothing to learn from they are
-the result.
+look like the truth: the fitted odds are wrong by a factor, which ``engine.learning.doubts`` estimates from the first
+clusters unless ``trees.doubts`` says it. As the labels are that doubtful, the trees are few and shallow, unless the
+settings say otherwise, and there is one round: a second one lowers F. Where the first clusters give nothing to learn
+from they are the result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from engine.methods.cosine import Cosine
 from engine.plan import Stage
 from engine.stages import partition, point
 
-DOUBTS = 2.0
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}
 
 
@@ -56,7 +55,7 @@ class SelfTrained:
                   granule=1),
             Stage("first", "engine.stages.partition:propagation", partition.VERSION, chosen,
                   {"score": "edges", "point": "first_point"}, 1, partition.propagation_cost(n, k), granule=1),
-            *structural.fitting_stages(graph, settings, {"doubts": DOUBTS}, {"first": "first"}, {},
+            *structural.fitting_stages(graph, settings, {}, {"first": "first"}, {},
                                        which_edges(settings)),
         ]  # fmt: skip
 

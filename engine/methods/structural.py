@@ -10,7 +10,6 @@ no dimension: trained on some vectors it scores any others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,15 @@ from engine.config import Settings, TreesConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
 from engine.learning import selection, structural
+from engine.learning.doubts import estimate_doubts
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
-from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE, GraphShape, Model, which_edges
+from engine.methods.base import GraphShape, Model, which_edges
 from engine.methods.star_fc import similarity_floor, vertex_identities
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import iterate_edges, write_edges
 from engine.stages.metric import learned
 from engine.storage.context import TaskContext, hold, read_npy
-from engine.storage.manifest import file_checksum, write_atomic, write_json
-from engine.version import __version__
 
 VERSION = 3
 WEIGHTS = "weights.safetensors"
@@ -97,18 +95,6 @@ def fitting_stages(
         Stage("fit", f"{_HERE}:fit", VERSION, given, inputs | fitted | final, 1, cost, where, granule=1),
         _score(graph, dict(edges) | projected, {"fit": "fit", **known}, {}),
     ]
-
-
-def write_transferable(folder: Path, weights: bytes, sets: list[str]) -> None:
-    """Write a model trained on the data sets named, for vectors of any kind and dimension."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
-    tree = {
-        "format_version": MODEL_FORMAT_VERSION, "engine_version": __version__, "method": "structural", "dim": 0,
-        "k": 80, "settings": {}, "operating_points": {}, "preferred": "propagation",
-        "weights_checksum": file_checksum(folder / WEIGHTS_FILE), "facts": {"trained_on": sets},
-    }  # fmt: skip
-    write_json(folder / MODEL_FILE, tree)
 
 
 def summarise(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -182,9 +168,13 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         progress=lambda done, of: task.report(done / of, f"tree {done:,} of {of:,}"),
     )  # fmt: skip
     slope, offset = structural.calibrate(final.logits(inputs[held_out], threads=task.threads), same[held_out])
-    offset -= task.params.get("doubts", 0.0) * float(np.log(2))
-    scorer = structural.StructuralScorer(priors, final, slope, offset)
     tensors, facts = learned(task)
+    if "first" in task.call.inputs:
+        facts["doubts"] = (
+            estimate_doubts(read_npy(task.input("first"), "roots")) if config.doubts is None else config.doubts
+        )
+        offset -= facts["doubts"] * float(np.log(2))
+    scorer = structural.StructuralScorer(priors, final, slope, offset)
     task.write_file(WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))
     return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
 

@@ -1,4 +1,4 @@
-"""How much to doubt a scorer that was fitted to a run's own first clusters: fits what ``engine/learning/doubts.py`` has.
+"""How much to doubt a scorer fitted to a run's own first clusters: finds the line of ``engine/learning/doubts.py``.
 
     python benchmarks/doubts.py --data ../shared/data [--seeds 1 2] [--fit]
 
@@ -153,8 +153,9 @@ def main() -> None:
                 continue
             row = {"data": name, "kind": kind, "seed": seed, **measure(vectors, identities, seed)}
             print(f"{name:20} {kind:10} {row['num_rows']:6,} rows, best {DOUBTS[int(np.argmax(row['f']))]:+.0f}", row)
-            order = SETS.index
-            record_row("doubts", {"doubts": DOUBTS.tolist()}, row, ("data", "kind", "seed"), lambda r: order(r["data"]))
+            record_row(
+                "doubts", {"doubts": DOUBTS.tolist()}, row, ("data", "kind", "seed"), lambda r: SETS.index(r["data"])
+            )
     report(read_rows("doubts"))
 
 

@@ -170,9 +170,8 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     slope, offset = structural.calibrate(final.logits(inputs[held_out], threads=task.threads), same[held_out])
     tensors, facts = learned(task)
     if "first" in task.call.inputs:
-        facts["doubts"] = (
-            estimate_doubts(read_npy(task.input("first"), "roots")) if config.doubts is None else config.doubts
-        )
+        doubts = config.doubts
+        facts["doubts"] = estimate_doubts(read_npy(task.input("first"), "roots")) if doubts is None else doubts
         offset -= facts["doubts"] * float(np.log(2))
     scorer = structural.StructuralScorer(priors, final, slope, offset)
     task.write_file(WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from engine import cluster, evaluate, summary
-from engine.storage.context import stage_facts
+from engine.learning.doubts import estimate_doubts
+from engine.storage.context import read_npy, stage_facts
 from engine.synth import synthesize
 
 FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
@@ -34,6 +35,10 @@ def test_what_is_learned_from_the_first_clusters_beats_them(tmp_path: Path) -> N
     first = evaluate(cluster(vectors, method="cosine").labels, labels)
     result = cluster(vectors, workspace=tmp_path / "run", **FEW)  # the default, at this size
     assert learned_edges(result.run) > 10_000
+    fitted, first_clusters = (summary.stage_folder(result.run, stage) for stage in ("fit", "first"))
+    assert fitted is not None
+    assert first_clusters is not None
+    assert stage_facts(fitted)[0]["doubts"] == estimate_doubts(read_npy(first_clusters, "roots"))
     found = evaluate(result.labels, labels)
     assert found["pairwise_f"] > first["pairwise_f"] + 0.02
     assert found["bcubed_f"] > first["bcubed_f"]

@@ -4,9 +4,9 @@
 
 Each labelled data set's train identities are offered as many sets without labels: cut down to few rows, rows left out,
 noise added, vectors projected to fewer dimensions. Each is clustered by ``self_trained`` without doubts, and once more
-at every number of doublings; labels say which would have been best. A line through the best ones, in the mean size of
-first clusters and the share of rows alone, is fitted to all sets, and to all but one for each: what it loses there, in
-points of F (mean of pairwise and BCubed) below the best, is what a user's own data may lose. Writes
+at every number of doublings; labels say which would have been best. A line through the best ones, in what
+``describe_clusters`` says of the first clusters, is fitted to all sets, and to all but one for each: what it loses
+there, in points of F (mean of pairwise and BCubed) below the best, is what a user's own data may lose. Writes
 ``benchmarks/records/doubts.json``; ``--fit`` only fits what is recorded.
 """
 
@@ -34,6 +34,7 @@ from engine.storage.context import read_npy
 from engine.tiles import usable_cores
 
 SETS = ("historical_figures", "pricerunner", "pooled_faces", "standin_500")
+DESCRIBED = ("log_size", "alone", "single")
 DOUBTS = np.arange(-3.0, 9.0)
 MAX_ROWS, LEAST_ROWS = 6_000, 1_500
 SOFT, RIDGE = 0.01, 2.0  # F within so much of the best counts nearly as much; weight that holds the slopes back
@@ -42,7 +43,8 @@ Vectors = tuple[np.ndarray, np.ndarray]
 
 
 def make_variants(vectors: np.ndarray, identities: np.ndarray, seed: int) -> Iterator[tuple[str, Vectors]]:
-    """Offer one data set as several, each of about ``MAX_ROWS`` rows of whole identities (as far as kept)."""
+    """Offer one data set as several: all of it, and others of about ``MAX_ROWS`` rows of identities kept whole."""
+    yield "all", (vectors, identities)
     rng = np.random.default_rng(seed)
     count, dim = vectors.shape
 
@@ -95,30 +97,30 @@ def measure(vectors: np.ndarray, identities: np.ndarray, seed: int) -> dict[str,
         parts = list(iterate_edges(scored, ("source", "target", "score")))
         edges = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
         owners = vertex_identities(run, identities).astype(np.int64)
-        log_size, alone = describe_clusters(np.array(read_npy(first, "roots")))
+        described = dict(zip(DESCRIBED, describe_clusters(np.array(read_npy(first, "roots"))), strict=True))
     values = []
     for doubts in DOUBTS:
         kept = weigh_edges(edges, "log_odds", float(1 / (1 + 2.0**-doubts)))
         graph = build_weighted_adjacency(len(owners), lambda kept=kept: [kept], usable_cores())
         scores = evaluate(map_equation(*graph, threads=usable_cores(), seed=seed).roots_N, owners)
         values.append(round((scores["pairwise_f"] + scores["bcubed_f"]) / 2, 4))
-    return {"num_rows": len(owners), "log_size": log_size, "alone": alone, "f": values}
+    return {"num_rows": len(owners), **described, "f": values}
 
 
 def fit(rows: list[dict[str, Any]]) -> np.ndarray:
-    """Base, slope by log size and slope by share of rows alone: ridge regression of the best doubts."""
-    inputs = np.array([[row["log_size"], row["alone"]] for row in rows])
+    """Base, and slopes by ``DESCRIBED``: ridge regression of the best doubts."""
+    inputs = np.array([[row[name] for name in DESCRIBED] for row in rows])
     mean, spread = inputs.mean(axis=0), inputs.std(axis=0)
     design = np.column_stack([np.ones(len(rows)), (inputs - mean) / spread])
     best = [np.average(DOUBTS, weights=np.exp((np.array(row["f"]) - max(row["f"])) / SOFT)) for row in rows]
-    found = np.linalg.solve(design.T @ design + np.diag([0, RIDGE, RIDGE]), design.T @ np.array(best))
+    found = np.linalg.solve(design.T @ design + np.diag([0, RIDGE, RIDGE, RIDGE]), design.T @ np.array(best))
     slopes = found[1:] / spread
     return np.array([found[0] - slopes @ mean, *slopes])
 
 
 def lost(row: dict[str, Any], line: np.ndarray) -> float:
     """Points of F below the best at the doubts of a line."""
-    doubts = np.clip(line @ [1, row["log_size"], row["alone"]], DOUBTS[0], DOUBTS[-1])
+    doubts = np.clip(line @ [1, *(row[name] for name in DESCRIBED)], DOUBTS[0], DOUBTS[-1])
     return float(100 * (max(row["f"]) - np.interp(doubts, DOUBTS, row["f"])))
 
 
@@ -127,11 +129,11 @@ def report(rows: list[dict[str, Any]]) -> None:
     for name in SETS:
         own = [row for row in rows if row["data"] == name]
         line = fit([row for row in rows if row["data"] != name])
-        losses, two = [lost(row, line) for row in own], [lost(row, np.array([2.0, 0, 0])) for row in own]
+        losses, two = [lost(row, line) for row in own], [lost(row, np.array([2.0, 0, 0, 0])) for row in own]
         print(f"{name:20} {len(own)} variants; fitted to the others {np.round(line, 2)}: loses {np.mean(losses):.1f} "
               f"(most {max(losses):.1f}); two doubts everywhere {np.mean(two):.1f} (most {max(two):.1f})")  # fmt: skip
     line = fit(rows)
-    print(f"fitted to all: base, by log size, by share alone: {np.round(line, 2)}; loses "
+    print(f"fitted to all: base, then by {DESCRIBED}: {np.round(line, 2)}; loses "
           f"{np.mean([lost(row, line) for row in rows]):.1f}")  # fmt: skip
 
 

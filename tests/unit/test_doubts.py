@@ -13,15 +13,16 @@ def roots_of(sizes: list[int]) -> np.ndarray:
 
 
 def test_clusters_are_described_by_their_mean_size_and_the_rows_alone() -> None:
-    log_size, alone = describe_clusters(roots_of([1, 1, 2, 6]))
+    log_size, alone, single = describe_clusters(roots_of([1, 1, 2, 8]))
     assert log_size == pytest.approx(np.log(4))
-    assert alone == pytest.approx(0.2)
-    assert describe_clusters(roots_of([1, 1])) == (pytest.approx(np.log(2)), 1.0)
+    assert alone == pytest.approx(1 / 6)
+    assert single == 0.5
+    assert describe_clusters(roots_of([1, 1])) == (pytest.approx(np.log(2)), 1.0, 1.0)
     assert describe_clusters(roots_of([]))[1] == 0
 
 
 def test_more_is_doubted_the_smaller_the_clusters_and_the_more_rows_are_alone() -> None:
-    crowded, small, lonely = roots_of([50] * 20), roots_of([4] * 250), roots_of([4] * 125 + [1] * 500)
+    crowded, small, lonely = roots_of([50] * 20), roots_of([4] * 250), roots_of([4] * 200 + [1] * 200)
     assert estimate_doubts(crowded) < estimate_doubts(small) < estimate_doubts(lonely)
     assert estimate_doubts(np.random.default_rng(0).permutation(small)) == estimate_doubts(small)
     assert -MOST <= estimate_doubts(roots_of([10_000])) < 0

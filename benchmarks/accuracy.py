@@ -67,9 +67,12 @@ def measure(data: Path, name: str, work: Path, seed: int, methods: list[str], ou
     train, test = (Split(work / f"{name}-{part}", features[split == part], labels[split == part]) for part in (0, 1))
     del features
 
-    def row(method: str, found: np.ndarray, started: float, point: dict[str, Any], **more: Any) -> dict[str, Any]:
+    def row(
+        method: str, found: np.ndarray, started: float, point: dict[str, Any], truth: np.ndarray = test.identities,
+        **more: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         seconds = round(time.perf_counter() - started, 1)
-        scores = evaluate(found, test.identities)
+        scores = evaluate(found, truth)
         return {"data": name, "method": method, "seed": seed, **scores, "point": point, "run_seconds": seconds, **more}
 
     for method, arguments in UNLABELLED.items():
@@ -89,7 +92,7 @@ def measure(data: Path, name: str, work: Path, seed: int, methods: list[str], ou
         chosen = round(time.perf_counter() - started, 1)
         sample, started = test.sample(), time.perf_counter()
         found = next(baseline.search(sample, [point]))
-        yield row(method, found, started, point, train_seconds=chosen) | evaluate(found, sample.identities_N)
+        yield row(method, found, started, point, sample.identities_N, train_seconds=chosen)
     for learned in set(LEARNED) & set(methods):
         started, model = time.perf_counter(), train.folder / f"model-{learned}-{seed}"
         api.train(train.features, train.labels, model, method=learned, seed=seed, progress=True)

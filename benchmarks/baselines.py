@@ -63,13 +63,19 @@ def vertex_identities(run: Path, identities: np.ndarray) -> np.ndarray:
     return identities if order is None else identities[read_npy(order, "row_of_vertex")]
 
 
-def read_edges(run: Path) -> Edges:
-    """Sources, targets and cosines of a run's graph."""
+def read_edges(run: Path, value: str = "similarity") -> Edges:
+    """Sources, targets and cosines, or scores, of a run's graph."""
     folder = summary.stage_folder(run, "score")
     assert folder is not None
-    parts = list(iterate_edges(folder, ("source", "target", "similarity")))
-    sources, targets, similarities = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return sources, targets, similarities
+    parts = list(iterate_edges(folder, ("source", "target", value)))
+    sources, targets, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return sources, targets, values
+
+
+def size_caps(identities_N: np.ndarray) -> list[int]:
+    """Size caps to choose from: quantiles of the identities' sizes, and half as much again."""
+    sizes = np.unique(identities_N, return_counts=True)[1]
+    return sorted({int(np.ceil(np.quantile(sizes, q) * factor)) for q in SIZE_QUANTILES for factor in (1.0, 1.5)} - {1})
 
 
 def choose_cosine(run: Path, identities: np.ndarray) -> tuple[float, tuple[float, int]]:
@@ -79,10 +85,8 @@ def choose_cosine(run: Path, identities: np.ndarray) -> tuple[float, tuple[float
     rows = threshold_sweep(n, *edges, THRESHOLDS, identities)
     threshold = max(rows, key=lambda row: row.pairwise_f or 0).threshold
     forest = strongest_forest(*edges)
-    sizes = np.unique(identities, return_counts=True)[1]
-    caps = sorted({int(np.ceil(np.quantile(sizes, q) * factor)) for q in SIZE_QUANTILES for factor in (1.0, 1.5)} - {1})
     best = (-1.0, 0.0, 0)
-    for cap in caps:
+    for cap in size_caps(identities):
         for least in THRESHOLDS:
             copies = (part.copy() for part in forest)
             roots = propagate(n, *copies, min_score=float(least), max_size=cap, step=STEP)
@@ -191,9 +195,7 @@ class Baseline:
         """The points to choose from; ``max_size`` from the sizes of the sample's identities."""
         values = dict(self.values)
         if "max_size" in values:
-            sizes = np.unique(sample.identities_N, return_counts=True)[1]
-            caps = {int(np.ceil(np.quantile(sizes, q) * factor)) for q in SIZE_QUANTILES for factor in (1.0, 1.5)}
-            values["max_size"] = sorted(caps - {1})
+            values["max_size"] = size_caps(sample.identities_N)
         return [dict(zip(values, each, strict=True)) for each in product(*values.values())]
 
 

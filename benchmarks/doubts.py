@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import vertex_identities
+from baselines import read_edges, vertex_identities
 from datasets import read_set
 from recording import read_rows, record_row
 
@@ -29,7 +29,6 @@ from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.evidence import weigh_edges
 from engine.clustering.map_equation import map_equation
 from engine.learning.doubts import describe_clusters
-from engine.stages.edges import iterate_edges
 from engine.storage.context import read_npy
 from engine.tiles import usable_cores
 
@@ -91,11 +90,9 @@ def measure(vectors: np.ndarray, identities: np.ndarray, seed: int) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         given = {"trees": {"doubts": 0.0}, "partition": {"curve_rows": 0}, "seed": seed}
         run = api.cluster(vectors, workspace=Path(folder) / "run", method="self_trained", **given).run
-        scored, first = (summary.stage_folder(run, stage) for stage in ("score", "first"))
-        assert scored is not None
+        first = summary.stage_folder(run, "first")
         assert first is not None
-        parts = list(iterate_edges(scored, ("source", "target", "score")))
-        edges = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        edges = read_edges(run, "score")
         owners = vertex_identities(run, identities).astype(np.int64)
         described = dict(zip(DESCRIBED, describe_clusters(np.array(read_npy(first, "roots"))), strict=True))
     values = []

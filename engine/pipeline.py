@@ -261,11 +261,10 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
     """From the edge table to ``roots``: components after pruning, propagation, density peaks, or the map equation."""
     config, n, k = settings.partition, shape.num_rows, shape.k
     kind = partition_kind(settings, model)
+    stored = dict(model.operating_points.get(kind, {})) if model else {}
     if kind == "map_equation":
-        stored = dict(model.operating_points.get(kind, {})) if model else {}
         return [_map_equation_stage(shape, settings, stored, learned=METHODS[settings.method].learned)]
     bias = {"precision_bias": config.precision_bias, "learned": METHODS[settings.method].learned}
-    stored = dict(model.operating_points.get(kind, {})) if model else {}
     second = {"components": ("min_intimacy",), "propagation": ("max_size",), "density_peaks": ()}[kind]
     names = ("min_score", *second)
     given = {name: stored.get(name) if (value := getattr(config, name)) is None else value for name in names}

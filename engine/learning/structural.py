@@ -186,6 +186,15 @@ def fit_scorer(
     return fit_trees(inputs_EF, same_E, weights, held_out_E, config, seed=seed, threads=threads, **more)
 
 
+def explained_share(logits_E: Array, same_E: Array) -> float:
+    """Share of the entropy of ``same_E`` that log-odds explain (McFadden's R2, 1974); 0 if all are of one kind."""
+    share = float(same_E.mean()) if len(same_E) else 0.0
+    if share in (0.0, 1.0):
+        return 0.0
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    return float(1 - np.logaddexp(0, np.where(same_E, -logits_E, logits_E)).mean(dtype=np.float64) / entropy)
+
+
 def calibrate(logits_E: Array, same_E: Array) -> tuple[float, float]:
     """Fit slope and offset of log-odds on held-out edges (Platt, 1999, by Newton's method); (1, 0) if one kind only."""
     if len(same_E) == 0 or same_E.all() or not same_E.any():

@@ -90,3 +90,15 @@ def test_calibration_undoes_a_slope_and_an_offset() -> None:
     same = rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
     assert structural.calibrate(logits, same) == pytest.approx((0.5, -1), abs=0.06)
     assert structural.calibrate(logits, np.ones(20_000, bool)) == (1.0, 0.0)
+
+
+def test_what_log_odds_explain_of_held_out_edges() -> None:
+    same = np.random.default_rng(2).random(10_000) < 0.2
+    assert structural.explained_share(np.where(same, 9.0, -9.0), same) > 0.99
+    assert structural.explained_share(np.full(10_000, np.log(0.2 / 0.8)), same) == pytest.approx(0, abs=0.01)
+    assert structural.explained_share(np.where(same, -2.0, 2.0), same) < 0
+    assert (
+        structural.explained_share(np.ones(5), np.ones(5, bool))
+        == 0
+        == structural.explained_share(np.ones(0), np.ones(0, bool))
+    )

@@ -142,7 +142,7 @@ def train(
 ) -> Path:
     """Train a method on labelled vectors and write the model's folder ``out``; run again, it resumes.
 
-    ``method``: ``structural`` or ``star_fc``; default: the configuration's, else by size and settings (see
+    ``method``: ``structural``, ``star_fc`` or ``gcn_v``; default: the configuration's, else by size and settings (see
     ``choose_trained``).
     ``labels``: (N,) identities as an array or file; rows of -1 are not trained on. Thresholds are chosen on held-out
     identities and stored with the model. Other arguments as in ``cluster``.
@@ -242,7 +242,7 @@ def _resolve(
     if model is not None and METHODS[settings.method].needs_model and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
     if untrained and model is None and METHODS[settings.method].needs_model:
-        facts = {"network": settings.model.model_dump(mode="json")}
+        facts = METHODS[settings.method].untrained(settings)
         points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}
         model = Model("", settings.method, source.dim, settings.knn.k, "", points, "components", facts)
     if kind == "training" and labels is None:

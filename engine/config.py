@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
 
-MethodName = Literal["auto", "star_fc", "structural", "self_trained", "cosine"]
+MethodName = Literal["auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn"]
 
 
 class Section(BaseModel):
@@ -97,6 +97,35 @@ class TrainConfig(Section):
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
     evaluate_every: int = Field(50, ge=1, description="steps between checkpoints and held-out evaluations")
     patience: int = Field(6, ge=1, description="evaluations without improvement before training stops")
+
+
+class GcnVConfig(Section):
+    """GCN-V's network, which ``train`` trains."""
+
+    hidden: int = Field(512, ge=1, description="width of the graph convolution's output")
+    vertices_per_step: int = Field(4_096, ge=0, description="vertices of one minibatch; 0 = all, as published")
+
+
+class GcnEConfig(Section):
+    """GCN-E's network over the candidates of a vertex, which ``train`` trains after GCN-V's."""
+
+    widths: tuple[int, ...] = Field((512, 512, 256, 256), min_length=1, description="widths of the convolutions")
+    hidden: int = Field(256, ge=1, description="width of the classifier's hidden layer")
+    active: int = Field(10, ge=1, description="candidates are joined if either lists the other among its first so many")
+    skip_share: float = Field(
+        0.8, ge=0, lt=1, description="share of the vertices, of lowest confidence, that link to their nearest candidate"
+    )
+    pivots_per_step: int = Field(32, ge=1, description="vertices of one minibatch")
+
+
+class LGcnConfig(Section):
+    """L-GCN's network over pivot subgraphs, which ``train`` trains."""
+
+    widths: tuple[int, ...] = Field((512, 512, 256, 256), min_length=1, description="widths of the convolutions")
+    hidden: int = Field(256, ge=1, description="width of the classifier's hidden layer")
+    second_hop: int = Field(5, ge=0, description="neighbours of each neighbour that join a pivot's subgraph")
+    active: int = Field(5, ge=1, description="members are joined if either lists the other among its first so many")
+    pivots_per_step: int = Field(16, ge=1, description="pivots of one minibatch")
 
 
 class TreesConfig(Section):
@@ -190,6 +219,9 @@ class Settings(Section):
     sampling: SamplingConfig = SamplingConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    gcn_v: GcnVConfig = GcnVConfig()
+    gcn_e: GcnEConfig = GcnEConfig()
+    l_gcn: LGcnConfig = LGcnConfig()
     trees: TreesConfig = TreesConfig()
     metric: MetricConfig = MetricConfig()
 
@@ -209,6 +241,10 @@ class Resources(Section):
     block_rows: int = Field(0, ge=0, description="rows per task; 0 = chosen by the plan from memory and time")
 
 
+_FULL_GRAPH: dict[str, Any] = {
+    "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5, "evaluate_every": 500, "patience": 160,
+}  # fmt: skip
+
 # Published settings, by name: ``--config star_fc/original``.
 PRESETS: dict[str, dict[str, Any]] = {
     "star_fc/default": {"method": "star_fc"},
@@ -224,6 +260,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
         "metric": {"learn": "none"},
+    },
+    "gcn_v/ms1m": {
+        "method": "gcn_v",
+        "gcn_v": {"vertices_per_step": 0},
+        "train": {**_FULL_GRAPH, "max_steps": 80_000, "milestones": [0.5, 0.8, 0.9]},
+        "partition": {"min_score": 0.65},
+    },
+    "gcn_v/deepfashion": {
+        "method": "gcn_v",
+        "knn": {"k": 5},
+        "gcn_v": {"vertices_per_step": 0},
+        "train": {**_FULL_GRAPH, "max_steps": 80_000, "milestones": [0.5, 0.8, 0.9]},
+        "partition": {"min_score": 0.80},
     },
 }
 

@@ -31,6 +31,7 @@ from engine.evaluation.report_data import (
 )
 from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
+from engine.methods import METHODS
 from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
 from engine.plan import Cost, Plan, Stage, pending_ranges
 from engine.runner import is_running
@@ -199,7 +200,7 @@ def write_model(root: Path, folders: dict[str, Path], plan: Plan, settings: Sett
             "method": plan.facts["method"],
             "dim": plan.facts["dim"],
             "k": knn.params["k"],
-            "settings": settings.model.model_dump(mode="json"),
+            "settings": METHODS[plan.facts["method"]].untrained(settings),
             "operating_points": selected["operating_points"],
             "preferred": selected["preferred"],
             "weights_checksum": manifest.file_checksum(weights),

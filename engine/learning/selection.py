@@ -29,6 +29,7 @@ VERSION = 5  # of what is chosen from the same scores
 FINEST_LOGIT = 0.125
 MODULE_LOGITS = tuple(np.arange(2.0, -2.6, -0.5).tolist())  # floors of map equation and density peaks: beyond, F falls
 HEAD_START = 0.005  # of the map equation: unseen identities chain more than held-out ones among those trained on
+LINK_QUANTILES = 101
 SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)
 SIZE_FACTORS = (1.0, 1.5)
 INTIMACIES = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -58,9 +59,7 @@ def select_operating_points(
     """
     num_vertices = len(identities_N)
     _, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
-    if not np.any(held_out_N) or sizes.max(initial=0) < 2:
-        raise DataError("thresholds: no held-out identity has two rows; expected labels with repeated identities")
-    measure = _HeldOutPairs(identities_N, held_out_N).measure
+    measure = _measure(identities_N, held_out_N)
     forest = strongest_forest(sources_E, targets_E, scores_E)
     caps = sorted({int(np.ceil(np.quantile(sizes, q) * f)) for q in SIZE_QUANTILES for f in SIZE_FACTORS} - {1})
 
@@ -105,6 +104,31 @@ def select_operating_points(
     }
     preferred = max(found, key=lambda name: found[name]["held_out_f"] + HEAD_START * (name == "map_equation"))
     return {**found, "preferred": preferred}
+
+
+def select_links(linked_N: Array, cosines_N: Array, identities_N: Array, held_out_N: Array) -> dict[str, Any]:
+    """Choose the least cosine of links, of ``LINK_QUANTILES`` of them, by pairwise F over pairs touching held-out rows.
+
+    ``linked_N``: the vertex that each links to, -1 if none. Returns a point of ``components``; raises as
+    ``select_operating_points``.
+    """
+    measure = _measure(identities_N, held_out_N)
+    rows = np.flatnonzero(linked_N >= 0)
+
+    def attempt(least: float) -> dict[str, Any]:
+        kept = rows[cosines_N[rows] >= np.float32(least)]
+        roots_N = component_roots(len(linked_N), kept.astype(np.int32), linked_N[kept])
+        return {"min_score": least, "min_intimacy": 0.0, **measure(roots_N)}
+
+    quantiles = np.quantile(cosines_N[rows], np.linspace(1, 0, LINK_QUANTILES)) if len(rows) else np.ones(1)
+    return _best(attempt(float(least)) for least in quantiles)
+
+
+def _measure(identities_N: Array, held_out_N: Array) -> Callable[[Array], dict[str, float]]:
+    sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)[1]
+    if not np.any(held_out_N) or sizes.max(initial=0) < 2:
+        raise DataError("thresholds: no held-out identity has two rows; expected labels with repeated identities")
+    return _HeldOutPairs(identities_N, held_out_N).measure
 
 
 class _HeldOutPairs:

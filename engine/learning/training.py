@@ -1,38 +1,34 @@
 """Train the STAR-FC network on sampled subgraphs: resumable, stopped on identities it never trained on.
 
 Legend: N vertices, D feature dimension, K neighbours, E edges, F edge inputs.
-Everything random in step s follows from (seed, s), so a checkpoint is the model, the optimiser's moments and a number.
-Training is deterministic for one process and device, whatever the number of threads: torch runs on one, edge inputs on
-all.
+``engine.learning.loop`` has the steps and checkpoints. Training is deterministic for one process and device, whatever
+the number of threads: torch runs on one, edge inputs on all.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
 from engine.config import ModelConfig, SamplingConfig, TrainConfig, fingerprint
-from engine.errors import DataError, ManifestMismatch
+from engine.errors import DataError
 from engine.graph.adjacency import EdgeList
 from engine.graph.sampling import EdgeSampler, SubgraphSampler, subgraph_edges
 from engine.learning.layers import InteractionHead, StarFC, build_model
+from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.scoring import edge_inputs
+from engine.tiles import single_threaded_kernels
 
 Array = np.ndarray[Any, Any]
 
 HELD_OUT_EDGES = 60_000
-_STATE_KEY = "asterism"
 
 
 @dataclass(frozen=True)
@@ -48,24 +44,6 @@ class GraphData:
     neighbors_NK: Array
     similarities_NK: Array
     identities_N: Array
-
-
-class Checkpoint(Protocol):
-    """Where training keeps its one checkpoint; ``write`` must be atomic."""
-
-    def read(self) -> bytes | None: ...
-
-    def write(self, data: bytes) -> None: ...
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation on held-out edges."""
-
-    step: int
-    train_loss: float
-    held_out_loss: float
-    held_out_auc: float
 
 
 @dataclass
@@ -111,13 +89,7 @@ def train(
     bits of uninterrupted training. Deviations from the paper: balanced edges, held-out stopping, AdamW by default.
     Raises ``DataError`` if there is nothing to learn from, ``ManifestMismatch`` for a checkpoint of other settings.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors: a second thread costs more in barriers than it brings
-    try:
-        with threadpool_limits(limits=1):
-            return _Training(data, sampling, model, config, seed, device, threads).run(checkpoint, progress)
-    finally:
-        torch.set_num_threads(before)
+    return _Training(data, sampling, model, config, seed, device, threads).run(checkpoint, progress)
 
 
 class _Training:
@@ -137,65 +109,38 @@ class _Training:
         fit = np.where(self.held_out_N, -1, data.identities_N)
         self.sampler = SubgraphSampler(data.features_ND, fit, sampling, seed)
         self.model = build_model(data.features_ND.shape[1], model, seed).to(device)
-        self.parameters = dict(self.model.named_parameters())
-        self.optimizer: torch.optim.Optimizer
-        if config.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(
-                self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=False
-            )
-        else:
-            self.optimizer = torch.optim.SGD(
-                self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
-            )
-        self.history: list[Evaluation] = []
-        self.best: dict[str, Tensor] = {}
-        self.settings = fingerprint([sampling, model, config, seed, *data.features_ND.shape, *data.neighbors_NK.shape])
+        settings = fingerprint([sampling, model, config, seed, *data.features_ND.shape, *data.neighbors_NK.shape])
+        self.loop = TrainingLoop(self.model, config, settings, device)
+        self._sampled: tuple[int, EdgeList, EdgeSampler] | None = None
 
     def run(self, checkpoint: Checkpoint | None, progress: Callable[[int, int], None] | None) -> TrainedModel:
-        held = self._held_out_edges()
-        saved = checkpoint.read() if checkpoint else None
-        step = self._restore(saved) if saved else 0
-        if not step:
-            self._standardise()
-        edges, sampler, losses = EdgeList(*(np.empty(0),) * 3), None, 0.0
-        since = step
-        while step < self.config.max_steps and not self._finished():
-            if sampler is None or step % self.config.steps_per_subgraph == 0:
-                edges, sampler = self._subgraph(step // self.config.steps_per_subgraph)
-            losses += self._step(step, edges, sampler)
-            step += 1
-            if step % self.config.evaluate_every == 0 or step == self.config.max_steps:
-                self._evaluate(step, losses / (step - since), *held)
-                losses, since = 0.0, step
-                if checkpoint:
-                    checkpoint.write(self._saved(step))
-            if progress:
-                progress(step, self.config.max_steps)
-        self.model.load_state_dict(self.best)
-        best = min(self.history, key=lambda entry: entry.held_out_loss)
-        return TrainedModel(self.model.eval(), self.held_out_N, self.history, best.step)
+        with single_threaded_kernels():
+            edges, same = self._held_out_edges()
+            step = self.loop.restore(checkpoint)
+            if not step:
+                self._standardise()
+        best = self.loop.run(
+            step, loss_of_step=self._loss, evaluate=lambda: self._evaluate(edges, same), checkpoint=checkpoint,
+            progress=progress,
+        )  # fmt: skip
+        return TrainedModel(self.model, self.held_out_N, self.loop.history, best.step)
 
     def _subgraph(self, index: int) -> tuple[EdgeList, EdgeSampler]:
         vertices = self.sampler.vertices(index)
         edges = subgraph_edges(self.data.neighbors_NK, self.data.similarities_NK, vertices)
         return edges, EdgeSampler(edges, self.data.identities_N, self.sampling)
 
-    def _step(self, step: int, edges: EdgeList, sampler: EdgeSampler) -> float:
+    def _loss(self, step: int) -> Tensor | None:
+        index = step // self.config.steps_per_subgraph
+        if self._sampled is None or self._sampled[0] != index:
+            self._sampled = (index, *self._subgraph(index))
+        _, edges, sampler = self._sampled
         rng = np.random.default_rng([self.seed, 2, step])
         places, same = sampler.draw(rng, self.config.edges_per_step)
         if not len(places):
-            return 0.0
-        share = (step + 1) / self.config.max_steps
-        rate = self.config.learning_rate * 0.1 ** sum(share > mark for mark in self.config.milestones)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
+            return None
         logits = self._logits(EdgeList(*(column[places] for column in edges)), rng)
-        loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return float(loss.detach())
+        return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits))
 
     def _logits(self, edges: EdgeList, generator: np.random.Generator | None = None) -> Tensor:
         data = self.data
@@ -254,51 +199,11 @@ class _Training:
         return np.flatnonzero(member & (self.data.identities_N >= 0)).astype(np.int32)
 
     @torch.no_grad()
-    def _evaluate(self, step: int, train_loss: float, edges: EdgeList, same: Array) -> None:
-        self.model.eval()
+    def _evaluate(self, edges: EdgeList, same: Array) -> tuple[float, float]:
         parts = [slice(a, a + 8_192) for a in range(0, len(same), 8_192)]
         logits = torch.cat([self._logits(EdgeList(*(c[part] for c in edges))).cpu() for part in parts])
-        truth = torch.from_numpy(same).to(logits)
-        loss = float(functional.binary_cross_entropy_with_logits(logits, truth))
-        self.history.append(Evaluation(step, train_loss, loss, area_under_curve(logits.numpy(), same)))
-        if loss <= min(entry.held_out_loss for entry in self.history):
-            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-
-    def _finished(self) -> bool:
-        losses = [entry.held_out_loss for entry in self.history]
-        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self.config.patience
-
-    def _saved(self, step: int) -> bytes:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                if value is not None:
-                    tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-        state = {"step": step, "settings": self.settings, "history": [asdict(entry) for entry in self.history]}
-        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        return save_tensors(contiguous, {_STATE_KEY: json.dumps(state, sort_keys=True)})
-
-    def _restore(self, saved: bytes) -> int:
-        tensors = load_tensors(saved)
-        state = json.loads(json.loads(saved[8 : 8 + int.from_bytes(saved[:8], "little")])["__metadata__"][_STATE_KEY])
-        if state["settings"] != self.settings:
-            raise ManifestMismatch(
-                "training: the checkpoint was written with other settings or data; train in another folder, "
-                "or delete the checkpoint"
-            )
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-        self.model.load_state_dict(groups["model"])
-        self.best = groups["best"]
-        for name, tensor in groups["optimizer"].items():
-            key, _, parameter = name.partition(".")
-            on_host = key == "step"
-            self.optimizer.state[self.parameters[parameter]][key] = tensor if on_host else tensor.to(self.device)
-        self.history = [Evaluation(**entry) for entry in state["history"]]
-        return int(state["step"])
+        loss = float(functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits)))
+        return loss, area_under_curve(logits.numpy(), same)
 
 
 def area_under_curve(scores: Array, same: Array) -> float:

@@ -3,12 +3,16 @@
 from engine.config import MethodName
 from engine.methods.base import GraphShape, Method, Model, read_model
 from engine.methods.cosine import Cosine
+from engine.methods.gcn_e import GcnE
+from engine.methods.gcn_v import GcnV
+from engine.methods.l_gcn import LGcn
 from engine.methods.self_trained import SelfTrained
 from engine.methods.star_fc import StarFc
 from engine.methods.structural import Structural
 
 METHODS: dict[MethodName, Method] = {
     "cosine": Cosine(), "self_trained": SelfTrained(), "star_fc": StarFc(), "structural": Structural(),
+    "gcn_v": GcnV(), "gcn_e": GcnE(), "l_gcn": LGcn(),
 }  # fmt: skip
 
 __all__ = ["METHODS", "GraphShape", "Method", "Model", "read_model"]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engine.config import MethodName, Settings, fingerprint
-from engine.errors import DataError, ManifestMismatch
+from engine.errors import ConfigError, DataError, ManifestMismatch
 from engine.plan import Stage
+from engine.stages import aggregate
 from engine.storage import manifest
 
 MODEL_FORMAT_VERSION = 1
@@ -63,26 +64,32 @@ class Model:
         return str(Path(self.folder) / WEIGHTS_FILE)
 
 
-class Method(Protocol):
-    """A way to give every edge a score; ``learned``: a probability, else a cosine.
+class Method:
+    """A way to give every edge a score.
 
-    ``metric_spaces``: 0 if it takes vectors as they are; else training learns a metric and a run's vectors are
-    projected by it: with 1 so are those of training; with 2 either half of those by the other's, into a space of its
-    own.
+    ``learned``: scores are probabilities, else cosines. ``metric_spaces``: 0 if it takes vectors as they are; else
+    training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
+    half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for; all if
+    empty.
     """
 
-    name: str
-    learned: bool
-    needs_model: bool
-    metric_spaces: int
+    name: MethodName
+    learned = False
+    needs_model = False
+    metric_spaces = 0
+    partitions: tuple[str, ...] = ()
+
+    def untrained(self, settings: Settings) -> dict[str, Any]:
+        """What a model's facts would say before training: what its weights belong to."""
+        return {}
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """Stages from the ``knn`` stage (and the features) to the ``score`` stage's edge table."""
-        ...
+        raise NotImplementedError
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """Stages from the ``knn`` stage to a ``fit`` stage that writes the weights, and what chooses thresholds."""
-        ...
+        raise ConfigError(f"method {self.name} learns nothing from labels; train structural, star_fc or gcn_v")
 
 
 def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any]:
@@ -91,6 +98,13 @@ def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any
     if floor is None:
         floor = float(model.facts.get("min_similarity", 0.0)) if model else 0.0
     return {"min_similarity": floor, "max_edges_per_vertex": settings.score.max_edges_per_vertex}
+
+
+def aggregate_stage(graph: GraphShape) -> Stage:
+    """The stage of Âx, which every method with a graph convolution reads."""
+    cost = aggregate.cost(graph.num_rows, graph.dim, graph.k)
+    inputs = {"features": graph.features, "knn": "knn"}
+    return Stage("aggregate", "engine.stages.aggregate:run", aggregate.VERSION, {}, inputs, graph.num_rows, cost)
 
 
 def read_model(folder: str | Path, dim: int) -> Model:

@@ -22,7 +22,7 @@ from typing import Any
 from engine.config import Settings, TreesConfig
 from engine.errors import ConfigError
 from engine.methods import structural
-from engine.methods.base import GraphShape, Model, which_edges
+from engine.methods.base import GraphShape, Method, Model, which_edges
 from engine.methods.cosine import Cosine
 from engine.plan import Stage
 from engine.stages import partition, point
@@ -30,13 +30,11 @@ from engine.stages import partition, point
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}
 
 
-class SelfTrained:
+class SelfTrained(Method):
     """Cosine clusters, then the structural scorer fitted to them."""
 
     name = "self_trained"
     learned = True
-    needs_model = False
-    metric_spaces = 0
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""

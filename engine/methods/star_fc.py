@@ -12,7 +12,6 @@ identities; closed-neighbourhood intimacy; propagation beside components.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,25 +19,24 @@ import torch
 from safetensors.torch import load_file, save
 
 from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
-from engine.graph.adjacency import EdgeList, aggregate, symmetric_rows
-from engine.learning import selection
+from engine.graph.adjacency import EdgeList
 from engine.learning.layers import StarFC, build_model
+from engine.learning.loop import CheckpointFile
 from engine.learning.scoring import embed_block, score_edges
-from engine.learning.training import GraphData, hold_out, train
-from engine.methods.base import GraphShape, Model, which_edges
+from engine.learning.training import GraphData, train
+from engine.methods.base import GraphShape, Method, Model, aggregate_stage, which_edges
 from engine.plan import Cost, Stage
-from engine.stages.edges import EDGE_BYTES, STORED_BYTES, iterate_edges, write_edges
-from engine.stages.metric import learned, read_identities
-from engine.storage.context import TaskContext, hold, read_npy
-from engine.storage.manifest import write_atomic
+from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
+from engine.stages.metric import learned, vertex_identities
+from engine.stages.select import stage as select_stage
+from engine.storage.context import TaskContext, hold
 
 VERSION = 2
-FLOOR_SHARE = 0.0005  # leaves out a seventh of part1's edges, a quarter of real sets'; at 0.001 faces lose 0.1 of F
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _HERE = "engine.methods.star_fc"
 
 
-class StarFc:
+class StarFc(Method):
     """STAR-FC's stages."""
 
     name = "star_fc"
@@ -46,13 +44,17 @@ class StarFc:
     needs_model = True
     metric_spaces = 1
 
+    def untrained(self, settings: Settings) -> dict[str, Any]:
+        """What a model's weights belong to."""
+        return {"network": settings.model.model_dump(mode="json")}
+
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
         assert model is not None
         network = ModelConfig(**model.facts["network"])
         where = {"weights": model.weights}
         params = {"network": network.model_dump(mode="json"), "model": model.digest}
-        return [_aggregate(graph), *_scoring(graph, network, params, {}, where, which_edges(settings, model))]
+        return [aggregate_stage(graph), *_scoring(graph, network, params, {}, where, which_edges(settings, model))]
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``aggregate``, ``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
@@ -72,24 +74,11 @@ class StarFc:
         )  # fmt: skip
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
         scoring = _scoring(graph, network, {"network": params["network"]}, {"fit": "fit"}, {}, which_edges(settings))
-        select = {name: params[name] for name in ("seed", "labels")} | {
-            "holdout": settings.train.holdout, "step": settings.partition.step,
-        }  # fmt: skip
-        inputs = {"score": "score"} | graph.ordered
-        cost = Cost(fixed_bytes=n * 200 + n * graph.k * 40, disk_bytes=1 << 16, seconds=n * graph.k / 2.8e5)
-        return [
-            _aggregate(graph), fit, *scoring,
-            Stage("select", f"{_HERE}:select", selection.VERSION, select, inputs, 1, cost, where, granule=1),
-        ]  # fmt: skip
-
-
-def aggregate_neighborhoods(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write rows of Âx as ``aggregated`` (N, D) float16."""
-    neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    rows = symmetric_rows(neighbors_NK, similarities_NK, start, stop, threads=task.threads)
-    aggregated = aggregate(*rows, task.array("features", "features"), threads=task.threads)
-    task.write_rows("aggregated", aggregated, np.float16)
-    return {}
+        select = select_stage(
+            n, graph.k, labels, graph.ordered, holdout=settings.train.holdout, seed=settings.seed,
+            step=settings.partition.step,
+        )  # fmt: skip
+        return [aggregate_stage(graph), fit, *scoring, select]
 
 
 def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -102,7 +91,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         similarities_NK=task.array("knn", "similarities"),
         identities_N=vertex_identities(task),
     )
-    checkpoint = _CheckpointFile(task.folder / CHECKPOINT_FILE)
+    checkpoint = CheckpointFile(task.folder / CHECKPOINT_FILE)
     trained = train(
         data,
         sampling=SamplingConfig(**task.params["sampling"]),
@@ -147,54 +136,6 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return write_edges(task, start, stop, scorer)
 
 
-def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Choose the partitions' thresholds on the identities held out from training; write ``selected.json``."""
-    identities_N = vertex_identities(task)
-    columns = [np.concatenate(column) for column in zip(*_scored(task), strict=True)]
-    selected = selection.select_operating_points(
-        *columns,
-        identities_N=identities_N,
-        held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
-        step=task.params["step"],
-        seed=task.params["seed"],
-        threads=task.threads,
-    )
-    preferred = selected.pop("preferred")
-    floor = similarity_floor(task.input("score"), min(point["min_score"] for point in selected.values()))
-    facts = {"min_similarity": floor}
-    task.write_json("selected", {"operating_points": selected, "preferred": preferred, "facts": facts})
-    return {"preferred": preferred, **selected[preferred]}
-
-
-def similarity_floor(folder: Path, min_score: float) -> float:
-    """Find the similarity that all but ``FLOOR_SHARE`` of the edges of score >= ``min_score`` reach.
-
-    Below it edges are many and next to none survives, so a run with this model need not score them.
-    """
-    kept = [np.zeros(0, np.float32)]
-    for similarities, scores in iterate_edges(folder, ("similarity", "score")):
-        kept.append(similarities[scores >= np.float32(min_score)])
-    values = np.concatenate(kept)
-    place = int(FLOOR_SHARE * len(values))
-    return float(np.partition(values, place)[place]) if len(values) else 0.0
-
-
-def vertex_identities(task: TaskContext) -> np.ndarray:
-    """The identities of ``--labels`` in vertex order; raises ``DataError`` if none is known."""
-    identities_N = read_identities(task)
-    return identities_N[read_npy(task.input("order"), "row_of_vertex")] if "order" in task.call.inputs else identities_N
-
-
-def _aggregate(graph: GraphShape) -> Stage:
-    n, k, dim = graph.num_rows, graph.k, graph.dim
-    cost = Cost(
-        bytes_per_row=dim * 4 + k * 44, disk_bytes=n * dim * 2, seconds=n * k * dim / 1.5e9,
-        seconds_per_task=n * k / 1e9,  # every task scans all rows for those that list its own
-    )  # fmt: skip
-    inputs = {"features": graph.features, "knn": "knn"}
-    return Stage("aggregate", f"{_HERE}:aggregate_neighborhoods", VERSION, {}, inputs, n, cost)
-
-
 def _scoring(
     graph: GraphShape, network: ModelConfig, params: Mapping[str, Any],
     weights: Mapping[str, str], where: Mapping[str, Any], edges: Mapping[str, Any],
@@ -229,22 +170,5 @@ def _network(task: TaskContext) -> StarFC:
     return hold(("network", weights, task.call.digest), load)
 
 
-def _scored(task: TaskContext) -> list[tuple[np.ndarray, ...]]:
-    return list(iterate_edges(task.input("score"), ("source", "target", "score")))
-
-
 def _half(features_ND: np.ndarray) -> np.ndarray:
     return features_ND if features_ND.dtype == np.float16 else features_ND.astype(np.float16)
-
-
-class _CheckpointFile:
-    """Training's one checkpoint, in the stage's folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> bytes | None:
-        return self.path.read_bytes() if self.path.exists() else None
-
-    def write(self, data: bytes) -> None:
-        write_atomic(self.path, lambda stream: stream.write(data))

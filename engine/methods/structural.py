@@ -18,15 +18,15 @@ from safetensors.numpy import load_file, save
 from engine.config import Settings, TreesConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
-from engine.learning import selection, structural
+from engine.learning import structural
 from engine.learning.doubts import estimate_doubts
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
-from engine.methods.base import GraphShape, Model, which_edges
-from engine.methods.star_fc import similarity_floor, vertex_identities
+from engine.methods.base import GraphShape, Method, Model, which_edges
 from engine.plan import CHUNK_ROWS, Cost, Stage
-from engine.stages.edges import iterate_edges, write_edges
-from engine.stages.metric import learned
+from engine.stages.edges import write_edges
+from engine.stages.metric import learned, vertex_identities
+from engine.stages.select import stage as select_stage
 from engine.storage.context import TaskContext, hold, read_npy
 
 VERSION = 4
@@ -36,7 +36,7 @@ LEAST_EXPLAINED = 0.25  # of the entropy of clusters held out, for what was lear
 _HERE = "engine.methods.structural"
 
 
-class Structural:
+class Structural(Method):
     """The structural scorer's stages."""
 
     name = "structural"
@@ -57,18 +57,14 @@ class Structural:
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``neighborhoods``, ``fit_prior``, ``prior``, ``fit``, ``score`` of the whole graph, and ``select``."""
         where = {"labels": labels["labels"], "column": labels["column"]}
-        select = {"seed": settings.seed, "labels": labels["digest"], "holdout": settings.trees.holdout,
-                  "step": settings.partition.step}  # fmt: skip
-        choosing = Cost(
-            fixed_bytes=graph.num_rows * (200 + graph.k * 24),
-            disk_bytes=1 << 16,
-            seconds=graph.num_rows * graph.k / 4e5,
-        )
+        select = select_stage(
+            graph.num_rows, graph.k, labels, graph.ordered, holdout=settings.trees.holdout, seed=settings.seed,
+            step=settings.partition.step,
+        )  # fmt: skip
         return [
             *fitting_stages(graph, settings, {"labels": labels["digest"]}, {}, where, which_edges(settings)),
-            Stage("select", f"{_HERE}:select", selection.VERSION, select, {"score": "score"} | graph.ordered, 1,
-                  choosing, where, granule=1),
-        ]  # fmt: skip
+            select,
+        ]
 
 
 def fitting_stages(
@@ -203,27 +199,6 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         return structural.score_edges(scorer, graph, priors_NK, edges, threads=task.threads)
 
     return write_edges(task, start, stop, give)
-
-
-def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Choose the partitions' thresholds on the identities held out from training; write ``selected.json``."""
-    identities_N = vertex_identities(task)
-    parts = list(iterate_edges(task.input("score"), ("source", "target", "score")))
-    selected = selection.select_operating_points(
-        *(np.concatenate(column) for column in zip(*parts, strict=True)),
-        identities_N=identities_N,
-        held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
-        step=task.params["step"],
-        seed=task.params["seed"],
-        threads=task.threads,
-    )
-    preferred = selected.pop("preferred")
-    floor = similarity_floor(task.input("score"), min(point["min_score"] for point in selected.values()))
-    task.write_json(
-        "selected",
-        {"operating_points": selected, "preferred": preferred, "facts": {"min_similarity": floor}},
-    )
-    return {"preferred": preferred, **selected[preferred]}
 
 
 def _learned_nothing(task: TaskContext) -> dict[str, Any]:

@@ -87,6 +87,12 @@ def read_identities(task: TaskContext) -> np.ndarray:
     return identities_N
 
 
+def vertex_identities(task: TaskContext) -> np.ndarray:
+    """The identities of ``--labels`` in vertex order; raises ``DataError`` if none is known."""
+    identities_N = read_identities(task)
+    return identities_N[read_npy(task.input("order"), "row_of_vertex")] if "order" in task.call.inputs else identities_N
+
+
 def project_cost(num_rows: int, dim: int, width: int, dtype: str) -> Cost:
     stored = 2 if dtype == "float16" else 4
     return Cost(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine.config import load_settings
-from engine.methods import star_fc
 from engine.methods.base import Model, which_edges
+from engine.stages import select
 
 
 def model(facts: dict[str, Any]) -> Model:
@@ -33,8 +33,8 @@ def test_all_but_a_small_share_of_the_surviving_edges_reach_the_floor(monkeypatc
     rng = np.random.default_rng(0)
     similarities, scores = rng.random((2, 20_000), np.float32)
     parts = [(similarities[:9_000], scores[:9_000]), (similarities[9_000:], scores[9_000:])]
-    monkeypatch.setattr(star_fc, "iterate_edges", lambda _folder, _names: iter(parts))
-    floor = star_fc.similarity_floor(Path(), 0.5)
+    monkeypatch.setattr(select, "iterate_edges", lambda _folder, _names: iter(parts))
+    floor = select.similarity_floor(Path(), 0.5)
     kept = similarities[scores >= 0.5]
-    assert (kept < floor).sum() == int(star_fc.FLOOR_SHARE * len(kept)) > 0
-    assert star_fc.similarity_floor(Path(), 2.0) == 0.0
+    assert (kept < floor).sum() == int(select.FLOOR_SHARE * len(kept)) > 0
+    assert select.similarity_floor(Path(), 2.0) == 0.0

@@ -1,0 +1,192 @@
+"""Networks over pivot subgraphs: is a member of the pivot's identity? Of L-GCN and GCN-E.
+
+Legend: B pivots of a batch, M members of all of them, D feature dimension, H width of a layer, S scored members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.config import TrainConfig, fingerprint
+from engine.errors import DataError
+from engine.graph.pivots import PivotBatch, mean_rows
+from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
+from engine.learning.training import area_under_curve, hold_out
+from engine.tiles import single_threaded_kernels
+
+Array = np.ndarray[Any, Any]
+
+HELD_OUT_PIVOTS = 384
+STANDARDISED_PIVOTS = 256
+
+
+class MeanNeighbors(torch.autograd.Function):
+    """The mean of each member's neighbours' rows; the adjacency being symmetric, its gradient is such a sum."""
+
+    @staticmethod
+    def forward(context: Any, rows_MH: Tensor, indptr: Array, indices: Array) -> Tensor:
+        context.graph = indptr, indices
+        return _average(rows_MH, indptr, indices, scale=True)
+
+    @staticmethod
+    def backward(context: Any, gradient_MH: Tensor) -> tuple[Tensor, None, None]:
+        indptr, indices = context.graph
+        degrees = torch.from_numpy(np.maximum(np.diff(indptr), 1).astype(np.float32)).to(gradient_MH)
+        return _average(gradient_MH / degrees.unsqueeze(1), indptr, indices, scale=False), None, None
+
+
+def _average(rows_MH: Tensor, indptr: Array, indices: Array, *, scale: bool) -> Tensor:
+    if rows_MH.is_cuda:
+        degrees = torch.from_numpy(np.diff(indptr)).to(rows_MH.device)
+        owners = torch.repeat_interleave(torch.arange(len(degrees), device=rows_MH.device), degrees)
+        total = torch.zeros_like(rows_MH).index_add_(0, owners, rows_MH[torch.from_numpy(indices).to(rows_MH.device)])
+        return total / degrees.clamp(min=1).unsqueeze(1) if scale else total
+    out = torch.empty_like(rows_MH)
+    mean_rows(indptr, indices, rows_MH.detach().contiguous().numpy(), scale, out.numpy())
+    return out
+
+
+class PivotNetwork(nn.Module):
+    """Graph convolutions over members' vectors relative to their pivot's, then a classifier of two layers.
+
+    Each convolution is ReLU(W [h ; mean of the neighbours' h]). The vectors are standardised by a mean and a deviation
+    measured once, before training, on members alone (deviation: batch normalisation without affine, whose statistics
+    the released code takes over padding too). The two classes' logits are given as their difference.
+    """
+
+    def __init__(self, dimension: int, widths: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("input_mean", torch.zeros(dimension))
+        self.register_buffer("input_scale", torch.ones(dimension))
+        self.input_mean: Tensor
+        self.input_scale: Tensor
+        sizes = [dimension, *widths]
+        self.convolutions = nn.ModuleList(
+            nn.Linear(2 * given, width) for given, width in zip(sizes[:-1], widths, strict=True)
+        )
+        self.first = nn.Linear(widths[-1], hidden)
+        self.activation = nn.PReLU(hidden)
+        self.last = nn.Linear(hidden, 1)
+
+    def standardise(self, relative_MD: Tensor) -> None:
+        """Take mean and deviation of each coordinate from members."""
+        self.input_mean.copy_(relative_MD.mean(dim=0))
+        self.input_scale.copy_(1 / (relative_MD.std(dim=0) + 1e-4))
+
+    def forward(self, relative_MD: Tensor, batch: PivotBatch) -> Tensor:
+        """Return the logits (S,) of the batch's scored members."""
+        rows = (relative_MD - self.input_mean) * self.input_scale
+        for convolution in self.convolutions:
+            around = MeanNeighbors.apply(rows, batch.indptr, batch.indices)  # type: ignore[no-untyped-call]
+            rows = functional.relu(convolution(torch.cat([rows, around], dim=1)))
+        scored = rows[torch.from_numpy(batch.scored).to(rows.device)]
+        return self.last(self.activation(self.first(scored))).squeeze(1)
+
+
+def build_network(dimension: int, widths: Sequence[int], hidden: int, seed: int) -> PivotNetwork:
+    """Build a network with weights drawn from ``seed`` alone (torch's global generator is left as it was)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PivotNetwork(dimension, widths, hidden)
+
+
+def relative_vectors(features_ND: Array, pivots_B: Array, batch: PivotBatch) -> Tensor:
+    """Members' vectors less their pivots': (M, D) float32."""
+    own = np.asarray(features_ND[batch.members_M], np.float32)
+    return torch.from_numpy(own - np.asarray(features_ND[pivots_B], np.float32)[batch.owners_M])
+
+
+@dataclass(frozen=True)
+class PivotData:
+    """What training reads: vectors (N, D), lists (N, K), identities (N,), -1 unknown, and how to build a batch.
+
+    ``usable_N``: vertices that a network scores the lists of; ``batch_of`` gives the subgraphs of some pivots.
+    """
+
+    features_ND: Array
+    neighbors_NK: Array
+    identities_N: Array
+    usable_N: Array
+    batch_of: Callable[[Array], PivotBatch]
+
+
+def train_pivots(
+    data: PivotData,
+    *,
+    widths: Sequence[int],
+    hidden: int,
+    config: TrainConfig,
+    pivots_per_step: int,
+    identity_balance: float,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    device: str = "cpu",
+) -> tuple[PivotNetwork, list[Evaluation]]:
+    """Fit a network by cross-entropy over the scored members of known identity, stopped on identities held out.
+
+    Pivots are drawn by their identity's size to the power -``identity_balance`` (published: all alike), so that a few
+    large ones do not own the loss; no scored pair touches a held-out row. Resumed training gives the bits of
+    uninterrupted training. Raises ``DataError`` if there is nothing to learn from.
+    """
+    held_out_N = hold_out(data.identities_N, config.holdout, seed)
+    usable = np.flatnonzero(data.usable_N & (data.identities_N >= 0))
+    fitted, held = usable[~held_out_N[usable]], usable[held_out_N[usable]]
+    if not len(fitted) or not len(held):
+        raise DataError("training: no vertex to learn from is left once identities are held out; expected more labels")
+    held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_PIVOTS])
+    places, sizes = np.unique(data.identities_N[fitted], return_inverse=True, return_counts=True)[1:]
+    shares = np.cumsum(sizes[places].astype(np.float64) ** -identity_balance)
+    network = build_network(data.features_ND.shape[1], widths, hidden, seed)
+
+    def draw(step: int, count: int) -> Array:
+        drawn = np.random.default_rng([seed, 2, step]).random(count) * shares[-1]
+        return np.sort(fitted[np.minimum(np.searchsorted(shares, drawn, side="right"), len(fitted) - 1)])
+
+    def logits_of(pivots: Array, allowed_N: Array) -> tuple[Tensor, Array]:
+        """Logits of the scored members that are known and allowed, and whether each is of its pivot's identity."""
+        batch = data.batch_of(pivots)
+        others = batch.members_M[batch.scored]
+        chosen = (data.identities_N[others] >= 0) & allowed_N[others]
+        batch = batch._replace(scored=batch.scored[chosen])
+        same = data.identities_N[others[chosen]] == data.identities_N[pivots[batch.scored_rows[chosen]]]
+        return network(relative_vectors(data.features_ND, pivots, batch).to(device), batch), same
+
+    def loss_of_step(step: int) -> Tensor | None:
+        logits, same = logits_of(draw(step, pivots_per_step), ~held_out_N)
+        if not len(same):
+            return None
+        return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits))
+
+    def evaluate() -> tuple[float, float | None]:
+        everything = np.ones(len(held_out_N), np.bool_)
+        parts = [logits_of(held[a : a + 32], everything) for a in range(0, len(held), 32)]
+        logits, same = torch.cat([part[0].cpu() for part in parts]), np.concatenate([part[1] for part in parts])
+        loss = float(functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits)))
+        return loss, area_under_curve(logits.numpy(), same) if 0 < same.sum() < len(same) else None
+
+    given = [list(widths), hidden, config, pivots_per_step, identity_balance, seed, *data.features_ND.shape]
+    loop = TrainingLoop(network, config, fingerprint(given), device)
+    step = loop.restore(checkpoint)
+    if not step:
+        with single_threaded_kernels():
+            pivots = draw(0, STANDARDISED_PIVOTS)
+            network.standardise(relative_vectors(data.features_ND, pivots, data.batch_of(pivots)))
+    network.to(device)
+    loop.run(step, loss_of_step=loss_of_step, evaluate=evaluate, checkpoint=checkpoint, progress=progress)
+    return network, loop.history
+
+
+@torch.no_grad()
+def score_pivots(
+    network: PivotNetwork, features_ND: Array, pivots_B: Array, batch: PivotBatch, *, device: str = "cpu"
+) -> Array:
+    """Logits of a batch's scored members: (S,) float32. Run it in ``map_tiles``, for one order of sums."""
+    return network(relative_vectors(features_ND, pivots_B, batch).to(device), batch).cpu().numpy()

@@ -1,0 +1,63 @@
+"""Stage select: the partitions' thresholds, chosen on the identities that training held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.learning import selection
+from engine.learning.training import hold_out
+from engine.plan import Cost, Stage
+from engine.stages.edges import iterate_edges
+from engine.stages.metric import vertex_identities
+from engine.storage.context import TaskContext
+
+FLOOR_SHARE = 0.0005  # leaves out a seventh of part1's edges, a quarter of real sets'; at 0.001 faces lose 0.1 of F
+
+
+def stage(
+    num_rows: int, k: int, labels: Mapping[str, Any], order: Mapping[str, str],
+    *, holdout: float, seed: int, step: float,
+) -> Stage:  # fmt: skip
+    """The stage over the ``score`` stage's edges; ``labels`` as a method's ``training_stages`` gets them."""
+    params = {"seed": seed, "labels": labels["digest"], "holdout": holdout, "step": step}
+    where = {"labels": labels["labels"], "column": labels["column"]}
+    cost = Cost(fixed_bytes=num_rows * 200 + num_rows * k * 40, disk_bytes=1 << 16, seconds=num_rows * k / 2.8e5)
+    inputs = {"score": "score", **order}
+    return Stage("select", "engine.stages.select:run", selection.VERSION, params, inputs, 1, cost, where, granule=1)
+
+
+def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``selected.json``: operating points, the preferred partition, and the similarity floor they need."""
+    identities_N = vertex_identities(task)
+    parts = list(iterate_edges(task.input("score"), ("source", "target", "score")))
+    selected = selection.select_operating_points(
+        *(np.concatenate(column) for column in zip(*parts, strict=True)),
+        identities_N=identities_N,
+        held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
+        step=task.params["step"],
+        seed=task.params["seed"],
+        threads=task.threads,
+    )
+    del parts
+    preferred = selected.pop("preferred")
+    floor = similarity_floor(task.input("score"), min(point["min_score"] for point in selected.values()))
+    facts = {"min_similarity": floor}
+    task.write_json("selected", {"operating_points": selected, "preferred": preferred, "facts": facts})
+    return {"preferred": preferred, **selected[preferred]}
+
+
+def similarity_floor(folder: Path, min_score: float) -> float:
+    """Find the similarity that all but ``FLOOR_SHARE`` of the edges of score >= ``min_score`` reach.
+
+    Below it edges are many and next to none survives, so a run with this model need not score them.
+    """
+    kept = [np.zeros(0, np.float32)]
+    for similarities, scores in iterate_edges(folder, ("similarity", "score")):
+        kept.append(similarities[scores >= np.float32(min_score)])
+    values = np.concatenate(kept)
+    place = int(FLOOR_SHARE * len(values))
+    return float(np.partition(values, place)[place]) if len(values) else 0.0

@@ -16,7 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
 
-MethodName = Literal["auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn"]
+MethodName = Literal[
+    "auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn", "kmeans", "minibatch_kmeans",
+    "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
+    "chinese_whispers", "rank_order",
+]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -128,6 +132,18 @@ class LGcnConfig(Section):
     pivots_per_step: int = Field(16, ge=1, description="pivots of one minibatch")
 
 
+class BaselineConfig(Section):
+    """Parameters of the baselines; ``None`` takes those that training chose."""
+
+    num_clusters: int | None = Field(None, ge=1, description="k-means and spectral clustering: clusters to make")
+    distance: float | None = Field(
+        None, gt=0, description="1 - cosine up to which rows are joined, density is counted or a tree is cut; "
+        "rank_order: the rank distance",
+    )  # fmt: skip
+    min_rows: int | None = Field(None, ge=1, description="dbscan: rows of a dense place; hdbscan: of a cluster")
+    selection: Literal["eom", "leaf"] | None = Field(None, description="hdbscan: excess of mass, or leaves")
+
+
 class TreesConfig(Section):
     """The structural method's boosted trees."""
 
@@ -222,6 +238,7 @@ class Settings(Section):
     gcn_v: GcnVConfig = GcnVConfig()
     gcn_e: GcnEConfig = GcnEConfig()
     l_gcn: LGcnConfig = LGcnConfig()
+    baseline: BaselineConfig = BaselineConfig()
     trees: TreesConfig = TreesConfig()
     metric: MetricConfig = MetricConfig()
 

@@ -7,7 +7,7 @@
            ivf:        quantiser -> assign -> order -> vertices
            -> a method's stages -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
-                      or roots                                  (propagation, density peaks, map equation)
+                      or roots                      (propagation, density peaks, map equation; a method's own)
            -> labels -> explain -> analysis
 
 Training runs the same stages up to ``score`` on the labelled source, with ``fit`` before and ``select`` after.
@@ -235,7 +235,7 @@ def run_stages(
     where = {"labels": labels.path, "column": labels.column} if labels else {}
     inputs = {"labels": "labels", "roots": "roots", "score": "score", "explain": "explain", "ingest": vectors}
     inputs |= shape.ordered
-    if shape.num_rows <= settings.partition.curve_rows:
+    if shape.num_rows <= settings.partition.curve_rows and partition_kind(settings, model) != "own":
         given = params | {"num_vertices": shape.num_rows, "seed": settings.seed, "step": settings.partition.step,
                           "partition": partition_kind(settings, model)}  # fmt: skip
         scored = {"roots": "roots", "score": "score"} | shape.ordered
@@ -256,6 +256,8 @@ def partition_kind(settings: Settings, model: Model | None) -> str:
             known = f"method {settings.method} knows only {', '.join(allowed)}"
             raise ConfigError(f"partition.method {settings.partition.method}: {known}")
         return settings.partition.method
+    if "own" in METHODS[settings.method].partitions:
+        return "own"
     if model:
         return model.preferred
     return "map_equation" if METHODS[settings.method].learned else "propagation"
@@ -264,6 +266,9 @@ def partition_kind(settings: Settings, model: Model | None) -> str:
 def partition_stages(shape: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
     """From the edge table to ``roots``: components after pruning, propagation, density peaks, or the map equation."""
     config, n, k = settings.partition, shape.num_rows, shape.k
+    own = METHODS[settings.method].clustering_stages(shape, settings, model)
+    if own:
+        return own
     kind = partition_kind(settings, model)
     stored = dict(model.operating_points.get(kind, {})) if model else {}
     if kind == "map_equation":

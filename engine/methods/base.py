@@ -69,8 +69,8 @@ class Method:
 
     ``learned``: scores are probabilities, else cosines. ``metric_spaces``: 0 if it takes vectors as they are; else
     training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
-    half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for; all if
-    empty.
+    half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
+    empty; ``own`` of a method that clusters by itself.
     """
 
     name: MethodName
@@ -86,6 +86,10 @@ class Method:
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """Stages from the ``knn`` stage (and the features) to the ``score`` stage's edge table."""
         raise NotImplementedError
+
+    def clustering_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+        """Stages to ``roots``, of a method that clusters by itself; none of one whose scored edges are partitioned."""
+        return []
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """Stages from the ``knn`` stage to a ``fit`` stage that writes the weights, and what chooses thresholds."""

@@ -60,7 +60,6 @@ class GcnE(Method):
         where, network = {"weights": model.weights}, model.facts["network"]
         given = {"model": model.digest, "prefix": PREFIX}
         least = {"min_probability": model.facts["min_probability"]}
-        linking = {"model": model.digest, "network": network["gcn_e"]}
         return [
             aggregate_stage(graph),
             confidence_stage(graph, GcnVConfig(**network["gcn_v"]), given | {"network": network["gcn_v"]}, {}, where),

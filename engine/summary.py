@@ -141,13 +141,13 @@ def report_data(root: Path) -> ReportData:
     histograms = {
         name: EdgeHistogram(
             tree["bin_edges"], tree["kept"], tree["pruned"],
-            point["min_score"] if name == "score" or method == "cosine" else None,
+            point.get("min_score") if name == "score" or method == "cosine" else None,
         )
         for name, tree in value["histograms"].items()
     }  # fmt: skip
     return ReportData(
         title=f"Clusters of {'/'.join(Path(source['path']).parts[-2:])}",
-        method=f"{method}, {_word_partition(point)}",
+        method=f"{method}, {_PARTITIONS[point['partition']]}",
         source=source["path"],
         num_rows=source["num_rows"],
         num_dimensions=source["dim"],
@@ -161,7 +161,7 @@ def report_data(root: Path) -> ReportData:
         size_bins=[SizeBin(**tree) for tree in value["sizes"]],
         metrics=_metrics(value),
         sweep=[SweepRow(**row) for row in value["sweeps"]["score"]],
-        chosen_threshold=point["min_score"],
+        chosen_threshold=point.get("min_score"),
         curve=_curve(root),
         precision_bias=settings.get("partition", {}).get("precision_bias", 0.0),
         similarities=histograms["similarity"],
@@ -246,13 +246,15 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _word_partition(point: dict[str, Any]) -> str:
-    if "codelength" in point:
-        return "map equation"
-    return "size-capped propagation" if "max_size" in point else "components after pruning"
+_PARTITIONS = {
+    "components": "components after pruning", "propagation": "size-capped propagation",
+    "density_peaks": "density peaks", "map_equation": "map equation", "own": "which clusters by itself",
+}  # fmt: skip
 
 
 def _word_point(point: dict[str, Any]) -> str:
+    if point["partition"] == "own":
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in point.items() if name != "partition")
     words = [f"score ≥ {point['min_score']:.3g}"]
     if "unbiased_min_score" in point:
         words[0] += f" ({point['unbiased_min_score']:.3g} without the precision bias)"

@@ -78,8 +78,14 @@ def render_report(data: ReportData) -> str:
         ("run", "Run", _run(data)),
     ]
     shown = [(name, title, body) for name, title, body in sections if body]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
     body = "".join(f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, title, body in shown)
+    links = [(name, title) for name, title, _ in shown]
+    return page(f"{data.title} · Asterism", links, _top(data) + body)
+
+
+def page(title: str, links: Iterable[tuple[str, str]], body: str) -> str:
+    """Render a whole page around ``body``, which is HTML already; ``links`` are ids of its sections and their titles."""
+    navigation = "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links)
     style, script = _asset("report.css"), _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -88,10 +94,10 @@ def render_report(data: ReportData) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(data.title)} · Asterism</title><style>{style}</style></head><body>"
-        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{_LOGO}Asterism</a><nav>{links}</nav>'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
+        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{_LOGO}Asterism</a><nav>{navigation}</nav>'
         f"{_THEME_BUTTON}</div></header>"
-        f'<main class="wrap" id="top">{_top(data)}{body}</main>'
+        f'<main class="wrap" id="top">{body}</main>'
         f'<div id="tip" role="status" hidden></div><script>{script}</script></body></html>\n'
     )
 

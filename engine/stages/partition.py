@@ -28,7 +28,7 @@ from engine.storage.context import TaskContext, committed_records, folder_digest
 from engine.storage.manifest import read_json
 from engine.storage.tables import read_columns
 
-VERSION = 2
+VERSION = 3
 FAN_IN = 8
 PIECE_CHUNKS = 8  # of edges in memory at a time
 _UNION_S = 6e-9  # per vertex, to begin a union-find and to list its forest, for projections
@@ -121,7 +121,7 @@ def components(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     for members, roots in _forests(task.input("merge"), 0, np.iinfo(np.int64).max):
         union.add(members, roots)
     task.write_npy("roots", union.roots())
-    return dict(operating_point(task))
+    return {**operating_point(task), "partition": "components"}
 
 
 def propagation_cost(num_rows: int, k: int) -> Cost:
@@ -146,7 +146,7 @@ def propagation(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         max_size=int(point["max_size"]), step=task.params["step"],
     )  # fmt: skip
     task.write_npy("roots", roots)
-    return dict(point)
+    return {**point, "partition": "propagation"}
 
 
 def density_peaks_cost(num_rows: int, k: int) -> Cost:
@@ -161,7 +161,7 @@ def density_peaks(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         for sources, targets, scores in iterate_edges(task.input("score"), ("source", "target", "score")):
             visit(sources, targets, scores)
     task.write_npy("roots", found.roots())
-    return dict(point)
+    return {**point, "partition": "density_peaks"}
 
 
 def modules_cost(num_rows: int, k: int) -> Cost:
@@ -182,7 +182,12 @@ def modules(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     graph = build_weighted_adjacency(task.params["num_vertices"], blocks, task.threads)
     found = map_equation(*graph, threads=task.threads, seed=task.params["seed"])
     task.write_npy("roots", found.roots_N)
-    facts = {"edges_kept": len(graph[1]) // 2, "codelength": found.codelength, "rounds": found.num_rounds}
+    facts = {
+        "partition": "map_equation",
+        "edges_kept": len(graph[1]) // 2,
+        "codelength": found.codelength,
+        "rounds": found.num_rounds,
+    }
     return {**point, **facts}
 
 

@@ -1,0 +1,233 @@
+"""Compare methods on one labelled source: train each on some identities, cluster the rows of the others, score both.
+
+No identity is in both halves, and whatever a method has to choose is chosen on the first; what is scored is the second.
+All methods share the vectors, and the KNN graph where they take vectors as they are.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import api, summary
+from engine.config import PRESETS, Resources, fingerprint, load_settings
+from engine.errors import ConfigError, DataError, EngineError
+from engine.evaluation.comparison import ComparisonRow, render_comparison
+from engine.events import read_events
+from engine.methods import METHODS
+from engine.methods.base import MODEL_FILE, WEIGHTS_FILE
+from engine.methods.baselines import KINDS
+from engine.storage import manifest
+from engine.storage.arrays import map_array
+from engine.storage.context import committed_records
+from engine.storage.formats import read_labels, write_labels
+from engine.tiles import tile_bounds
+
+RESULTS_FILE = "comparison.json"
+REPORT_FILE = "comparison.html"
+COPY_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method to compare: ``METHOD``, a preset's name ``METHOD/PRESET``, either with ``:PARTITION``."""
+
+    name: str
+    method: str
+    preset: str | None = None
+    partition: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Contender:
+        """Raises ``ConfigError`` naming what is not known."""
+        base, _, partition = text.strip().partition(":")
+        preset = base if "/" in base else None
+        method = PRESETS[base]["method"] if preset in PRESETS else base
+        if method not in METHODS:
+            known = ", ".join([*METHODS, *PRESETS])
+            raise ConfigError(f"--methods {text}: no such method; known: {known}; each may be followed by :partition")
+        if partition:
+            load_settings(overrides={"partition.method": partition})
+        return cls(text.strip(), method, preset, partition or None)
+
+    @property
+    def slug(self) -> str:
+        return self.name.replace("/", "-").replace(":", "-")
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything of it is learned or chosen from labels."""
+        return METHODS[self.method].needs_model or self.method in KINDS
+
+    def settings(self, given: Mapping[str, Any], seed: int | None) -> Any:
+        """Its preset's settings with those given."""
+        return load_settings(self.preset, dict(given), method=self.method, seed=seed)
+
+
+def split_identities(labels_N: np.ndarray, seed: int) -> np.ndarray:
+    """Put half of the identities, drawn from the seed, into 0 and the others into 1: (N,) int8; unknown rows are in 1."""
+    known, places = np.unique(labels_N, return_inverse=True)
+    halves = np.random.default_rng([seed, 7]).permutation(len(known)) % 2
+    return np.where(labels_N < 0, 1, halves[places]).astype(np.int8)
+
+
+def compare(
+    request: api.Request,
+    out: str | Path,
+    methods: Sequence[str],
+    *,
+    split: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    resources: Resources | None = None,
+    progress: bool = True,
+    tell: Callable[[ComparisonRow], None] | None = None,
+) -> list[ComparisonRow]:
+    """Train, run and score each of ``methods`` (see ``Contender``); run again, it takes up where it stopped.
+
+    ``request`` names the source and its labels. ``split``: a file of 0 (train) and 1 (test) per row, identities in one
+    only; default: half of the identities, drawn from the seed. Writes ``comparison.json`` and ``comparison.html`` into
+    ``out``, with each method's labels, report and model. A method that cannot take the source gets a row that says why.
+    """
+    contenders, out = [Contender.parse(text) for text in methods], Path(out).absolute()
+    if request.labels is None:
+        raise ConfigError("compare needs --labels: methods are trained on some identities and scored on the others")
+    if len({each.slug for each in contenders}) < len(contenders):
+        raise ConfigError(f"--methods {','.join(methods)}: the same method twice")
+    resources, given = resources or Resources(), dict(settings or {})
+    for each in contenders:
+        each.settings(given, seed)
+    store = api.prepare("store", out / "store", replace(request, labels=None), resources)
+    labels_N = read_labels(request.labels, store.source.num_rows, column=request.labels_column)
+    split_N = _read_split(split, labels_N) if split else split_identities(labels_N, seed or 0)
+    api.execute(store, progress=progress)
+    parts = _write_parts(out, labels_N, split_N)
+    rows = []
+    for each in contenders:
+        key = fingerprint([store.source.digest, fingerprint(split_N.tolist()), each.name, given, seed])
+        row = _finished(out, each, key)
+        if row is None:
+            row = _measure(out, each, parts, labels_N[split_N == 1], given, seed, resources, progress)
+            manifest.write_json(_row_path(out, each), {"key": key, **asdict(row)})
+        rows.append(row)
+        if tell:
+            tell(row)
+    title = f"{'/'.join(Path(request.features).parts[-2:])}: {int((split_N == 1).sum()):,} rows"
+    manifest.write_json(out / RESULTS_FILE, {
+        "source": request.features, "rows": [asdict(row) for row in rows], "hardware": summary.hardware(),
+        "versions": summary.versions(), "train_rows": int((split_N == 0).sum()), "settings": given, "seed": seed or 0,
+    })  # fmt: skip
+    html = render_comparison(title, rows, trained_rows=int((split_N == 0).sum()), hardware=summary.hardware())
+    manifest.write_atomic(out / REPORT_FILE, lambda stream: stream.write(html.encode()))
+    return rows
+
+
+def _measure(
+    out: Path, each: Contender, parts: Mapping[int, api.Request], truth: np.ndarray, given: Mapping[str, Any],
+    seed: int | None, resources: Resources, progress: bool,
+) -> ComparisonRow:  # fmt: skip
+    settings, model, spent = each.settings(given, seed), None, 0.0
+    try:
+        if each.trains:
+            folder = out / "training"
+            api.execute(
+                api.prepare("training", folder, replace(parts[0], settings=settings), resources), progress=progress
+            )
+            spent = _cost(folder)[0]
+            model = out / "models" / each.slug
+            model.mkdir(parents=True, exist_ok=True)
+            for name in (MODEL_FILE, WEIGHTS_FILE):
+                shutil.copyfile(folder / name, model / name)
+        if each.partition:
+            asked = settings.partition.model_copy(update={"method": each.partition})
+            settings = settings.model_copy(update={"partition": asked})
+        folder = out / "run"
+        request = replace(parts[1], settings=settings, model=None if model is None else str(model), labels=None)
+        api.execute(api.prepare("run", folder, request, resources), progress=progress)
+    except EngineError as error:
+        return ComparisonRow(each.name, missing=str(error))
+    found = api.run_labels(folder)
+    seconds, peak_bytes = _cost(folder)
+    (out / "runs").mkdir(exist_ok=True)
+    write_labels(out / "runs" / f"{each.slug}.npy", found, "npy")
+    shutil.copyfile(folder / summary.REPORT_FILE, out / "runs" / f"{each.slug}.html")
+    point = {name: value for name, value in summary.operating_point(folder).items() if name in POINT}
+    return ComparisonRow(each.name, api.evaluate(found, truth), seconds, spent, peak_bytes, point)
+
+
+POINT = (
+    "partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection",
+)  # fmt: skip
+
+
+def _cost(folder: Path) -> tuple[float, int]:
+    """Seconds of all tasks of a finished plan, shared stages included, and the most memory of a stage."""
+    held = manifest.read_run(folder)
+    digests = {stage["digest"] for stage in held["plan"]["stages"]}
+    seconds = sum(
+        record.seconds
+        for stage in held["plan"]["stages"]
+        for record in committed_records(folder / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
+    )
+    peaks = [
+        event["peak_bytes"]
+        for event in read_events(folder)
+        if event["event"] == "stage_finished" and event["digest"] in digests and event["tasks_run"]
+    ]
+    return round(seconds, 2), max(peaks, default=0)
+
+
+def _read_split(path: str | Path, labels_N: np.ndarray) -> np.ndarray:
+    split_N = read_labels(path, len(labels_N))
+    if not np.isin(split_N, (0, 1)).all():
+        row = int(np.flatnonzero(~np.isin(split_N, (0, 1)))[0])
+        raise DataError(f"{path}, row {row}: expected 0 (train) or 1 (test), got {split_N[row]}")
+    both = np.intersect1d(labels_N[(split_N == 0) & (labels_N >= 0)], labels_N[(split_N == 1) & (labels_N >= 0)])
+    if len(both):
+        raise DataError(f"{path}: identity {both[0]} has rows of both parts; expected every identity in one")
+    return split_N.astype(np.int8)
+
+
+def _write_parts(out: Path, labels_N: np.ndarray, split_N: np.ndarray) -> dict[int, api.Request]:
+    """The two parts' vectors and labels as files, from the store."""
+    features_ND = map_array(summary.vectors_folder(out / "store"), "features")
+    parts = {}
+    for number, name in ((0, "train"), (1, "test")):
+        rows = np.flatnonzero(split_N == number)
+        if len(rows) < 2:
+            raise DataError(f"the {name} part has {len(rows)} rows; expected identities for both parts")
+        digest = fingerprint([rows.tolist(), labels_N[rows].tolist()])[:12]
+        folder = out / f"{name}-{digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        features, labels = folder / "features.npy", folder / "labels.npy"
+        if not labels.exists():
+            manifest.write_atomic(features, lambda stream, rows=rows: _write_rows(stream, features_ND, rows))  # type: ignore[misc]
+            write_labels(labels, labels_N[rows], "npy")
+        parts[number] = api.Request(features=str(features), labels=str(labels))
+    return parts
+
+
+def _write_rows(stream: Any, features_ND: np.ndarray, rows: np.ndarray) -> None:
+    header = {"descr": features_ND.dtype.str, "fortran_order": False, "shape": (len(rows), features_ND.shape[1])}
+    np.lib.format.write_array_header_1_0(stream, header)
+    for start, stop in tile_bounds(0, len(rows), COPY_ROWS):
+        stream.write(np.ascontiguousarray(features_ND[rows[start:stop]]).tobytes())
+
+
+def _row_path(out: Path, each: Contender) -> Path:
+    return out / "rows" / f"{each.slug}.json"
+
+
+def _finished(out: Path, each: Contender, key: str) -> ComparisonRow | None:
+    path = _row_path(out, each)
+    tree = manifest.read_json(path) if path.exists() else {}
+    return (
+        ComparisonRow(**{name: value for name, value in tree.items() if name != "key"})
+        if tree.get("key") == key
+        else None
+    )

@@ -1,0 +1,98 @@
+"""The page of a comparison: one table of methods, with bars, that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from engine.evaluation.report import page
+
+_SCORES = (
+    ("pairwise_f", "F"), ("pairwise_precision", "precision"), ("pairwise_recall", "recall"), ("bcubed_f", "F"),
+    ("bcubed_precision", "precision"), ("bcubed_recall", "recall"), ("nmi", "NMI"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One method: ``scores`` as ``evaluate`` gives them, seconds of the run and of training, most memory of a stage.
+
+    ``missing``: why there are none.
+    """
+
+    name: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    run_seconds: float = 0.0
+    train_seconds: float = 0.0
+    peak_bytes: int = 0
+    point: Mapping[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+
+def render_comparison(
+    title: str, rows: Sequence[ComparisonRow], *, trained_rows: int, hardware: Mapping[str, str]
+) -> str:
+    """Render the page: methods by pairwise F, those without a result last, with what each says."""
+    done = sorted((row for row in rows if not row.missing), key=lambda row: -row.scores["pairwise_f"])
+    best = {name: max((row.scores[name] for row in done), default=0.0) for name, _ in _SCORES}
+    body = "".join(_row(row, best) for row in done)
+    head = "".join(f"<th{' class=edge' if name in _EDGES else ''}>{word}</th>" for name, word in _SCORES)
+    table = (
+        '<div class=scroll><table class="metrics"><thead><tr><th></th><th colspan=3 class=group>Pairwise</th>'
+        "<th colspan=3 class=group>BCubed</th><th colspan=6></th></tr>"
+        f"<tr><th></th>{head}<th class=edge>clusters</th><th>singletons</th><th class=edge>train</th><th>run</th>"
+        f"<th>memory</th></tr></thead><tbody>{body}</tbody></table></div>"
+    )
+    missing = "".join(
+        f'<li class="warning">{escape(row.name)}: {escape(row.missing)}</li>' for row in rows if row.missing
+    )
+    bars = "".join(
+        f'<div class=versus><span>{escape(row.name)}</span><i class=a style="width:{100 * row.scores["pairwise_f"]:.1f}%">'
+        f'</i><i class=b style="width:{100 * row.scores["bcubed_f"]:.1f}%"></i></div>'
+        for row in done
+    )
+    machine = ", ".join(f"{name} {value}" for name, value in hardware.items())
+    top = (
+        f'<p class="eyebrow">Comparison</p><h1>{escape(title)}</h1><dl class="facts"><div><dt>Machine</dt>'
+        f"<dd>{escape(machine)}</dd></div></dl>" + (f'<ul class="notes">{missing}</ul>' if missing else "")
+    )
+    sections = (
+        '<section id="scores"><h2>Scores</h2><div class="panel"><h3>Against the identities of the test part</h3>'
+        f'<p class="lead">Percent. Trained, and every parameter chosen, on {trained_rows:,} rows of other identities. '
+        "Seconds are those of all tasks, stages that methods share counted for each. The best of a column is bold.</p>"
+        f'{table}</div></section><section id="bars"><h2>At a glance</h2><div class="panel"><h3>F of each method</h3>'
+        '<ul class="legend"><li class="a"><i></i>pairwise</li><li class="b"><i></i>BCubed</li></ul>'
+        f"{bars}</div></section>"
+    )
+    return page(f"{title} · Asterism", (("scores", "Scores"), ("bars", "At a glance")), top + sections)
+
+
+_EDGES = ("pairwise_f", "bcubed_f", "nmi")
+
+
+def _row(row: ComparisonRow, best: Mapping[str, float]) -> str:
+    cells = ""
+    for name, _ in _SCORES:
+        value = row.scores[name]
+        shown = f"{100 * value:.1f}"
+        shown = f"<b>{shown}</b>" if value >= best[name] else shown
+        cells += f"<td{' class=edge' if name in _EDGES else ''}>{shown}</td>"
+    said = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in row.point.items())
+    return (
+        f"<tr><th>{escape(row.name)}<small>{escape(said)}</small></th>{cells}"
+        f"<td class=edge>{row.scores['num_clusters']:,.0f}</td><td>{row.scores['num_singletons']:,.0f}</td>"
+        f"<td class=edge>{_seconds(row.train_seconds)}</td><td>{_seconds(row.run_seconds)}</td>"
+        f"<td>{row.peak_bytes / 1e9:.2f} GB</td></tr>"
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
+
+
+def _seconds(seconds: float) -> str:
+    if not seconds:
+        return "–"
+    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"

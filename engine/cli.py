@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from engine import api, summary
+from engine.compare import REPORT_FILE as COMPARISON_FILE
+from engine.compare import compare as compare_methods
 from engine.compute_cluster import ComputeCluster, Projection
-from engine.config import Resources, load_settings
+from engine.config import Resources, load_settings, parse_overrides
 from engine.doctor import diagnose
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
@@ -75,7 +78,7 @@ KnnGraph = Annotated[
 ]
 Method = Annotated[
     str | None,
-    typer.Option("--method", help="cosine, self_trained, star_fc or structural; default: the model's, else by size"),
+    typer.Option("--method", help="for example structural, gcn_v, kmeans; default: the model's, else by size"),
 ]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or preset, for example star_fc/original")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
@@ -146,7 +149,8 @@ def train(
     labels: Annotated[Path, typer.Option("--labels", help="identities, one per row; -1 is not trained on")],
     out: Out,
     method: Annotated[
-        str | None, typer.Option("--method", help="star_fc or structural; default: by rows and settings")
+        str | None,
+        typer.Option("--method", help="structural, star_fc, gcn_v, gcn_e, l_gcn or a baseline; default: by size"),
     ] = None,
     dim: Dim = None,
     column: Column = None,
@@ -304,6 +308,62 @@ def plan(
         f"{made.seconds(speeds):,.1f}",
     )
     console.print(table)
+
+
+@app.command()
+def compare(
+    features: Features,
+    labels: Annotated[Path, typer.Option("--labels", help="identities, one per row")],
+    methods: Annotated[
+        str, typer.Option("--methods", help="by commas: METHOD or METHOD/PRESET, each may be followed by :PARTITION")
+    ],
+    out: Out,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="0 (train) or 1 (test) per row; default: half of the identities")
+    ] = None,
+    dim: Dim = None,
+    column: Column = None,
+    labels_column: LabelsColumn = None,
+    settings: Set = None,
+    seed: Seed = None,
+    memory: Memory = None,
+    threads: Threads = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train each method on half of the identities, cluster the rows of the others, and score. Run again, it resumes.
+
+    Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph.
+    """
+    request = api.Request(
+        features=str(features.absolute()), labels=str(labels.absolute()), labels_column=labels_column, dim=dim,
+        column=column,
+    )  # fmt: skip
+    rows = compare_methods(
+        request, out, methods.split(","), split=split, settings=parse_overrides(settings), seed=seed,
+        resources=_resources(memory, threads, 0, ExecutorName.local, device, 0), progress=not quiet,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    table = Table(
+        "method", *(_right(name) for name in ("pairwise F", "BCubed F", "clusters", "train", "run", "memory"))
+    )
+    for row in sorted(rows, key=lambda row: -row.scores.get("pairwise_f", -1.0)):
+        if row.missing:
+            table.add_row(row.name, "–", "–", "–", "–", "–", "–")
+            continue
+        table.add_row(
+            row.name, f"{100 * row.scores['pairwise_f']:.1f}", f"{100 * row.scores['bcubed_f']:.1f}",
+            f"{row.scores['num_clusters']:,}", f"{row.train_seconds:,.0f} s", f"{row.run_seconds:,.0f} s",
+            human_bytes(row.peak_bytes),
+        )  # fmt: skip
+    console.print(table)
+    for row in rows:
+        if row.missing:
+            console.print(f"{row.name}: {row.missing}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"page: {out / COMPARISON_FILE}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine import api, summary
-from engine.config import PRESETS, Resources, fingerprint, load_settings
+from engine.config import PRESETS, MethodName, Resources, fingerprint, load_settings
 from engine.errors import ConfigError, DataError, EngineError
 from engine.evaluation.comparison import ComparisonRow, render_comparison
 from engine.events import read_events
@@ -38,7 +38,7 @@ class Contender:
     """A method to compare: ``METHOD``, a preset's name ``METHOD/PRESET``, either with ``:PARTITION``."""
 
     name: str
-    method: str
+    method: MethodName
     preset: str | None = None
     partition: str | None = None
 
@@ -47,7 +47,7 @@ class Contender:
         """Raises ``ConfigError`` naming what is not known."""
         base, _, partition = text.strip().partition(":")
         preset = base if "/" in base else None
-        method = PRESETS[base]["method"] if preset in PRESETS else base
+        method: Any = PRESETS[base]["method"] if preset in PRESETS else base
         if method not in METHODS:
             known = ", ".join([*METHODS, *PRESETS])
             raise ConfigError(f"--methods {text}: no such method; known: {known}; each may be followed by :partition")
@@ -70,7 +70,7 @@ class Contender:
 
 
 def split_identities(labels_N: np.ndarray, seed: int) -> np.ndarray:
-    """Put half of the identities, drawn from the seed, into 0 and the others into 1: (N,) int8; unknown rows are in 1."""
+    """Put half of the identities, drawn from the seed, into 0, the others and unknown rows into 1: (N,) int8."""
     known, places = np.unique(labels_N, return_inverse=True)
     halves = np.random.default_rng([seed, 7]).permutation(len(known)) % 2
     return np.where(labels_N < 0, 1, halves[places]).astype(np.int8)
@@ -226,8 +226,6 @@ def _row_path(out: Path, each: Contender) -> Path:
 def _finished(out: Path, each: Contender, key: str) -> ComparisonRow | None:
     path = _row_path(out, each)
     tree = manifest.read_json(path) if path.exists() else {}
-    return (
-        ComparisonRow(**{name: value for name, value in tree.items() if name != "key"})
-        if tree.get("key") == key
-        else None
-    )
+    if tree.pop("key", None) != key:
+        return None
+    return ComparisonRow(**tree)

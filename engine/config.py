@@ -303,13 +303,18 @@ def load_settings(
     Raises ``ConfigError`` naming the unknown or malformed setting.
     """
     tree = _read_config(config)
-    pairs = overrides.items() if isinstance(overrides, dict) else [_split_override(o) for o in overrides or []]
+    pairs = overrides.items() if isinstance(overrides, dict) else parse_overrides(overrides).items()
     for name, value in [*pairs, *((k, v) for k, v in top.items() if v is not None)]:
         _assign(tree, name, value)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:
+    """Read ``["knn.k=40", ...]`` into names and values, which are YAML; the last of a name counts."""
+    return dict(_split_override(text) for text in overrides or [])
 
 
 def fingerprint(value: Any) -> str:

@@ -49,8 +49,9 @@ def render_comparison(
         f'<li class="warning">{escape(row.name)}: {escape(row.missing)}</li>' for row in rows if row.missing
     )
     bars = "".join(
-        f'<div class=versus><span>{escape(row.name)}</span><i class=a style="width:{100 * row.scores["pairwise_f"]:.1f}%">'
-        f'</i><i class=b style="width:{100 * row.scores["bcubed_f"]:.1f}%"></i></div>'
+        f"<div class=versus><span>{escape(row.name)}</span>"
+        f'<i class=a style="width:{100 * row.scores["pairwise_f"]:.1f}%"></i>'
+        f'<i class=b style="width:{100 * row.scores["bcubed_f"]:.1f}%"></i></div>'
         for row in done
     )
     machine = ", ".join(f"{name} {value}" for name, value in hardware.items())

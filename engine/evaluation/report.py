@@ -84,7 +84,7 @@ def render_report(data: ReportData) -> str:
 
 
 def page(title: str, links: Iterable[tuple[str, str]], body: str) -> str:
-    """Render a whole page around ``body``, which is HTML already; ``links`` are ids of its sections and their titles."""
+    """Render a whole page around ``body``, HTML already; ``links`` are ids of its sections and their titles."""
     navigation = "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links)
     style, script = _asset("report.css"), _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -95,8 +95,8 @@ def page(title: str, links: Iterable[tuple[str, str]], body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{_LOGO}Asterism</a><nav>{navigation}</nav>'
-        f"{_THEME_BUTTON}</div></header>"
+        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{_LOGO}Asterism</a>'
+        f"<nav>{navigation}</nav>{_THEME_BUTTON}</div></header>"
         f'<main class="wrap" id="top">{body}</main>'
         f'<div id="tip" role="status" hidden></div><script>{script}</script></body></html>\n'
     )

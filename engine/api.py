@@ -120,7 +120,7 @@ def cluster(
     temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
     root = Path(temporary.name) / "run" if temporary else Path(str(workspace))
     request = Request(
-        features=_as_path(features, root), settings=load_settings(config, settings, method=method),
+        features=as_path(features, root), settings=load_settings(config, settings, method=method),
         model=_text(model), labels=_text(labels), knn_graph=_text(knn_graph), dim=dim,
     )  # fmt: skip
     prepared = prepare("run", root, request, Resources(executor=executor, **(resources or {})))
@@ -149,7 +149,7 @@ def train(
     """
     out = Path(out)
     request = Request(
-        features=_as_path(features, out), labels=_as_path(labels, out, "labels"),
+        features=as_path(features, out), labels=as_path(labels, out, "labels"),
         settings=load_settings(config, settings, method=method), dim=dim,
     )  # fmt: skip
     execute(prepare("training", out, request, Resources(**(resources or {}))), progress=progress)
@@ -393,7 +393,7 @@ def choose_device(asked: str) -> str:
     return asked
 
 
-def _as_path(value: np.ndarray | str | Path, beside: Path, name: str = "features") -> str:
+def as_path(value: np.ndarray | str | Path, beside: Path, name: str = "features") -> str:
     """The path itself; an array is saved beside the run first, named by its content, so that the run can be resumed."""
     if not isinstance(value, np.ndarray):
         return str(Path(value).absolute())

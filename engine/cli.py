@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from engine import api, summary
-from engine.compare import REPORT_FILE as COMPARISON_FILE
-from engine.compare import compare as compare_methods
+from engine.comparison import REPORT_FILE as COMPARISON_FILE
+from engine.comparison import compare as compare_methods
 from engine.compute_cluster import ComputeCluster, Projection
 from engine.config import Resources, load_settings, parse_overrides
 from engine.doctor import diagnose
@@ -336,13 +336,10 @@ def compare(
 
     Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph.
     """
-    request = api.Request(
-        features=str(features.absolute()), labels=str(labels.absolute()), labels_column=labels_column, dim=dim,
-        column=column,
-    )  # fmt: skip
+    resources = _resources(memory, threads, 0, ExecutorName.local, device, 0)
     rows = compare_methods(
-        request, out, methods.split(","), split=split, settings=parse_overrides(settings), seed=seed,
-        resources=_resources(memory, threads, 0, ExecutorName.local, device, 0), progress=not quiet,
+        features, labels, out, methods.split(","), split=split, dim=dim, column=column, labels_column=labels_column,
+        settings=parse_overrides(settings), seed=seed, resources=resources.model_dump(), progress=not quiet,
     )  # fmt: skip
     if as_json:
         print(json.dumps([asdict(row) for row in rows]))

@@ -85,7 +85,7 @@ def test_the_published_preset_trains_and_runs(tmp_path: Path) -> None:
     small = {"train.max_steps": 10, "train.evaluate_every": 5, "train.edges_per_step": 256}
     train(vectors, labels, tmp_path / "model", config="star_fc/original", **small)
     result = cluster(vectors, model=tmp_path / "model", config="star_fc/original", workspace=tmp_path / "run")
-    assert summary.operating_point(result.run) == {"min_score": 0.70, "min_intimacy": 0.72}
+    assert summary.operating_point(result.run) == {"partition": "components", "min_score": 0.70, "min_intimacy": 0.72}
     assert len(result.labels) == len(vectors)
 
 

@@ -77,42 +77,48 @@ def split_identities(labels_N: np.ndarray, seed: int) -> np.ndarray:
 
 
 def compare(
-    request: api.Request,
+    features: np.ndarray | str | Path,
+    labels: np.ndarray | str | Path,
     out: str | Path,
     methods: Sequence[str],
     *,
     split: str | Path | None = None,
+    dim: int | None = None,
+    column: str | None = None,
+    labels_column: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int | None = None,
-    resources: Resources | None = None,
-    progress: bool = True,
+    resources: Mapping[str, Any] | None = None,
+    progress: bool = False,
     tell: Callable[[ComparisonRow], None] | None = None,
 ) -> list[ComparisonRow]:
     """Train, run and score each of ``methods`` (see ``Contender``); run again, it takes up where it stopped.
 
-    ``request`` names the source and its labels. ``split``: a file of 0 (train) and 1 (test) per row, identities in one
-    only; default: half of the identities, drawn from the seed. Writes ``comparison.json`` and ``comparison.html`` into
-    ``out``, with each method's labels, report and model. A method that cannot take the source gets a row that says why.
+    ``features`` and ``labels`` as ``train`` takes them. ``split``: a file of 0 (train) and 1 (test) per row, identities
+    in one only; default: half of the identities, drawn from the seed. ``settings``: of all methods, by dotted names.
+    Writes ``comparison.json`` and ``comparison.html`` into ``out``, with each method's labels, report and model. A
+    method that cannot take the source gets a row that says why.
     """
     contenders, out = [Contender.parse(text) for text in methods], Path(out).absolute()
-    if request.labels is None:
-        raise ConfigError("compare needs --labels: methods are trained on some identities and scored on the others")
     if len({each.slug for each in contenders}) < len(contenders):
         raise ConfigError(f"--methods {','.join(methods)}: the same method twice")
-    resources, given = resources or Resources(), dict(settings or {})
+    using, given = Resources(**(resources or {})), dict(settings or {})
     for each in contenders:
         each.settings(given, seed)
-    store = api.prepare("store", out / "store", replace(request, labels=None), resources)
-    labels_N = read_labels(request.labels, store.source.num_rows, column=request.labels_column)
+    request = api.Request(features=api.as_path(features, out / "given"), dim=dim, column=column)
+    store = api.prepare("store", out / "store", request, using)
+    labels_N = labels if isinstance(labels, np.ndarray) else read_labels(labels, column=labels_column)
+    if len(labels_N) != store.source.num_rows:
+        raise DataError(f"{len(labels_N):,} labels for {store.source.num_rows:,} rows; expected one per row")
     split_N = _read_split(split, labels_N) if split else split_identities(labels_N, seed or 0)
     api.execute(store, progress=progress)
     parts = _write_parts(out, labels_N, split_N)
     rows = []
     for each in contenders:
-        key = fingerprint([store.source.digest, fingerprint(split_N.tolist()), each.name, given, seed])
+        key = fingerprint([store.source.digest, *(part.features for part in parts.values()), each.name, given, seed])
         row = _finished(out, each, key)
         if row is None:
-            row = _measure(out, each, parts, labels_N[split_N == 1], given, seed, resources, progress)
+            row = _measure(out, each, parts, labels_N[split_N == 1], given, seed, using, progress)
             manifest.write_json(_row_path(out, each), {"key": key, **asdict(row)})
         rows.append(row)
         if tell:

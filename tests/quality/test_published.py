@@ -1,0 +1,70 @@
+"""GCN-V, GCN-V+E and L-GCN: trained on some identities they beat cosine components on others, whatever the threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_star_fc import standin
+
+from engine import cluster, compare, evaluate, train
+from engine.errors import ConfigError
+from engine.storage import manifest
+
+SHORT: dict[str, Any] = {
+    "train.max_steps": 60, "train.evaluate_every": 20, "knn.k": 40, "gcn_v.hidden": 64, "gcn_e.widths": [64, 32],
+    "l_gcn.widths": [64, 32], "l_gcn.hidden": 32, "gcn_e.hidden": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["gcn_v", "gcn_e", "l_gcn"])
+def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(method: str, tmp_path: Path) -> None:
+    (vectors, labels), (others, truth) = standin(90, 10), standin(90, 11)
+    for threads in (1, 2):
+        train(vectors, labels, tmp_path / f"model{threads}", method=method, resources={"threads": threads}, **SHORT)
+    model = tmp_path / "model1"
+    weights = [(tmp_path / f"model{threads}/model.safetensors").read_bytes() for threads in (1, 2)]
+    assert weights[0] == weights[1]
+    found = []
+    for threads, rows in ((1, 0), (2, 4096)):
+        resources = {"threads": threads, "block_rows": rows}
+        result = cluster(
+            others, model=model, workspace=tmp_path / f"run{threads}", resources=resources, **{"knn.k": 40}
+        )
+        found.append(result.labels)
+    assert np.array_equal(*found)
+    train(vectors, labels, tmp_path / "plain", method="single_linkage", **{"knn.k": 40})
+    plain = evaluate(cluster(others, model=tmp_path / "plain", **{"knn.k": 40}).labels, truth)["pairwise_f"]
+    scores = evaluate(found[0], truth)
+    print(method, scores["pairwise_f"], plain, manifest.read_json(model / "model.json")["facts"])
+    assert scores["pairwise_f"] > plain
+
+
+def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: Path) -> None:
+    vectors, labels = standin(60, 3)
+    np.save(tmp_path / "vectors.npy", vectors)
+    np.save(tmp_path / "labels.npy", labels)
+    seen: list[str] = []
+
+    def run(**more: Any) -> list[Any]:
+        return compare(
+            tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out",
+            ["single_linkage", "cosine:map_equation", "gcn_v", "spectral"], settings=SHORT,
+            tell=lambda row: seen.append(row.name), **more,
+        )  # fmt: skip
+
+    rows = run()
+    assert [row.name for row in rows] == seen
+    assert all(row.scores["pairwise_f"] > 0.2 and row.run_seconds > 0 and row.peak_bytes > 0 for row in rows)
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert all(row.name in page for row in rows)
+    halves = [np.load(path) for path in sorted((tmp_path / "out").glob("t*-*/labels.npy"))]
+    assert len(halves) == 2
+    assert not np.intersect1d(*halves).size
+    before = (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns
+    assert run() == rows
+    assert (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns == before  # nothing was measured again
+    with pytest.raises(ConfigError, match="no such method"):
+        compare(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out", ["gcn_w"])

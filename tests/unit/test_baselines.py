@@ -1,0 +1,99 @@
+"""Baselines: each finds clear clusters; our own agree with naive references."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from engine import api, cluster, evaluate, train
+from engine.clustering.baselines import Sample, chinese_whispers, rank_order
+from engine.errors import ConfigError
+from engine.methods.baselines import KINDS, Baseline
+from engine.pipeline import METHODS
+
+SETTINGS = {"num_clusters": 12, "distance": 0.25, "min_rows": 3, "selection": "eom"}
+
+
+def blobs(per_blob: int = 10, num: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(num, 24))
+    labels = rng.permutation(np.repeat(np.arange(num), per_blob))
+    vectors = centres[labels] + 0.25 * rng.normal(size=(len(labels), 24))
+    return vectors.astype(np.float32), labels
+
+
+def sample(vectors: np.ndarray, k: int) -> Sample:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    products = unit @ unit.T
+    np.fill_diagonal(products, -2)
+    neighbors = np.argsort(-products, axis=1, kind="stable")[:, :k].astype(np.int32)
+    return Sample(vectors, neighbors, np.take_along_axis(products, neighbors, axis=1).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_clear_clusters_are_found(name: str) -> None:
+    vectors, labels = blobs()
+    kind = KINDS[name]  # type: ignore[index]
+    point = {key: SETTINGS[key] for key in kind.values} | ({"distance": 0.9} if name == "rank_order" else {})
+    (found,) = kind.search(sample(vectors, 20), [point])
+    assert evaluate(found.astype(np.int64), labels)["pairwise_f"] > 0.9
+
+
+def test_rank_distances_are_those_of_the_paper() -> None:
+    rng = np.random.default_rng(3)
+    given = sample(rng.normal(size=(40, 6)).astype(np.float32), 8)
+    lists = [row.tolist() for row in given.neighbors_NK]
+
+    def distance(i: int, j: int) -> float:
+        if j not in lists[i] or i not in lists[j]:
+            return np.inf
+        ranks = lists[i].index(j), lists[j].index(i)
+        ahead = sum(other != j and other not in lists[j] for other in lists[i][: ranks[0] + 1])
+        back = sum(other != i and other not in lists[i] for other in lists[j][: ranks[1] + 1])
+        return (ahead + back) / (min(ranks) + 1)
+
+    for least in (0.5, 1.0, 2.0):
+        (found,) = rank_order(given, [{"distance": least}])
+        joined = np.eye(40, dtype=bool)
+        for i, j in product(range(40), range(40)):
+            joined[i, j] |= i != j and distance(i, j) <= least
+        for _ in range(6):
+            joined = (joined.astype(int) @ joined.astype(int)) > 0
+        assert np.array_equal(found[:, None] == found[None, :], joined)
+
+
+def test_chinese_whispers_labels_rows_in_their_order_and_repeats_itself() -> None:
+    vectors, labels = blobs()
+    order = np.random.default_rng(1).permutation(len(labels))
+    one, again = (next(chinese_whispers(sample(vectors, 20), [{"distance": 0.3}])) for _ in range(2))
+    assert np.array_equal(one, again)
+    moved = next(chinese_whispers(sample(vectors[order], 20), [{"distance": 0.3}]))
+    assert evaluate(one.astype(np.int64), labels)["pairwise_f"] > 0.9
+    assert evaluate(moved.astype(np.int64), labels[order])["pairwise_f"] > 0.9
+
+
+def test_a_baseline_is_trained_and_run_like_any_method(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    vectors, labels = blobs()
+    train(vectors, labels, tmp_path / "model", method="average_linkage")
+    result = cluster(vectors, model=tmp_path / "model", workspace=tmp_path / "run")
+    assert evaluate(result.labels, labels)["pairwise_f"] > 0.9
+    assert "average_linkage, which clusters by itself" in result.report.read_text()
+    train(vectors, labels, tmp_path / "means", method="kmeans")
+    assert len(np.unique(cluster(vectors, model=tmp_path / "means").labels)) == 12
+    with pytest.raises(ConfigError, match=r"needs baseline.num_clusters"):
+        cluster(vectors, method="kmeans")
+    with pytest.raises(ConfigError, match="knows only own"):
+        cluster(vectors, model=tmp_path / "model", partition={"method": "map_equation"})
+
+
+def test_a_size_beyond_a_baseline_is_refused_before_it_runs(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    vectors, _ = blobs()
+    small = Baseline("ward")
+    small.kind = KINDS["single_linkage"].__class__(KINDS["ward"].search, KINDS["ward"].values, 100, pair_bytes=8)
+    monkeypatch.setitem(METHODS, "ward", small)
+    with pytest.raises(ConfigError, match="takes at most 100 rows, the source has 120"):
+        cluster(vectors, method="ward", workspace=tmp_path / "run", baseline={"distance": 0.2})
+    assert not (tmp_path / "run").exists()
+    assert api is not None

@@ -43,3 +43,20 @@ def toy_graph() -> GraphData:
     aggregated = aggregate(*symmetric_rows(neighbors, similarities, 0, 480), features).astype(np.float16)
     identities[:5] = -1
     return GraphData(features, aggregated, neighbors, similarities, identities)
+
+
+class Memory:
+    """A checkpoint that may refuse to be written a second time, as if the process had died."""
+
+    def __init__(self, die_after: int = 99) -> None:
+        self.data: bytes | None = None
+        self.left = die_after
+
+    def read(self) -> bytes | None:
+        return self.data
+
+    def write(self, data: bytes) -> None:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.data = data

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_star_fc import standin
+from standins import standin
 
 from engine import cluster, compare, evaluate, train
 from engine.errors import ConfigError

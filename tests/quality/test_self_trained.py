@@ -6,18 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from standins import standin
 
 from engine import cluster, evaluate, summary
 from engine.learning.doubts import estimate_doubts
 from engine.storage.context import read_npy, stage_facts
-from engine.synth import synthesize
 
 FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
-
-
-def standin(identities: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    blocks = list(synthesize(identities, seed).blocks(4096))
-    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -7,19 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from standins import standin
 
 from engine import cluster, evaluate, summary, train
 from engine.errors import ConfigError, DataError, ManifestMismatch
 from engine.storage import manifest
-from engine.synth import synthesize
 
 DATA = Path(os.environ.get("ASTERISM_DATA", Path(__file__).parents[2].parent / "shared/data"))
-
-
-def standin(identities: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    made = synthesize(identities, seed)
-    blocks = list(made.blocks(4096))
-    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
 
 
 def plain_f(run: Path) -> float:

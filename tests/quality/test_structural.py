@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from standins import standin
 
 from engine import cluster, evaluate, summary, train
 from engine.storage import manifest
-from engine.synth import synthesize
 
 FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
-
-
-def standin(identities: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    blocks = list(synthesize(identities, seed).blocks(4096))
-    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
 
 
 def plain_f(run: Path) -> float:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from standins import standin
 
 from engine import cluster, evaluate, train
 from engine.graph import cuda, knn
 from engine.graph.cells import load_cells, train_cells
 from engine.graph.codes import encode
 from engine.storage.manifest import read_json
-from engine.synth import synthesize
 
 DEVICE = "cuda"
 pytestmark = [
@@ -26,11 +26,6 @@ def unit_rows(num_rows: int, dim: int, dtype: type, seed: int = 0) -> np.ndarray
     rows = np.random.default_rng(seed).standard_normal((num_rows, dim)).astype(np.float32)
     rows[1::7] = rows[::7][: len(rows[1::7])]  # every seventh row twice
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(dtype)
-
-
-def standin(identities: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    blocks = list(synthesize(identities, seed).blocks(4096))
-    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

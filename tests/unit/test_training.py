@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_graphs import toy_graph
+from toy_graphs import Memory, toy_graph
 
 from engine.config import ModelConfig, SamplingConfig, TrainConfig
 from engine.errors import DataError, ManifestMismatch
@@ -19,23 +19,6 @@ MODEL = ModelConfig(hidden=16, code=8, head_hidden=16)
 CONFIG = TrainConfig(
     max_steps=12, edges_per_step=128, steps_per_subgraph=3, evaluate_every=3, patience=9, learning_rate=5e-3
 )
-
-
-class Memory:
-    """A checkpoint that may refuse to be written a second time, as if the process had died."""
-
-    def __init__(self, die_after: int = 99) -> None:
-        self.data: bytes | None = None
-        self.left = die_after
-
-    def read(self) -> bytes | None:
-        return self.data
-
-    def write(self, data: bytes) -> None:
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.data = data
 
 
 def run(checkpoint: Memory | None = None, config: TrainConfig = CONFIG, **changes: Any) -> TrainedModel:

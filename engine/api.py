@@ -249,13 +249,16 @@ def _resolve(
         raise ConfigError("training needs --labels")
     knn_graph = None if kind == "store" else OutsideFile.describe(request.knn_graph)
 
+    named = settings.cdp.committee if METHODS[settings.method].takes_committee and kind != "store" else ()
+    committee = [describe_source(path, dim=request.dim) for path in named]
+
     def build(settings: Settings) -> list[Stage]:
         if kind == "store":
             return store_stages(source, settings)
         if kind == "training":
             assert labels is not None
-            return training_stages(source, settings, labels, knn_graph)
-        return run_stages(source, settings, model, knn_graph, labels)
+            return training_stages(source, settings, labels, knn_graph, committee)
+        return run_stages(source, settings, model, knn_graph, labels, committee)
 
     return settings, model, build
 

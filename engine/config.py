@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from engine.errors import ConfigError
 
 MethodName = Literal[
-    "auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn", "kmeans", "minibatch_kmeans",
+    "auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn", "cdp", "cdp_mediator",
+    "kmeans", "minibatch_kmeans",
     "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
     "chinese_whispers", "rank_order",
 ]  # fmt: skip
@@ -132,6 +133,18 @@ class LGcnConfig(Section):
     pivots_per_step: int = Field(16, ge=1, description="pivots of one minibatch")
 
 
+class CdpConfig(Section):
+    """CDP's committee."""
+
+    committee: tuple[str, ...] = Field((), description="other vectors of the same rows, in any format of a source")
+    accept: int = Field(1, ge=0, description="vote: members that must list a pair too; at most all of them")
+
+    @field_validator("committee")
+    @classmethod
+    def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(Path(path).absolute()) for path in value)
+
+
 class BaselineConfig(Section):
     """Parameters of the baselines; ``None`` takes those that training chose."""
 
@@ -238,6 +251,7 @@ class Settings(Section):
     gcn_v: GcnVConfig = GcnVConfig()
     gcn_e: GcnEConfig = GcnEConfig()
     l_gcn: LGcnConfig = LGcnConfig()
+    cdp: CdpConfig = CdpConfig()
     baseline: BaselineConfig = BaselineConfig()
     trees: TreesConfig = TreesConfig()
     metric: MetricConfig = MetricConfig()
@@ -277,6 +291,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
         "metric": {"learn": "none"},
+    },
+    "cdp/original": {"method": "cdp", "knn": {"k": 15}, "partition": {"max_size": 600, "step": 0.05}},
+    "cdp_mediator/original": {
+        "method": "cdp_mediator",
+        "knn": {"k": 15},
+        "train": {"optimizer": "sgd", "learning_rate": 1e-3, "edges_per_step": 1_024},
+        "partition": {"method": "propagation", "max_size": 600, "step": 0.05},
     },
     "gcn_v/ms1m": {
         "method": "gcn_v",

@@ -15,7 +15,7 @@ Training runs the same stages up to ``score`` on the labelled source, with ``fit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from engine.stages import analysis, curve, explain, ingest, knn, metric, partiti
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
 
+GraphMembers = tuple[Mapping[str, str], ...]
 MAX_ROWS = 2**31  # that int32 ids can number
 
 
@@ -131,6 +132,32 @@ def graph_stages(
     return stages, shape
 
 
+def committee_stages(
+    committee: Sequence[Source], settings: Settings, num_rows: int
+) -> tuple[list[Stage], GraphMembers]:
+    """From further sources of the same rows to a KNN graph each; names of stages begin with the member's number."""
+    settings = settings.model_copy(update={"knn": settings.knn.model_copy(update={"recall_samples": 0})})
+    stages: list[Stage] = []
+    members = []
+    for number, source in enumerate(committee, start=1):
+        if source.num_rows != num_rows:
+            raise DataError(
+                f"{source.path}: {source.num_rows:,} rows, the base has {num_rows:,}; expected the same rows"
+            )
+        made, shape = graph_stages(source, settings, None)
+        names = {stage.name: f"member_{number}_{stage.name}" for stage in made}
+        for stage in made:
+            inputs = {name: names.get(origin, origin) for name, origin in stage.inputs.items()}
+            stages.append(
+                replace(stage, name=names[stage.name], inputs=inputs, params={**stage.params, "member": source.digest},
+                        unless=names.get(stage.unless, ""), instead=names.get(stage.instead, ""))
+            )  # fmt: skip
+        vectors = source.store or names["ingest"]
+        ordered = {"order": names[shape.order]} if shape.order else {}
+        members.append({"features": vectors, "knn": names["knn"]} | ordered)
+    return stages, tuple(members)
+
+
 def _partition_passes(
     shape: GraphShape, settings: Settings, vectors: str, rows: str, stored: int
 ) -> list[Stage]:  # fmt: skip
@@ -202,6 +229,7 @@ def run_stages(
     model: Model | None = None,
     knn_graph: OutsideFile | None = None,
     labels: OutsideFile | None = None,
+    committee: Sequence[Source] = (),
 ) -> list[Stage]:
     """From source to labels and their analysis. ``labels`` (the truth) reach the analysis only."""
     method = METHODS[settings.method]
@@ -217,7 +245,9 @@ def run_stages(
             )
         projection = [_projection(source, settings, {"model": model.digest}, {}, {"weights": model.weights}, 1)]
     stages, shape = graph_stages(source, settings, knn_graph, projection)
-    stages += method.scoring_stages(shape, settings, model)
+    further, members = committee_stages(committee, settings, source.num_rows)
+    shape = replace(shape, committee=members)
+    stages += further + method.scoring_stages(shape, settings, model)
     stages += partition_stages(shape, settings, model)
     asked = settings.ingest.zero_vectors
     zeros = {"zero_vectors": source.zero_vectors if source.zero_vectors and asked == "error" else asked}
@@ -340,8 +370,9 @@ def _map_equation_stage(
 
 
 def training_stages(
-    source: Source, settings: Settings, labels: OutsideFile, knn_graph: OutsideFile | None = None
-) -> list[Stage]:
+    source: Source, settings: Settings, labels: OutsideFile, knn_graph: OutsideFile | None = None,
+    committee: Sequence[Source] = (),
+) -> list[Stage]:  # fmt: skip
     """From a labelled source to weights and operating points."""
     method = METHODS[settings.method]
     where = {"labels": labels.path, "column": labels.column}
@@ -356,8 +387,9 @@ def training_stages(
             _projection(source, settings, {}, {"metric": "metric"}, {}, method.metric_spaces),
         ]
     stages, shape = graph_stages(source, settings, knn_graph, projection)
-    shape = replace(shape, metric=projection[0].name if projection else None)
-    return stages + method.training_stages(shape, settings, where | {"digest": labels.digest})
+    further, members = committee_stages(committee, settings, source.num_rows)
+    shape = replace(shape, metric=projection[0].name if projection else None, committee=members)
+    return stages + further + method.training_stages(shape, settings, where | {"digest": labels.digest})
 
 
 def _projection(

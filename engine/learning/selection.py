@@ -6,7 +6,7 @@ which at least one is held out, so the density of the graph is that of real use 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -26,6 +26,7 @@ from engine.evaluation.metrics import PairCounts, f_from_counts
 Array = np.ndarray[Any, Any]
 
 VERSION = 5  # of what is chosen from the same scores
+PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 FINEST_LOGIT = 0.125
 MODULE_LOGITS = tuple(np.arange(2.0, -2.6, -0.5).tolist())  # floors of map equation and density peaks: beyond, F falls
 HEAD_START = 0.005  # of the map equation: unseen identities chain more than held-out ones among those trained on
@@ -45,6 +46,7 @@ def select_operating_points(
     step: float = 0.05,
     seed: int = 0,
     threads: int = 1,
+    partitions: Sequence[str] = PARTITIONS,
 ) -> dict[str, Any]:
     """Search the partitions' settings for the best pairwise F over pairs touching held-out rows.
 
@@ -96,12 +98,13 @@ def select_operating_points(
         return {"min_score": min_score, **measure(map_equation(*graph, threads=threads, seed=seed).roots_N)}
 
     lowest = _lowest_logit(scores_E, num_vertices, sizes)
-    found = {
-        "components": _search(best_intimacy, lowest, 15.0),
-        "propagation": _search(best_cap, lowest, 15.0),
-        "density_peaks": _scan(peaks),
-        "map_equation": _scan(modules),
+    searches: dict[str, Callable[[], dict[str, Any]]] = {
+        "components": lambda: _search(best_intimacy, lowest, 15.0),
+        "propagation": lambda: _search(best_cap, lowest, 15.0),
+        "density_peaks": lambda: _scan(peaks),
+        "map_equation": lambda: _scan(modules),
     }
+    found = {name: searches[name]() for name in partitions}
     preferred = max(found, key=lambda name: found[name]["held_out_f"] + HEAD_START * (name == "map_equation"))
     return {**found, "preferred": preferred}
 

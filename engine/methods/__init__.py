@@ -3,6 +3,7 @@
 from engine.config import MethodName
 from engine.methods.base import GraphShape, Method, Model, read_model
 from engine.methods.baselines import KINDS, Baseline
+from engine.methods.cdp import Cdp, CdpMediator
 from engine.methods.cosine import Cosine
 from engine.methods.gcn_e import GcnE
 from engine.methods.gcn_v import GcnV
@@ -13,7 +14,8 @@ from engine.methods.structural import Structural
 
 METHODS: dict[MethodName, Method] = {
     "cosine": Cosine(), "self_trained": SelfTrained(), "star_fc": StarFc(), "structural": Structural(),
-    "gcn_v": GcnV(), "gcn_e": GcnE(), "l_gcn": LGcn(), **{name: Baseline(name) for name in KINDS},
+    "gcn_v": GcnV(), "gcn_e": GcnE(), "l_gcn": LGcn(), "cdp": Cdp(), "cdp_mediator": CdpMediator(),
+    **{name: Baseline(name) for name in KINDS},
 }  # fmt: skip
 
 __all__ = ["METHODS", "GraphShape", "Method", "Model", "read_model"]

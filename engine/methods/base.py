@@ -28,7 +28,8 @@ class GraphShape:
     ``features``: name of the stage that holds the features in vertex order. ``order``: name of the stage that holds
     ``row_of_vertex``, if vertices are not numbered as rows. ``originals``: name of the stage or store of the vectors as
     they were given, in row order, if the features are projected ones; ``metric``: of the stage that learned how, while
-    training.
+    training. ``committee``: of each further source of the same rows, the stages of its ``features``, by row, its
+    ``knn`` and, if vertices are not numbered as rows, its ``order``.
     """
 
     num_rows: int
@@ -38,6 +39,7 @@ class GraphShape:
     order: str | None
     originals: str | None = None
     metric: str | None = None
+    committee: tuple[Mapping[str, str], ...] = ()
 
     @property
     def ordered(self) -> dict[str, str]:
@@ -70,7 +72,7 @@ class Method:
     ``learned``: scores are probabilities, else cosines. ``metric_spaces``: 0 if it takes vectors as they are; else
     training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
     half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
-    empty; ``own`` of a method that clusters by itself.
+    empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads ``cdp.committee``.
     """
 
     name: MethodName
@@ -78,6 +80,7 @@ class Method:
     needs_model = False
     metric_spaces = 0
     partitions: tuple[str, ...] = ()
+    takes_committee = False
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's facts would say before training: what its weights belong to."""

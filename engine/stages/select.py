@@ -20,10 +20,14 @@ FLOOR_SHARE = 0.0005  # leaves out a seventh of part1's edges, a quarter of real
 
 def stage(
     num_rows: int, k: int, labels: Mapping[str, Any], order: Mapping[str, str],
-    *, holdout: float, seed: int, step: float,
+    *, holdout: float, seed: int, step: float, partitions: tuple[str, ...] = (),
 ) -> Stage:  # fmt: skip
-    """The stage over the ``score`` stage's edges; ``labels`` as a method's ``training_stages`` gets them."""
+    """The stage over the ``score`` stage's edges; ``labels`` as a method's ``training_stages`` gets them.
+
+    ``partitions``: those to choose thresholds of; all if empty.
+    """
     params = {"seed": seed, "labels": labels["digest"], "holdout": holdout, "step": step}
+    params |= {"partitions": list(partitions)} if partitions else {}
     where = {"labels": labels["labels"], "column": labels["column"]}
     cost = Cost(fixed_bytes=num_rows * 200 + num_rows * k * 40, disk_bytes=1 << 16, seconds=num_rows * k / 2.8e5)
     inputs = {"score": "score", **order}
@@ -39,6 +43,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         identities_N=identities_N,
         held_out_N=hold_out(identities_N, task.params["holdout"], task.params["seed"]),
         step=task.params["step"],
+        partitions=task.params.get("partitions", selection.PARTITIONS),
         seed=task.params["seed"],
         threads=task.threads,
     )

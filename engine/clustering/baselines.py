@@ -157,12 +157,12 @@ def hdbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
 
 def mean_shift(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """scikit-learn's mean shift of the unit vectors with a flat kernel of a distance, seeded by bins."""
+    """scikit-learn's mean shift of the unit vectors with a flat kernel of a distance, seeded by every row."""
     for point in points:
         reach = float(np.sqrt(2 * point["distance"]))
         yield (
             _library("sklearn.cluster")
-            .MeanShift(bandwidth=reach, bin_seeding=True, n_jobs=-1)
+            .MeanShift(bandwidth=reach, n_jobs=-1)
             .fit(sample.unit_vectors)
             .labels_
         )

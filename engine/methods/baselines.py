@@ -44,7 +44,7 @@ class Kind:
 
 
 _PAIRS: dict[str, Any] = {"most_rows": 40_000, "pair_bytes": 8, "pair_seconds": 3e-8}
-_RANKS = tuple(round(0.1 * step, 1) for step in range(1, 41))
+_RANKS = tuple(round(float(each), 3) for each in np.geomspace(0.02, 4, 40))
 KINDS: dict[MethodName, Kind] = {
     "kmeans": Kind(baselines.kmeans, {"num_clusters": ()}, most_rows=1_000_000, pair_seconds=2e-9),
     "minibatch_kmeans": Kind(baselines.minibatch_kmeans, {"num_clusters": ()}, most_rows=3_000_000),

@@ -36,7 +36,7 @@ def sample(vectors: np.ndarray, k: int) -> Sample:
 def test_clear_clusters_are_found(name: str) -> None:
     vectors, labels = blobs()
     kind = KINDS[name]  # type: ignore[index]
-    point = {key: SETTINGS[key] for key in kind.values} | ({"distance": 0.9} if name == "rank_order" else {})
+    point = {key: SETTINGS[key] for key in kind.values} | ({"distance": 0.1} if name == "rank_order" else {})
     (found,) = kind.search(sample(vectors, 20), [point])
     assert evaluate(found.astype(np.int64), labels)["pairwise_f"] > 0.9
 

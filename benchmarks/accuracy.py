@@ -1,14 +1,14 @@
-"""Every method on every labelled data set: trained on split 0's identities, run on split 1's.
+"""Every method on every labelled data set: ``asterism compare`` on their own splits, over several seeds.
 
-    python benchmarks/accuracy.py --data ../shared/data [--only pricerunner] [--methods structural HDBSCAN]
+    python benchmarks/accuracy.py --data ../shared/data [--only pricerunner] [--methods structural hdbscan]
         [--seeds 0 1 2] [--outside PYTHON] [--work FOLDER] [--table]
 
-Every parameter of every row is chosen on train identities, but for two rows without labels whose defaults were settled
-on the real sets: the map equation on cosines, and self_trained's doubts and trees. Of a trained method each partition
-is a row, and ``preferred`` the one that training chose. Baselines know no seed but those of ``--outside``, the
-interpreter of an environment with igraph and infomap, which are GPL and no part of this project. A row that a method
-cannot have says why. Rows of ``benchmarks/records/accuracy.json`` are replaced by data set, method and seed;
-``--table`` only prints them, mean and spread (half of the range) over the seeds.
+Trained, and every parameter chosen, on split 0's identities, run on split 1's. Two rows without labels have defaults
+that were settled on the real sets: ``cosine:map_equation``, and ``self_trained``'s doubts and trees. A learned
+method's row without a partition is the one that training chose. What draws nothing at random is run with the first
+seed alone. Leiden and Infomap need ``--outside``, the interpreter of an environment with igraph and infomap, which are
+GPL and no part of this project. Rows of ``benchmarks/records/accuracy.json`` are replaced by data set, method and
+seed; ``--table`` only prints them, mean and spread (half of the range) over the seeds.
 """
 
 from __future__ import annotations
@@ -18,94 +18,67 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import Sample, baselines, choose
+import outside
 from datasets import SETS, STANDINS, read_set
 from recording import read_rows, record_row
+from run_graph import read_edges, vertex_identities
 
-from engine import api, evaluate, summary
+from engine import api, compare, evaluate
+from engine.methods.baselines import KINDS
 
-LEARNED = ("star_fc", "structural")
-UNLABELLED: dict[str, dict[str, Any]] = {
-    "no labels, cosine": {"method": "cosine"},
-    "no labels, self_trained": {"method": "self_trained"},
-    "no labels, map_equation": {"method": "cosine", "partition": {"method": "map_equation"}},
-}
-PARTITIONS = ("components", "propagation", "density_peaks", "map_equation", "preferred")
-OUTSIDE = ("Leiden", "Infomap")
-METHODS = (*UNLABELLED, *baselines("python"), *LEARNED)
-POINT = ("min_score", "min_intimacy", "max_size")
-
-
-class Split:
-    """One half of a data set, as files, and the folders of its runs."""
-
-    def __init__(self, folder: Path, features: np.ndarray, labels: np.ndarray) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.vectors, self.identities = folder, features, labels
-        self.features, self.labels = folder / "features.npy", folder / "labels.npy"
-        np.save(self.features, features)
-        np.save(self.labels, labels)
-
-    def run(self, name: str, **arguments: Any) -> tuple[np.ndarray, Path]:
-        """Labels and folder of a run in the folder ``run-NAME``."""
-        result = api.cluster(self.features, workspace=self.folder / f"run-{name}", **arguments)
-        return result.labels, result.run
-
-    def sample(self) -> Sample:
-        """What baselines work on."""
-        return Sample.read(self.run("cosine", method="cosine")[1], self.vectors, self.identities)
+PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
+SEEDED = ("self_trained", "gcn_v", "gcn_e", "l_gcn", "cdp_mediator", "star_fc", "structural", "kmeans",
+          "minibatch_kmeans", "spectral", "chinese_whispers")  # fmt: skip
+METHODS = (
+    *KINDS, "cdp", "cosine", "cosine:map_equation", "self_trained", *outside.VALUES, "gcn_v", "gcn_e", "l_gcn",
+    *(name for method in ("star_fc", "structural") for name in (*(f"{method}:{each}" for each in PARTITIONS), method)),
+)  # fmt: skip
 
 
-def measure(data: Path, name: str, work: Path, seed: int, methods: list[str], outside: str | None) -> Iterator[dict]:
-    """Train and run on one data set; yield a row per method, and partition of a trained one."""
+def measure(
+    data: Path, name: str, work: Path, seed: int, first: bool, methods: list[str], python: str | None
+) -> Iterator[dict]:
+    """Train and run on one data set; yield a row per method."""
+    wanted = [each for each in methods if first or each.partition(":")[0] in SEEDED or each in outside.VALUES]
+    ours = [each for each in wanted if each not in outside.VALUES]
     features, labels, split = read_set(data, name)
-    train, test = (Split(work / f"{name}-{part}", features[split == part], labels[split == part]) for part in (0, 1))
-    del features
-
-    def row(
-        method: str, found: np.ndarray, started: float, point: dict[str, Any], truth: np.ndarray = test.identities,
-        **more: Any,
-    ) -> dict[str, Any]:  # fmt: skip
-        seconds = round(time.perf_counter() - started, 1)
-        scores = evaluate(found, truth)
-        return {"data": name, "method": method, "seed": seed, **scores, "point": point, "run_seconds": seconds, **more}
-
-    for method, arguments in UNLABELLED.items():
-        if method in methods:
-            started = time.perf_counter()
-            found, run = test.run("self" if "self" in method else "cosine", seed=seed, **arguments)
-            yield row(method, found, started, _point(run))
-    for method, baseline in baselines(outside).items():
-        if method not in methods or (seed and method not in OUTSIDE):
-            continue
-        rows = max(len(train.identities), len(test.identities))
-        if baseline.most_rows and rows > baseline.most_rows:
-            yield {"data": name, "method": method, "seed": seed, "missing": f"compares all pairs of {rows:,} rows"}
-            continue
+    work.mkdir(parents=True, exist_ok=True)
+    for part, array in (("features", features), ("labels", labels), ("split", split)):
+        np.save(work / f"{part}.npy", array)
+    given = {"data": name, "seed": seed}
+    for kind in [each for each in wanted if each in outside.VALUES and python]:
+        assert python is not None
+        graphs = [
+            _cosine_graph(work / f"outside-{part}", features[split == part], labels[split == part]) for part in (0, 1)
+        ]
         started = time.perf_counter()
-        point = choose(baseline, train.sample(), seed)
-        chosen = round(time.perf_counter() - started, 1)
-        sample, started = test.sample(), time.perf_counter()
-        found = next(baseline.search(sample, [point]))
-        yield row(method, found, started, point, sample.identities_N, train_seconds=chosen)
-    for learned in set(LEARNED) & set(methods):
-        started, model = time.perf_counter(), train.folder / f"model-{learned}-{seed}"
-        api.train(train.features, train.labels, model, method=learned, seed=seed, progress=True)
-        trained = round(time.perf_counter() - started, 1)
-        for partition in PARTITIONS:
-            started = time.perf_counter()
-            asked = {} if partition == "preferred" else {"partition": {"method": partition}}
-            found, run = test.run(f"{learned}-{seed}", model=model, seed=seed, **asked)
-            yield row(f"{learned} {partition}", found, started, _point(run), train_seconds=trained)
+        point = outside.choose(python, kind, *graphs[0], seed)
+        chosen, started = time.perf_counter() - started, time.perf_counter()
+        edges, identities = graphs[1]
+        found = next(outside.cluster(python, kind, len(identities), edges, [point]))
+        seconds = time.perf_counter() - started
+        yield {**given, "method": kind, **evaluate(found, identities), "point": point,
+               "run_seconds": round(seconds, 1), "train_seconds": round(chosen, 1)}  # fmt: skip
+    del features
+    for method in ours:
+        (row,) = compare(
+            work / "features.npy", work / "labels.npy", work / f"seed-{seed}", [method], split=work / "split.npy",
+            seed=seed, progress=True,
+        )  # fmt: skip
+        tree = asdict(row)
+        yield {**given, "method": tree.pop("name"), **tree.pop("scores"),
+               **{key: value for key, value in tree.items() if value or key != "missing"}}  # fmt: skip
 
 
-def _point(run: Path) -> dict[str, Any]:
-    return {name: value for name, value in summary.operating_point(run).items() if name in POINT}
+def _cosine_graph(folder: Path, features: np.ndarray, labels: np.ndarray) -> tuple[Any, np.ndarray]:
+    run = api.cluster(features, workspace=folder, method="cosine").run
+    return read_edges(run), vertex_identities(run, labels)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -151,14 +124,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         for name, seed in product(sets, arguments.seeds):
-            for row in measure(arguments.data, name, work, seed, arguments.methods, arguments.outside):
+            first = seed == arguments.seeds[0]
+            for row in measure(arguments.data, name, work / name, seed, first, arguments.methods, arguments.outside):
                 record_row("accuracy", {}, row, ("data", "method", "seed"), _order)
                 print(f"{name:20} {row['method']:26} {_cell([row])}  {row.get('missing') or row['point']}", flush=True)
 
 
 def _order(row: dict[str, Any]) -> tuple[int, int, str, int]:
-    first = [number for number, name in enumerate(METHODS) if row["method"].startswith(name)]
-    return SETS.index(row["data"]), first[-1] if first else len(METHODS), row["method"], row["seed"]
+    place = METHODS.index(row["method"]) if row["method"] in METHODS else len(METHODS)
+    return SETS.index(row["data"]), place, row["method"], row["seed"]
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import xxhash
 from apart import Clock, found_version, measure_apart, timed
-from part1 import stage_table
 from recording import write_record
+from run_graph import stage_table
 
 from engine.clustering.union_find import UnionFind, component_roots
 from engine.config import Settings

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import read_edges, vertex_identities
 from datasets import read_set
 from recording import read_rows, record_row
+from run_graph import read_edges, vertex_identities
 
 from engine import api, evaluate, summary
 from engine.clustering.adjacency import build_weighted_adjacency

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from part1 import stage_table
 from recording import record_row
+from run_graph import stage_table
 from scale import PARTS, run
 
 from engine import api, evaluate, summary

@@ -20,8 +20,9 @@ from typing import Any
 
 import faiss
 import numpy as np
-from part1 import PART1, stage_table
+from datasets import STANDINS
 from recording import read_rows, write_record
+from run_graph import stage_table
 
 from engine import api, summary
 from engine.graph import knn
@@ -117,7 +118,7 @@ def ours(work: Path, source: Path, rivals: Rivals) -> dict[str, Any]:
 def main() -> None:
     """Make the data, build every graph, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--identities", type=int, default=PART1, help="identities of the stand-in")
+    parser.add_argument("--identities", type=int, default=STANDINS["part1"], help="identities of the stand-in")
     parser.add_argument("--work", type=Path, help="folder for data and the run, kept; default: a temporary one")
     parser.add_argument("--only", default="ivf1024,ivf8192,hnsw,pynndescent", help="rivals to run, by commas")
     arguments = parser.parse_args()
@@ -168,7 +169,7 @@ def measure(work: Path, identities: int, only: list[str]) -> None:
         print(f"{name}: {reached[0]['times_ours']} x ours" if reached else f"{name}: {NOT_REACHED}")
     settings = {"identities": identities, "num_rows": len(rows_ND), "dim": 256, "k": K, "floor": FLOOR,
                 "queries": len(rivals.queries), "timed_queries": len(rivals.timed)}  # fmt: skip
-    name = "knn" if identities == PART1 else f"knn_{identities}"
+    name = "knn" if identities == STANDINS["part1"] else f"knn_{identities}"
     made = {row["name"] for row in results}
     write_record(name, settings, results + [row for row in read_rows(name) if row["name"] not in made])
 

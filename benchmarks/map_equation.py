@@ -2,7 +2,7 @@
 
     python benchmarks/map_equation.py --data ../shared/data [--work FOLDER] [--outside PYTHON] [--only NAME ...]
 
-``part1``: the KNN graph of the part1 stand-in (``--work`` of ``benchmarks/part1.py``, or made here), cosines >= 0.5 as
+``part1``: the KNN graph of the part1 stand-in (in ``--work``, or made here), cosines >= 0.5 as
 weights. ``historical_figures`` and ``pricerunner``: the test identities' exact KNN graphs. ``planted``: 100,000
 vertices, power-law groups and degrees, 40 % of the links to elsewhere, ids at random. ``large`` (only if asked for):
 ``--vertices`` in near order with 25 links each, ours alone, with its memory.
@@ -28,10 +28,9 @@ from typing import Any
 
 import numpy as np
 from apart import measure_apart, timed
-from baselines import read_edges, vertex_identities
-from datasets import read_set
-from part1 import PART1
+from datasets import STANDINS, read_set
 from recording import write_record
+from run_graph import read_edges, vertex_identities
 
 from engine import api, evaluate
 from engine.clustering.adjacency import build_weighted_adjacency
@@ -79,7 +78,7 @@ def read_run(run: Path, identities: np.ndarray) -> tuple[int, Edges, np.ndarray]
 def part1_graph(work: Path, data: Path) -> tuple[int, Edges, np.ndarray]:
     source = work / "part1"
     if not (source / "labels.meta").exists():
-        api.make_standin(source, PART1, 1)
+        api.make_standin(source, STANDINS["part1"], 1)
     run = work / "run"
     if not (run / "run.json").exists():
         api.cluster(source / "features.bin", dim=256, workspace=run, method="cosine")

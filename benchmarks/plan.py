@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from part1 import PART1, stage_table
+from datasets import STANDINS
 from recording import write_record
+from run_graph import stage_table
 from scale import run
 
 from engine import api
@@ -81,7 +82,9 @@ def _times(ratio: float | None) -> str:
 def main() -> None:
     """Make the stand-ins, plan, run, compare and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--identities", type=int, default=PART1, help="identities of the stand-in that is clustered")
+    parser.add_argument(
+        "--identities", type=int, default=STANDINS["part1"], help="identities of the stand-in that is clustered"
+    )
     parser.add_argument("--train-identities", type=int, default=500, help="identities of the one trained on")
     parser.add_argument("--model", type=Path, help="a trained model; default: train one, and measure that too")
     parser.add_argument("--threads", type=int, default=0, help="threads; 0 = all cores")
@@ -115,7 +118,7 @@ def main() -> None:
             api.make_standin(data, arguments.identities, 1)
         add("star_fc", data, work / "run", data / "labels.meta", model)
         add("no_model", data, work / "run-no-model")
-        name = "plan" if arguments.identities == PART1 else f"plan_{arguments.identities}"
+        name = "plan" if arguments.identities == STANDINS["part1"] else f"plan_{arguments.identities}"
         settings = {"identities": arguments.identities, "train_identities": arguments.train_identities, "dim": 256}
         write_record(name, settings, results)
 

@@ -22,8 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from part1 import stage_table
 from recording import RECORDS, read_rows, record_row
+from run_graph import stage_table
 
 from engine import api, evaluate, summary
 from engine.storage.formats import read_labels

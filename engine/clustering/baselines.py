@@ -160,12 +160,7 @@ def mean_shift(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
     """scikit-learn's mean shift of the unit vectors with a flat kernel of a distance, seeded by every row."""
     for point in points:
         reach = float(np.sqrt(2 * point["distance"]))
-        yield (
-            _library("sklearn.cluster")
-            .MeanShift(bandwidth=reach, n_jobs=-1)
-            .fit(sample.unit_vectors)
-            .labels_
-        )
+        yield (_library("sklearn.cluster").MeanShift(bandwidth=reach, n_jobs=-1).fit(sample.unit_vectors).labels_)
 
 
 def chinese_whispers(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:

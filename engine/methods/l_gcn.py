@@ -36,7 +36,7 @@ from engine.tiles import map_tiles, tile_bounds
 
 VERSION = 1
 WEIGHTS = "weights.safetensors"
-TILE_PIVOTS = 16
+TILE_PIVOTS = 64
 _HERE = "engine.methods.l_gcn"
 
 

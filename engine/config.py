@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from engine.errors import ConfigError
 
 MethodName = Literal[
-    "auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn", "cdp", "cdp_mediator",
-    "kmeans", "minibatch_kmeans",
+    "auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "cdp",
+    "cdp_mediator", "kmeans", "minibatch_kmeans",
     "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
     "chinese_whispers", "rank_order",
 ]  # fmt: skip
@@ -131,6 +131,21 @@ class LGcnConfig(Section):
     second_hop: int = Field(5, ge=0, description="neighbours of each neighbour that join a pivot's subgraph")
     active: int = Field(5, ge=1, description="members are joined if either lists the other among its first so many")
     pivots_per_step: int = Field(16, ge=1, description="pivots of one minibatch")
+
+
+class GcnDConfig(Section):
+    """GCN-D's and GCN-S's cluster proposals and networks."""
+
+    thresholds: tuple[float, ...] = Field(
+        (0.55, 0.6, 0.65, 0.7, 0.75), min_length=1, description='least similarities of super-vertices; set "5"'
+    )
+    max_size: int = Field(300, ge=2, description="vertices of a proposal at most")
+    min_size: int = Field(2, ge=2, description="vertices of a proposal at least; published 3")
+    widths: tuple[int, ...] = Field((512, 64), min_length=1, description="widths of the convolutions")
+    proposals_per_step: int = Field(32, ge=1, description="proposals of one minibatch")
+    num_seeds: int = Field(3, ge=1, description="gcn_s: seeds tried in each proposal")
+    least_iop: float = Field(0.1, ge=0, le=1, description="gcn_s: proposals of predicted IoP from here on are cut")
+    most_iop: float = Field(0.9, ge=0, le=1, description="gcn_s: and up to here")
 
 
 class CdpConfig(Section):
@@ -251,6 +266,7 @@ class Settings(Section):
     gcn_v: GcnVConfig = GcnVConfig()
     gcn_e: GcnEConfig = GcnEConfig()
     l_gcn: LGcnConfig = LGcnConfig()
+    gcn_d: GcnDConfig = GcnDConfig()
     cdp: CdpConfig = CdpConfig()
     baseline: BaselineConfig = BaselineConfig()
     trees: TreesConfig = TreesConfig()

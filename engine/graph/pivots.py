@@ -47,19 +47,24 @@ def pivot_batch(
     neighbors_NK = np.asarray(neighbors_NK)
     _find_members(neighbors_NK, pivots_B, wanted_BK, second_hop, with_pivot, members, counts)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    flat = np.empty(starts[-1], np.int32)
-    degrees = np.zeros(starts[-1], np.int64)
-    room = np.empty(2 * active * len(flat) + 1, np.int64)
-    largest = int(counts.max(initial=1))
-    used = _join_members(
-        neighbors_NK, members, starts, active, np.zeros((largest, largest), np.bool_), flat, degrees, room
-    )
-    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(degrees)])
+    flat = members[np.arange(width) < counts[:, None]]
+    indptr, indices = join_members(neighbors_NK, flat, starts, active)
     owners = np.repeat(np.arange(len(pivots_B), dtype=np.int32), counts)
     rows, ranks = np.nonzero(wanted_BK)
     scored = np.empty(len(rows), np.int64)
     _find_places(neighbors_NK, pivots_B, rows, ranks, flat, starts, scored)
-    return PivotBatch(flat, owners, indptr, room[:used].astype(np.int32), scored, rows, ranks)
+    return PivotBatch(flat, owners, indptr, indices, scored, rows, ranks)
+
+
+def join_members(neighbors_NK: Array, members_M: Array, starts: Array, active: int) -> tuple[Array, Array]:
+    """Join members of one group that list each other among their first ``active``: ``indptr``, ``indices`` int32.
+
+    Group g is ``members_M[starts[g] : starts[g + 1]]``, ascending ids; indices are places in ``members_M``.
+    """
+    degrees, room = np.zeros(len(members_M), np.int64), np.empty(2 * active * len(members_M) + 1, np.int32)
+    table = np.zeros((int(np.diff(starts).max(initial=1)),) * 2, np.bool_)
+    used = _join_members(np.asarray(neighbors_NK), members_M, starts, active, table, degrees, room)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(degrees)]), room[:used].copy()
 
 
 @numba.njit(nogil=True, cache=True)
@@ -109,15 +114,13 @@ def _find_members(
 
 @numba.njit(nogil=True, cache=True)
 def _join_members(
-    neighbors: Array, members: Array, starts: Array, active: int, joined: Array, flat: Array, degrees: Array,
-    indices: Array,
-) -> int:  # fmt: skip
+    neighbors: Array, members: Array, starts: Array, active: int, joined: Array, degrees: Array, indices: Array
+) -> int:
     used = 0
-    for place in range(len(members)):
+    for place in range(len(starts) - 1):
         begin = starts[place]
         count = starts[place + 1] - begin
-        row = members[place, :count]
-        flat[begin : begin + count] = row
+        row = members[begin : begin + count]
         for own in range(count):
             for other in neighbors[row[own], :active]:
                 if other < 0:

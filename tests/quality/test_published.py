@@ -19,7 +19,7 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["gcn_v", "gcn_e", "l_gcn"])
+@pytest.mark.parametrize("method", ["gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s"])
 def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(method: str, tmp_path: Path) -> None:
     (vectors, labels), (others, truth) = standin(90, 10), standin(90, 11)
     for threads in (1, 2):

@@ -1,0 +1,286 @@
+"""Cluster proposals and the networks that rate and refine them: GCN-D and GCN-S (Yang et al., CVPR 2019).
+
+Legend: N vertices, D feature dimension, P proposals, M members of all proposals together, H width of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.clustering.forest import strongest_forest
+from engine.clustering.propagation import propagate
+from engine.config import GcnDConfig, TrainConfig, fingerprint
+from engine.errors import DataError
+from engine.graph.adjacency import EdgeList
+from engine.graph.pivots import join_members
+from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
+from engine.learning.pivots import MeanNeighbors
+from engine.tiles import map_tiles, tile_bounds
+
+Array = np.ndarray[Any, Any]
+
+HELD_OUT_PROPOSALS = 2_000
+TILE_PROPOSALS = 64
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """P sets of vertices: proposal p is ``members_M[starts[p] : starts[p + 1]]``, ascending ids, int32."""
+
+    members_M: Array
+    starts: Array
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, chosen: Array) -> Proposals:
+        """Some of them, in the order given."""
+        sizes = np.diff(self.starts)[chosen]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        at = np.arange(starts[-1]) - np.repeat(starts[:-1], sizes) + np.repeat(self.starts[chosen], sizes)
+        return Proposals(self.members_M[at], starts)
+
+
+def propose(
+    num_vertices: int, edges: EdgeList, thresholds: Iterable[float], *, max_size: int, min_size: int, step: float = 0.05
+) -> Proposals:
+    """Super-vertices at each least similarity (section 3.2): components, cut at higher ones until ``max_size`` holds.
+
+    Those of fewer than ``min_size`` vertices are left out, as are copies of one found before.
+    """
+    forest = strongest_forest(*edges)
+    parts, seen = [], set()
+    for least in thresholds:
+        copies = (column.copy() for column in forest)
+        roots_N = propagate(num_vertices, *copies, min_score=least, max_size=max_size, step=step)
+        order = np.argsort(roots_N, kind="stable").astype(np.int32)
+        bounds = np.flatnonzero(np.diff(roots_N[order], prepend=-1, append=-1))
+        for a, b in pairwise(bounds):
+            members = order[a:b]
+            key = members.tobytes() if b - a >= min_size else b""
+            if key and key not in seen:
+                seen.add(key)
+                parts.append(members)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    return Proposals(np.concatenate([np.empty(0, np.int32), *parts]), starts)
+
+
+def rate_truly(proposals: Proposals, identities_N: Array) -> tuple[Array, Array, Array]:
+    """IoU and IoP of each proposal with its majority identity, and that identity (-1: none is known): (P,) each."""
+    known = np.unique(identities_N, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(known)
+    ious, iops = np.zeros(len(proposals), np.float32), np.zeros(len(proposals), np.float32)
+    majority = np.full(len(proposals), -1, np.int64)
+    for place in range(len(proposals)):
+        members = proposals.members_M[proposals.starts[place] : proposals.starts[place + 1]]
+        own = known[members[identities_N[members] >= 0]]
+        if len(own):
+            counts = np.bincount(own)
+            best = int(np.argmax(counts))
+            inside = int(counts[best])
+            ious[place] = inside / (len(members) + sizes[best] - inside)
+            iops[place] = inside / len(members)
+            majority[place] = identities_N[members[known[members] == best][0]]
+    return ious, iops, majority
+
+
+class ProposalNetwork(nn.Module):
+    """Two graph convolutions over a proposal; the maximum over its members, rated (GCN-D), or each of them (GCN-S).
+
+    A convolution is ReLU(W · mean of a member and its neighbours in the proposal). GCN-D gives two numbers, IoU and
+    IoP (published: two networks); GCN-S, whose vectors have one coordinate more that marks the seed, one logit.
+    """
+
+    def __init__(self, dimension: int, config: GcnDConfig, *, segments: bool) -> None:
+        super().__init__()
+        sizes = [dimension + segments, *config.widths]
+        self.convolutions = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], config.widths, strict=True))
+        self.last = nn.Linear(config.widths[-1] * (2 if segments else 1), 1 if segments else 2)
+        self.segments = segments
+
+    def forward(self, vectors_MD: Tensor, graph: tuple[Array, Array], owners_M: Tensor, count: int) -> Tensor:
+        """Return ratings (P, 2) or logits (M,)."""
+        indptr, indices = graph
+        degrees = torch.from_numpy(np.diff(indptr)).to(vectors_MD).unsqueeze(1)
+        rows = vectors_MD
+        for convolution in self.convolutions:
+            around = MeanNeighbors.apply(rows, indptr, indices)  # type: ignore[no-untyped-call]
+            rows = functional.relu(convolution((rows + around * degrees) / (degrees + 1)))
+        spread = owners_M.unsqueeze(1).expand_as(rows)
+        largest = torch.full((count, rows.shape[1]), 0.0, device=rows.device).scatter_reduce(0, spread, rows, "amax")
+        if self.segments:
+            return self.last(torch.cat([rows, largest[owners_M]], dim=1)).squeeze(1)
+        return torch.sigmoid(self.last(largest))
+
+
+def build_network(dimension: int, config: GcnDConfig, seed: int, *, segments: bool) -> ProposalNetwork:
+    """Build a network with weights drawn from ``seed`` alone (torch's global generator is left as it was)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ProposalNetwork(dimension, config, segments=segments)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the networks read: unit vectors (N, D) and neighbours (N, K)."""
+
+    features_ND: Array
+    neighbors_NK: Array
+
+    def run(self, network: ProposalNetwork, proposals: Proposals, seeds_P: Array | None = None) -> Tensor:
+        """A network's answer to some proposals; ``seeds_P``: the place of each one's seed among all members."""
+        vectors = np.asarray(self.features_ND[proposals.members_M], np.float32)
+        if seeds_P is not None:
+            marks = np.zeros((len(vectors), 1), np.float32)
+            marks[seeds_P] = 1
+            vectors = np.concatenate([vectors, marks], axis=1)
+        active = self.neighbors_NK.shape[1]
+        joined = join_members(self.neighbors_NK, proposals.members_M, proposals.starts, active)
+        owners = torch.from_numpy(np.repeat(np.arange(len(proposals)), np.diff(proposals.starts)))
+        answer: Tensor = network(torch.from_numpy(vectors), joined, owners, len(proposals))
+        return answer
+
+
+def train_proposals(
+    graph: Graph,
+    proposals: Proposals,
+    identities_N: Array,
+    held_out_N: Array,
+    *,
+    segments: bool,
+    model: GcnDConfig,
+    config: TrainConfig,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ProposalNetwork, list[Evaluation]]:
+    """Fit GCN-D to IoU and IoP, or GCN-S to who is of the seed's identity; stopped on proposals of held-out identities.
+
+    GCN-S learns from proposals that hold others than their majority. Raises ``DataError`` if none is left.
+    """
+    ious, iops, majority = rate_truly(proposals, identities_N)
+    usable = (majority >= 0) & (((iops > 0.1) & (iops < 1)) if segments else True)
+    held_P = np.isin(majority, identities_N[held_out_N])
+    fitted, held = np.flatnonzero(usable & ~held_P), np.flatnonzero(usable & held_P)
+    if not len(fitted) or not len(held):
+        raise DataError(
+            "training: no cluster proposal of identities to learn from, or of held-out ones; lower gcn_d.thresholds"
+        )
+    held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_PROPOSALS])
+    network = build_network(graph.features_ND.shape[1], model, seed, segments=segments)
+    targets = torch.from_numpy(np.stack([ious, iops], axis=1))
+
+    def loss_of(chosen: Array, rng: np.random.Generator) -> Tensor:
+        taken = proposals.take(chosen)
+        if not segments:
+            return functional.mse_loss(graph.run(network, taken), targets[chosen])
+        sizes = np.diff(taken.starts)
+        seeds = taken.starts[:-1] + (rng.random(len(chosen)) * sizes).astype(np.int64)
+        own = identities_N[taken.members_M]
+        wanted = np.repeat(own[seeds], sizes)
+        known = torch.from_numpy((own >= 0) & (wanted >= 0))
+        logits = graph.run(network, taken, seeds)
+        same = torch.from_numpy(own == wanted).to(logits)
+        if not known.any():
+            return logits.sum() * 0
+        return functional.binary_cross_entropy_with_logits(logits[known], same[known])
+
+    def loss_of_step(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, 2, step])
+        return loss_of(fitted[rng.integers(0, len(fitted), model.proposals_per_step)], rng)
+
+    def evaluate() -> tuple[float, None]:
+        parts = [held[a : a + TILE_PROPOSALS] for a in range(0, len(held), TILE_PROPOSALS)]
+        losses = [float(loss_of(part, np.random.default_rng([seed, 6, n]))) for n, part in enumerate(parts)]
+        return float(np.average(losses, weights=[len(part) for part in parts])), None
+
+    loop = TrainingLoop(network, config, fingerprint([model, config, segments, seed, len(proposals)]))
+    step = loop.restore(checkpoint)
+    loop.run(step, loss_of_step=loss_of_step, evaluate=evaluate, checkpoint=checkpoint, progress=progress)
+    return network, loop.history
+
+
+@torch.no_grad()
+def rate(network: ProposalNetwork, graph: Graph, proposals: Proposals, *, threads: int = 1) -> Array:
+    """Predicted IoU and IoP: (P, 2) float32."""
+    network = network.eval()
+    ratings = np.zeros((len(proposals), 2), np.float32)
+
+    def run(tile: tuple[int, int]) -> None:
+        with torch.no_grad():
+            ratings[slice(*tile)] = graph.run(network, proposals.take(np.arange(*tile))).numpy()
+
+    map_tiles(run, tile_bounds(0, len(proposals), TILE_PROPOSALS), threads)
+    return ratings
+
+
+def refine(
+    segmenter: ProposalNetwork, rater: ProposalNetwork, graph: Graph, proposals: Proposals, num_seeds: int,
+    *, threads: int = 1,
+) -> tuple[Proposals, Array]:  # fmt: skip
+    """Cut each proposal to the inliers of one of its seeds, the cut that is rated best (several, as in the paper).
+
+    Seeds are spread over the members; inliers are those of a logit above 0. Returns cuts of two members and more, and
+    their ratings (P', 2).
+    """
+    segmenter = segmenter.eval()
+    tiles = tile_bounds(0, len(proposals), TILE_PROPOSALS)
+
+    def run(tile: tuple[int, int]) -> list[tuple[Proposals, Array]]:
+        with torch.no_grad():
+            taken = proposals.take(np.arange(*tile))
+            sizes = np.diff(taken.starts)
+            best: list[Array] = [np.empty(0, np.int32)] * len(taken)
+            ratings = np.full((len(taken), 2), -1.0, np.float32)
+            for number in range(num_seeds):
+                seeds = taken.starts[:-1] + sizes * number // num_seeds
+                inliers = graph.run(segmenter, taken, seeds).numpy() > 0
+                bounds = zip(taken.starts[:-1], taken.starts[1:], strict=True)
+                cuts = [taken.members_M[a:b][inliers[a:b]] for a, b in bounds]
+                places = np.array([place for place, cut in enumerate(cuts) if len(cut) > 1], np.int64)
+                if not len(places):
+                    continue
+                kept = _gather([cuts[place] for place in places])
+                found = graph.run(rater, kept).numpy()
+                for place, rating in zip(places, found, strict=True):
+                    if rating[0] > ratings[place, 0]:
+                        best[place], ratings[place] = cuts[place], rating
+            chosen = np.array([place for place, cut in enumerate(best) if len(cut)], np.int64)
+            return [(_gather([best[place] for place in chosen]), ratings[chosen])] if len(chosen) else []
+
+    found = [part for parts in map_tiles(run, tiles, threads) for part in parts]
+    members = [each.members_M[a:b] for each, _ in found for a, b in zip(each.starts[:-1], each.starts[1:], strict=True)]
+    return _gather(members), np.concatenate([np.zeros((0, 2), np.float32), *(ratings for _, ratings in found)])
+
+
+def remove_overlap(num_vertices: int, proposals: Proposals, ratings_P: Array) -> Array:
+    """Give each vertex to the best rated proposal that holds it; the others are alone. ``roots`` (N,) int32."""
+    order = np.lexsort((np.arange(len(proposals)), -ratings_P))
+    owners_N = np.full(num_vertices, -1, np.int64)
+    _claim(proposals.members_M, proposals.starts, order, owners_N)
+    alone = owners_N < 0
+    owners_N[alone] = len(proposals) + np.flatnonzero(alone)
+    first, places = np.unique(owners_N, return_index=True, return_inverse=True)[1:]
+    return first[places.reshape(-1)].astype(np.int32)
+
+
+def _gather(parts: Sequence[Array]) -> Proposals:
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    return Proposals(np.concatenate([np.empty(0, np.int32), *parts]), starts)
+
+
+@numba.njit(nogil=True, cache=True)
+def _claim(members: Array, starts: Array, order: Array, owners: Array) -> None:
+    for proposal in order:
+        for place in range(starts[proposal], starts[proposal + 1]):
+            if owners[members[place]] < 0:
+                owners[members[place]] = proposal

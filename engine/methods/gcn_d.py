@@ -1,0 +1,190 @@
+"""GCN-D and GCN-S (Yang et al., "Learning to Cluster Faces on an Affinity Graph", CVPR 2019).
+
+What it fits: a network that rates cluster proposals by their IoU and IoP with an identity (GCN-D, section 3.3), and for
+``gcn_s`` one that says which members of a proposal are of a seed's identity (GCN-S, section 3.4). How it clusters: the
+proposals, super-vertices at several least similarities (section 3.2), are rated, by ``gcn_s`` those of middling IoP cut
+to their inliers, and each vertex goes to the best rated one that holds it (section 3.5).
+
+Deviations: proposals of the first iteration alone (published sets "2" and "5"; "8" and "20" add unions of
+super-vertices); one network gives IoU and IoP; convolutions average over members that list each other, unweighted;
+several seeds of each proposal are tried and the best rated cut is kept, as in the paper, where the released code draws
+one; training stops on held-out identities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save
+
+from engine.config import GcnDConfig, MethodName, Settings, TrainConfig
+from engine.graph.adjacency import EdgeList
+from engine.learning.loop import CheckpointFile
+from engine.learning.proposals import (
+    Graph,
+    ProposalNetwork,
+    Proposals,
+    build_network,
+    propose,
+    rate,
+    refine,
+    remove_overlap,
+    train_proposals,
+)
+from engine.learning.training import hold_out
+from engine.methods.base import GraphShape, Method, Model
+from engine.methods.cosine import Cosine
+from engine.plan import Cost, Stage
+from engine.stages.edges import iterate_edges
+from engine.stages.metric import vertex_identities
+from engine.storage.context import TaskContext, hold, read_npy
+
+VERSION = 1
+WEIGHTS = "weights.safetensors"
+_HERE = "engine.methods.gcn_d"
+
+
+class GcnD(Method):
+    """GCN-D, or GCN-D and GCN-S."""
+
+    needs_model = True
+    partitions = ("own",)
+
+    def __init__(self, name: MethodName, *, segments: bool) -> None:
+        self.name, self.segments = name, segments
+
+    def untrained(self, settings: Settings) -> dict[str, Any]:
+        """What a model's weights belong to."""
+        return {"network": settings.gcn_d.model_dump(mode="json")}
+
+    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+        """The cosine graph's edges, of which proposals are made."""
+        return Cosine().scoring_stages(graph, settings, None)
+
+    def clustering_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+        """``proposals`` and ``roots``, with the weights of ``model``."""
+        assert model is not None
+        network = model.facts["network"]
+        params = {"model": model.digest, "network": network, "segments": self.segments}
+        config = GcnDConfig(**network)
+        inputs = {"features": graph.features, "knn": "knn", "proposals": "proposals"}
+        where = {"weights": model.weights}
+        cost = _cost(graph, config)
+        roots = Stage("roots", f"{_HERE}:cluster", VERSION, params, inputs, 1, cost, where, granule=1)
+        return [_proposals(graph, config), roots]
+
+    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+        """``score``, ``proposals``, ``fit`` and ``select``, which hands on that clusters are its own."""
+        where = {"labels": labels["labels"], "column": labels["column"]}
+        params = {
+            **self.untrained(settings), "train": settings.train.model_dump(mode="json"), "segments": self.segments,
+            "seed": settings.seed, "labels": labels["digest"],
+        }  # fmt: skip
+        inputs = {"features": graph.features, "knn": "knn", "proposals": "proposals"} | graph.ordered
+        cost = _cost(graph, settings.gcn_d)
+        return [
+            *Cosine().scoring_stages(graph, settings, None),
+            _proposals(graph, settings.gcn_d),
+            Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1),
+            Stage("select", "engine.methods.baselines:select", VERSION, {}, {"fit": "fit"}, 1,
+                  Cost(disk_bytes=1 << 12), granule=1),
+        ]  # fmt: skip
+
+
+def make_proposals(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``members`` (M,) int32 and ``starts`` (P + 1,) int64."""
+    parts = list(iterate_edges(task.input("score"), ("source", "target", "similarity")))
+    edges = EdgeList(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    proposals = propose(
+        task.array("knn", "neighbors").shape[0], edges, task.params["thresholds"], max_size=task.params["max_size"],
+        min_size=task.params["min_size"],
+    )  # fmt: skip
+    task.write_npy("members", proposals.members_M)
+    task.write_npy("starts", proposals.starts)
+    return {"proposals": len(proposals), "members": len(proposals.members_M)}
+
+
+def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Train from the last checkpoint; write ``weights.safetensors`` of one network, or of both."""
+    identities_N = vertex_identities(task)
+    config, train = GcnDConfig(**task.params["network"]), TrainConfig(**task.params["train"])
+    held_out_N = hold_out(identities_N, train.holdout, task.params["seed"])
+    weights: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    kinds = (False, True) if task.params["segments"] else (False,)
+    for number, segments in enumerate(kinds):
+        checkpoint = CheckpointFile(task.folder / f"checkpoint-{number}.safetensors")
+        network, history = train_proposals(
+            _graph(task), _read(task), identities_N, held_out_N, segments=segments, model=config, config=train,
+            seed=task.params["seed"], checkpoint=checkpoint,
+            progress=lambda step, steps, n=number: task.report((n + step / steps) / len(kinds), f"step {step:,}"),  # type: ignore[misc]
+        )  # fmt: skip
+        name = _name(segments)
+        weights |= {f"{name}.{key}": tensor.contiguous() for key, tensor in network.state_dict().items()}
+        facts[f"{name}_history"] = [entry.__dict__ for entry in history]
+    task.write_file(WEIGHTS, lambda stream: stream.write(save(weights)))
+    for number in range(len(kinds)):
+        (task.folder / f"checkpoint-{number}.safetensors").unlink(missing_ok=True)
+    return {"network": dict(task.params["network"]), **facts}
+
+
+def cluster(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Rate, refine if asked, and remove overlaps: ``roots`` (N,)."""
+    config, graph, proposals = GcnDConfig(**task.params["network"]), _graph(task), _read(task)
+    rater = _network(task, config, segments=False)
+    ratings = rate(rater, graph, proposals, threads=task.threads)
+    facts = {"partition": "own", "proposals": len(proposals)}
+    if task.params["segments"]:
+        middling = np.flatnonzero((ratings[:, 1] >= config.least_iop) & (ratings[:, 1] <= config.most_iop))
+        segmenter = _network(task, config, segments=True)
+        cuts, rated = refine(segmenter, rater, graph, proposals.take(middling), config.num_seeds, threads=task.threads)
+        facts |= {"refined": len(cuts)}
+        members = np.concatenate([proposals.members_M, cuts.members_M])
+        starts = np.concatenate([proposals.starts, cuts.starts[1:] + proposals.starts[-1]])
+        proposals, ratings = Proposals(members, starts), np.concatenate([ratings, rated])
+    num_vertices = task.array("knn", "neighbors").shape[0]
+    task.write_npy("roots", remove_overlap(num_vertices, proposals, ratings[:, 0]))
+    return facts
+
+
+def _read(task: TaskContext) -> Proposals:
+    members, starts = (np.array(read_npy(task.input("proposals"), name)) for name in ("members", "starts"))
+    return Proposals(members, starts)
+
+
+def _graph(task: TaskContext) -> Graph:
+    return Graph(task.array("features", "features"), task.array("knn", "neighbors"))
+
+
+def _name(segments: bool) -> str:
+    return "segmenter" if segments else "rater"
+
+
+def _network(task: TaskContext, config: GcnDConfig, *, segments: bool) -> ProposalNetwork:
+    weights = task.where["weights"]
+    tensors = hold(("gcn_d", weights, task.call.digest), lambda: load_file(weights))
+    network = build_network(task.array("features", "features").shape[1], config, 0, segments=segments)
+    prefix = f"{_name(segments)}."
+    network.load_state_dict({key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})
+    return network
+
+
+def _proposals(graph: GraphShape, config: GcnDConfig) -> Stage:
+    n, edges = graph.num_rows, graph.num_rows * graph.k
+    params = {"thresholds": list(config.thresholds), "max_size": config.max_size, "min_size": config.min_size}
+    held = n * len(config.thresholds) * 4
+    cost = Cost(fixed_bytes=n * 120 + edges * 24 + held * 2, disk_bytes=held * 2, seconds=edges / 1e7 + held / 2e6)
+    inputs = {"score": "score", "knn": "knn"}
+    return Stage("proposals", f"{_HERE}:make_proposals", VERSION, params, inputs, 1, cost, granule=1)
+
+
+def _cost(graph: GraphShape, config: GcnDConfig) -> Cost:
+    members = graph.num_rows * len(config.thresholds)
+    return Cost(
+        fixed_bytes=graph.num_rows * 40 + members * 16,
+        bytes_per_thread=64 * config.max_size * (graph.dim + config.widths[0] * 3 + graph.k * 2) * 4,
+        disk_bytes=graph.num_rows * 4 + (4 << 20),
+        seconds=members * graph.dim * config.widths[0] / 5e9, kind="floats",
+    )  # fmt: skip

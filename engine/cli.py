@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from engine import api, summary
 from engine.comparison import REPORT_FILE as COMPARISON_FILE
 from engine.comparison import compare as compare_methods
-from engine.compute_cluster import ComputeCluster, Projection
+from engine.compute_cluster import ComputeCluster
 from engine.config import Resources, load_settings, parse_overrides
+from engine.conversion import convert as convert_model
 from engine.doctor import diagnose
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
 from engine.plan import human_bytes
+from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console()
-
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -215,7 +214,7 @@ def run(
     )  # fmt: skip
     prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     api.execute(prepared, progress=not quiet)
-    _print_result(out)
+    print_result(out)
 
 
 @app.command()
@@ -277,7 +276,7 @@ def plan(
             print(json.dumps([projection.as_dict() for projection in projections]))
             return
         for projection in projections:
-            _print_projection(projection)
+            print_projection(projection)
         return
     prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     made = prepared.plan
@@ -290,7 +289,7 @@ def plan(
         return
     source = prepared.source
     console.print(f"{source.path}: {source.num_rows:,} x {source.dim}", highlight=False, soft_wrap=True)
-    table = Table("stage", *(_right(name) for name in ("tasks", "rows per task", "memory", "disk", "seconds")))
+    table = Table("stage", *(right(name) for name in ("tasks", "rows per task", "memory", "disk", "seconds")))
     for stage in made.stages:
         block = f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else ""
         name = f"{stage.name} (if needed)" if stage.unless else stage.name
@@ -344,23 +343,23 @@ def compare(
     if as_json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    table = Table(
-        "method", *(_right(name) for name in ("pairwise F", "BCubed F", "clusters", "train", "run", "memory"))
-    )
-    for row in sorted(rows, key=lambda row: -row.scores.get("pairwise_f", -1.0)):
-        if row.missing:
-            table.add_row(row.name, "–", "–", "–", "–", "–", "–")
-            continue
-        table.add_row(
-            row.name, f"{100 * row.scores['pairwise_f']:.1f}", f"{100 * row.scores['bcubed_f']:.1f}",
-            f"{row.scores['num_clusters']:,}", f"{row.train_seconds:,.0f} s", f"{row.run_seconds:,.0f} s",
-            human_bytes(row.peak_bytes),
-        )  # fmt: skip
-    console.print(table)
-    for row in rows:
-        if row.missing:
-            console.print(f"{row.name}: {row.missing}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"page: {out / COMPARISON_FILE}", highlight=False, soft_wrap=True)
+    print_comparison(rows, out / COMPARISON_FILE)
+
+
+@app.command()
+def convert(
+    states: Annotated[
+        list[Path], typer.Argument(metavar="STATE...", help="state dicts, as torch or safetensors files")
+    ],
+    method: Annotated[
+        str, typer.Option("--method", help="gcn_v, gcn_e (GCN-V's file first), l_gcn, star_fc (head last)")
+    ],
+    out: Out,
+    k: Annotated[int, typer.Option("--k", min=1, help="neighbours that it was trained with")] = 80,
+) -> None:
+    """Make a model of the weights of another release; tensors are read, nothing is unpickled."""
+    convert_model(method, states, out, k=k)
+    console.print(f"{method} model: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -378,7 +377,7 @@ def resume(
     resources = _resources(memory, threads, workers, executor, device, block_rows)
     prepared = api.resume(folder, resources, progress=not quiet)
     if prepared.kind == "run":
-        _print_result(folder)
+        print_result(folder)
 
 
 @app.command()
@@ -388,7 +387,7 @@ def status(folder: RunFolder, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    table = Table("stage", *(_right(name) for name in ("committed", "tasks", "task seconds", "peak memory")))
+    table = Table("stage", *(right(name) for name in ("committed", "tasks", "task seconds", "peak memory")))
     for stage in found["stages"]:
         peak = human_bytes(stage["peak_bytes"]) if stage["peak_bytes"] else ""
         share = f"{stage['rows_committed'] / stage['rows']:.0%}"
@@ -435,7 +434,7 @@ def evaluate(
     if as_json:
         print(json.dumps(scores))
         return
-    table = Table("metric", _right("value"))
+    table = Table("metric", right("value"))
     for name, value in scores.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     console.print(table)
@@ -526,56 +525,6 @@ def _zero(value: ZeroVectorPolicy | None) -> dict[str, Any]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
-
-
-def _right(name: str) -> Any:
-    from rich.table import Column as RichColumn
-
-    return RichColumn(name, justify="right")
-
-
-def _print_projection(found: Projection) -> None:
-    cluster = found.cluster
-    console.print(
-        f"{found.num_rows:,} x {found.dim} on {cluster.hosts} hosts, each of {cluster.cores_per_host} cores, "
-        f"{cluster.gpus_per_host} GPUs and {human_bytes(cluster.memory_bytes)}", highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    names = ("workers", "tasks", "host memory", "disk", "seconds")
-    table = Table("stage", *(_right(name) for name in names), "bound by")
-    for stage in found.stages:
-        table.add_row(
-            stage.name if stage.needed else f"{stage.name} *", f"{stage.workers:,}", f"{stage.tasks:,}",
-            human_bytes(stage.host_bytes), human_bytes(stage.disk_bytes), f"{stage.seconds:,.1f}", stage.bottleneck,
-        )  # fmt: skip
-    table.add_section()
-    disk = human_bytes(found.disk_bytes)
-    for title, every in (("whole run", False), ("with all *", True)):
-        table.add_row(title, "", "", human_bytes(found.host_bytes), disk, f"{found.seconds(every_pass=every):,.1f}")
-    console.print(table)
-    alone = found.as_dict()["one_worker_seconds"]
-    console.print(
-        f"* only while the check finds too few neighbours. {human_bytes(found.disk_bytes / cluster.hosts)} of disk for "
-        f"each host; {alone:,.0f} s of the run are on one worker: more hosts do not shorten them",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    for refusal in found.refusals:
-        console.print(f"does not fit: {refusal}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_result(folder: Path) -> None:
-    data = summary.report_data(folder)
-    console.print(
-        f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
-        f"largest {data.largest:,}", highlight=False,
-    )  # fmt: skip
-    for note in data.notes:
-        console.print(note, highlight=False, markup=False)
-    for row in data.metrics[:1]:
-        named = ", ".join(f"{name} {value:.4f}" for name, value in row.scores.items() if isinstance(value, float))
-        console.print(named, highlight=False, soft_wrap=True)
-    console.print(f"report: {folder / summary.REPORT_FILE}", highlight=False, soft_wrap=True)
-    console.print(f"labels: asterism export {folder} --format parquet --out labels.parquet", highlight=False,
-                  soft_wrap=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""Tables and lines that the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from engine import summary
+from engine.compute_cluster import Projection
+from engine.evaluation.comparison import ComparisonRow
+from engine.plan import human_bytes
+
+console = Console()
+
+
+def right(name: str) -> Any:
+    """A column of numbers."""
+    return Column(name, justify="right")
+
+
+def print_projection(found: Projection) -> None:
+    """What a run would take on a described compute cluster."""
+    cluster = found.cluster
+    console.print(
+        f"{found.num_rows:,} x {found.dim} on {cluster.hosts} hosts, each of {cluster.cores_per_host} cores, "
+        f"{cluster.gpus_per_host} GPUs and {human_bytes(cluster.memory_bytes)}", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    names = ("workers", "tasks", "host memory", "disk", "seconds")
+    table = Table("stage", *(right(name) for name in names), "bound by")
+    for stage in found.stages:
+        table.add_row(
+            stage.name if stage.needed else f"{stage.name} *", f"{stage.workers:,}", f"{stage.tasks:,}",
+            human_bytes(stage.host_bytes), human_bytes(stage.disk_bytes), f"{stage.seconds:,.1f}", stage.bottleneck,
+        )  # fmt: skip
+    table.add_section()
+    disk = human_bytes(found.disk_bytes)
+    for title, every in (("whole run", False), ("with all *", True)):
+        table.add_row(title, "", "", human_bytes(found.host_bytes), disk, f"{found.seconds(every_pass=every):,.1f}")
+    console.print(table)
+    alone = found.as_dict()["one_worker_seconds"]
+    console.print(
+        f"* only while the check finds too few neighbours. {human_bytes(found.disk_bytes / cluster.hosts)} of disk for "
+        f"each host; {alone:,.0f} s of the run are on one worker: more hosts do not shorten them",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for refusal in found.refusals:
+        console.print(f"does not fit: {refusal}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_result(folder: Path) -> None:
+    """What a finished run says of itself."""
+    data = summary.report_data(folder)
+    console.print(
+        f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
+        f"largest {data.largest:,}", highlight=False,
+    )  # fmt: skip
+    for note in data.notes:
+        console.print(note, highlight=False, markup=False)
+    for row in data.metrics[:1]:
+        named = ", ".join(f"{name} {value:.4f}" for name, value in row.scores.items() if isinstance(value, float))
+        console.print(named, highlight=False, soft_wrap=True)
+    console.print(f"report: {folder / summary.REPORT_FILE}", highlight=False, soft_wrap=True)
+    console.print(f"labels: asterism export {folder} --format parquet --out labels.parquet", highlight=False,
+                  soft_wrap=True)  # fmt: skip
+
+
+def print_comparison(rows: Sequence[ComparisonRow], page: Path) -> None:
+    """One line per method, the best pairwise F first; then why some have none."""
+    table = Table("method", *(right(name) for name in ("pairwise F", "BCubed F", "clusters", "train", "run", "memory")))
+    for row in sorted(rows, key=lambda row: -row.scores.get("pairwise_f", -1.0)):
+        if row.missing:
+            table.add_row(row.name, "–", "–", "–", "–", "–", "–")
+            continue
+        table.add_row(
+            row.name, f"{100 * row.scores['pairwise_f']:.1f}", f"{100 * row.scores['bcubed_f']:.1f}",
+            f"{row.scores['num_clusters']:,}", f"{row.train_seconds:,.0f} s", f"{row.run_seconds:,.0f} s",
+            human_bytes(row.peak_bytes),
+        )  # fmt: skip
+    console.print(table)
+    for row in rows:
+        if row.missing:
+            console.print(f"{row.name}: {row.missing}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"page: {page}", highlight=False, soft_wrap=True)

@@ -137,7 +137,7 @@ class GcnDConfig(Section):
     """GCN-D's and GCN-S's cluster proposals and networks."""
 
     thresholds: tuple[float, ...] = Field(
-        (0.55, 0.6, 0.65, 0.7, 0.75), min_length=1, description='least similarities of super-vertices; set "5"'
+        (0.35, 0.45, 0.55, 0.65, 0.75), min_length=1, description="least similarities of super-vertices"
     )
     max_size: int = Field(300, ge=2, description="vertices of a proposal at most")
     min_size: int = Field(2, ge=2, description="vertices of a proposal at least; published 3")
@@ -314,6 +314,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "knn": {"k": 15},
         "train": {"optimizer": "sgd", "learning_rate": 1e-3, "edges_per_step": 1_024},
         "partition": {"method": "propagation", "max_size": 600, "step": 0.05},
+    },
+    "gcn_d/ms1m": {
+        "method": "gcn_d",
+        "gcn_d": {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3},
+        "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4},
     },
     "gcn_v/ms1m": {
         "method": "gcn_v",

@@ -5,10 +5,10 @@ What it fits: a network that rates cluster proposals by their IoU and IoP with a
 proposals, super-vertices at several least similarities (section 3.2), are rated, by ``gcn_s`` those of middling IoP cut
 to their inliers, and each vertex goes to the best rated one that holds it (section 3.5).
 
-Deviations: proposals of the first iteration alone (published sets "2" and "5"; "8" and "20" add unions of
-super-vertices); one network gives IoU and IoP; convolutions average over members that list each other, unweighted;
-several seeds of each proposal are tried and the best rated cut is kept, as in the paper, where the released code draws
-one; training stops on held-out identities.
+Deviations: proposals of the first iteration alone, at lower similarities too (published sets "2" and "5"; "8" and "20"
+add unions of super-vertices); what the networks read and how they convolve (``engine.learning.proposals``); one network
+gives IoU and IoP; several seeds of each proposal are tried and the best rated cut is kept, as in the paper, where the
+released code draws one; training stops on held-out identities.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _cost(graph: GraphShape, config: GcnDConfig) -> Cost:
     members = graph.num_rows * len(config.thresholds)
     return Cost(
         fixed_bytes=graph.num_rows * 40 + members * 16,
-        bytes_per_thread=64 * config.max_size * (graph.dim + config.widths[0] * 3 + graph.k * 2) * 4,
+        bytes_per_thread=16 * config.max_size * (graph.dim + config.widths[0] * 3 + graph.k * 2) * 4,
         disk_bytes=graph.num_rows * 4 + (4 << 20),
         seconds=members * graph.dim * config.widths[0] / 5e9, kind="floats",
     )  # fmt: skip

@@ -33,10 +33,11 @@ from engine import api, compare, evaluate
 from engine.methods.baselines import KINDS
 
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
-SEEDED = ("self_trained", "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "cdp_mediator", "star_fc", "structural", "kmeans",
-          "minibatch_kmeans", "spectral", "chinese_whispers")  # fmt: skip
+NETWORKS = ("gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s")
+SEEDED = ("self_trained", *NETWORKS, "star_fc", "structural", "kmeans", "minibatch_kmeans", "spectral",
+          "chinese_whispers")  # fmt: skip
 METHODS = (
-    *KINDS, "cdp", "cosine", "cosine:map_equation", "self_trained", *outside.VALUES, "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s",
+    *KINDS, "cdp", "cosine", "cosine:map_equation", "self_trained", *outside.VALUES, *NETWORKS,
     *(name for method in ("star_fc", "structural") for name in (*(f"{method}:{each}" for each in PARTITIONS), method)),
 )  # fmt: skip
 

@@ -21,7 +21,6 @@ from engine.evaluation.comparison import ComparisonRow, render_comparison
 from engine.events import read_events
 from engine.methods import METHODS
 from engine.methods.base import MODEL_FILE, WEIGHTS_FILE
-from engine.methods.baselines import KINDS
 from engine.storage import manifest
 from engine.storage.arrays import map_array
 from engine.storage.context import committed_records
@@ -58,11 +57,6 @@ class Contender:
     @property
     def slug(self) -> str:
         return self.name.replace("/", "-").replace(":", "-")
-
-    @property
-    def trains(self) -> bool:
-        """Whether anything of it is learned or chosen from labels."""
-        return METHODS[self.method].needs_model or self.method in KINDS
 
     def settings(self, given: Mapping[str, Any], seed: int | None) -> Any:
         """Its preset's settings with those given."""
@@ -139,7 +133,7 @@ def _measure(
 ) -> ComparisonRow:  # fmt: skip
     settings, model, spent = each.settings(given, seed), None, 0.0
     try:
-        if each.trains:
+        if METHODS[each.method].trains:
             folder = out / "training"
             api.execute(
                 api.prepare("training", folder, replace(parts[0], settings=settings), resources), progress=progress

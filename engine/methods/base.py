@@ -72,7 +72,8 @@ class Method:
     ``learned``: scores are probabilities, else cosines. ``metric_spaces``: 0 if it takes vectors as they are; else
     training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
     half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
-    empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads ``cdp.committee``.
+    empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
+    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters.
     """
 
     name: MethodName
@@ -81,6 +82,12 @@ class Method:
     metric_spaces = 0
     partitions: tuple[str, ...] = ()
     takes_committee = False
+    chooses = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything of it is learned, or chosen, from labels."""
+        return self.needs_model or self.chooses
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's facts would say before training: what its weights belong to."""

@@ -67,6 +67,7 @@ class Baseline(Method):
     """One of ``KINDS``."""
 
     partitions = ("own",)
+    chooses = True
 
     def __init__(self, name: MethodName) -> None:
         self.name, self.kind = name, KINDS[name]

@@ -40,6 +40,7 @@ class Cdp(Method):
 
     name = "cdp"
     takes_committee = True
+    chooses = True
     partitions = ("propagation",)
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:

@@ -3,8 +3,9 @@
     python benchmarks/plan.py [--identities 8573] [--train-identities 500] [--model FOLDER] [--work FOLDER]
 
 A model is trained on a small stand-in, unless one is given; then a larger stand-in is clustered with it, and without
-it. Each is planned first, as ``asterism plan`` does, and run in a process of its own. Prints the ratios of projected to
-measured and writes ``benchmarks/records/plan.json`` (``plan_N.json`` for another number of identities).
+it. Each is planned first, as ``asterism plan`` does, and run in a process of its own. Disk of the whole run is the most
+held at a time, of a stage what it leaves: nothing if what it wrote is deleted once read. Prints the ratios of projected
+to measured and writes ``benchmarks/records/plan.json`` (``plan_N.json`` for another number of identities).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def measure(kind: str, words: list[str], prepared: api.Prepared, memory: str) ->
     """Run what was prepared and compare: a row per stage that ran, and the whole run's ratios."""
     root = prepared.root
     speeds = measure_speeds(root, prepared.threads)
-    run([*words, "--out", str(root), "--memory", memory, "--threads", str(prepared.threads), "--quiet"], root)
+    command = [*words, "--out", str(root), "--memory", memory, "--threads", str(prepared.threads), "--quiet"]
+    most_bytes = run(command, root)[1]
     measured = {row["stage"]: row for row in stage_table(root)}
     rows = [
         _row(stage, stage.seconds(speeds), measured[stage.name], root)
@@ -43,6 +45,7 @@ def measure(kind: str, words: list[str], prepared: api.Prepared, memory: str) ->
     whole = {
         "projected": _whole([row["projected"] for row in rows]), "measured": _whole([row["measured"] for row in rows])
     }  # fmt: skip
+    whole["projected"]["disk_bytes"], whole["measured"]["disk_bytes"] = prepared.plan.disk_bytes, most_bytes
     whole["ratio"] = _ratio(whole["projected"], whole["measured"])
     title = {"training": "training", "star_fc": "run with the model", "no_model": "run without a model"}[kind]
     print(f"\n{title}: {prepared.source.num_rows:,} rows, speeds {speeds}")

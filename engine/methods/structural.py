@@ -83,7 +83,7 @@ def fitting_stages(
     drawn = settings.trees.max_edges * 5 // 4
     cost = Cost(
         fixed_bytes=graph.num_rows * 40 + drawn * (structural.NUM_ALL * 9 + 120) + (64 << 20),
-        disk_bytes=4 << 20, seconds=drawn * settings.trees.num_trees * settings.trees.levels / 2e7,
+        disk_bytes=4 << 20, seconds=drawn * (settings.trees.num_trees * settings.trees.levels / 8e6 + 1e-5),
     )  # fmt: skip
     return [
         _neighborhoods(graph),

@@ -167,7 +167,10 @@ def density_peaks(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def modules_cost(num_rows: int, k: int) -> Cost:
     edges = num_rows * k
     return Cost(
-        fixed_bytes=16 * edges + 200 * num_rows, bytes_per_thread=32 << 20, disk_bytes=4 * num_rows, seconds=edges / 5e6
+        fixed_bytes=16 * edges + 200 * num_rows,
+        bytes_per_thread=32 << 20,
+        disk_bytes=4 * num_rows,
+        seconds=edges / 2.5e6,
     )
 
 

@@ -65,7 +65,7 @@ def cells_cost(num_cells: int, dim: int, rows_per_cell: int, num_rows: int) -> C
     return Cost(
         fixed_bytes=sample * (2 * code_width(dim) + 32) + num_cells * dim * 22,
         disk_bytes=num_cells * dim,
-        seconds=TRAIN_ITERATIONS * sample * compared_cells(num_cells, 1) * dim / RATE,
+        seconds=2.5 * TRAIN_ITERATIONS * sample * compared_cells(num_cells, 1) * dim / RATE,
         kind="codes",
     )
 
@@ -93,7 +93,7 @@ def probes_cost(num_rows: int, dim: int, num_cells: int, num_probes: int) -> Cos
         + ASSIGN_ROWS * 16 * groups_to_search(num_probes, count_groups(num_cells)),
         bytes_per_row=num_probes * 8 + dim * 6 + code_width(dim),
         disk_bytes=num_rows * num_probes * 4,
-        seconds=1.0 * num_rows * compared_cells(num_cells, num_probes) * dim / RATE,
+        seconds=1.5 * num_rows * compared_cells(num_cells, num_probes) * dim / RATE,
         kind="codes",
     )
 

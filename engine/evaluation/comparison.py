@@ -80,7 +80,7 @@ def _row(row: ComparisonRow, best: Mapping[str, float]) -> str:
         shown = f"{100 * value:.1f}"
         shown = f"<b>{shown}</b>" if value >= best[name] else shown
         cells += f"<td{' class=edge' if name in _EDGES else ''}>{shown}</td>"
-    said = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in row.point.items())
+    said = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in row.point.items() if value != "own")
     return (
         f"<tr><th>{escape(row.name)}<small>{escape(said)}</small></th>{cells}"
         f"<td class=edge>{row.scores['num_clusters']:,.0f}</td><td>{row.scores['num_singletons']:,.0f}</td>"

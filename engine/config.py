@@ -114,6 +114,9 @@ class GcnVConfig(Section):
 class GcnEConfig(Section):
     """GCN-E's network over the candidates of a vertex, which ``train`` trains after GCN-V's."""
 
+    inputs: Literal["vectors", "embedded"] = Field(
+        "vectors", description="what candidates are told apart by; embedded: GCN-V's embeddings, as published"
+    )
     widths: tuple[int, ...] = Field((512, 512, 256, 256), min_length=1, description="widths of the convolutions")
     hidden: int = Field(256, ge=1, description="width of the classifier's hidden layer")
     active: int = Field(10, ge=1, description="candidates are joined if either lists the other among its first so many")

@@ -133,10 +133,10 @@ def _gcn_e(confidence: _Reader, reader: _Reader) -> Converted:
         )
     weights |= {"input_mean": torch.zeros(embedded), "input_scale": torch.ones(embedded)}
     weights |= {f"{PREFIX}{name}": tensor for name, tensor in given.items()}
-    config = GcnEConfig(widths=tuple(widths), hidden=hidden).model_dump(mode="json")
+    config = GcnEConfig(inputs="embedded", widths=tuple(widths), hidden=hidden).model_dump(mode="json")
     network = {"gcn_v": facts["network"], "gcn_e": config}
     point = {"components": {"min_score": 0.80, "min_intimacy": 0.0}}
-    return weights, dim, {"network": network, "min_probability": 0.0}, point
+    return weights, dim, {"network": network, "min_probability": 0.0, "pass": "embedded"}, point
 
 
 def _l_gcn(reader: _Reader) -> Converted:

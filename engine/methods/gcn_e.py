@@ -3,18 +3,21 @@
 What it fits: GCN-V's confidence (``engine.methods.gcn_v``), then graph convolutions over the candidates of a vertex,
 its neighbours of higher confidence, that say which of them are of its identity (section 3.3). How it scores: the
 vertices of lowest confidence link to their nearest candidate, as in GCN-V; the others to the candidate of highest
-probability; a link's score is the cosine of its ends' embeddings. How it partitions: links of less than a least cosine,
-or probability, are dropped, the others joined.
+probability; a link's score is the cosine of its ends, or of their embeddings. How it partitions: links of less than a
+least cosine, or probability, are dropped, the others joined.
 
-Deviations: those of GCN-V; candidates are looked for among the K neighbours that the vectors list, re-ranked by
-embeddings (published: a second KNN graph of K = 160); convolutions average over candidates that list each other,
+Deviations: those of GCN-V; candidates are looked for among the K neighbours that the vectors list (published: a second
+KNN graph of K = 160 over GCN-V's embeddings), and told apart by the vectors: embeddings of identities not trained on
+are worse (``gcn_e.inputs=embedded`` is the published way); convolutions average over candidates that list each other,
 unweighted; the network trains on the same share of vertices that it serves (published: 70 % skipped in training, 80 %
-in use); both thresholds are chosen on held-out identities (published: cosine 0.80 alone).
+in use); the pass, the least cosine and the least probability are chosen on held-out identities (published: cosine
+0.80).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,14 +31,14 @@ from engine.learning.loop import CheckpointFile
 from engine.learning.pivots import PivotData, PivotNetwork, build_network, score_pivots, train_pivots
 from engine.learning.training import hold_out
 from engine.methods.base import GraphShape, Method, Model, aggregate_stage, which_edges
-from engine.methods.gcn_v import WEIGHTS, confidence_stage, fitting_stage
+from engine.methods.gcn_v import PASSES, WEIGHTS, confidence_stage, fitting_stage, link_columns
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold
 from engine.tiles import map_tiles, tile_bounds
 
-VERSION = 1
+VERSION = 2
 TILE_PIVOTS = 32
 PREFIX = "confidence."  # of the names of GCN-V's weights in the model's file
 PROBABILITIES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
@@ -52,14 +55,14 @@ class GcnE(Method):
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to, and the least probability of a link."""
         network = {"gcn_v": settings.gcn_v.model_dump(mode="json"), "gcn_e": settings.gcn_e.model_dump(mode="json")}
-        return {"network": network, "min_probability": 0.0}
+        return {"network": network, "min_probability": 0.0, "pass": PASSES[0]}
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``aggregate``, ``confidence``, ``links`` and ``score``, with the weights of ``model``."""
         assert model is not None
         where, network = {"weights": model.weights}, model.facts["network"]
         given = {"model": model.digest, "prefix": PREFIX}
-        least = {"min_probability": model.facts["min_probability"]}
+        least = {"min_probability": model.facts["min_probability"], "pass": PASSES.index(model.facts["pass"])}
         return [
             aggregate_stage(graph),
             confidence_stage(graph, GcnVConfig(**network["gcn_v"]), given | {"network": network["gcn_v"]}, {}, where),
@@ -79,6 +82,7 @@ class GcnE(Method):
             "identity_balance": settings.sampling.identity_balance, "seed": settings.seed, "labels": labels["digest"],
         }  # fmt: skip
         inputs = {"confidence": "confidence", "fit_confidence": "fit_confidence", "knn": "knn"} | graph.ordered
+        inputs |= {"features": graph.features}
         work = settings.train.max_steps * config.pivots_per_step * _products(k, settings.gcn_v.hidden, config)
         cost = Cost(
             fixed_bytes=n * (64 + k * 8) + config.pivots_per_step * k * sum(config.widths) * 64, disk_bytes=32 << 20,
@@ -102,7 +106,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     config = GcnEConfig(**network["gcn_e"])
     candidates = _Candidates(task, config)
     data = PivotData(
-        features_ND=candidates.codes_NH, neighbors_NK=candidates.neighbors_NK, identities_N=vertex_identities(task),
+        features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=vertex_identities(task),
         usable_N=candidates.undecided_N, batch_of=candidates.batch,
     )  # fmt: skip
     checkpoint = CheckpointFile(task.folder / "checkpoint.safetensors")
@@ -121,13 +125,15 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``linked`` (N,) int32, -1 for peaks, ``cosines`` (N,), and ``probabilities`` (N,), 1 if none was asked."""
+    """Write links as GCN-V's stage does, of both passes, and ``probabilities`` (N,) float32, 1 where none was asked."""
     config = GcnEConfig(**task.params["network"])
     candidates = hold(("candidates", task.call.digest), lambda: _Candidates(task, config))
-    network = _network(task, candidates.codes_NH.shape[1], config)
+    network = _network(task, candidates.inputs_NI.shape[1], config)
     neighbors_nK = candidates.neighbors_NK[start:stop]
-    cosines_nK = listed_cosines(candidates.codes_NH, neighbors_nK, start, threads=task.threads)
-    linked, cosines = nearest_confident(neighbors_nK, cosines_nK, candidates.confidence_N, start)
+    own = np.asarray(task.array("knn", "similarities")[start:stop], np.float32)
+    both = own, listed_cosines(task.array("confidence", "codes"), neighbors_nK, start, threads=task.threads)
+    pairs = [nearest_confident(neighbors_nK, cosines_nK, candidates.confidence_N, start) for cosines_nK in both]
+    linked, cosines = (np.stack([pair[part] for pair in pairs], axis=1) for part in (0, 1))
     probabilities = np.ones(stop - start, np.float32)
     pivots = np.flatnonzero(candidates.undecided_N[start:stop]) + start
 
@@ -136,26 +142,26 @@ def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         if not len(own):
             return
         batch = candidates.batch(own)
-        logits = score_pivots(network, candidates.codes_NH, own, batch, device=task.call.device)
+        logits = score_pivots(network, candidates.inputs_NI, own, batch, device=task.call.device)
         order = np.lexsort((batch.scored_ranks, -logits, batch.scored_rows))
         best = order[np.unique(batch.scored_rows[order], return_index=True)[1]]
         places, ranks = own[batch.scored_rows[best]] - start, batch.scored_ranks[best]
-        linked[places] = neighbors_nK[places, ranks]
-        cosines[places] = cosines_nK[places, ranks]
+        linked[places] = neighbors_nK[places, ranks][:, None]
+        cosines[places] = np.stack([cosines_nK[places, ranks] for cosines_nK in both], axis=1)
         probabilities[places] = 1 / (1 + np.exp(-logits[best]))
 
     map_tiles(run, tile_bounds(start, stop, TILE_PIVOTS * 4), task.threads)
     for name, column in (("linked", linked), ("cosines", cosines), ("probabilities", probabilities)):
         task.write_rows(name, column, column.dtype)
-    return {"peaks": int((linked < 0).sum()), "asked": len(pivots)}
+    return {"peaks": int((linked[:, 0] < 0).sum()), "asked": len(pivots)}
 
 
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the edges of these rows: a link's cosine, -1 for an edge that is no link or too improbable a one."""
 
     def load() -> tuple[np.ndarray, np.ndarray]:
-        linked_N, cosines_N, probabilities_N = _columns(task)
-        return np.where(probabilities_N >= np.float32(task.params["min_probability"]), linked_N, -1), cosines_N
+        linked_N, cosines_N = link_columns(task, task.params["pass"])
+        return _drop(linked_N, task, task.params["min_probability"]), cosines_N
 
     linked_N, cosines_N = hold(("links", task.call.digest), load)
     return write_edges(task, start, stop, lambda a, b, _: link_scores(a, b, linked_N, cosines_N))
@@ -165,13 +171,14 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Choose the least cosine and probability on the identities held out from training; write ``selected.json``."""
     identities_N = vertex_identities(task)
     held_out_N = hold_out(identities_N, task.params["holdout"], task.params["seed"])
-    linked_N, cosines_N, probabilities_N = _columns(task)
     points = {}
-    for least in PROBABILITIES:
-        kept = np.where(probabilities_N >= np.float32(least), linked_N, -1)
-        points[least] = selection.select_links(kept, cosines_N, identities_N, held_out_N)
-    best = max(points, key=lambda least: points[least]["held_out_f"])
-    facts = {"min_probability": best}
+    for number, least in product(range(len(PASSES)), PROBABILITIES):
+        linked_N, cosines_N = link_columns(task, number)
+        points[number, least] = selection.select_links(
+            _drop(linked_N, task, least), cosines_N, identities_N, held_out_N
+        )
+    best = max(points, key=lambda pair: points[pair]["held_out_f"])
+    facts = {"pass": PASSES[best[0]], "min_probability": best[1]}
     task.write_json(
         "selected", {"operating_points": {"components": points[best]}, "preferred": "components", "facts": facts}
     )
@@ -183,7 +190,8 @@ class _Candidates:
 
     def __init__(self, task: TaskContext, config: GcnEConfig) -> None:
         self.neighbors_NK = task.array("knn", "neighbors")
-        self.codes_NH = task.array("confidence", "codes")
+        embedded = config.inputs == "embedded"
+        self.inputs_NI = task.array("confidence", "codes") if embedded else task.array("features", "features")
         self.confidence_N = np.array(task.array("confidence", "confidence"))
         self.active = config.active
         count = np.zeros(len(self.confidence_N), np.int32)
@@ -205,8 +213,9 @@ class _Candidates:
         return (listed >= 0) & higher
 
 
-def _columns(task: TaskContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return tuple(np.array(task.array("links", name)) for name in ("linked", "cosines", "probabilities"))  # type: ignore[return-value]
+def _drop(linked_N: np.ndarray, task: TaskContext, least: float) -> np.ndarray:
+    """Links less those of a probability below ``least``."""
+    return np.where(np.asarray(task.array("links", "probabilities")) >= np.float32(least), linked_N, -1)
 
 
 def _network(task: TaskContext, dim: int, config: GcnEConfig) -> PivotNetwork:
@@ -229,11 +238,11 @@ def _links(
     asked = n * (1 - config.skip_share)
     products = asked * _products(k, config.widths[0], config)
     cost = Cost(
-        fixed_bytes=n * 16 + (64 << 20), bytes_per_row=k * 32, disk_bytes=n * 12,
+        fixed_bytes=n * 16 + (64 << 20), bytes_per_row=k * 32, disk_bytes=n * 20,
         bytes_per_thread=TILE_PIVOTS * k * max(config.widths) * 64, seconds=n * k / 2e6 + products * 2 / 4e10,
         kind="floats",
     )  # fmt: skip
-    inputs = {"knn": "knn", "confidence": "confidence", **weights}
+    inputs = {"knn": "knn", "confidence": "confidence", "features": graph.features, **weights}
     return Stage("links", f"{_HERE}:links", VERSION, dict(params), inputs, n, cost, where)
 
 

@@ -104,10 +104,14 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Train from the last checkpoint; write ``weights.safetensors``, GCN-V's among them."""
     network = task.params["network"]
     config = GcnEConfig(**network["gcn_e"])
-    candidates = _Candidates(task, config)
+    candidates, identities_N = _Candidates(task, config), vertex_identities(task)
+    held_out_N = hold_out(identities_N, task.params["train"]["holdout"], task.params["seed"])
+    usable_N = np.zeros(len(identities_N), np.bool_)
+    for part in (np.flatnonzero(held_out_N), np.flatnonzero(~held_out_N)):  # rows learned by heart are more confident
+        usable_N[part] = candidates.undecided(part)
     data = PivotData(
-        features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=vertex_identities(task),
-        usable_N=candidates.undecided_N, batch_of=candidates.batch,
+        features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=identities_N,
+        usable_N=usable_N, batch_of=candidates.batch,
     )  # fmt: skip
     checkpoint = CheckpointFile(task.folder / "checkpoint.safetensors")
     trained, history = train_pivots(
@@ -135,7 +139,8 @@ def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     pairs = [nearest_confident(neighbors_nK, cosines_nK, candidates.confidence_N, start) for cosines_nK in both]
     linked, cosines = (np.stack([pair[part] for pair in pairs], axis=1) for part in (0, 1))
     probabilities = np.ones(stop - start, np.float32)
-    pivots = np.flatnonzero(candidates.undecided_N[start:stop]) + start
+    undecided_N = hold(("undecided", task.call.digest), lambda: candidates.undecided(np.arange(len(candidates))))
+    pivots = np.flatnonzero(undecided_N[start:stop]) + start
 
     def run(tile: tuple[int, int]) -> None:
         own = pivots[(pivots >= tile[0]) & (pivots < tile[1])]
@@ -186,7 +191,7 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 class _Candidates:
-    """The listed neighbours of higher confidence, of the vertices that the network decides about."""
+    """The listed neighbours of higher confidence of every vertex."""
 
     def __init__(self, task: TaskContext, config: GcnEConfig) -> None:
         self.neighbors_NK = task.array("knn", "neighbors")
@@ -197,9 +202,18 @@ class _Candidates:
         count = np.zeros(len(self.confidence_N), np.int32)
         for start, stop in tile_bounds(0, len(count), 65_536):
             count[start:stop] = self._wanted(np.arange(start, stop)).sum(axis=1)
-        skipped = int(config.skip_share * len(count))
-        least = np.partition(self.confidence_N, skipped)[skipped]
-        self.undecided_N = (self.confidence_N >= least) & (count > 1)
+        self.several_N = count > 1
+        self.skip_share = config.skip_share
+
+    def __len__(self) -> int:
+        return len(self.confidence_N)
+
+    def undecided(self, rows: np.ndarray) -> np.ndarray:
+        """Which of ``rows`` the network decides about: of several candidates, and not of those least confident."""
+        confidence = self.confidence_N[rows]
+        skipped = int(self.skip_share * len(rows))
+        least = np.partition(confidence, skipped)[skipped] if len(rows) else 0.0
+        return (confidence >= least) & self.several_N[rows]
 
     def batch(self, pivots: np.ndarray) -> PivotBatch:
         """The candidates of some pivots and the edges among them."""

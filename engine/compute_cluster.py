@@ -6,7 +6,7 @@ H hosts of C cores, G GPUs and M bytes, and W = max(1, G) workers on each host (
 - *Tasks* of a stage over rows run on all H * W workers, in rounds of that many. A stage of one task runs on one worker
   while the others wait, however many hosts there are.
 - *Cores.* A cost's seconds are those of two cores. c cores do c / 4 times as much: half of their number, as they share
-  memory (16 cores built part1's graph about 4 times as fast as two; ``benchmarks/records/gpu.json``, ``part1.json``).
+  memory (16 cores built part1's graph about 4 times as fast as two; ``benchmarks/records/gpu.json``, ``scale.json``).
   A stage of one task gains from cores only if its cost tells of threads or products.
 - *GPUs.* Only what was measured on one gains: exact search, 220 times as fast as two cores (one H100 with 16 cores,
   ``benchmarks/records/gpu.json``: 572K rows exactly in 8.4 s). Finding cells, embedding and scoring use a GPU too, but

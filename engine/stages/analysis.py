@@ -24,7 +24,7 @@ from engine.storage.context import TaskContext, read_npy, stage_facts
 from engine.storage.formats import read_labels
 from engine.tiles import map_tiles
 
-VERSION = 3
+VERSION = 4
 SWEEP_STEPS = 40
 GALLERY_CLUSTERS = 9
 GALLERY_ROWS = 24
@@ -49,7 +49,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     identities_V = None if truth_N is None else truth_N[rows_V]
     low, high = _score_range(task)
     thresholds = {"score": _thresholds(low["score"], high["score"])}
-    if task.params["learned"]:
+    if task.params["learned"] or low["score"] != low["similarity"]:  # scores that are not the graph's cosines
         thresholds["similarity"] = _thresholds(low["similarity"], high["similarity"])
     sweeps = {name: ThresholdSweep(len(rows_V), values, identities_V) for name, values in thresholds.items()}
     histograms = {name: EdgeHistogram(low[name], high[name]) for name in ("similarity", "score")}

@@ -84,6 +84,9 @@ def test_a_baseline_is_trained_and_run_like_any_method(tmp_path) -> None:  # typ
     assert len(np.unique(cluster(vectors, model=tmp_path / "means").labels)) == 12
     with pytest.raises(ConfigError, match=r"needs baseline.num_clusters"):
         cluster(vectors, method="kmeans")
+    for method in ("kmeans", "cosine", "cdp"):
+        with pytest.raises(ConfigError, match=f"is a average_linkage model, --method {method} was asked for"):
+            cluster(vectors, model=tmp_path / "model", method=method, baseline={"num_clusters": 3})
     with pytest.raises(ConfigError, match="knows only own"):
         cluster(vectors, model=tmp_path / "model", partition={"method": "map_equation"})
 

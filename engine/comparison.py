@@ -30,6 +30,9 @@ from engine.tiles import tile_bounds
 RESULTS_FILE = "comparison.json"
 REPORT_FILE = "comparison.html"
 COPY_ROWS = 65_536
+POINT = (
+    "partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,11 +164,6 @@ def _measure(
     shutil.copyfile(folder / summary.REPORT_FILE, out / "runs" / f"{each.slug}.html")
     point = {name: value for name, value in summary.operating_point(folder).items() if name in POINT}
     return ComparisonRow(each.name, api.evaluate(found, truth), seconds, spent, peak_bytes, point)
-
-
-POINT = (
-    "partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection",
-)  # fmt: skip
 
 
 def _cost(folder: Path) -> tuple[float, int]:

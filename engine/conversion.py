@@ -18,10 +18,8 @@ from torch import Tensor
 
 from engine.config import GcnEConfig, GcnVConfig, LGcnConfig, ModelConfig
 from engine.errors import ConfigError, DataError
-from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
+from engine.methods.base import write_model
 from engine.methods.gcn_e import PREFIX
-from engine.storage import manifest
-from engine.version import __version__
 
 State = Mapping[str, Tensor]
 Converted = tuple[dict[str, Tensor], int, dict[str, Any], dict[str, dict[str, float]]]
@@ -44,14 +42,11 @@ def convert(method: str, states: Sequence[str | Path], out: str | Path, *, k: in
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.detach().float().contiguous().clone() for name, tensor in weights.items()})
-    manifest.write_atomic(out / WEIGHTS_FILE, lambda stream: stream.write(data))
     (preferred,) = points
-    manifest.write_json(out / MODEL_FILE, {
-        "format_version": MODEL_FORMAT_VERSION, "engine_version": __version__, "method": method, "dim": dim, "k": k,
-        "settings": facts, "operating_points": points, "preferred": preferred,
-        "weights_checksum": manifest.file_checksum(out / WEIGHTS_FILE),
-        "facts": {**facts, "converted_from": [Path(path).name for path in states]},
-    })  # fmt: skip
+    write_model(
+        out, data, method=method, dim=dim, k=k, settings=facts, operating_points=points, preferred=preferred,
+        facts={**facts, "converted_from": [Path(path).name for path in states]},
+    )  # fmt: skip
     return out
 
 

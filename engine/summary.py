@@ -31,8 +31,8 @@ from engine.evaluation.report_data import (
 )
 from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
-from engine.methods import METHODS
-from engine.methods.base import MODEL_FILE, MODEL_FORMAT_VERSION, WEIGHTS_FILE
+from engine.methods import METHODS, base
+from engine.methods.fitting import FITTED_WEIGHTS
 from engine.plan import Cost, Plan, Stage, pending_ranges
 from engine.runner import is_running
 from engine.storage import manifest
@@ -188,29 +188,13 @@ def _curve(root: Path) -> list[SweepRow]:
 
 def write_model(root: Path, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:
     """Leave ``model.json`` and ``model.safetensors`` in a finished training's folder."""
-    weights = root / WEIGHTS_FILE
-    manifest.write_atomic(weights, lambda stream: stream.write((folders["fit"] / "weights.safetensors").read_bytes()))
-    selected = manifest.read_json(folders["select"] / "selected.json")
-    knn = plan.stage("knn")
-    manifest.write_json(
-        root / MODEL_FILE,
-        {
-            "format_version": MODEL_FORMAT_VERSION,
-            "engine_version": __version__,
-            "method": plan.facts["method"],
-            "dim": plan.facts["dim"],
-            "k": knn.params["k"],
-            "settings": METHODS[plan.facts["method"]].untrained(settings),
-            "operating_points": selected["operating_points"],
-            "preferred": selected["preferred"],
-            "weights_checksum": manifest.file_checksum(weights),
-            "facts": {
-                "trained_rows": plan.facts["num_rows"],
-                **selected.get("facts", {}),
-                **stage_facts(folders["fit"])[0],
-            },
-        },
-    )
+    selected, method = manifest.read_json(folders["select"] / "selected.json"), plan.facts["method"]
+    facts = {"trained_rows": plan.facts["num_rows"], **selected.get("facts", {}), **stage_facts(folders["fit"])[0]}
+    base.write_model(
+        root, (folders["fit"] / FITTED_WEIGHTS).read_bytes(), method=method, dim=plan.facts["dim"],
+        k=plan.stage("knn").params["k"], settings=METHODS[method].untrained(settings),
+        operating_points=selected["operating_points"], preferred=selected["preferred"], facts=facts,
+    )  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -52,12 +52,11 @@ class Sample:
         """The graph's undirected edges."""
         return undirected_edges(self.neighbors_NK, self.similarities_NK, 0, len(self), threads=self.threads)
 
-    def distance_matrix(self) -> Any:
-        """The graph as scipy's sparse matrix of distances."""
-        sources, targets, similarities = self.edges
-        distances = np.tile(np.maximum(1 - similarities.astype(np.float64), 1e-9), 2)
+    def sparse_matrix(self, kept_E: Array | slice, values_E: Array) -> Any:
+        """The graph's edges ``kept_E`` with these values, as scipy's symmetric sparse matrix."""
+        sources, targets = self.edges.sources[kept_E], self.edges.targets[kept_E]
         ends = np.concatenate([sources, targets]), np.concatenate([targets, sources])
-        return _library("scipy.sparse").coo_array((distances, ends), shape=(len(self),) * 2).tocsr()
+        return _library("scipy.sparse").coo_array((np.tile(values_E, 2), ends), shape=(len(self),) * 2).tocsr()
 
 
 Search = Callable[[Sample, Sequence[Point]], Iterator[Array]]
@@ -85,11 +84,8 @@ def spectral(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
     As scikit-learn does it, but for MiniBatch k-means, as clusters are many, and ``MOST_EIGENVECTORS``.
     """
-    sources, targets, similarities = sample.edges
-    kept = similarities > 0
-    ends = np.concatenate([sources[kept], targets[kept]]), np.concatenate([targets[kept], sources[kept]])
-    weights = np.tile(similarities[kept].astype(np.float64), 2)
-    graph = _library("scipy.sparse").coo_array((weights, ends), shape=(len(sample),) * 2).tocsr()
+    kept = sample.edges.similarities > 0
+    graph = sample.sparse_matrix(kept, sample.edges.similarities[kept].astype(np.float64))
     for point in points:
         count = point["num_clusters"]
         vectors = _library("sklearn.manifold").spectral_embedding(
@@ -136,7 +132,7 @@ def dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
 def knn_dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
     """DBSCAN of the KNN graph: only listed neighbours count and join; noise stays alone."""
-    graph = sample.distance_matrix()
+    graph = sample.sparse_matrix(slice(None), np.maximum(1 - sample.edges.similarities.astype(np.float64), 1e-9))
     for point in points:
         found = _library("sklearn.cluster").DBSCAN(
             metric="precomputed", eps=point["distance"], min_samples=point["min_rows"]

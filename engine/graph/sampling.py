@@ -119,10 +119,21 @@ class EdgeSampler:
         picked = []
         for (chosen, cumulative), wanted in zip(self.groups, (positives, count - positives), strict=True):
             if len(chosen):
-                at = np.searchsorted(cumulative, rng.random(wanted) * cumulative[-1], side="right")
-                picked.append(chosen[np.minimum(at, len(chosen) - 1)])
+                picked.append(chosen[draw_places(rng, cumulative, wanted)])
         places = np.sort(np.concatenate(picked)) if picked else np.empty(0, np.int64)
         return places, self.same[places]
+
+
+def balance_rows(identities_n: Array, identity_balance: float) -> Array:
+    """Weigh rows by the size of their identity to the power -``identity_balance``: (n,) float64, cumulated."""
+    places, sizes = np.unique(identities_n, return_inverse=True, return_counts=True)[1:]
+    return np.cumsum(sizes[places].astype(np.float64) ** -identity_balance)
+
+
+def draw_places(rng: np.random.Generator, cumulative: Array, count: int) -> Array:
+    """Draw ``count`` places with replacement, by weights given as their running sum."""
+    at = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
+    return np.minimum(at, len(cumulative) - 1)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -18,14 +18,15 @@ from torch.nn import functional
 from engine.config import GcnVConfig, TrainConfig, fingerprint
 from engine.errors import DataError
 from engine.graph.features import fill_cosines
-from engine.learning.layers import GraphConvolution
+from engine.graph.sampling import balance_rows, draw_places
+from engine.learning.layers import GraphConvolution, drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
+from engine.learning.scoring import EMBED_ROWS, padded_tile
 from engine.learning.training import hold_out
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
 
-EMBED_ROWS = 1_024
 LINK_ROWS = 1_024
 HELD_OUT_ROWS = 20_000
 
@@ -57,9 +58,8 @@ class ConfidenceData:
 
 
 def build_network(dimension: int, config: GcnVConfig, seed: int) -> ConfidenceNetwork:
-    """Build a network with weights drawn from ``seed`` alone (torch's global generator is left as it was)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Build a network with weights drawn from ``seed`` alone."""
+    with drawn_weights(seed):
         return ConfidenceNetwork(dimension, config)
 
 
@@ -104,8 +104,7 @@ def train_confidence(
         held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_ROWS])
     if not len(fitted):
         raise DataError("training: every row of known identity is held out; lower train.holdout")
-    places, sizes = np.unique(data.identities_N[fitted], return_inverse=True, return_counts=True)[1:]
-    shares = np.cumsum(sizes[places].astype(np.float64) ** -identity_balance)
+    weights = balance_rows(data.identities_N[fitted], identity_balance)
     network = build_network(data.features_ND.shape[1], model, seed).to(device)
     count = min(model.vertices_per_step or len(fitted), len(fitted))
 
@@ -117,8 +116,7 @@ def train_confidence(
     def loss_of_step(step: int) -> Tensor:
         if count == len(fitted):
             return loss_at(fitted)
-        drawn = np.random.default_rng([seed, 2, step]).random(count) * shares[-1]
-        return loss_at(fitted[np.minimum(np.searchsorted(shares, drawn, side="right"), len(fitted) - 1)])
+        return loss_at(fitted[draw_places(np.random.default_rng([seed, 2, step]), weights, count)])
 
     settings = fingerprint([model, config, identity_balance, seed, *data.features_ND.shape])
     loop = TrainingLoop(network, config, settings, device)
@@ -129,7 +127,6 @@ def train_confidence(
     return network, loop.history
 
 
-@torch.no_grad()
 def embed_vertices(
     network: ConfidenceNetwork, features_nD: Array, aggregated_nD: Array, *, threads: int = 1, device: str = "cpu"
 ) -> tuple[Array, Array]:
@@ -140,11 +137,7 @@ def embed_vertices(
 
     def run(tile: tuple[int, int]) -> None:
         a, b = tile
-        rows = []
-        for part in (features_nD, aggregated_nD):
-            padded = np.zeros((EMBED_ROWS, part.shape[1]), np.float32)
-            padded[: b - a] = part[a:b]
-            rows.append(torch.from_numpy(padded).to(device))
+        rows = [padded_tile(part[a:b], EMBED_ROWS, device) for part in (features_nD, aggregated_nD)]
         with torch.no_grad():
             embedded, found = network(*rows)
             codes[a:b] = functional.normalize(embedded, dim=1)[: b - a].half().cpu().numpy()

@@ -6,6 +6,9 @@ F structural inputs. Everything per vertex is computed once (``encode``); an edg
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,14 @@ from engine.errors import DataError
 from engine.graph.features import NUM_STRUCTURAL
 
 NUM_EDGE_INPUTS = NUM_STRUCTURAL + 1  # the structural inputs, then the cosine of the aggregated vectors
+
+
+@contextmanager
+def drawn_weights(seed: int) -> Iterator[None]:
+    """Draw the weights of networks built in the block from ``seed`` alone; torch's global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 class GraphConvolution(nn.Module):
@@ -144,7 +155,6 @@ class StarFC(nn.Module):
 
 
 def build_model(dimension: int, config: ModelConfig, seed: int) -> StarFC:
-    """Build a network with weights drawn from ``seed`` alone (torch's global generator is left as it was)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Build a network with weights drawn from ``seed`` alone."""
+    with drawn_weights(seed):
         return StarFC(dimension, config)

@@ -19,7 +19,9 @@ from engine.config import TrainConfig, fingerprint
 from engine.errors import DataError
 from engine.graph.adjacency import rank_listed
 from engine.graph.features import fill_cosines
+from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
+from engine.learning.scoring import padded_tile
 from engine.learning.training import area_under_curve
 from engine.tiles import map_tiles, tile_bounds
 
@@ -101,8 +103,7 @@ class Mediator(nn.Module):
 
 def build_mediator(num_inputs: int, seed: int) -> Mediator:
     """Build one with weights drawn from ``seed`` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_weights(seed):
         return Mediator(num_inputs)
 
 
@@ -149,10 +150,9 @@ def mediate(mediator: Mediator, inputs_EI: Array, *, threads: int = 1) -> Array:
 
     def run(tile: tuple[int, int]) -> None:
         a, b = tile
-        padded = np.zeros((TILE_PAIRS, inputs_EI.shape[1]), np.float32)
-        padded[: b - a] = inputs_EI[a:b]
         with torch.no_grad():
-            scores[a:b] = torch.sigmoid(mediator(torch.from_numpy(padded)))[: b - a].numpy()
+            given = padded_tile(inputs_EI[a:b], TILE_PAIRS, "cpu")
+            scores[a:b] = torch.sigmoid(mediator(given))[: b - a].numpy()
 
     map_tiles(run, tile_bounds(0, len(scores), TILE_PAIRS), threads)
     return scores

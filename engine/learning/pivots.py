@@ -17,6 +17,8 @@ from torch.nn import functional
 from engine.config import TrainConfig, fingerprint
 from engine.errors import DataError
 from engine.graph.pivots import PivotBatch, mean_rows
+from engine.graph.sampling import balance_rows, draw_places
+from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.training import area_under_curve, hold_out
 from engine.tiles import single_threaded_kernels
@@ -92,10 +94,14 @@ class PivotNetwork(nn.Module):
 
 
 def build_network(dimension: int, widths: Sequence[int], hidden: int, seed: int) -> PivotNetwork:
-    """Build a network with weights drawn from ``seed`` alone (torch's global generator is left as it was)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Build a network with weights drawn from ``seed`` alone."""
+    with drawn_weights(seed):
         return PivotNetwork(dimension, widths, hidden)
+
+
+def count_products(dimension: int, widths: Sequence[int]) -> int:
+    """Multiplications of a network's convolutions for one member, for projections."""
+    return sum(2 * given * width for given, width in zip([dimension, *widths][:-1], widths, strict=True))
 
 
 def relative_vectors(features_ND: Array, pivots_B: Array, batch: PivotBatch) -> Tensor:
@@ -143,13 +149,11 @@ def train_pivots(
     if not len(fitted) or not len(held):
         raise DataError("training: no vertex to learn from is left once identities are held out; expected more labels")
     held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_PIVOTS])
-    places, sizes = np.unique(data.identities_N[fitted], return_inverse=True, return_counts=True)[1:]
-    shares = np.cumsum(sizes[places].astype(np.float64) ** -identity_balance)
+    weights = balance_rows(data.identities_N[fitted], identity_balance)
     network = build_network(data.features_ND.shape[1], widths, hidden, seed)
 
     def draw(step: int, count: int) -> Array:
-        drawn = np.random.default_rng([seed, 2, step]).random(count) * shares[-1]
-        return np.sort(fitted[np.minimum(np.searchsorted(shares, drawn, side="right"), len(fitted) - 1)])
+        return np.sort(fitted[draw_places(np.random.default_rng([seed, 2, step]), weights, count)])
 
     def logits_of(pivots: Array, allowed_N: Array) -> tuple[Tensor, Array]:
         """Logits of the scored members that are known and allowed, and whether each is of its pivot's identity."""

@@ -22,6 +22,7 @@ from engine.config import GcnDConfig, TrainConfig, fingerprint
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList
 from engine.graph.pivots import join_members
+from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.pivots import MeanNeighbors
 from engine.tiles import map_tiles, tile_bounds
@@ -42,6 +43,16 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @classmethod
+    def gather(cls, parts: Sequence[Array]) -> Proposals:
+        """Proposals of these members."""
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        return cls(np.concatenate([np.empty(0, np.int32), *parts]), starts)
+
+    def sets(self) -> list[Array]:
+        """The members of each."""
+        return [self.members_M[a:b] for a, b in pairwise(self.starts)]
 
     def take(self, chosen: Array) -> Proposals:
         """Some of them, in the order given."""
@@ -71,8 +82,7 @@ def propose(
             if key and key not in seen:
                 seen.add(key)
                 parts.append(members)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts])]).astype(np.int64)
-    return Proposals(np.concatenate([np.empty(0, np.int32), *parts]), starts)
+    return Proposals.gather(parts)
 
 
 def rate_truly(proposals: Proposals, identities_N: Array) -> tuple[Array, Array, Array]:
@@ -81,8 +91,7 @@ def rate_truly(proposals: Proposals, identities_N: Array) -> tuple[Array, Array,
     sizes = np.bincount(known)
     ious, iops = np.zeros(len(proposals), np.float32), np.zeros(len(proposals), np.float32)
     majority = np.full(len(proposals), -1, np.int64)
-    for place in range(len(proposals)):
-        members = proposals.members_M[proposals.starts[place] : proposals.starts[place + 1]]
+    for place, members in enumerate(proposals.sets()):
         own = known[members[identities_N[members] >= 0]]
         if len(own):
             counts = np.bincount(own)
@@ -129,9 +138,8 @@ class ProposalNetwork(nn.Module):
 
 
 def build_network(dimension: int, config: GcnDConfig, seed: int, *, segments: bool) -> ProposalNetwork:
-    """Build a network with weights drawn from ``seed`` alone (torch's global generator is left as it was)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Build a network with weights drawn from ``seed`` alone."""
+    with drawn_weights(seed):
         return ProposalNetwork(dimension, config, segments=segments)
 
 
@@ -223,7 +231,6 @@ def train_proposals(
     return network, loop.history
 
 
-@torch.no_grad()
 def rate(network: ProposalNetwork, graph: Graph, proposals: Proposals, *, threads: int = 1) -> Array:
     """Predicted IoU and IoP: (P, 2) float32."""
     network = network.eval()
@@ -258,22 +265,21 @@ def refine(
             for number in range(num_seeds):
                 seeds = taken.starts[:-1] + sizes * number // num_seeds
                 inliers = graph.run(segmenter, taken, seeds).numpy() > 0
-                bounds = zip(taken.starts[:-1], taken.starts[1:], strict=True)
-                cuts = [taken.members_M[a:b][inliers[a:b]] for a, b in bounds]
+                cuts = [taken.members_M[a:b][inliers[a:b]] for a, b in pairwise(taken.starts)]
                 places = np.array([place for place, cut in enumerate(cuts) if len(cut) > 1], np.int64)
                 if not len(places):
                     continue
-                kept = _gather([cuts[place] for place in places])
+                kept = Proposals.gather([cuts[place] for place in places])
                 found = graph.run(rater, kept).numpy()
                 for place, rating in zip(places, found, strict=True):
                     if rating[0] > ratings[place, 0]:
                         best[place], ratings[place] = cuts[place], rating
             chosen = np.array([place for place, cut in enumerate(best) if len(cut)], np.int64)
-            return [(_gather([best[place] for place in chosen]), ratings[chosen])] if len(chosen) else []
+            return [(Proposals.gather([best[place] for place in chosen]), ratings[chosen])] if len(chosen) else []
 
     found = [part for parts in map_tiles(run, tiles, threads) for part in parts]
-    members = [each.members_M[a:b] for each, _ in found for a, b in zip(each.starts[:-1], each.starts[1:], strict=True)]
-    return _gather(members), np.concatenate([np.zeros((0, 2), np.float32), *(ratings for _, ratings in found)])
+    members = [part for each, _ in found for part in each.sets()]
+    return Proposals.gather(members), np.concatenate([np.zeros((0, 2), np.float32), *(ratings for _, ratings in found)])
 
 
 def remove_overlap(num_vertices: int, proposals: Proposals, ratings_P: Array) -> Array:
@@ -285,11 +291,6 @@ def remove_overlap(num_vertices: int, proposals: Proposals, ratings_P: Array) ->
     owners_N[alone] = len(proposals) + np.flatnonzero(alone)
     first, places = np.unique(owners_N, return_index=True, return_inverse=True)[1:]
     return first[places.reshape(-1)].astype(np.int32)
-
-
-def _gather(parts: Sequence[Array]) -> Proposals:
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts])]).astype(np.int64)
-    return Proposals(np.concatenate([np.empty(0, np.int32), *parts]), starts)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -35,7 +35,7 @@ def embed_block(
 
     def run(tile: tuple[int, int]) -> None:
         a, b = tile
-        rows = [_padded(part[a:b], size, device) for part in (features_nD, aggregated_nD)]
+        rows = [padded_tile(part[a:b], size, device) for part in (features_nD, aggregated_nD)]
         with torch.no_grad():
             codes[a:b] = model.encode(*rows)[: b - a].half().cpu().numpy()
 
@@ -99,7 +99,7 @@ def score_edges(
                 fill_products(codes, part.sources, part.targets, products[:count])
                 logits = model.head.mix(torch.from_numpy(products).to(device) / codes.shape[1], given)
             else:
-                first, second = (_padded(codes[side], size, device) for side in (part.sources, part.targets))
+                first, second = (padded_tile(codes[side], size, device) for side in (part.sources, part.targets))
                 logits = model.edge_logits(first, second, given)
             scores[slice(*tile)] = torch.sigmoid(logits[:count]).cpu().numpy()
 
@@ -111,7 +111,8 @@ def _tile_size(size: int, device: str) -> int:
     return size if device == "cpu" else size * DEVICE_TILES
 
 
-def _padded(rows: Array, size: int, device: str) -> Tensor:
+def padded_tile(rows: Array, size: int, device: str) -> Tensor:
+    """Rows as float32 on ``device``, with rows of zeros up to ``size``."""
     tile = np.zeros((size, rows.shape[1]), np.float32)
     tile[: len(rows)] = rows
     return torch.from_numpy(tile).to(device)

@@ -198,7 +198,6 @@ class _Training:
         member[listed[listed >= 0]] = True
         return np.flatnonzero(member & (self.data.identities_N >= 0)).astype(np.int32)
 
-    @torch.no_grad()
     def _evaluate(self, edges: EdgeList, same: Array) -> tuple[float, float]:
         parts = [slice(a, a + 8_192) for a in range(0, len(same), 8_192)]
         logits = torch.cat([self._logits(EdgeList(*(c[part] for c in edges))).cpu() for part in parts])

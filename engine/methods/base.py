@@ -12,9 +12,11 @@ from typing import Any
 
 from engine.config import MethodName, Settings, fingerprint
 from engine.errors import ConfigError, DataError, ManifestMismatch
-from engine.plan import Stage
-from engine.stages import aggregate
+from engine.learning import selection
+from engine.plan import Cost, Stage
+from engine.stages import aggregate, select
 from engine.storage import manifest
+from engine.version import __version__
 
 MODEL_FORMAT_VERSION = 1
 MODEL_FILE = "model.json"
@@ -119,6 +121,42 @@ def aggregate_stage(graph: GraphShape) -> Stage:
     cost = aggregate.cost(graph.num_rows, graph.dim, graph.k)
     inputs = {"features": graph.features, "knn": "knn"}
     return Stage("aggregate", "engine.stages.aggregate:run", aggregate.VERSION, {}, inputs, graph.num_rows, cost)
+
+
+def select_stage(
+    graph: GraphShape, settings: Settings, labels: Mapping[str, Any], holdout: float, partitions: tuple[str, ...] = ()
+) -> Stage:
+    """The stage that chooses thresholds on the share ``holdout`` of identities; of all partitions if none is named.
+
+    ``labels`` as a method's ``training_stages`` gets them.
+    """
+    n, k = graph.num_rows, graph.k
+    params = {
+        "seed": settings.seed, "labels": labels["digest"], "holdout": holdout, "step": settings.partition.step,
+    } | ({"partitions": list(partitions)} if partitions else {})  # fmt: skip
+    where = {"labels": labels["labels"], "column": labels["column"]}
+    cost = Cost(fixed_bytes=n * 200 + n * k * 40, disk_bytes=1 << 16, seconds=n * k / 2.8e5)
+    inputs = {"score": "score"} | graph.ordered
+    return Stage("select", "engine.stages.select:run", selection.VERSION, params, inputs, 1, cost, where, granule=1)
+
+
+def select_own_stage() -> Stage:
+    """The ``select`` of a method that clusters by itself: there are no thresholds to choose."""
+    cost = Cost(disk_bytes=1 << 12)
+    return Stage("select", "engine.stages.select:own", select.VERSION, {}, {"fit": "fit"}, 1, cost, granule=1)
+
+
+def write_model(
+    folder: Path, weights: bytes, *, method: str, dim: int, k: int, settings: Mapping[str, Any],
+    operating_points: Mapping[str, Any], preferred: str, facts: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write a model's two files, as ``read_model`` reads them."""
+    manifest.write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
+    manifest.write_json(folder / MODEL_FILE, {
+        "format_version": MODEL_FORMAT_VERSION, "engine_version": __version__, "method": method, "dim": dim, "k": k,
+        "settings": settings, "operating_points": operating_points, "preferred": preferred,
+        "weights_checksum": manifest.file_checksum(folder / WEIGHTS_FILE), "facts": facts,
+    })  # fmt: skip
 
 
 def read_model(folder: str | Path, dim: int) -> Model:

@@ -13,15 +13,15 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from engine.clustering import baselines
 from engine.clustering.baselines import Point, Sample, Search
 from engine.config import BaselineConfig, MethodName, Settings
 from engine.errors import ConfigError
 from engine.evaluation.metrics import f_from_counts, pair_counts
-from engine.methods.base import GraphShape, Method, Model
+from engine.methods.base import GraphShape, Method, Model, select_own_stage
 from engine.methods.cosine import Cosine
+from engine.methods.fitting import write_weights
 from engine.plan import Cost, Stage
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext
@@ -86,8 +86,7 @@ class Baseline(Method):
         where = {"labels": labels["labels"], "column": labels["column"]}
         params = {"seed": settings.seed, "labels": labels["digest"]}
         tried = int(np.prod([len(values) or 1 for values in self.kind.values.values()]))
-        select = Stage("select", f"{_HERE}:select", VERSION, {}, {"fit": "fit"}, 1, Cost(disk_bytes=1 << 12), granule=1)
-        return [self._stage("fit", graph, params, where, tried), select]
+        return [self._stage("fit", graph, params, where, tried), select_own_stage()]
 
     def _stage(
         self, name: str, graph: GraphShape, params: Mapping[str, Any], where: Mapping[str, Any], tried: int
@@ -126,7 +125,7 @@ class Baseline(Method):
 def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Choose the point of best pairwise F, the first of equals; the weights are none."""
     identities_N, kind = vertex_identities(task), KINDS[task.params["kind"]]
-    task.write_file("weights.safetensors", lambda stream: stream.write(save({})))
+    write_weights(task, {})
     known = np.flatnonzero(identities_N >= 0)
     if "num_clusters" in kind.values:
         count = len(np.unique(identities_N[known]))
@@ -138,12 +137,6 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         task.report((number + 1) / len(points), f"point {number + 1} of {len(points)}")
     best = int(np.argmax(scores))
     return {"point": points[best], "train_f": scores[best]}
-
-
-def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``selected.json``: a baseline's clusters are its own."""
-    task.write_json("selected", {"operating_points": {}, "preferred": "own"})
-    return {}
 
 
 def cluster(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

@@ -12,26 +12,24 @@ identities unless set; the mediator stops on held-out identities, and its probab
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save
 
 from engine.config import Settings, TrainConfig
 from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList, undirected_edges
-from engine.learning.loop import CheckpointFile
 from engine.learning.mediator import Member, build_mediator, count_votes, mediate, pair_inputs, train_mediator
 from engine.learning.training import hold_out
-from engine.methods.base import GraphShape, Method, Model, which_edges
+from engine.methods.base import GraphShape, Method, Model, select_stage, which_edges
+from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
-from engine.stages.select import stage as select_stage
 from engine.storage.context import TaskContext, hold, read_npy
 
 VERSION = 1
-WEIGHTS = "weights.safetensors"
 _HERE = "engine.methods.cdp"
 
 
@@ -52,7 +50,11 @@ class Cdp(Method):
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``score``, and ``select``, which chooses the least cosine and the size cap; the weights are none."""
         fit = Stage("fit", f"{_HERE}:fit_nothing", VERSION, {}, {"knn": "knn"}, 1, Cost(disk_bytes=1 << 12), granule=1)
-        return [fit, *self.scoring_stages(graph, settings, None), _select(graph, settings, labels, self.partitions)]
+        return [
+            fit,
+            *self.scoring_stages(graph, settings, None),
+            select_stage(graph, settings, labels, settings.train.holdout, self.partitions),
+        ]
 
 
 class CdpMediator(Method):
@@ -91,12 +93,12 @@ class CdpMediator(Method):
         cost = Cost(fixed_bytes=held, disk_bytes=1 << 20, seconds=pairs / 5e5)
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, _inputs(graph), 1, cost, where, granule=1)
         score = _stage("score", "score", graph, which_edges(settings), _inputs(graph) | {"fit": "fit"})
-        return [fit, score, _select(graph, settings, labels, ())]
+        return [fit, score, select_stage(graph, settings, labels, settings.train.holdout)]
 
 
 def fit_nothing(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the weights of a method without any."""
-    task.write_file(WEIGHTS, lambda stream: stream.write(save({})))
+    write_weights(task, {})
     return {}
 
 
@@ -126,29 +128,25 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         inputs.append(pair_inputs(base, members, _rows(rows_V, a), _rows(rows_V, b), cosines, threads=task.threads))
         same.append(identities_N[a] == identities_N[b])
         held_out.append(held_out_N[a] | held_out_N[b])
-    checkpoint = CheckpointFile(task.folder / "checkpoint.safetensors")
-    mediator, history = train_mediator(
-        np.concatenate(inputs), np.concatenate(same), np.concatenate(held_out),
-        config=TrainConfig(**task.params["train"]), seed=task.params["seed"], checkpoint=checkpoint,
-        progress=lambda step, steps: task.report(step / steps, f"step {step:,} of {steps:,}"),
-    )  # fmt: skip
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(mediator.state_dict())))
-    checkpoint.path.unlink(missing_ok=True)
+    with checkpoint(task) as kept:
+        mediator, history = train_mediator(
+            np.concatenate(inputs), np.concatenate(same), np.concatenate(held_out),
+            config=TrainConfig(**task.params["train"]), seed=task.params["seed"], checkpoint=kept,
+            progress=report_steps(task),
+        )  # fmt: skip
+        write_weights(task, mediator.state_dict())
     return {"network": dict(task.params["network"]), "history": [entry.__dict__ for entry in history]}
 
 
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the pairs of these rows with the mediator's probability."""
     base, members, rows_V = _committee(task)
-    weights = task.where.get("weights") or str(task.input("fit") / WEIGHTS)
-    tensors = hold(("mediator", weights, task.call.digest), lambda: load_file(weights))
-    mediator = build_mediator(3 * len(members) + 2, seed=0)
-    mediator.load_state_dict(tensors)
+    mediator = read_network(task, partial(build_mediator, 3 * len(members) + 2, seed=0))
 
     def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
         rows = _rows(rows_V, sources), _rows(rows_V, targets)
         inputs = pair_inputs(base, members, *rows, similarities, threads=task.threads)
-        return mediate(mediator.eval(), inputs, threads=task.threads)
+        return mediate(mediator, inputs, threads=task.threads)
 
     return write_edges(task, start, stop, give)
 
@@ -202,10 +200,3 @@ def _stage(
         disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.5e7 + members * n * k * k / 3e8,
     )  # fmt: skip
     return Stage(name, f"{_HERE}:{function}", VERSION, dict(params), dict(inputs), n, cost, where or {})
-
-
-def _select(graph: GraphShape, settings: Settings, labels: Mapping[str, Any], partitions: tuple[str, ...]) -> Stage:
-    return select_stage(
-        graph.num_rows, graph.k, labels, graph.ordered, holdout=settings.train.holdout, seed=settings.seed,
-        step=settings.partition.step, partitions=partitions,
-    )  # fmt: skip

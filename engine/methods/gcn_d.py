@@ -14,14 +14,14 @@ released code draws one; training stops on held-out identities.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save
 
 from engine.config import GcnDConfig, MethodName, Settings, TrainConfig
 from engine.graph.adjacency import EdgeList
-from engine.learning.loop import CheckpointFile
 from engine.learning.proposals import (
     Graph,
     ProposalNetwork,
@@ -34,15 +34,15 @@ from engine.learning.proposals import (
     train_proposals,
 )
 from engine.learning.training import hold_out
-from engine.methods.base import GraphShape, Method, Model
+from engine.methods.base import GraphShape, Method, Model, select_own_stage
 from engine.methods.cosine import Cosine
+from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
 from engine.plan import Cost, Stage
 from engine.stages.edges import iterate_edges
 from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext, hold, read_npy
+from engine.storage.context import TaskContext, read_npy
 
 VERSION = 1
-WEIGHTS = "weights.safetensors"
 _HERE = "engine.methods.gcn_d"
 
 
@@ -88,8 +88,7 @@ class GcnD(Method):
             *Cosine().scoring_stages(graph, settings, None),
             _proposals(graph, settings.gcn_d),
             Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1),
-            Stage("select", "engine.methods.baselines:select", VERSION, {}, {"fit": "fit"}, 1,
-                  Cost(disk_bytes=1 << 12), granule=1),
+            select_own_stage(),
         ]  # fmt: skip
 
 
@@ -114,19 +113,18 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     weights: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     kinds = (False, True) if task.params["segments"] else (False,)
-    for number, segments in enumerate(kinds):
-        checkpoint = CheckpointFile(task.folder / f"checkpoint-{number}.safetensors")
-        network, history = train_proposals(
-            _graph(task), _read(task), identities_N, held_out_N, segments=segments, model=config, config=train,
-            seed=task.params["seed"], checkpoint=checkpoint,
-            progress=lambda step, steps, n=number: task.report((n + step / steps) / len(kinds), f"step {step:,}"),  # type: ignore[misc]
-        )  # fmt: skip
-        name = _name(segments)
-        weights |= {f"{name}.{key}": tensor.contiguous() for key, tensor in network.state_dict().items()}
-        facts[f"{name}_history"] = [entry.__dict__ for entry in history]
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(weights)))
-    for number in range(len(kinds)):
-        (task.folder / f"checkpoint-{number}.safetensors").unlink(missing_ok=True)
+    graph, proposals = _graph(task), _read(task)
+    with ExitStack() as checkpoints:
+        for number, segments in enumerate(kinds):
+            network, history = train_proposals(
+                graph, proposals, identities_N, held_out_N, segments=segments, model=config, config=train,
+                seed=task.params["seed"], progress=report_steps(task, number, len(kinds)),
+                checkpoint=checkpoints.enter_context(checkpoint(task, f"checkpoint-{number}")),
+            )  # fmt: skip
+            name = _name(segments)
+            weights |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
+            facts[f"{name}_history"] = [entry.__dict__ for entry in history]
+        write_weights(task, weights)
     return {"network": dict(task.params["network"]), **facts}
 
 
@@ -141,9 +139,7 @@ def cluster(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         segmenter = _network(task, config, segments=True)
         cuts, rated = refine(segmenter, rater, graph, proposals.take(middling), config.num_seeds, threads=task.threads)
         facts |= {"refined": len(cuts)}
-        members = np.concatenate([proposals.members_M, cuts.members_M])
-        starts = np.concatenate([proposals.starts, cuts.starts[1:] + proposals.starts[-1]])
-        proposals, ratings = Proposals(members, starts), np.concatenate([ratings, rated])
+        proposals, ratings = Proposals.gather([*proposals.sets(), *cuts.sets()]), np.concatenate([ratings, rated])
     num_vertices = task.array("knn", "neighbors").shape[0]
     task.write_npy("roots", remove_overlap(num_vertices, proposals, ratings[:, 0]))
     return facts
@@ -163,12 +159,9 @@ def _name(segments: bool) -> str:
 
 
 def _network(task: TaskContext, config: GcnDConfig, *, segments: bool) -> ProposalNetwork:
-    weights = task.where["weights"]
-    tensors = hold(("gcn_d", weights, task.call.digest), lambda: load_file(weights))
-    network = build_network(task.array("features", "features").shape[1], config, 0, segments=segments)
-    prefix = f"{_name(segments)}."
-    network.load_state_dict({key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})
-    return network
+    dim = task.array("features", "features").shape[1]
+    build = partial(build_network, dim, config, 0, segments=segments)
+    return read_network(task, build, prefix=f"{_name(segments)}.")
 
 
 def _proposals(graph: GraphShape, config: GcnDConfig) -> Stage:

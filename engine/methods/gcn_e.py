@@ -17,23 +17,30 @@ in use); the pass, the least cosine and the least probability are chosen on held
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from engine.config import GcnEConfig, GcnVConfig, Settings, TrainConfig
 from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning import selection
-from engine.learning.confidence import link_scores, listed_cosines, nearest_confident
-from engine.learning.loop import CheckpointFile
-from engine.learning.pivots import PivotData, PivotNetwork, build_network, score_pivots, train_pivots
+from engine.learning.pivots import PivotData, PivotNetwork, build_network, count_products, score_pivots, train_pivots
 from engine.learning.training import hold_out
 from engine.methods.base import GraphShape, Method, Model, aggregate_stage, which_edges
-from engine.methods.gcn_v import PASSES, WEIGHTS, confidence_stage, fitting_stage, link_columns
+from engine.methods.fitting import FITTED_WEIGHTS, checkpoint, read_network, report_steps, write_weights
+from engine.methods.gcn_v import (
+    PASSES,
+    confidence_stage,
+    find_links,
+    fitting_stage,
+    link_columns,
+    listed_in_passes,
+    score_stage,
+)
 from engine.plan import Cost, Stage
-from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold
 from engine.tiles import map_tiles, tile_bounds
@@ -69,7 +76,7 @@ class GcnE(Method):
             _links(
                 graph, GcnEConfig(**network["gcn_e"]), {"model": model.digest, "network": network["gcn_e"]}, {}, where
             ),
-            _score(graph, least | which_edges(settings, model)),
+            score_stage(graph, least | which_edges(settings, model)),
         ]
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
@@ -113,18 +120,14 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=identities_N,
         usable_N=usable_N, batch_of=candidates.batch,
     )  # fmt: skip
-    checkpoint = CheckpointFile(task.folder / "checkpoint.safetensors")
-    trained, history = train_pivots(
-        data, widths=config.widths, hidden=config.hidden, config=TrainConfig(**task.params["train"]),
-        pivots_per_step=config.pivots_per_step, identity_balance=task.params["identity_balance"],
-        seed=task.params["seed"], checkpoint=checkpoint, device=task.call.device,
-        progress=lambda step, steps: task.report(step / steps, f"step {step:,} of {steps:,}"),
-    )  # fmt: skip
-    weights = {name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()}
-    confidence = load_file(task.input("fit_confidence") / WEIGHTS)
-    weights |= {f"{PREFIX}{name}": tensor for name, tensor in confidence.items()}
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(weights)))
-    checkpoint.path.unlink(missing_ok=True)
+    with checkpoint(task) as kept:
+        trained, history = train_pivots(
+            data, widths=config.widths, hidden=config.hidden, config=TrainConfig(**task.params["train"]),
+            pivots_per_step=config.pivots_per_step, identity_balance=task.params["identity_balance"],
+            seed=task.params["seed"], checkpoint=kept, progress=report_steps(task), device=task.call.device,
+        )  # fmt: skip
+        confidence = load_file(task.input("fit_confidence") / FITTED_WEIGHTS)
+        write_weights(task, trained.state_dict() | {f"{PREFIX}{name}": tensor for name, tensor in confidence.items()})
     return {"network": dict(network), "history": [entry.__dict__ for entry in history]}
 
 
@@ -134,10 +137,8 @@ def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     candidates = hold(("candidates", task.call.digest), lambda: _Candidates(task, config))
     network = _network(task, candidates.inputs_NI.shape[1], config)
     neighbors_nK = candidates.neighbors_NK[start:stop]
-    own = np.asarray(task.array("knn", "similarities")[start:stop], np.float32)
-    both = own, listed_cosines(task.array("confidence", "codes"), neighbors_nK, start, threads=task.threads)
-    pairs = [nearest_confident(neighbors_nK, cosines_nK, candidates.confidence_N, start) for cosines_nK in both]
-    linked, cosines = (np.stack([pair[part] for pair in pairs], axis=1) for part in (0, 1))
+    listed = listed_in_passes(task, start, stop)
+    linked, cosines = find_links(task, start, listed, candidates.confidence_N)
     probabilities = np.ones(stop - start, np.float32)
     undecided_N = hold(("undecided", task.call.digest), lambda: candidates.undecided(np.arange(len(candidates))))
     pivots = np.flatnonzero(undecided_N[start:stop]) + start
@@ -152,7 +153,7 @@ def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         best = order[np.unique(batch.scored_rows[order], return_index=True)[1]]
         places, ranks = own[batch.scored_rows[best]] - start, batch.scored_ranks[best]
         linked[places] = neighbors_nK[places, ranks][:, None]
-        cosines[places] = np.stack([cosines_nK[places, ranks] for cosines_nK in both], axis=1)
+        cosines[places] = np.stack([cosines_nK[places, ranks] for cosines_nK in listed], axis=1)
         probabilities[places] = 1 / (1 + np.exp(-logits[best]))
 
     map_tiles(run, tile_bounds(start, stop, TILE_PIVOTS * 4), task.threads)
@@ -161,27 +162,13 @@ def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return {"peaks": int((linked[:, 0] < 0).sum()), "asked": len(pivots)}
 
 
-def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows: a link's cosine, -1 for an edge that is no link or too improbable a one."""
-
-    def load() -> tuple[np.ndarray, np.ndarray]:
-        linked_N, cosines_N = link_columns(task, task.params["pass"])
-        return _drop(linked_N, task, task.params["min_probability"]), cosines_N
-
-    linked_N, cosines_N = hold(("links", task.call.digest), load)
-    return write_edges(task, start, stop, lambda a, b, _: link_scores(a, b, linked_N, cosines_N))
-
-
 def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Choose the least cosine and probability on the identities held out from training; write ``selected.json``."""
     identities_N = vertex_identities(task)
     held_out_N = hold_out(identities_N, task.params["holdout"], task.params["seed"])
     points = {}
     for number, least in product(range(len(PASSES)), PROBABILITIES):
-        linked_N, cosines_N = link_columns(task, number)
-        points[number, least] = selection.select_links(
-            _drop(linked_N, task, least), cosines_N, identities_N, held_out_N
-        )
+        points[number, least] = selection.select_links(*link_columns(task, number, least), identities_N, held_out_N)
     best = max(points, key=lambda pair: points[pair]["held_out_f"])
     facts = {"pass": PASSES[best[0]], "min_probability": best[1]}
     task.write_json(
@@ -227,21 +214,9 @@ class _Candidates:
         return (listed >= 0) & higher
 
 
-def _drop(linked_N: np.ndarray, task: TaskContext, least: float) -> np.ndarray:
-    """Links less those of a probability below ``least``."""
-    return np.where(np.asarray(task.array("links", "probabilities")) >= np.float32(least), linked_N, -1)
-
-
 def _network(task: TaskContext, dim: int, config: GcnEConfig) -> PivotNetwork:
-    weights = task.where.get("weights") or str(task.input("fit") / WEIGHTS)
-
-    def load() -> PivotNetwork:
-        network = build_network(dim, config.widths, config.hidden, seed=0)
-        tensors = load_file(weights)
-        network.load_state_dict({name: tensors[name] for name in tensors if not name.startswith(PREFIX)})
-        return network.eval().to(task.call.device)
-
-    return hold(("gcn_e", weights, task.call.digest), load)
+    build = partial(build_network, dim, config.widths, config.hidden, seed=0)
+    return read_network(task, build, device=task.call.device)
 
 
 def _links(
@@ -260,14 +235,6 @@ def _links(
     return Stage("links", f"{_HERE}:links", VERSION, dict(params), inputs, n, cost, where)
 
 
-def _score(graph: GraphShape, params: Mapping[str, Any]) -> Stage:
-    n, k = graph.num_rows, graph.k
-    cost = Cost(fixed_bytes=n * 8, bytes_per_row=k * EDGE_BYTES, disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1e7)
-    return Stage("score", f"{_HERE}:score", VERSION, dict(params), {"knn": "knn", "links": "links"}, n, cost)
-
-
 def _products(k: int, width: int, config: GcnEConfig) -> float:
     """Multiplications of one vertex, of whose neighbours a quarter are candidates."""
-    sizes = [width, *config.widths]
-    each = sum(2 * given * width for given, width in zip(sizes[:-1], config.widths, strict=True))
-    return float(max(k // 4, 1) * each)
+    return float(max(k // 4, 1) * count_products(width, config.widths))

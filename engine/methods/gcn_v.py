@@ -13,10 +13,10 @@ K neighbours that the vectors list, re-ranked by embeddings, where the released 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save
 
 from engine.config import GcnVConfig, Settings, TrainConfig
 from engine.learning import selection
@@ -30,16 +30,15 @@ from engine.learning.confidence import (
     nearest_confident,
     train_confidence,
 )  # fmt: skip
-from engine.learning.loop import CheckpointFile
 from engine.learning.training import hold_out
 from engine.methods.base import GraphShape, Method, Model, aggregate_stage, which_edges
+from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold
 
 VERSION = 1
-WEIGHTS = "weights.safetensors"
 PASSES = ("vectors", "embedded")
 _HERE = "engine.methods.gcn_v"
 
@@ -63,7 +62,7 @@ class GcnV(Method):
             aggregate_stage(graph),
             confidence_stage(graph, GcnVConfig(**model.facts["network"]), params, {}, where),
             _links(graph),
-            _score(graph, {"pass": PASSES.index(model.facts["pass"])} | which_edges(settings, model)),
+            score_stage(graph, {"pass": PASSES.index(model.facts["pass"])} | which_edges(settings, model)),
         ]
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
@@ -123,32 +122,21 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         confidence_targets(task.array("knn", "neighbors"), task.array("knn", "similarities"), identities_N),
         identities_N,
     )  # fmt: skip
-    checkpoint = CheckpointFile(task.folder / "checkpoint.safetensors")
-    network, history = train_confidence(
-        data, model=GcnVConfig(**task.params["network"]), config=TrainConfig(**task.params["train"]),
-        identity_balance=task.params["identity_balance"], seed=task.params["seed"], checkpoint=checkpoint,
-        progress=lambda step, steps: task.report(step / steps, f"step {step:,} of {steps:,}"), device=task.call.device,
-    )  # fmt: skip
-    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(weights)))
-    checkpoint.path.unlink(missing_ok=True)
+    with checkpoint(task) as kept:
+        network, history = train_confidence(
+            data, model=GcnVConfig(**task.params["network"]), config=TrainConfig(**task.params["train"]),
+            identity_balance=task.params["identity_balance"], seed=task.params["seed"], checkpoint=kept,
+            progress=report_steps(task), device=task.call.device,
+        )  # fmt: skip
+        write_weights(task, network.state_dict())
     return {"network": dict(task.params["network"]), "history": [entry.__dict__ for entry in history]}
 
 
 def confidence(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``confidence`` (N,) float32 and ``codes`` (N, H) float16, unit embeddings."""
-    weights = task.where.get("weights") or str(task.input("fit") / WEIGHTS)
-    aggregated_ND = task.array("aggregate", "aggregated")
-
-    def load() -> Any:
-        network = build_network(aggregated_ND.shape[1], GcnVConfig(**task.params["network"]), seed=0)
-        prefix, tensors = task.params.get("prefix", ""), load_file(weights)
-        network.load_state_dict(
-            {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-        )
-        return network
-
-    network = hold(("confidence", weights, task.call.digest), load)
+    aggregated_ND, config = task.array("aggregate", "aggregated"), GcnVConfig(**task.params["network"])
+    build = partial(build_network, aggregated_ND.shape[1], config, seed=0)
+    network = read_network(task, build, prefix=task.params.get("prefix", ""))
     rows = task.array("features", "features")[start:stop], aggregated_ND[start:stop]
     codes, found = embed_vertices(network, *rows, threads=task.threads, device=task.call.device)
     task.write_rows("codes", codes, np.float16)
@@ -159,18 +147,32 @@ def confidence(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``linked`` (N, 2) int32, -1 for peaks, and ``cosines`` (N, 2) float32: of vectors, and of embeddings."""
     confidence_N = hold(("confidences", task.call.digest), lambda: np.array(task.array("confidence", "confidence")))
+    linked, cosines = find_links(task, start, listed_in_passes(task, start, stop), confidence_N)
+    task.write_rows("linked", linked, np.int32)
+    task.write_rows("cosines", cosines, np.float32)
+    return {"peaks": int((linked[:, 0] < 0).sum())}
+
+
+def listed_in_passes(task: TaskContext, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines (n, K) of rows ``start..stop`` with what they list, of each pass: of vectors, and of embeddings."""
+    own = np.asarray(task.array("knn", "similarities")[start:stop], np.float32)
     neighbors_nK = task.array("knn", "neighbors")[start:stop]
-    own = task.array("knn", "similarities")[start:stop]
-    embedded = listed_cosines(task.array("confidence", "codes"), neighbors_nK, start, threads=task.threads)
-    pairs = [nearest_confident(neighbors_nK, cosines, confidence_N, start) for cosines in (own, embedded)]
-    task.write_rows("linked", np.stack([targets for targets, _ in pairs], axis=1), np.int32)
-    task.write_rows("cosines", np.stack([cosines for _, cosines in pairs], axis=1), np.float32)
-    return {"peaks": int((pairs[0][0] < 0).sum())}
+    return own, listed_cosines(task.array("confidence", "codes"), neighbors_nK, start, threads=task.threads)
+
+
+def find_links(
+    task: TaskContext, start: int, listed: tuple[np.ndarray, np.ndarray], confidence_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's nearest neighbour of higher confidence, and its cosine, by pass: (n, 2) each."""
+    neighbors_nK = task.array("knn", "neighbors")[start : start + len(listed[0])]
+    pairs = [nearest_confident(neighbors_nK, cosines_nK, confidence_N, start) for cosines_nK in listed]
+    return np.stack([targets for targets, _ in pairs], axis=1), np.stack([cosines for _, cosines in pairs], axis=1)
 
 
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows: a link's cosine, -1 for an edge that is no link."""
-    linked_N, cosines_N = hold(("links", task.call.digest), lambda: link_columns(task, task.params["pass"]))
+    """Write the edges of these rows: a link's cosine, -1 for an edge that is no link, or too improbable a one."""
+    least = task.params.get("min_probability", 0.0)
+    linked_N, cosines_N = hold(("links", task.call.digest), lambda: link_columns(task, task.params["pass"], least))
     return write_edges(task, start, stop, lambda a, b, _: link_scores(a, b, linked_N, cosines_N))
 
 
@@ -187,9 +189,12 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return {"preferred": "components", **points[best]}
 
 
-def link_columns(task: TaskContext, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """What every vertex links to and the link's cosine, of one pass."""
-    return tuple(np.ascontiguousarray(task.array("links", name)[:, number]) for name in ("linked", "cosines"))  # type: ignore[return-value]
+def link_columns(task: TaskContext, number: int, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """What every vertex links to and the link's cosine, of one pass; less links of a probability below ``least``."""
+    linked_N, cosines_N = (np.ascontiguousarray(task.array("links", name)[:, number]) for name in ("linked", "cosines"))
+    if least:
+        linked_N = np.where(task.array("links", "probabilities") >= np.float32(least), linked_N, -1)
+    return linked_N, cosines_N
 
 
 def _links(graph: GraphShape) -> Stage:
@@ -198,7 +203,8 @@ def _links(graph: GraphShape) -> Stage:
     return Stage("links", f"{_HERE}:links", VERSION, {}, {"knn": "knn", "confidence": "confidence"}, n, cost)
 
 
-def _score(graph: GraphShape, params: Mapping[str, Any]) -> Stage:
+def score_stage(graph: GraphShape, params: Mapping[str, Any]) -> Stage:
+    """The stage ``score`` over the stage ``links``, GCN-V's or GCN-E's."""
     n, k = graph.num_rows, graph.k
     cost = Cost(fixed_bytes=n * 8, bytes_per_row=k * EDGE_BYTES, disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1e7)
     return Stage("score", f"{_HERE}:score", VERSION, dict(params), {"knn": "knn", "links": "links"}, n, cost)

@@ -14,28 +14,26 @@ neither scored nor members. Unlabelled vectors are scored like any others.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
-from safetensors.torch import load_file, save
 
 from engine.config import LGcnConfig, Settings, TrainConfig
 from engine.graph.adjacency import rank_listed
 from engine.graph.intrinsics import widen
 from engine.graph.pivots import PivotBatch, pivot_batch
-from engine.learning.loop import CheckpointFile
-from engine.learning.pivots import PivotData, PivotNetwork, build_network, score_pivots, train_pivots
-from engine.methods.base import GraphShape, Method, Model, which_edges
+from engine.learning.pivots import PivotData, PivotNetwork, build_network, count_products, score_pivots, train_pivots
+from engine.methods.base import GraphShape, Method, Model, select_stage, which_edges
+from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
-from engine.stages.select import stage as select_stage
-from engine.storage.context import TaskContext, hold
+from engine.storage.context import TaskContext
 from engine.tiles import map_tiles, tile_bounds
 
 VERSION = 1
-WEIGHTS = "weights.safetensors"
 TILE_PIVOTS = 64
 _HERE = "engine.methods.l_gcn"
 
@@ -75,10 +73,7 @@ class LGcn(Method):
             kind="floats",
         )  # fmt: skip
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
-        select = select_stage(
-            graph.num_rows, graph.k, labels, graph.ordered, holdout=settings.train.holdout, seed=settings.seed,
-            step=settings.partition.step,
-        )  # fmt: skip
+        select = select_stage(graph, settings, labels, settings.train.holdout)
         return [fit, *_scoring(graph, config, network, edges, {"fit": "fit"}, {}), select]
 
 
@@ -91,16 +86,13 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         features_ND=task.array("features", "features"), neighbors_NK=graph[0], identities_N=vertex_identities(task),
         usable_N=np.asarray(graph[0][:, 0]) >= 0, batch_of=lambda pivots: _batch(*graph, pivots, floor, config),
     )  # fmt: skip
-    checkpoint = CheckpointFile(task.folder / "checkpoint.safetensors")
-    network, history = train_pivots(
-        data, widths=config.widths, hidden=config.hidden, config=TrainConfig(**task.params["train"]),
-        pivots_per_step=config.pivots_per_step, identity_balance=task.params["identity_balance"],
-        seed=task.params["seed"], checkpoint=checkpoint, device=task.call.device,
-        progress=lambda step, steps: task.report(step / steps, f"step {step:,} of {steps:,}"),
-    )  # fmt: skip
-    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(weights)))
-    checkpoint.path.unlink(missing_ok=True)
+    with checkpoint(task) as kept:
+        network, history = train_pivots(
+            data, widths=config.widths, hidden=config.hidden, config=TrainConfig(**task.params["train"]),
+            pivots_per_step=config.pivots_per_step, identity_balance=task.params["identity_balance"],
+            seed=task.params["seed"], checkpoint=kept, progress=report_steps(task), device=task.call.device,
+        )  # fmt: skip
+        write_weights(task, network.state_dict())
     return {"network": dict(task.params["network"]), "history": [entry.__dict__ for entry in history]}
 
 
@@ -167,14 +159,8 @@ def _batch(
 
 
 def _network(task: TaskContext, dim: int, config: LGcnConfig) -> PivotNetwork:
-    weights = task.where.get("weights") or str(task.input("fit") / WEIGHTS)
-
-    def load() -> PivotNetwork:
-        network = build_network(dim, config.widths, config.hidden, seed=0)
-        network.load_state_dict(load_file(weights))
-        return network.eval().to(task.call.device)
-
-    return hold(("l_gcn", weights, task.call.digest), load)
+    build = partial(build_network, dim, config.widths, config.hidden, seed=0)
+    return read_network(task, build, device=task.call.device)
 
 
 def _members(k: int, config: LGcnConfig) -> int:
@@ -184,9 +170,7 @@ def _members(k: int, config: LGcnConfig) -> int:
 
 def _products(graph: GraphShape, config: LGcnConfig) -> float:
     """Multiplications of one pivot."""
-    sizes = [graph.dim, *config.widths]
-    each = sum(2 * given * width for given, width in zip(sizes[:-1], config.widths, strict=True))
-    return float(_members(graph.k, config) * each)
+    return float(_members(graph.k, config) * count_products(graph.dim, config.widths))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -16,23 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 
 from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
 from engine.graph.adjacency import EdgeList
 from engine.learning.layers import StarFC, build_model
-from engine.learning.loop import CheckpointFile
 from engine.learning.scoring import embed_block, score_edges
 from engine.learning.training import GraphData, train
-from engine.methods.base import GraphShape, Method, Model, aggregate_stage, which_edges
+from engine.methods.base import GraphShape, Method, Model, aggregate_stage, select_stage, which_edges
+from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import learned, vertex_identities
-from engine.stages.select import stage as select_stage
-from engine.storage.context import TaskContext, hold
+from engine.storage.context import TaskContext
 
 VERSION = 2
-CHECKPOINT_FILE = "checkpoint.safetensors"
 _HERE = "engine.methods.star_fc"
 
 
@@ -74,10 +71,7 @@ class StarFc(Method):
         )  # fmt: skip
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
         scoring = _scoring(graph, network, {"network": params["network"]}, {"fit": "fit"}, {}, which_edges(settings))
-        select = select_stage(
-            n, graph.k, labels, graph.ordered, holdout=settings.train.holdout, seed=settings.seed,
-            step=settings.partition.step,
-        )  # fmt: skip
+        select = select_stage(graph, settings, labels, settings.train.holdout)
         return [aggregate_stage(graph), fit, *scoring, select]
 
 
@@ -91,23 +85,21 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         similarities_NK=task.array("knn", "similarities"),
         identities_N=vertex_identities(task),
     )
-    checkpoint = CheckpointFile(task.folder / CHECKPOINT_FILE)
-    trained = train(
-        data,
-        sampling=SamplingConfig(**task.params["sampling"]),
-        model=ModelConfig(**task.params["network"]),
-        config=settings,
-        seed=task.params["seed"],
-        checkpoint=checkpoint,
-        progress=lambda step, steps: task.report(step / steps, f"step {step:,} of {steps:,}"),
-        device=task.call.device,
-        threads=task.threads,
-    )
-    weights = {name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
-    tensors, facts = learned(task)
-    weights |= {name: torch.from_numpy(array) for name, array in tensors.items()}
-    task.write_file("weights.safetensors", lambda stream: stream.write(save(weights)))
-    checkpoint.path.unlink(missing_ok=True)
+    with checkpoint(task) as kept:
+        trained = train(
+            data,
+            sampling=SamplingConfig(**task.params["sampling"]),
+            model=ModelConfig(**task.params["network"]),
+            config=settings,
+            seed=task.params["seed"],
+            checkpoint=kept,
+            progress=report_steps(task),
+            device=task.call.device,
+            threads=task.threads,
+        )
+        tensors, facts = learned(task)
+        metric = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        write_weights(task, trained.model.state_dict() | metric)
     history = [entry.__dict__ for entry in trained.history]
     return {"network": dict(task.params["network"]), "best_step": trained.best_step, "history": history, **facts}
 
@@ -158,16 +150,8 @@ def _scoring(
 
 
 def _network(task: TaskContext) -> StarFC:
-    weights = task.where.get("weights") or str(task.input("fit") / "weights.safetensors")
-
-    def load() -> StarFC:
-        dim = task.array("aggregate", "aggregated").shape[1]
-        network = build_model(dim, ModelConfig(**task.params["network"]), seed=0)
-        tensors = load_file(weights)
-        network.load_state_dict({name: tensors[name] for name in tensors if not name.startswith("metric.")})
-        return network.eval()
-
-    return hold(("network", weights, task.call.digest), load)
+    dim, config = task.array("aggregate", "aggregated").shape[1], ModelConfig(**task.params["network"])
+    return read_network(task, lambda: build_model(dim, config, seed=0))
 
 
 def _half(features_ND: np.ndarray) -> np.ndarray:

@@ -22,15 +22,14 @@ from engine.learning import structural
 from engine.learning.doubts import estimate_doubts
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
-from engine.methods.base import GraphShape, Method, Model, which_edges
+from engine.methods.base import GraphShape, Method, Model, select_stage, which_edges
+from engine.methods.fitting import FITTED_WEIGHTS, weights_path
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import write_edges
 from engine.stages.metric import learned, vertex_identities
-from engine.stages.select import stage as select_stage
 from engine.storage.context import TaskContext, hold, read_npy
 
 VERSION = 4
-WEIGHTS = "weights.safetensors"
 LEAST_CLUSTERS = 50  # of two rows and more, for first clusters to be learned from
 LEAST_EXPLAINED = 0.25  # of the entropy of clusters held out, for what was learned of the others to be used
 _HERE = "engine.methods.structural"
@@ -57,10 +56,7 @@ class Structural(Method):
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``neighborhoods``, ``fit_prior``, ``prior``, ``fit``, ``score`` of the whole graph, and ``select``."""
         where = {"labels": labels["labels"], "column": labels["column"]}
-        select = select_stage(
-            graph.num_rows, graph.k, labels, graph.ordered, holdout=settings.trees.holdout, seed=settings.seed,
-            step=settings.partition.step,
-        )  # fmt: skip
+        select = select_stage(graph, settings, labels, settings.trees.holdout)
         return [
             *fitting_stages(graph, settings, {"labels": labels["digest"]}, {}, where, which_edges(settings)),
             select,
@@ -133,7 +129,7 @@ def fit_prior(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         )  # fmt: skip
         tensors |= structural.trees_to_tensors(f"prior_{half}", trees)
         sizes.append(len(trees.values))
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
+    task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(tensors)))
     return {"trees": sizes}
 
 
@@ -177,7 +173,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         facts["doubts"] = estimate_doubts(read_npy(task.input("first"), "roots")) if doubts is None else doubts
         offset -= facts["doubts"] * float(np.log(2))
     scorer = structural.StructuralScorer(priors, final, slope, offset)
-    task.write_file(WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))
+    task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))
     return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
 
 
@@ -186,7 +182,7 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
     Where the first clusters gave nothing to learn from, they are certain.
     """
-    weights = task.where.get("weights") or str(task.input("fit") / WEIGHTS)
+    weights = weights_path(task)
     tensors = hold(("weights", weights, task.call.digest), lambda: load_file(weights))
     if not tensors:
         roots_N = hold(("first", task.call.digest), lambda: np.array(read_npy(task.input("first"), "roots")))
@@ -202,7 +198,7 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def _learned_nothing(task: TaskContext) -> dict[str, Any]:
-    task.write_file(WEIGHTS, lambda stream: stream.write(save({})))
+    task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save({})))
     return {"trees": 0, "edges": 0}
 
 
@@ -270,5 +266,5 @@ def _blocks(task: TaskContext) -> Iterator[EdgeList]:
 
 
 def _prior_trees(task: TaskContext) -> tuple[Trees, ...]:
-    weights = task.where.get("weights") or str(task.input("fit_prior") / WEIGHTS)
+    weights = weights_path(task, "fit_prior")
     return hold(("priors", weights, task.call.digest), lambda: structural.priors_from_tensors(load_file(weights)))

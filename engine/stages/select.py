@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,12 @@ import numpy as np
 
 from engine.learning import selection
 from engine.learning.training import hold_out
-from engine.plan import Cost, Stage
 from engine.stages.edges import iterate_edges
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext
 
+VERSION = 1
 FLOOR_SHARE = 0.0005  # leaves out a seventh of part1's edges, a quarter of real sets'; at 0.001 faces lose 0.1 of F
-
-
-def stage(
-    num_rows: int, k: int, labels: Mapping[str, Any], order: Mapping[str, str],
-    *, holdout: float, seed: int, step: float, partitions: tuple[str, ...] = (),
-) -> Stage:  # fmt: skip
-    """The stage over the ``score`` stage's edges; ``labels`` as a method's ``training_stages`` gets them.
-
-    ``partitions``: those to choose thresholds of; all if empty.
-    """
-    params = {"seed": seed, "labels": labels["digest"], "holdout": holdout, "step": step}
-    params |= {"partitions": list(partitions)} if partitions else {}
-    where = {"labels": labels["labels"], "column": labels["column"]}
-    cost = Cost(fixed_bytes=num_rows * 200 + num_rows * k * 40, disk_bytes=1 << 16, seconds=num_rows * k / 2.8e5)
-    inputs = {"score": "score", **order}
-    return Stage("select", "engine.stages.select:run", selection.VERSION, params, inputs, 1, cost, where, granule=1)
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -53,6 +36,12 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     facts = {"min_similarity": floor}
     task.write_json("selected", {"operating_points": selected, "preferred": preferred, "facts": facts})
     return {"preferred": preferred, **selected[preferred]}
+
+
+def own(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write ``selected.json`` of a method that clusters by itself."""
+    task.write_json("selected", {"operating_points": {}, "preferred": "own"})
+    return {}
 
 
 def similarity_floor(folder: Path, min_score: float) -> float:

@@ -37,7 +37,7 @@ def toy_proposals() -> Proposals:
 
 
 def sets(proposals: Proposals) -> list[tuple[int, ...]]:
-    return [tuple(proposals.members_M[a:b]) for a, b in zip(proposals.starts[:-1], proposals.starts[1:], strict=True)]
+    return [tuple(members) for members in proposals.sets()]
 
 
 def test_proposals_are_the_components_at_each_threshold_once() -> None:

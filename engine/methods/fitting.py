@@ -1,0 +1,53 @@
+"""What a method's ``fit`` does around its training, and how later stages find the network that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from engine.learning.loop import CheckpointFile
+from engine.storage.context import TaskContext, hold
+
+N = TypeVar("N", bound=nn.Module)
+
+FITTED_WEIGHTS = "weights.safetensors"
+
+
+@contextmanager
+def checkpoint(task: TaskContext, name: str = "checkpoint") -> Iterator[CheckpointFile]:
+    """A checkpoint in the stage's folder, removed once the block, which writes what was trained, is through."""
+    file = CheckpointFile(task.folder / f"{name}.safetensors")
+    yield file
+    file.path.unlink(missing_ok=True)
+
+
+def report_steps(task: TaskContext, part: int = 0, parts: int = 1) -> Callable[[int, int], None]:
+    """What shows a training's steps as the task's progress; as one of several trainings, if there are ``parts``."""
+    return lambda step, steps: task.report((part + step / steps) / parts, f"step {step:,} of {steps:,}")
+
+
+def write_weights(task: TaskContext, tensors: Mapping[str, Tensor]) -> None:
+    """Write what was trained as ``weights.safetensors``."""
+    on_host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(on_host)))
+
+
+def weights_path(task: TaskContext, fitted: str = "fit") -> str:
+    """The given model's weights, else those that the stage ``fitted`` wrote."""
+    return task.where.get("weights") or str(task.input(fitted) / FITTED_WEIGHTS)
+
+
+def read_network(task: TaskContext, build: Callable[[], N], *, prefix: str = "", device: str = "cpu") -> N:
+    """The network that ``build`` makes, with its weights; their names begin with ``prefix``. Held between tasks."""
+    path = weights_path(task)
+
+    def load() -> N:
+        network, tensors = build(), load_file(path)
+        network.load_state_dict({name: tensors[prefix + name] for name in network.state_dict()})
+        return network.eval().to(device)
+
+    return hold(("network", path, prefix, task.call.digest), load)

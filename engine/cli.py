@@ -149,7 +149,7 @@ def train(
     out: Out,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="structural, star_fc, gcn_v, gcn_e, l_gcn or a baseline; default: by size"),
+        typer.Option("--method", help="structural, star_fc, another that learns, or a baseline; default: by size"),
     ] = None,
     dim: Dim = None,
     column: Column = None,

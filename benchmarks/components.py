@@ -44,6 +44,7 @@ from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
 from engine.stages.edges import iterate_edges, num_edges
 from engine.storage.context import TaskContext, read_npy
+from engine.storage.places import Place
 from engine.tiles import tile_bounds, usable_cores
 
 VERTICES, DEGREE, QUICK_VERTICES = 10_000_000, 25, 500_000
@@ -76,7 +77,7 @@ def write_random_edges(task: TaskContext, start: int, stop: int) -> dict[str, An
 def run(root: Path, stages: list[Stage]) -> dict[str, Path]:
     """Run stages as the runner runs any, planned within 2 GB."""
     plan = make_plan("run", stages, source_digest="random", memory_bytes=MEMORY_BYTES, free_disk_bytes=10**15)
-    workshop = Workshop(root, LocalExecutor(), Quiet(), usable_cores(), "cpu")
+    workshop = Workshop(Place(root), LocalExecutor(), Quiet(), usable_cores(), "cpu")
     return run_plan(plan, workshop, {"source": {"digest": "random"}})
 
 

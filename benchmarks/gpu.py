@@ -27,6 +27,7 @@ from engine.executors.local import LocalExecutor
 from engine.progress import make_display
 from engine.runner import Workshop, run_plan
 from engine.storage.formats import read_labels
+from engine.storage.places import Place
 
 
 def build_graph(source: Path, folder: Path, mode: str, device: str) -> list[dict[str, Any]]:
@@ -35,7 +36,7 @@ def build_graph(source: Path, folder: Path, mode: str, device: str) -> list[dict
     prepared = api.prepare("run", folder, request, Resources(device=device))
     names = [stage.name for stage in prepared.plan.stages]
     plan = replace(prepared.plan, stages=prepared.plan.stages[: names.index("recall") + 1])
-    workshop = Workshop(folder, LocalExecutor(), make_display(True), prepared.threads, prepared.device)
+    workshop = Workshop(Place(folder), LocalExecutor(), make_display(True), prepared.threads, prepared.device)
     run_plan(plan, workshop, {**request.as_dict(), "source": prepared.source.as_dict()})
     return stage_table(folder)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ from engine.stages.ingest import row_column
 from engine.storage import manifest
 from engine.storage.context import read_npy
 from engine.storage.formats import read_labels, write_labels, write_parquet
+from engine.storage.places import Place, open_place
+from engine.storage.remote import absolute, is_url, local_copy
 from engine.synth import DIM, write_standin
 from engine.tiles import usable_cores
 
@@ -71,7 +73,7 @@ class Prepared:
     """A plan with what it was made from; nothing has run yet."""
 
     kind: Kind
-    root: Path
+    place: Place
     request: Request
     source: Source
     model: Model | None
@@ -79,6 +81,11 @@ class Prepared:
     resources: Resources
     device: str
     threads: int
+
+    @property
+    def root(self) -> Path:
+        """The run's folder on this host."""
+        return self.place.root
 
 
 @dataclass(frozen=True)
@@ -113,19 +120,20 @@ def cluster(
     """Cluster vectors by identity.
 
     ``features``: (N, D) array or the path of any supported source. ``model``: folder that ``train`` wrote; its method
-    is the default. ``workspace``: the run's folder; given again, the run resumes. ``labels``: identities, for
-    the report's scores only. ``resources``: ``memory_bytes``, ``threads``, ``workers``, ``device``. ``settings``: by
+    is the default. ``workspace``: the run's folder; given again, the run resumes. Any path may be an fsspec URL.
+    ``labels``: identities, for the report's scores only. ``resources``: ``memory_bytes``, ``threads``, ``workers``,
+    ``device``. ``settings``: by
     section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``. Raises ``EngineError`` of the fitting kind.
     """
     temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
-    root = Path(temporary.name) / "run" if temporary else Path(str(workspace))
+    root = f"{temporary.name}/run" if temporary else absolute(str(workspace))
     request = Request(
         features=as_path(features, root), settings=load_settings(config, settings, method=method),
         model=_text(model), labels=_text(labels), knn_graph=_text(knn_graph), dim=dim,
     )  # fmt: skip
     prepared = prepare("run", root, request, Resources(executor=executor, **(resources or {})))
     execute(prepared, progress=progress)
-    return ClusterResult(run_labels(root), root, root / summary.REPORT_FILE, temporary)
+    return ClusterResult(run_labels(root), prepared.root, prepared.root / summary.REPORT_FILE, temporary)
 
 
 def train(
@@ -139,7 +147,7 @@ def train(
     resources: Mapping[str, Any] | None = None,
     progress: bool = False,
     **settings: Any,
-) -> Path:
+) -> str | Path:
     """Train a method on labelled vectors and write the model's folder ``out``; run again, it resumes.
 
     ``method``: ``structural``, ``star_fc`` or ``gcn_v``; default: the configuration's, else by size and settings (see
@@ -147,7 +155,6 @@ def train(
     ``labels``: (N,) identities as an array or file; rows of -1 are not trained on. Thresholds are chosen on held-out
     identities and stored with the model. Other arguments as in ``cluster``.
     """
-    out = Path(out)
     request = Request(
         features=as_path(features, out), labels=as_path(labels, out, "labels"),
         settings=load_settings(config, settings, method=method), dim=dim,
@@ -163,8 +170,8 @@ def evaluate(
 
     Either is an (N,) integer array or a file. -1 counts as a cluster, or identity, of its own.
     """
-    truth = labels if isinstance(labels, np.ndarray) else read_labels(labels, column=labels_column)
-    found = predicted if isinstance(predicted, np.ndarray) else read_labels(predicted)
+    truth = labels if isinstance(labels, np.ndarray) else read_labels(local_copy(labels), column=labels_column)
+    found = predicted if isinstance(predicted, np.ndarray) else read_labels(local_copy(predicted))
     if len(truth) != len(found):
         raise DataError(
             f"{len(found):,} predicted labels and {len(truth):,} identities: one of each per row is expected"
@@ -174,7 +181,9 @@ def evaluate(
 
 def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources | None = None) -> Prepared:
     """Check everything and make the plan; writes nothing. Raises what a user should see before work starts."""
-    root, resources = Path(root).absolute(), resources or Resources()
+    place, resources = open_place(root), resources or Resources()
+    place.refresh()
+    root = place.root
     held = manifest.read_run(root)["request"] if (root / manifest.RUN_FILE).is_file() else {}
     source = describe_source(
         request.features, dim=request.dim, column=request.column, items_column=request.items_column,
@@ -205,7 +214,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     except (MemoryBudgetExceeded, DiskBudgetExceeded) as error:
         k = largest_fitting(lambda k: _fits(plan_at, settings.with_k(k)), min(settings.knn.k, source.num_rows - 1))
         raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
-    return Prepared(kind, root, request, source, model, plan, resources, choose_device(resources.device), threads)
+    return Prepared(kind, place, request, source, model, plan, resources, choose_device(resources.device), threads)
 
 
 def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], block_rows: int = 0) -> list[Projection]:
@@ -232,9 +241,9 @@ def _resolve(
     """The settings and model that a request means for a source, and what builds the stages from (other) settings."""
     labels = OutsideFile.describe(request.labels, request.labels_column)
     if labels is not None:
-        read_labels(labels.path, source.num_rows, column=labels.column)
+        read_labels(local_copy(labels.path), source.num_rows, column=labels.column)
     settings = request.settings
-    model = read_model(request.model, source.dim) if request.model else None
+    model = replace(read_model(local_copy(request.model), source.dim), folder=request.model) if request.model else None
     if settings.method == "auto":
         trains = kind == "training"
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
@@ -276,14 +285,14 @@ def execute(prepared: Prepared, *, progress: bool = True) -> dict[str, Path]:
     """Run a prepared plan; resumes what its folder already holds. Returns the folder of each stage."""
     display = make_display(progress)
     executor = make_executor(prepared)
-    workshop = Workshop(prepared.root, executor, display, prepared.threads, prepared.device)
+    workshop = Workshop(prepared.place, executor, display, prepared.threads, prepared.device)
     request = {**prepared.request.as_dict(), "source": prepared.source.as_dict()}
     try:
         folders = run_plan(prepared.plan, workshop, request)
         if prepared.kind == "run":
-            summary.write_report(prepared.root)
+            summary.write_report(prepared.place)
         if prepared.kind == "training":
-            summary.write_model(prepared.root, folders, prepared.plan, prepared.request.settings)
+            summary.write_model(prepared.place, folders, prepared.plan, prepared.request.settings)
     finally:
         executor.close()
         display.close()
@@ -292,16 +301,22 @@ def execute(prepared: Prepared, *, progress: bool = True) -> dict[str, Path]:
 
 def resume(root: str | Path, resources: Resources | None = None, *, progress: bool = True) -> Prepared:
     """Run a folder again from what its manifest says; committed work is skipped."""
-    root = Path(root)
-    held = manifest.read_run(root)
+    held = manifest.read_run(open_run(root))
     prepared = prepare(held["kind"], root, Request.from_dict(held["request"]), resources)
     execute(prepared, progress=progress)
     return prepared
 
 
+def open_run(root: str | Path) -> Path:
+    """The folder here of a run, store or training, with what is committed at its URL if it is at one."""
+    place = open_place(root)
+    place.refresh()
+    return place.root
+
+
 def run_labels(root: str | Path) -> np.ndarray:
     """Labels (N,) int64 of a finished run, in source order; raises ``DataError`` where there are none yet."""
-    folder = summary.stage_folder(Path(root), "labels")
+    folder = summary.stage_folder(open_run(root), "labels")
     if folder is None:
         raise DataError(f"{root} has no labels yet: asterism resume {root}")
     return np.array(read_npy(folder, "labels"))
@@ -314,8 +329,7 @@ def export(root: str | Path, out: str | Path, file_format: str, *, clusters: boo
     a Parquet file of one row per cluster instead, columns as ``ClusterTable``. Raises ``DataError`` if the run is not
     finished.
     """
-    root = Path(root)
-    labels = run_labels(root)
+    labels, root = run_labels(root), open_run(root)
     if file_format != "parquet":
         if clusters:
             raise ConfigError(f"clusters are exported as parquet, not as {file_format}")
@@ -397,24 +411,27 @@ def choose_device(asked: str) -> str:
     return asked
 
 
-def as_path(value: np.ndarray | str | Path, beside: Path, name: str = "features") -> str:
+def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "features") -> str:
     """The path itself; an array is saved beside the run first, named by its content, so that the run can be resumed."""
     if not isinstance(value, np.ndarray):
-        return str(Path(value).absolute())
+        return absolute(value)
+    if is_url(beside):
+        raise ConfigError(f"{name}: an array cannot be kept beside {beside}; save it to a file, or at a URL, first")
     array = np.ascontiguousarray(value)
     if array.dtype.hasobject:
         raise DataError(f"{name}: an array of Python objects; pass one of numbers, of shape (N, D) for vectors")
     hasher = xxhash.xxh3_128(f"{array.shape} {array.dtype.str}".encode())
     if array.size:
         hasher.update(array.reshape(-1).view(np.uint8).data)
-    path = beside.absolute().with_name(f"{beside.name}.{name}-{hasher.hexdigest()[:12]}.npy")
+    beside = Path(beside).absolute()
+    path = beside.with_name(f"{beside.name}.{name}-{hasher.hexdigest()[:12]}.npy")
     if not path.exists():
         manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
     return str(path)
 
 
 def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
+    return None if path is None else absolute(path)
 
 
 def _free_disk(root: Path) -> int:

@@ -25,6 +25,8 @@ from engine.events import read_events
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
+from engine.storage.places import open_place
+from engine.storage.remote import absolute
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -64,16 +66,17 @@ def parse_bytes(text: str, option: str = "--memory") -> int:
         raise ConfigError(f"{option} {text}: expected a size such as 8GB or 500MiB") from None
 
 
-Features = Annotated[Path, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
-Out = Annotated[Path, typer.Option("--out", help="folder to write")]
+# Places are paths or fsspec URLs.
+Features = Annotated[str, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
+Out = Annotated[str, typer.Option("--out", help="folder to write, or a URL: s3://bucket/folder")]
 Dim = Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")]
 Column = Annotated[str | None, typer.Option("--column", help="column or array that holds the vectors")]
 ItemsColumn = Annotated[str | None, typer.Option("--items-column", help="column of texts or image paths to show")]
-Labels = Annotated[Path | None, typer.Option("--labels", help="identities, one per row")]
+Labels = Annotated[str | None, typer.Option("--labels", help="identities, one per row")]
 LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="column that holds the labels")]
-ModelOption = Annotated[Path | None, typer.Option("--model", help="folder written by asterism train")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="folder written by asterism train")]
 KnnGraph = Annotated[
-    Path | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
+    str | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
 ]
 Method = Annotated[
     str | None,
@@ -97,7 +100,7 @@ PrecisionBias = Annotated[
 ZeroVectors = Annotated[ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")]
 BlockRows = Annotated[int, typer.Option("--block-rows", min=0, help="rows per task; 0 = chosen by the plan")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
-RunFolder = Annotated[Path, typer.Argument(help="folder of a run, store or training", metavar="RUN")]
+RunFolder = Annotated[str, typer.Argument(help="folder or URL of a run, store or training", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -114,7 +117,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="print the vers
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="vectors in any supported format")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="vectors in any supported format")],
     out: Out,
     dim: Dim = None,
     column: Column = None,
@@ -133,7 +136,7 @@ def ingest(
 ) -> None:
     """Read vectors once into a store: validated, normalised, sharded; runs then start from it."""
     request = api.Request(
-        features=str(source.absolute()), dim=dim, column=column, items_column=items_column,
+        features=absolute(source), dim=dim, column=column, items_column=items_column,
         settings=load_settings(config, settings, seed=seed, **_zero(zero_vectors)),
     )  # fmt: skip
     prepared = api.prepare("store", out, request, _resources(memory, threads, workers, executor, device, block_rows))
@@ -145,7 +148,7 @@ def ingest(
 @app.command()
 def train(
     features: Features,
-    labels: Annotated[Path, typer.Option("--labels", help="identities, one per row; -1 is not trained on")],
+    labels: Annotated[str, typer.Option("--labels", help="identities, one per row; -1 is not trained on")],
     out: Out,
     method: Annotated[
         str | None,
@@ -169,13 +172,13 @@ def train(
 ) -> None:
     """Train a method on labelled vectors; thresholds are chosen on held-out identities. Run again, it resumes."""
     request = api.Request(
-        features=str(features.absolute()), labels=str(labels.absolute()), labels_column=labels_column, dim=dim,
+        features=absolute(features), labels=absolute(labels), labels_column=labels_column, dim=dim,
         column=column, knn_graph=_text(knn_graph),
         settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
     )  # fmt: skip
     prepared = api.prepare("training", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     api.execute(prepared, progress=not quiet)
-    model = json.loads((out / "model.json").read_text())
+    model = json.loads((prepared.root / "model.json").read_text())
     console.print(f"{model['method']} model: {out}", highlight=False, soft_wrap=True)
     for name, point in model["operating_points"].items():
         chosen = " (preferred)" if name == model["preferred"] else ""
@@ -214,15 +217,15 @@ def run(
     )  # fmt: skip
     prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     api.execute(prepared, progress=not quiet)
-    print_result(out)
+    print_result(prepared.root)
 
 
 @app.command()
 def plan(
     features: Annotated[
-        Path | None, typer.Option("--features", help="vectors; may be left out with --hosts", show_default=False)
+        str | None, typer.Option("--features", help="vectors; may be left out with --hosts", show_default=False)
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="folder the run would go to")] = Path("asterism-run"),
+    out: Annotated[str, typer.Option("--out", help="folder the run would go to")] = "asterism-run",
     model: ModelOption = None,
     labels: Labels = None,
     labels_column: LabelsColumn = None,
@@ -280,7 +283,7 @@ def plan(
         return
     prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
     made = prepared.plan
-    speeds = measure_speeds(out, prepared.threads)
+    speeds = measure_speeds(prepared.root, prepared.threads)
     if as_json:
         print(json.dumps({
             **made.as_dict(), "memory_bytes": made.memory_bytes, "disk_bytes": made.disk_bytes,
@@ -311,12 +314,12 @@ def plan(
 
 @app.command()
 def compare(
-    features: Features,
+    features: Annotated[Path, typer.Option("--features", help="vectors in any supported format")],
     labels: Annotated[Path, typer.Option("--labels", help="identities, one per row")],
     methods: Annotated[
         str, typer.Option("--methods", help="by commas: METHOD or METHOD/PRESET, each may be followed by :PARTITION")
     ],
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="folder to write")],
     split: Annotated[
         Path | None, typer.Option("--split", help="0 (train) or 1 (test) per row; default: half of the identities")
     ] = None,
@@ -354,7 +357,7 @@ def convert(
     method: Annotated[
         str, typer.Option("--method", help="gcn_v, gcn_e (GCN-V's file first), l_gcn, star_fc (head last)")
     ],
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="folder to write")],
     k: Annotated[int, typer.Option("--k", min=1, help="neighbours that it was trained with")] = 80,
 ) -> None:
     """Make a model of the weights of another release; tensors are read, nothing is unpickled."""
@@ -377,13 +380,14 @@ def resume(
     resources = _resources(memory, threads, workers, executor, device, block_rows)
     prepared = api.resume(folder, resources, progress=not quiet)
     if prepared.kind == "run":
-        print_result(folder)
+        print_result(prepared.root)
 
 
 @app.command()
 def status(folder: RunFolder, as_json: Json = False) -> None:
     """Show how far a run is, from its folder; works while it runs, from any machine that sees the folder."""
-    found = summary.run_status(folder)
+    root = api.open_run(folder)
+    found = summary.run_status(root)
     if as_json:
         print(json.dumps(found))
         return
@@ -397,7 +401,7 @@ def status(folder: RunFolder, as_json: Json = False) -> None:
     console.print(table)
     if found["state"] == "stopped":
         console.print(f"nothing works on it now; asterism resume {folder}", highlight=False, soft_wrap=True)
-    failures = [event for event in read_events(folder) if event["event"] == "run_failed"]
+    failures = [event for event in read_events(root) if event["event"] == "run_failed"]
     if failures and found["state"] != "finished":
         console.print(f"last failure: {failures[-1]['error']}", highlight=False, markup=False, soft_wrap=True)
 
@@ -419,9 +423,9 @@ def export(
 
 @app.command()
 def evaluate(
-    labels: Annotated[Path, typer.Option("--labels", help="identities, one per row")],
-    run_folder: Annotated[Path | None, typer.Option("--run", help="a run's folder")] = None,
-    pred: Annotated[Path | None, typer.Option("--pred", help="a file of predicted labels")] = None,
+    labels: Annotated[str, typer.Option("--labels", help="identities, one per row")],
+    run_folder: Annotated[str | None, typer.Option("--run", help="a run's folder or URL")] = None,
+    pred: Annotated[str | None, typer.Option("--pred", help="a file of predicted labels")] = None,
     labels_column: LabelsColumn = None,
     as_json: Json = False,
 ) -> None:
@@ -446,7 +450,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="copy of the report to write")] = None,
 ) -> None:
     """Write a finished run's HTML report again and say where it is."""
-    path = summary.write_report(folder)
+    path = summary.write_report(open_place(api.open_run(folder)))
     if out is not None:
         shutil.copyfile(path, out)
         path = out
@@ -456,7 +460,7 @@ def report(
 @app.command()
 def synth(
     identities: Annotated[int, typer.Option("--identities", min=2, help="number of identities; about 68 rows each")],
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="folder to write")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="other seeds give other identities")] = 0,
     file_format: Annotated[StandinFormat, typer.Option("--format", help="bin (.bin and .meta) or store")] = (
         StandinFormat.bin
@@ -495,8 +499,8 @@ def main() -> None:
 
 
 def _run_request(
-    features: Path | None, model: Path | None, labels: Path | None, labels_column: str | None, method: str | None,
-    dim: int | None, column: str | None, items_column: str | None, knn_graph: Path | None,
+    features: str | None, model: str | None, labels: str | None, labels_column: str | None, method: str | None,
+    dim: int | None, column: str | None, items_column: str | None, knn_graph: str | None,
     zero_vectors: ZeroVectorPolicy | None, config: str | None, settings: list[str] | None, seed: int | None,
     precision_bias: float | None,
 ) -> api.Request:  # fmt: skip
@@ -523,8 +527,8 @@ def _zero(value: ZeroVectorPolicy | None) -> dict[str, Any]:
     return {} if value is None else {"ingest.zero_vectors": value.value}
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path.absolute())
+def _text(place: str | None) -> str | None:
+    return None if place is None else absolute(place)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class DiskBudgetExceeded(EngineError, OSError):
     """The working files would not fit the disk, or writing one failed."""
 
 
+class StorageFailed(EngineError, OSError):
+    """A storage refused something, or has failed for longer than is waited for; what was committed is kept."""
+
+
 class TaskFailed(EngineError, RuntimeError):
     """A task failed on every attempt; groups the causes by stage and block."""
 

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from engine.storage.manifest import explain_os_errors
+from engine.storage.places import Place
 
 EVENTS_FILE = "events.jsonl"
+PUBLISH_S = 10.0
 
 
 class EventLog:
-    """Appends events to ``RUN/events.jsonl``. Every event has ``time`` (Unix seconds) and ``event`` (its kind)."""
+    """Appends events to ``RUN/events.jsonl``. Every event has ``time`` (Unix seconds) and ``event`` (its kind).
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / EVENTS_FILE
+    Of a run at a URL the file is published anew every ``PUBLISH_S``.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._path = place.root / EVENTS_FILE
+        self._place = place
+        self._published = time.monotonic()
         # A line that a full disk cut off must not swallow the next one.
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             self._append("\n")
@@ -24,6 +31,13 @@ class EventLog:
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; the line is flushed to the system at once, so a killed process loses none."""
         self._append(json.dumps({"time": round(time.time(), 3), "event": event, **facts}, default=str) + "\n")
+        if time.monotonic() - self._published >= PUBLISH_S:
+            self.publish()
+
+    def publish(self) -> None:
+        """Let other hosts see the events so far."""
+        self._published = time.monotonic()
+        self._place.publish(self._path)
 
     def _append(self, text: str) -> None:
         with explain_os_errors(self._path), open(self._path, "a", encoding="utf-8") as stream:

@@ -6,7 +6,7 @@ A *store* is a run folder whose only stage is ``ingest``: ``asterism ingest`` ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from numba import njit
 from engine.errors import DataError
 from engine.storage import manifest
 from engine.storage.formats import open_source
+from engine.storage.places import open_place
+from engine.storage.remote import Storage, absolute, is_url, local_copy
 
 NAMED_ROWS = 8
 WHOLE_BYTES = 64 << 20  # sources up to this size are digested whole
@@ -62,8 +64,10 @@ def describe_source(
     The digest of up to 64 MiB follows the content alone. That of a larger source, which is not read twice, covers the
     size and time of change of every file and a sample of the bytes: a copy is another source unless it keeps the times.
     ``known`` is an earlier description: where sizes and times of all its files are unchanged, its digest holds.
-    Raises ``DataError`` for anything malformed.
+    A URL's source is described from this host's copy. Raises ``DataError`` for anything malformed.
     """
+    if is_url(path):
+        return _describe_url(absolute(path), dim, column, items_column)
     path = Path(path)
     if is_store(path):
         return _describe_store(path, dim)
@@ -191,6 +195,18 @@ def _describe_store(path: Path, dim: int | None) -> Source:
         str(path.absolute()), source["spec"], source["num_rows"], source["dim"], source["item_bytes"],
         f"store:{ingest['digest']}", str(folder.absolute()), [], zero_vectors=ingest["params"]["zero_vectors"],
     )  # fmt: skip
+
+
+def _describe_url(url: str, dim: int | None, column: str | None, items_column: str | None) -> Source:
+    if Storage(url).read(manifest.RUN_FILE) is not None:
+        place = open_place(url)
+        place.refresh()
+        store = _describe_store(place.root, dim)
+        assert store.store is not None
+        return replace(store, path=url, store=place.address(Path(store.store).name))
+    copy = local_copy(url)
+    source = describe_source(copy, dim=dim, column=column, items_column=items_column)
+    return replace(source, path=url, spec={**source.spec, "path": url}, stats=[])
 
 
 def _digest(files: list[Path], stats: list[list[Any]], num_rows: int, dim: int) -> str:

@@ -29,6 +29,7 @@ from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages import analysis, curve, explain, ingest, knn, metric, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
+from engine.storage.remote import absolute, local_copy
 
 GraphMembers = tuple[Mapping[str, str], ...]
 MAX_ROWS = 2**31  # that int32 ids can number
@@ -44,14 +45,14 @@ class OutsideFile:
 
     @classmethod
     def describe(cls, path: str | Path | None, column: str | None = None) -> OutsideFile | None:
-        """Checksum a file, or the files of a folder; ``None`` for no path."""
+        """Checksum a file, or the files of a folder, at a path or URL; ``None`` for no path."""
         if path is None:
             return None
-        found = Path(path).absolute()
+        found = local_copy(path)
         files = sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found]
         if not found.exists() or not files:
             raise DataError(f"{path}: no such file or folder")
-        return cls(str(found), "+".join(file_checksum(file) for file in files), column)
+        return cls(absolute(path), "+".join(file_checksum(file) for file in files), column)
 
 
 def store_stages(source: Source, settings: Settings) -> list[Stage]:
@@ -83,7 +84,7 @@ def graph_stages(
     k = choose_k(settings, n)
     shape = GraphShape(n, dim, k, vectors, None, originals=rows if projection else None)
     if knn_graph is not None:
-        width = open_knn_graph(knn_graph.path, n).k
+        width = open_knn_graph(local_copy(knn_graph.path), n).k
         shape = replace(shape, k=min(k, width))
         params = {"k": shape.k, "digest": knn_graph.digest}
         inputs, cost = {"features": vectors, "ingest": rows}, knn.import_cost(n, dim, width)

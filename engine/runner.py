@@ -5,13 +5,12 @@ Resuming is nothing but running again. The runner sees the executor protocol onl
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from engine.progress import Display, Ticker
 from engine.scratch import discard_consumed, is_consumed, is_enough, restore, stages_to_run
 from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
+from engine.storage.places import LOCK_FILE, MIRROR_FILE, Place
 from engine.version import __version__
 
 ATTEMPTS = 4
@@ -34,11 +34,16 @@ ATTEMPTS = 4
 class Workshop:
     """Where and with how much a plan runs; none of it can change a result."""
 
-    root: Path
+    place: Place
     executor: Executor
     display: Display
     threads: int
     device: str
+
+    @property
+    def root(self) -> Path:
+        """The run's folder on this host."""
+        return self.place.root
 
 
 def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[str, Path]:
@@ -48,15 +53,18 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
     folder holds a run of another source or kind, ``TaskFailed`` when a task keeps failing, or the task's own
     ``EngineError``. What was committed stays, whatever happens.
     """
-    root = workshop.root
+    place, root = workshop.place, workshop.root
     check_folder(root, plan.kind, request)
     with manifest.explain_os_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-    with locked(root):
+    with place.locked():
+        place.refresh()
         check_folder(root, plan.kind, request)
         manifest.remove_temporaries(root)
-        manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "running"})
-        events = EventLog(root)
+        held = {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "running"}
+        manifest.write_run(root, held)
+        place.publish(root / manifest.RUN_FILE)
+        events = EventLog(place)
         events.write(
             "run_started", kind=plan.kind, executor=workshop.executor.name, version=__version__, pid=os.getpid()
         )
@@ -64,7 +72,7 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
         try:
             with PeakMemory() as memory:
                 for stage in plan.stages:
-                    _withdraw_damaged(root / stage.folder, stage, events, workshop.display)
+                    _withdraw_damaged(root / stage.folder, stage, events, workshop)
                 needed = stages_to_run(plan, root)
                 for number, stage in enumerate(plan.stages):
                     if stage.unless and is_enough(folders[stage.unless]):
@@ -76,15 +84,18 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
                     if stage.scratch and stage.name not in needed:
                         continue
                     run_stage(stage, folders, workshop, events, memory)
-                    for name in discard_consumed(plan, number + 1, folders):
+                    for name in discard_consumed(plan, number + 1, folders, place):
                         events.write("outputs_consumed", stage=name)
         except BaseException as error:
             with suppress(OSError):
                 events.write("run_failed", error=f"{type(error).__name__}: {error}")
+                events.publish()
             raise
-        remove_stale(root, plan, events)
-        manifest.write_run(root, {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "finished"})
+        remove_stale(place, plan, events)
+        manifest.write_run(root, {**held, "state": "finished"})
         events.write("run_finished")
+        events.publish()
+        place.publish(root / manifest.RUN_FILE)
     return folders
 
 
@@ -93,7 +104,7 @@ def check_folder(root: Path, kind: str, request: dict[str, Any]) -> None:
     if root.exists() and not root.is_dir():
         raise ManifestMismatch(f"{root} is a file; --out must name a folder")
     if not (root / manifest.RUN_FILE).exists():
-        if root.exists() and any(path.name != LOCK_FILE for path in root.iterdir()):
+        if root.exists() and any(path.name not in (LOCK_FILE, MIRROR_FILE) for path in root.iterdir()):
             raise ManifestMismatch(f"{root} is not empty and holds no run: choose another --out; nothing was changed")
         return
     held = manifest.read_run(root)
@@ -112,7 +123,7 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     """Run what is not committed of one stage."""
     folder = workshop.root / stage.folder
     started = time.perf_counter()
-    _prepare(folder, stage)
+    _prepare(folder, stage, workshop.place)
     kept = [(record.start, record.stop) for record in committed_records(folder, stage.digest)]
     tasks = pending_ranges(stage, kept)
     done_rows = sum(stop - start for start, stop in kept)
@@ -132,39 +143,17 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     )  # fmt: skip
 
 
-def remove_stale(root: Path, plan: Plan, events: EventLog) -> None:
+def remove_stale(place: Place, plan: Plan, events: EventLog) -> None:
     """Delete outputs of settings that this finished plan replaced."""
     current = {stage.folder for stage in plan.stages}
-    for path in sorted(root.iterdir()):
+    for path in sorted(place.root.iterdir()):
         if path.name not in current and _STAGE_FOLDER.fullmatch(path.name):
             shutil.rmtree(path)
+            place.withdraw(path)
             events.write("outputs_replaced", folder=path.name)
 
 
-LOCK_FILE = "run.lock"
 _STAGE_FOLDER = re.compile(r"[a-z_0-9]+-[0-9a-f]{12}")
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the run's lock, so that two processes never work on one run; a killed process frees it."""
-    with manifest.explain_os_errors(root / LOCK_FILE):
-        stream = open(root / LOCK_FILE, "a+")  # noqa: SIM115
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is working on {root}: wait for it, or choose another --out") from None
-        yield
-
-
-def is_running(root: Path) -> bool:
-    """Tell whether a process holds the run's lock (as far as this machine's file system shows it)."""
-    try:
-        with locked(root):
-            return False
-    except (EngineError, OSError):
-        return True
 
 
 def _run_calls(calls: Sequence[TaskCall], stage: Stage, workshop: Workshop, events: EventLog) -> None:
@@ -173,6 +162,7 @@ def _run_calls(calls: Sequence[TaskCall], stage: Stage, workshop: Workshop, even
         for outcome in workshop.executor.run(calls):
             task = {"stage": stage.name, "start": outcome.call.start, "stop": outcome.call.stop, "attempt": attempt}
             if outcome.record is not None:
+                workshop.place.note(workshop.root / stage.folder, outcome.record)
                 events.write("task_committed", **task, seconds=outcome.record.seconds)
                 workshop.display.advance(stage, outcome.call.stop - outcome.call.start)
                 continue
@@ -203,32 +193,36 @@ def _failure(stage: Stage, failed: Sequence[Outcome], attempts: int) -> BaseExce
     return error
 
 
-def _prepare(folder: Path, stage: Stage) -> None:
+def _prepare(folder: Path, stage: Stage, place: Place) -> None:
     with manifest.explain_os_errors(folder):
         (folder / "records").mkdir(parents=True, exist_ok=True)
-        restore(folder)
+        restore(folder, place)
     try:
         intact = folder_digest(folder) == stage.digest
     except (OSError, DataError, KeyError, TypeError):
         intact = False
     if not intact:
         manifest.write_json(folder / "stage.json", asdict(stage))
+        place.publish(folder / "stage.json")
 
 
-def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, display: Display) -> None:
+def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, workshop: Workshop) -> None:
     """Check every committed output against its checksum; withdraw commits that are damaged, and say so."""
     if is_consumed(folder):
         return
+    display, place = workshop.display, workshop.place
     for path in manifest.damaged_records(folder):
         display.message(f"{stage.name}: {path} is damaged: computing the rows it stood for again")
         events.write("damage_found", stage=stage.name, damage=f"{path} is damaged")
         path.unlink()
+        place.withdraw(path)
     for record in committed_records(folder, stage.digest):
-        damage = manifest.find_damage(folder, record)
+        damage = place.find_damage(folder, record)
         if damage is not None:
             display.message(f"{stage.name}: {damage}: computing rows {record.start:,}..{record.stop:,} again")
             events.write("damage_found", stage=stage.name, start=record.start, stop=record.stop, damage=damage)
             manifest.discard_record(folder, record)
+            place.withdraw(manifest.record_path(folder, record))
 
 
 def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], workshop: Workshop) -> TaskCall:
@@ -236,8 +230,8 @@ def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], work
         function=stage.function,
         stage=stage.name,
         digest=stage.digest,
-        folder=str(folder),
-        inputs={name: str(folders.get(origin, origin)) for name, origin in stage.inputs.items()},
+        folder=workshop.place.address(folder.name),
+        inputs={name: _address(origin, folders, workshop.place) for name, origin in stage.inputs.items()},
         params=dict(stage.params),
         where=dict(stage.where),
         num_rows=stage.num_rows,
@@ -246,6 +240,11 @@ def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], work
         threads=workshop.threads,
         device=workshop.device,
     )
+
+
+def _address(origin: str, folders: dict[str, Path], place: Place) -> str:
+    """What names an input to a worker: a stage of this run, or a store elsewhere."""
+    return place.address(folders[origin].name) if origin in folders else origin
 
 
 def _show_inner(folder: Path, stage: Stage, display: Display) -> None:

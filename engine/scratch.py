@@ -14,9 +14,10 @@ from pathlib import Path
 from engine.plan import Plan, Stage
 from engine.storage import manifest
 from engine.storage.context import committed_records, release_held, stage_facts
+from engine.storage.places import Place
+from engine.storage.remote import drop_outputs
 
 MARK_FILE = "consumed.json"
-_KEPT = {MARK_FILE, "records", "stage.json"}
 
 
 def is_enough(folder: Path) -> bool:
@@ -64,7 +65,7 @@ def stages_to_run(plan: Plan, root: Path) -> set[str]:
     return wanted
 
 
-def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path]) -> list[str]:
+def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path], place: Place) -> list[str]:
     """Delete the outputs of scratch stages that none of the stages after the first ``done`` reads; return the names."""
     dropped = []
     for stage in plan.stages[:done]:
@@ -73,26 +74,24 @@ def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path]) -> list
             continue
         later = {folders.get(name) for after in plan.stages[done:] for name in (*after.inputs.values(), after.instead)}
         if folder not in later:
-            _discard(folder)
+            manifest.write_json(folder / MARK_FILE, {})
+            place.publish(folder / MARK_FILE)
+            release_held()  # files that are still mapped would keep their space
+            drop_outputs(folder)
+            place.withdraw(folder)
             dropped.append(stage.name)
     return dropped
 
 
-def restore(folder: Path) -> None:
+def restore(folder: Path, place: Place) -> None:
     """Let a stage whose outputs were deleted be done again."""
     if is_consumed(folder):
         shutil.rmtree(folder / "records", ignore_errors=True)
         (folder / "records").mkdir()
+        place.withdraw(folder / "records")
         (folder / MARK_FILE).unlink()
+        place.withdraw(folder / MARK_FILE)
 
 
 def _readers(stages: Sequence[Stage], name: str) -> list[Stage]:
     return [stage for stage in stages if name in stage.inputs.values() or name == stage.instead]
-
-
-def _discard(folder: Path) -> None:
-    manifest.write_json(folder / MARK_FILE, {})
-    release_held()  # files that are still mapped would keep their space
-    for path in folder.iterdir():
-        if path.name not in _KEPT:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -34,9 +34,9 @@ from engine.events import read_events
 from engine.methods import METHODS, base
 from engine.methods.fitting import FITTED_WEIGHTS
 from engine.plan import Cost, Plan, Stage, pending_ranges
-from engine.runner import is_running
 from engine.storage import manifest
 from engine.storage.context import committed_records, stage_facts
+from engine.storage.places import Place, open_place, open_stage
 from engine.version import __version__
 
 REPORT_FILE = "report.html"
@@ -59,19 +59,25 @@ _GALLERIES = {
 
 
 def stage_folder(root: Path, name: str) -> Path | None:
-    """Folder of a finished stage of the run's present plan, or ``None``."""
+    """Folder of a finished stage of the run's present plan, with its outputs here, or ``None``."""
     stage = next((s for s in manifest.read_run(root)["plan"]["stages"] if s["name"] == name), None)
     if stage is None:
         return None
     folder = root / f"{name}-{stage['digest'][:12]}"
     done = sum(record.stop - record.start for record in committed_records(folder, stage["digest"]))
-    return folder if done == stage["num_rows"] else None
+    if done != stage["num_rows"]:
+        return None
+    open_place(root).fetch(folder)
+    return folder
 
 
 def vectors_folder(root: Path) -> Path:
     """Folder of the ingested source that a run reads: its own, or the store's."""
     source = manifest.read_run(root)["request"]["source"]
-    folder = Path(source["store"]) if source["store"] else stage_folder(root, "ingest")
+    folder = None if source["store"] else stage_folder(root, "ingest")
+    if source["store"]:
+        place, folder = open_stage(source["store"])
+        place.fetch(folder)
     if folder is None or not folder.is_dir():
         raise DataError(f"{root}: the ingested vectors are not there ({source['path']})")
     return folder
@@ -95,7 +101,7 @@ def run_status(root: Path) -> dict[str, Any]:
             "task_seconds": round(sum(record.seconds for record in records), 3),
             "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
         })  # fmt: skip
-    state = "stopped" if held["state"] == "running" and not is_running(root) else held["state"]
+    state = "stopped" if held["state"] == "running" and not open_place(root).is_running() else held["state"]
     return {"run": str(root), "kind": held["kind"], "state": state, "stages": stages}
 
 
@@ -121,11 +127,12 @@ def recall_estimate(root: Path) -> dict[str, Any] | None:
     return stage_facts(folder)[0] if folder else None
 
 
-def write_report(root: Path) -> Path:
+def write_report(place: Place) -> Path:
     """Write ``report.html`` of a finished run from its committed stages and event log."""
-    html = render_report(report_data(root))
-    manifest.write_atomic(root / REPORT_FILE, lambda stream: stream.write(html.encode()))
-    return root / REPORT_FILE
+    html, path = render_report(report_data(place.root)), place.root / REPORT_FILE
+    manifest.write_atomic(path, lambda stream: stream.write(html.encode()))
+    place.publish(path)
+    return path
 
 
 def report_data(root: Path) -> ReportData:
@@ -186,15 +193,18 @@ def _curve(root: Path) -> list[SweepRow]:
     return [] if folder is None else [SweepRow(**row) for row in manifest.read_json(folder / "curve.json")["rows"]]
 
 
-def write_model(root: Path, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:
+def write_model(place: Place, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:
     """Leave ``model.json`` and ``model.safetensors`` in a finished training's folder."""
+    for name in ("select", "fit"):
+        place.fetch(folders[name])
     selected, method = manifest.read_json(folders["select"] / "selected.json"), plan.facts["method"]
     facts = {"trained_rows": plan.facts["num_rows"], **selected.get("facts", {}), **stage_facts(folders["fit"])[0]}
     base.write_model(
-        root, (folders["fit"] / FITTED_WEIGHTS).read_bytes(), method=method, dim=plan.facts["dim"],
+        place.root, (folders["fit"] / FITTED_WEIGHTS).read_bytes(), method=method, dim=plan.facts["dim"],
         k=plan.stage("knn").params["k"], settings=METHODS[method].untrained(settings),
         operating_points=selected["operating_points"], preferred=selected["preferred"], facts=facts,
     )  # fmt: skip
+    place.publish(place.root / base.WEIGHTS_FILE, place.root / base.MODEL_FILE)
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
 from engine.storage.context import TaskCall, TaskContext
+from engine.storage.places import Place
 
 Facts = dict[str, Any]
 
@@ -157,7 +158,7 @@ class CrashingExecutor(LocalExecutor):
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         for call in calls:
             if self._left == 0:
-                resolve(call.function)(TaskContext(call), call.start, call.stop)
+                resolve(call.function)(TaskContext(call, Place(Path(call.folder).parent)), call.start, call.stop)
                 raise Killed
             self.ran.append((call.stage, call.start, call.stop))
             yield from super().run([call])
@@ -186,6 +187,6 @@ def run_toy(
     executor = executor or LocalExecutor()
     request = {"source": {"digest": source, "path": f"{source}.npy", "num_rows": 1, "dim": 1}}
     try:
-        return run_plan(plan, Workshop(root, executor, messages or Quiet(), 1, "cpu"), request)
+        return run_plan(plan, Workshop(Place(root), executor, messages or Quiet(), 1, "cpu"), request)
     finally:
         executor.close()

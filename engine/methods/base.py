@@ -51,7 +51,7 @@ class GraphShape:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model's folder: ``model.json`` and ``model.safetensors``; ``digest`` covers both."""
+    """A trained model's folder, or URL: ``model.json`` and ``model.safetensors``; ``digest`` covers both."""
 
     folder: str
     method: MethodName
@@ -65,7 +65,7 @@ class Model:
     @property
     def weights(self) -> str:
         """Path of the file that holds the weights."""
-        return str(Path(self.folder) / WEIGHTS_FILE)
+        return f"{self.folder}/{WEIGHTS_FILE}"
 
 
 class Method:

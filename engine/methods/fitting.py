@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from safetensors.torch import load_file, save
@@ -11,18 +12,33 @@ from torch import Tensor, nn
 
 from engine.learning.loop import CheckpointFile
 from engine.storage.context import TaskContext, hold
+from engine.storage.places import Place
 
 N = TypeVar("N", bound=nn.Module)
 
 FITTED_WEIGHTS = "weights.safetensors"
 
 
+class _SharedCheckpoint(CheckpointFile):
+    """A checkpoint that another host can go on from, where the run is at a URL."""
+
+    def __init__(self, path: Path, place: Place) -> None:
+        super().__init__(path)
+        self.place = place
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.place.publish(self.path)
+
+
 @contextmanager
 def checkpoint(task: TaskContext, name: str = "checkpoint") -> Iterator[CheckpointFile]:
     """A checkpoint in the stage's folder, removed once the block, which writes what was trained, is through."""
-    file = CheckpointFile(task.folder / f"{name}.safetensors")
+    file = _SharedCheckpoint(task.folder / f"{name}.safetensors", task.place)
+    file.place.recall(file.path)
     yield file
     file.path.unlink(missing_ok=True)
+    file.place.withdraw(file.path)
 
 
 def report_steps(task: TaskContext, part: int = 0, parts: int = 1) -> Callable[[int, int], None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +15,12 @@ from numpy.typing import DTypeLike
 
 from engine.storage import arrays, manifest, tables
 from engine.storage.manifest import OutputFile, Record
+from engine.storage.places import Place, is_here, open_stage
+from engine.storage.remote import in_use, is_url, local_copy
 
 T = TypeVar("T")
 PROGRESS_FILE = "progress.json"
+PUBLISH_S = 5.0  # between reports of a task to a run's URL
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class TaskContext:
     """Handed to a task function; collects the outputs it writes."""
 
     call: TaskCall
+    place: Place
     outputs: list[OutputFile] = field(default_factory=list)
     _reported: float = 0.0
+    _published: float = 0.0
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -106,6 +112,9 @@ class TaskContext:
         if now - self._reported >= 0.5:
             self._reported = now
             manifest.write_json(self.folder / PROGRESS_FILE, {"fraction": fraction, "text": text})
+            if now - self._published >= PUBLISH_S:
+                self._published = now
+                self.place.publish(self.folder / PROGRESS_FILE)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write an output of plain data, as ``name.json``."""
@@ -159,20 +168,48 @@ def folder_digest(folder: Path) -> str:
 
 
 def run_call(call: TaskCall, function: Callable[..., dict[str, Any]]) -> Record:
-    """Run one task and commit it; the record is written last."""
+    """Run one task and commit it; the record is written last. What it reads or writes may be at URLs."""
     started = time.perf_counter()
-    context = TaskContext(call)
-    facts = function(context, call.start, call.stop)
-    record = Record(
-        call.digest,
-        call.start,
-        call.stop,
-        tuple(context.outputs),
-        facts,
-        round(time.perf_counter() - started, 4),
-    )
-    manifest.write_record(context.folder, record)
+    with _at_hand(call) as (local, place):
+        context = TaskContext(local, place)
+        facts = function(context, call.start, call.stop)
+        place.publish(*(context.folder / output.path for output in context.outputs))
+        record = Record(
+            call.digest,
+            call.start,
+            call.stop,
+            tuple(context.outputs),
+            facts,
+            round(time.perf_counter() - started, 4),
+        )
+        manifest.write_record(context.folder, record)
+        place.publish(manifest.record_path(context.folder, record))
     return record
+
+
+@contextmanager
+def _at_hand(call: TaskCall) -> Iterator[tuple[TaskCall, Place]]:
+    """The call with paths of this host for URLs, whose files are here and stay while it lasts."""
+    place, folder = open_stage(call.folder)
+    opened = {name: open_stage(address) for name, address in call.inputs.items()}
+    fetched = [path for name, (_, path) in opened.items() if is_url(call.inputs[name])]
+    while True:
+        if is_url(call.folder):
+            place.fetch_records(folder)
+        for source, path in opened.values():
+            source.fetch(path)
+        where = _copied(dict(call.where))
+        with in_use([folder, *fetched] if is_url(call.folder) else fetched):
+            if all(is_here(path) for path in fetched):  # another task may have needed the room meanwhile
+                inputs = {name: str(path) for name, (_, path) in opened.items()}
+                yield replace(call, folder=str(folder), inputs=inputs, where=where), place
+                return
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    return str(local_copy(value)) if isinstance(value, str) and is_url(value) else value
 
 
 _HELD: OrderedDict[Any, Any] = OrderedDict()

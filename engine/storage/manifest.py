@@ -123,8 +123,12 @@ def bytes_below(root: Path) -> int:
 def write_record(folder: Path, record: Record) -> None:
     """Commit a task: write its record, with a checksum of its own, the last act of the task."""
     tree = json.loads(json.dumps(asdict(record)))
-    path = folder / "records" / f"{record.start:012d}-{record.stop:012d}.json"
-    write_json(path, {"record": tree, "checksum": _tree_checksum(tree)})
+    write_json(record_path(folder, record), {"record": tree, "checksum": _tree_checksum(tree)})
+
+
+def record_path(folder: Path, record: Record) -> Path:
+    """The file that a task's record is kept in."""
+    return folder / "records" / f"{record.start:012d}-{record.stop:012d}.json"
 
 
 def read_records(folder: Path, digest: str) -> list[Record]:
@@ -165,20 +169,25 @@ def bytes_checksum(data: bytes) -> str:
 
 def find_damage(folder: Path, record: Record) -> str | None:
     """Check a record's files against their checksums; return what is wrong with the first bad one, or ``None``."""
-    for output in record.outputs:
-        path = folder / output.path
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != output.num_bytes:
-            return f"{path} has {path.stat().st_size:,} bytes, its record says {output.num_bytes:,}"
-        if file_checksum(path) != output.checksum:
-            return f"{path} does not match its checksum"
+    found = (output_damage(folder, output) for output in record.outputs)
+    return next((damage for damage in found if damage is not None), None)
+
+
+def output_damage(folder: Path, output: OutputFile) -> str | None:
+    """Check a file against its checksum; return what is wrong, or ``None``."""
+    path = folder / output.path
+    if not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != output.num_bytes:
+        return f"{path} has {path.stat().st_size:,} bytes, its record says {output.num_bytes:,}"
+    if file_checksum(path) != output.checksum:
+        return f"{path} does not match its checksum"
     return None
 
 
 def discard_record(folder: Path, record: Record) -> None:
     """Withdraw a commit whose outputs are damaged, so that the task is done again."""
-    (folder / "records" / f"{record.start:012d}-{record.stop:012d}.json").unlink(missing_ok=True)
+    record_path(folder, record).unlink(missing_ok=True)
 
 
 def read_run(root: Path) -> dict[str, Any]:

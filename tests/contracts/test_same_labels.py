@@ -14,6 +14,7 @@ from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
+from engine.storage.places import Place
 
 # All ways of searching (in passes, as many as the target asks for: two), all ways of partitioning, a learned method.
 RUNS = {
@@ -41,7 +42,7 @@ def result_bytes(features: Path, root: Path, mode: str, executor: Executor, thre
     resources = Resources(executor=executor.name, workers=executor.workers, block_rows=block_rows, device="cpu")  # type: ignore[arg-type]
     prepared = api.prepare("run", root, api.Request(str(features), settings), resources)
     request: dict[str, Any] = {**prepared.request.as_dict(), "source": prepared.source.as_dict()}
-    folders = run_plan(prepared.plan, Workshop(root, executor, Quiet(), threads, "cpu"), request)
+    folders = run_plan(prepared.plan, Workshop(Place(root), executor, Quiet(), threads, "cpu"), request)
     chunks = [path for name in ("neighbors", "similarities") for path in (folders["knn"] / name).glob("c/*/0")]
     return b"".join(path.read_bytes() for path in [folders["labels"] / "labels.npy", *sorted(chunks)])
 

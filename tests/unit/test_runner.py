@@ -13,9 +13,9 @@ from toy_stages import CrashingExecutor, Killed, Messages, make_steered_plan, ma
 from engine.errors import DataError, ManifestMismatch, TaskFailed
 from engine.events import read_events
 from engine.plan import CHUNK_ROWS
-from engine.runner import locked
 from engine.storage import manifest
 from engine.storage.context import read_npy
+from engine.storage.places import Place
 from engine.summary import not_needed, run_status
 
 NUM_ROWS = 3 * CHUNK_ROWS + 5
@@ -167,7 +167,7 @@ def test_a_folder_of_something_else_is_refused_and_nothing_is_touched(tmp_path: 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     toy(tmp_path / "run")
     before = snapshot(tmp_path / "run")
-    with locked(tmp_path / "run"), pytest.raises(DataError, match="another process is working on"):
+    with Place(tmp_path / "run").locked(), pytest.raises(DataError, match="another process is working on"):
         toy(tmp_path / "run", add=1)
     assert snapshot(tmp_path / "run") == before
     assert toy(tmp_path / "run", add=1).ran == ALL_TASKS

@@ -190,7 +190,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         known=held.get("source"),
     )  # fmt: skip
     settings, model, build = _resolve(kind, request, source)
-    check_folder(root, kind, {"source": source.as_dict()})
+    check_folder(place, kind, {"source": source.as_dict()})
     workers = count_workers(resources)
     threads = resources.threads or max(1, usable_cores() // workers)
     memory_bytes = resources.memory_bytes or int(MEMORY_SHARE * free_bytes())

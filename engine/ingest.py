@@ -18,7 +18,7 @@ from engine.errors import DataError
 from engine.storage import manifest
 from engine.storage.formats import open_source
 from engine.storage.places import open_place
-from engine.storage.remote import Storage, absolute, is_url, local_copy
+from engine.storage.remote import Storage, absolute, is_url, local_copy, original_names
 
 NAMED_ROWS = 8
 WHOLE_BYTES = 64 << 20  # sources up to this size are digested whole
@@ -205,7 +205,8 @@ def _describe_url(url: str, dim: int | None, column: str | None, items_column: s
         assert store.store is not None
         return replace(store, path=url, store=place.address(Path(store.store).name))
     copy = local_copy(url)
-    source = describe_source(copy, dim=dim, column=column, items_column=items_column)
+    with original_names({str(copy): url}):
+        source = describe_source(copy, dim=dim, column=column, items_column=items_column)
     return replace(source, path=url, spec={**source.spec, "path": url}, stats=[])
 
 

@@ -24,7 +24,7 @@ from engine.progress import Display, Ticker
 from engine.scratch import discard_consumed, is_consumed, is_enough, restore, stages_to_run
 from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
-from engine.storage.places import LOCK_FILE, MIRROR_FILE, Place
+from engine.storage.places import LOCK_FILE, Place
 from engine.version import __version__
 
 ATTEMPTS = 4
@@ -54,12 +54,10 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
     ``EngineError``. What was committed stays, whatever happens.
     """
     place, root = workshop.place, workshop.root
-    check_folder(root, plan.kind, request)
-    with manifest.explain_os_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
+    check_folder(place, plan.kind, request)
     with place.locked():
         place.refresh()
-        check_folder(root, plan.kind, request)
+        check_folder(place, plan.kind, request)
         manifest.remove_temporaries(root)
         held = {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "running"}
         manifest.write_run(root, held)
@@ -99,22 +97,23 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
     return folders
 
 
-def check_folder(root: Path, kind: str, request: dict[str, Any]) -> None:
+def check_folder(place: Place, kind: str, request: dict[str, Any]) -> None:
     """Refuse a folder that holds something other than this run, before anything is written."""
+    root = place.root
     if root.exists() and not root.is_dir():
-        raise ManifestMismatch(f"{root} is a file; --out must name a folder")
+        raise ManifestMismatch(f"{place} is a file; --out must name a folder")
     if not (root / manifest.RUN_FILE).exists():
-        if root.exists() and any(path.name not in (LOCK_FILE, MIRROR_FILE) for path in root.iterdir()):
-            raise ManifestMismatch(f"{root} is not empty and holds no run: choose another --out; nothing was changed")
+        if place.entries() - {LOCK_FILE}:
+            raise ManifestMismatch(f"{place} is not empty and holds no run: choose another --out; nothing was changed")
         return
     held = manifest.read_run(root)
     if held["kind"] != kind:
         raise ManifestMismatch(
-            f"{root} holds a {held['kind']}, not a {kind}: choose another --out; nothing was changed"
+            f"{place} holds a {held['kind']}, not a {kind}: choose another --out; nothing was changed"
         )
     if held["request"]["source"]["digest"] != request["source"]["digest"]:
         raise ManifestMismatch(
-            f"{root} holds a run of another source ({_describe(held['request']['source'])}); asked for "
+            f"{place} holds a run of another source ({_describe(held['request']['source'])}); asked for "
             f"{_describe(request['source'])}: choose another --out, or the same source; nothing was changed"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ from numpy.typing import DTypeLike
 
 from engine.storage import arrays, manifest, tables
 from engine.storage.manifest import OutputFile, Record
-from engine.storage.places import Place, is_here, open_stage
-from engine.storage.remote import in_use, is_url, local_copy
+from engine.storage.places import Place, open_stage
+from engine.storage.remote import in_use, is_url, local_copy, original_names
 
 T = TypeVar("T")
 PROGRESS_FILE = "progress.json"
@@ -191,25 +191,31 @@ def run_call(call: TaskCall, function: Callable[..., dict[str, Any]]) -> Record:
 def _at_hand(call: TaskCall) -> Iterator[tuple[TaskCall, Place]]:
     """The call with paths of this host for URLs, whose files are here and stay while it lasts."""
     place, folder = open_stage(call.folder)
-    opened = {name: open_stage(address) for name, address in call.inputs.items()}
-    fetched = [path for name, (_, path) in opened.items() if is_url(call.inputs[name])]
-    while True:
+    inputs = {}
+    with ExitStack() as use:
         if is_url(call.folder):
+            use.enter_context(in_use(folder))
             place.fetch_records(folder)
-        for source, path in opened.values():
-            source.fetch(path)
-        where = _copied(dict(call.where))
-        with in_use([folder, *fetched] if is_url(call.folder) else fetched):
-            if all(is_here(path) for path in fetched):  # another task may have needed the room meanwhile
-                inputs = {name: str(path) for name, (_, path) in opened.items()}
-                yield replace(call, folder=str(folder), inputs=inputs, where=where), place
-                return
+        for name, address in call.inputs.items():
+            source, path = open_stage(address)
+            if is_url(address):
+                use.enter_context(in_use(path))
+                source.fetch(path)
+            inputs[name] = str(path)
+        copies: dict[str, str] = {}
+        where = _copied(dict(call.where), use, copies)
+        with original_names(copies):
+            yield replace(call, folder=str(folder), inputs=inputs, where=where), place
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, use: ExitStack, copies: dict[str, str]) -> Any:
     if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
-    return str(local_copy(value)) if isinstance(value, str) and is_url(value) else value
+        return {name: _copied(item, use, copies) for name, item in value.items()}
+    if isinstance(value, str) and is_url(value):
+        path = str(local_copy(value, use))
+        copies[path] = value
+        return path
+    return value
 
 
 _HELD: OrderedDict[Any, Any] = OrderedDict()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DataError
+from engine.errors import DataError, StorageFailed
 from engine.storage import manifest
 from engine.storage.manifest import Record, explain_os_errors
 from engine.storage.remote import (
@@ -44,6 +45,13 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def entries(self) -> set[str]:
+        """Names of the files and folders that the run's folder holds."""
+        return {path.name for path in self.root.iterdir()} if self.root.exists() else set()
+
     def address(self, folder: str) -> str:
         """What names a stage's folder to a worker on any host."""
         return str(self.root / folder)
@@ -58,7 +66,7 @@ class Place:
         """Take back files, or all that is in folders, which were deleted below the root."""
 
     def fetch(self, folder: Path) -> None:
-        """Have the committed outputs of a stage's folder here."""
+        """Have the committed outputs of a stage's folder here; they stay while it is in use."""
 
     def fetch_records(self, folder: Path) -> None:
         """Have what says which stage a folder is of, and what of it is committed, here."""
@@ -77,14 +85,13 @@ class Place:
     def locked(self) -> Iterator[None]:
         """Hold the run's lock, so that two processes never work on one run; a killed process frees it."""
         with explain_os_errors(self.root / LOCK_FILE):
+            self.root.mkdir(parents=True, exist_ok=True)
             stream = open(self.root / LOCK_FILE, "a+")  # noqa: SIM115
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DataError(
-                    f"another process is working on {self.root}: wait for it, or choose another --out"
-                ) from None
+                raise DataError(f"another process is working on {self}: wait for it, or choose another --out") from None
             yield
 
     def is_running(self) -> bool:
@@ -102,9 +109,16 @@ class Mirror(Place):
     def __init__(self, url: str) -> None:
         self.url = url
         self.storage = Storage(url)
+        self._lease: _Lease | None = None
         self._listing: Mapping[str, Mapping[str, Any]] = {}
         name = url.rpartition("/")[2]
         super().__init__(cache_root() / "runs" / f"{name}-{manifest.bytes_checksum(url.encode())[:12]}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def entries(self) -> set[str]:
+        return {name.partition("/")[0] for name in self._listing}
 
     def address(self, folder: str) -> str:
         return f"{self.url}/{folder}"
@@ -113,9 +127,10 @@ class Mirror(Place):
         """Make this host's records those at the URL."""
         self._listing = self.storage.files()
         there = [name for name in self._listing if _is_metadata(name)]
-        if not there and not self.root.exists():
-            return
         with exclusive(self.root):
+            if manifest.RUN_FILE not in there:  # what is here is of a run that was deleted
+                for path in [path for path in self.root.glob("*") if path.name != LOCK_FILE]:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             _PULLED.difference_update([folder for folder in _PULLED if folder.parent == self.root])
             here = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
             for name in [name for name in here if _is_metadata(name) and name not in there]:
@@ -166,6 +181,8 @@ class Mirror(Place):
             manifest.write_atomic(path, lambda stream: stream.write(data))
 
     def note(self, folder: Path, record: Record) -> None:
+        if self._lease is not None and self._lease.taken_by is not None:
+            raise DataError(f"{self._lease.taken_by} has taken over {self}: this process stops; wait for that one")
         if not manifest.record_path(folder, record).exists():
             manifest.write_record(folder, record)
 
@@ -193,15 +210,16 @@ class Mirror(Place):
         """Hold the run at its URL: a lease that a thread renews, and that lapses when its process or host dies.
 
         A lease that someone holds is waited for, for as long as a dead one would take to lapse. Storages have no lock:
-        of two processes that take a lapsed lease at the same moment the later one wins, the other stops.
+        of two processes that take a lapsed lease at the same moment the later one wins; the other stops at its next
+        commit. Until then both do the same work, whose commits are the same bytes.
         """
         with super().locked():
-            lease = _Lease(self.storage)
-            lease.take()
+            self._lease = _Lease(self.storage)
+            self._lease.take()
             try:
                 yield
             finally:
-                lease.give_back()
+                self._lease.give_back()
 
     def is_running(self) -> bool:
         return _Lease(self.storage).is_held()
@@ -210,11 +228,15 @@ class Mirror(Place):
 _PULLED: set[Path] = set()  # stages whose records this process has read from the URL
 
 
+_HELD: set[str] = set()  # tokens of the leases of this process
+
+
 class _Lease:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._token = uuid.uuid4().hex
         self._beats = 0
+        self.taken_by: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -227,19 +249,22 @@ class _Lease:
                 now = self._holder()
                 if now is not None and now != held:
                     raise DataError(
-                        f"another process is working on {self._storage.url} ({now['host']}, process {now['pid']}): "
-                        f"wait for it, or choose another --out"
+                        f"another process is working on {self._storage.url} ({_word(now)}): wait for it, or choose "
+                        f"another --out"
                     )
                 held = now
+        _HELD.add(self._token)
         self._beat()
         self._thread.start()
 
     def give_back(self) -> None:
         self._stop.set()
-        self._thread.join()
-        held = self._holder()
-        if held is not None and held["token"] == self._token:
-            self._storage.remove([LOCK_FILE])
+        _HELD.discard(self._token)
+        self._thread.join(1.0)  # it may be waiting for the storage
+        with suppress(StorageFailed):  # then it lapses
+            held = self._holder()
+            if held is not None and held["token"] == self._token:
+                self._storage.remove([LOCK_FILE])
 
     def is_held(self) -> bool:
         """Tell whether someone holds it: whether it changes within the time of two beats."""
@@ -255,7 +280,11 @@ class _Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 6):
-            with suppress(Exception):  # the storage may err for a while; tasks notice if it does for good
+            with suppress(StorageFailed):  # tasks notice if it fails for good
+                held = self._holder()
+                if held is not None and held["token"] != self._token:
+                    self.taken_by = _word(held)
+                    return
                 self._beat()
 
     def _beat(self) -> None:
@@ -263,7 +292,7 @@ class _Lease:
         held = {"token": self._token, "beats": self._beats, "host": socket.gethostname(), "pid": os.getpid()}
         self._storage.write(LOCK_FILE, json.dumps(held).encode())
 
-    def _holder(self) -> dict[str, str] | None:
+    def _holder(self) -> dict[str, Any] | None:
         data = self._storage.read(LOCK_FILE)
         try:
             return None if data is None else dict(json.loads(data))
@@ -271,9 +300,15 @@ class _Lease:
             return None
 
 
-def _is_dead(held: dict[str, str]) -> bool:
-    """Tell whether a lease's process is known to have ended, which only its own host knows."""
-    return held["host"] == socket.gethostname() and not Path(f"/proc/{held['pid']}").exists()
+def _word(held: dict[str, Any]) -> str:
+    return f"process {held['pid']} on {held['host']}"
+
+
+def _is_dead(held: dict[str, Any]) -> bool:
+    """Tell whether a lease's holder is known to have ended, which only its own host knows."""
+    if held["host"] != socket.gethostname():
+        return False
+    return held["token"] not in _HELD if held["pid"] == os.getpid() else not Path(f"/proc/{held['pid']}").exists()
 
 
 def _is_metadata(name: str) -> bool:
@@ -297,8 +332,3 @@ def open_stage(place: str) -> tuple[Place, Path]:
     root, _, folder = place.rpartition("/")
     mirror = Mirror(root)
     return mirror, mirror.root / folder
-
-
-def is_here(folder: Path) -> bool:
-    """Tell whether what was fetched into a mirror has not been dropped since."""
-    return (folder / "complete").exists()

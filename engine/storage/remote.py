@@ -13,20 +13,23 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
-from engine.errors import ConfigError, DataError, DependencyMissing, StorageFailed
+from engine.errors import ConfigError, DataError, DependencyMissing, EngineError, StorageFailed
 from engine.storage.manifest import bytes_below, bytes_checksum, explain_os_errors
 
 T = TypeVar("T")
 PATIENCE_S = 120.0  # for which a storage's errors are waited out
 CACHE_FOLDER, CACHE_LIMIT = "ASTERISM_CACHE", "ASTERISM_CACHE_BYTES"
 CACHE_SHARE = 0.8  # of the disk's free bytes and those of the cache, if no limit is set
+_USING, _WRITING = "in-use", "writing"  # endings of lock files
+_GIVEN_UP: set[str] = set()
+_OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # the patience is ours
 _HOPELESS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 
 
@@ -63,13 +66,17 @@ def cache_root() -> Path:
 class Storage:
     """Whole files below one URL; every call waits out passing errors for ``PATIENCE_S``, then raises ``StorageFailed``.
 
-    What is not there, or not allowed, is not waited for.
+    What is not there, or not allowed, is not waited for, nor is a storage that was given up, until it answers again.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._host = urlsplit(url).scheme + urlsplit(url).netloc
+        options = _OPTIONS.get(urlsplit(url).scheme, {})
         try:
-            self._fs, self._path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+            self._fs, self._path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
+            if hasattr(self._fs, "retries"):
+                self._fs.retries = 1
         except ImportError as error:
             raise DependencyMissing(f"{url}: {error}; for s3:// install 'asterism[s3]'") from None
         except ValueError as error:
@@ -144,16 +151,19 @@ class Storage:
         return f"{self._path.rstrip('/')}/{name}" if name else self._path
 
     def _patiently(self, act: Callable[[], T], what: str) -> T:
-        until, wait = time.monotonic() + PATIENCE_S, 0.5
+        until, wait = time.monotonic() + (0 if self._host in _GIVEN_UP else PATIENCE_S), 0.5
         while True:
             try:
-                return act()
+                found = act()
+                _GIVEN_UP.discard(self._host)
+                return found
             except _HOPELESS as error:
                 if isinstance(error, FileNotFoundError):
                     raise
                 raise StorageFailed(f"{self.url}: could not {what}: {type(error).__name__}: {error}") from error
             except Exception as error:  # each storage library has errors of its own
                 if time.monotonic() + wait > until:
+                    _GIVEN_UP.add(self._host)
                     raise StorageFailed(
                         f"{self.url}: could not {what} for {PATIENCE_S:.0f} s: {type(error).__name__}: {error}; "
                         f"what was committed is kept, run again to resume"
@@ -162,10 +172,11 @@ class Storage:
             wait = min(2 * wait, 8.0)
 
 
-def local_copy(place: str | Path) -> Path:
+def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
     """The path itself, or this host's copy of the file or folder at a URL, made now unless it is there unchanged.
 
-    A copy has the original's names and times of change. Raises ``DataError`` if there is nothing at the URL.
+    A copy has the original's names and times of change, and stays at least until ``use`` is closed. Raises
+    ``DataError`` if there is nothing at the URL.
     """
     if not is_url(place):
         return Path(absolute(place))
@@ -177,6 +188,8 @@ def local_copy(place: str | Path) -> Path:
     known = sorted((name, _size(facts), _version(facts)) for name, facts in found.items())
     entry = cache_root() / "copies" / bytes_checksum(repr((url, known)).encode())
     path = entry / url.rpartition("/")[2]
+    if use is not None:
+        use.enter_context(in_use(entry))
     with exclusive(entry):
         if not (entry / "complete").exists():
             make_room(sum(size for _, size, _ in known), keep=entry)
@@ -195,6 +208,20 @@ def local_copy(place: str | Path) -> Path:
     return path
 
 
+@contextmanager
+def original_names(addresses: Mapping[str, str]) -> Iterator[None]:
+    """Let errors about this host's copies name what they are copies of: paths by URLs."""
+    try:
+        yield
+    except EngineError as error:
+        text = str(error)
+        for path, address in addresses.items():
+            text = text.replace(path, address)
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
+
+
 def _size(facts: Mapping[str, Any]) -> int:
     return int(facts.get("size") or 0)
 
@@ -204,26 +231,19 @@ def _version(facts: Mapping[str, Any]) -> str:
     return str(next((facts[name] for name in named if facts.get(name)), ""))
 
 
-@contextmanager
-def exclusive(entry: Path) -> Iterator[None]:
-    """Keep other processes of this host from an entry of the cache, which need not exist yet."""
-    with _lock(entry, fcntl.LOCK_EX):
-        yield
+def exclusive(entry: Path) -> AbstractContextManager[None]:
+    """Be the only process of this host that writes an entry of the cache, which need not exist yet."""
+    return _lock(entry, _WRITING, fcntl.LOCK_EX)
+
+
+def in_use(entry: Path) -> AbstractContextManager[None]:
+    """Keep an entry of the cache, which need not exist yet, from being dropped to make room."""
+    return _lock(entry, _USING, fcntl.LOCK_SH)
 
 
 @contextmanager
-def in_use(entries: Sequence[Path]) -> Iterator[None]:
-    """Keep entries of the cache from being dropped to make room."""
-    if not entries:
-        yield
-        return
-    with _lock(entries[0], fcntl.LOCK_SH), in_use(entries[1:]):
-        yield
-
-
-@contextmanager
-def _lock(entry: Path, how: int) -> Iterator[None]:
-    path = entry.with_name(f"{entry.name}.lock")
+def _lock(entry: Path, kind: str, how: int) -> Iterator[None]:
+    path = entry.with_name(f"{entry.name}.{kind}")
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = open(path, "a+")  # noqa: SIM115
@@ -251,11 +271,8 @@ def make_room(num_bytes: int, *, keep: Path) -> None:
             return
         if entry == keep:
             continue
-        with open(entry.with_name(f"{entry.name}.lock"), "a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
+        now = fcntl.LOCK_EX | fcntl.LOCK_NB
+        with suppress(BlockingIOError), _lock(entry, _USING, now), _lock(entry, _WRITING, now):
             before = bytes_below(entry)
             drop_outputs(entry)
             room += before - bytes_below(entry)

@@ -1,0 +1,145 @@
+"""Runs kept on an S3 server: the same bytes as local ones, through kills, other hosts and errors of the storage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import api
+from engine.errors import DiskBudgetExceeded, StorageFailed
+from engine.events import read_events
+from engine.storage import places, remote
+from engine.storage.remote import Storage
+from tests.conftest import make_blobs
+
+pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'asterism[s3]'")
+pytest.importorskip("moto", reason="the S3 server of the tests is not installed: pip install 'asterism[dev]'")
+
+from tests.s3_server import BUCKET, S3Server
+
+SETTINGS = {"knn.k": 10, "partition.method": "components", "partition.min_score": 0.5}
+ROWS = 10_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("features") / "rows.npy"
+    np.save(path, make_blobs(ROWS, 16))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(features: Path) -> np.ndarray:
+    return api.cluster(features, method="cosine", **SETTINGS).labels
+
+
+@pytest.fixture
+def out(server: S3Server, features: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """URL for a run of the features that lie beside it; this host's cache is empty."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(remote.CACHE_FOLDER, str(tmp_path / "cache"))
+    places._PULLED.clear()
+    server.on_write, server.failing = lambda path: None, False
+    url = f"s3://{BUCKET}/{tmp_path.name}"
+    Storage(url).put([features], ["rows.npy"])
+    return url
+
+
+def run(out: str) -> np.ndarray:
+    return api.cluster(f"{out}/rows.npy", workspace=f"{out}/run", method="cosine", resources={"block_rows": 4096},
+                       **SETTINGS).labels  # fmt: skip
+
+
+def commits(out: str) -> Counter[tuple[str, int]]:
+    events = read_events(api.open_run(f"{out}/run"))
+    return Counter((event["stage"], event["start"]) for event in events if event["event"] == "task_committed")
+
+
+def test_killed_on_one_host_it_is_resumed_on_another(
+    out: str, server: S3Server, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-m", "engine.cli", "run", "--features", f"{out}/rows.npy", "--out", f"{out}/run",
+               "--method", "cosine", "--block-rows", "4096", "--quiet"]  # fmt: skip
+    for name, value in SETTINGS.items():
+        command += ["--set", f"{name}={value}"]
+    process = subprocess.Popen(command, env={**os.environ, remote.CACHE_FOLDER: str(tmp_path / "elsewhere")})
+    reached = threading.Event()
+
+    def kill(path: str) -> None:
+        if "/records/" in path and "/knn-" in path and path.endswith("000000004096.json"):
+            process.send_signal(signal.SIGKILL)
+            reached.set()
+
+    server.on_write = kill
+    assert process.wait(120) == -signal.SIGKILL
+    assert reached.is_set()
+    server.on_write = lambda path: None
+    monkeypatch.setattr(places.socket, "gethostname", lambda: "another-host")  # which cannot see that it is dead
+    monkeypatch.setattr(places, "LEASE_S", 1.0)
+    np.testing.assert_array_equal(run(out), expected)
+    assert max(commits(out).values()) == 1
+
+
+def test_errors_of_the_storage_are_waited_out(out: str, server: S3Server, expected: np.ndarray) -> None:
+    def fail_for_a_while(path: str) -> None:
+        if "/records/" in path and "/score-" in path and not server.refused:
+            server.failing = True
+            threading.Timer(3.0, lambda: setattr(server, "failing", False)).start()
+
+    server.refused, server.on_write = 0, fail_for_a_while
+    np.testing.assert_array_equal(run(out), expected)
+    assert server.refused > 0
+    assert max(commits(out).values()) == 1
+
+
+def test_a_storage_that_stays_away_is_a_clear_error_and_the_run_resumes(
+    out: str, server: S3Server, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        server.failing = server.failing or ("/records/" in path and "/knn-" in path)
+
+    server.on_write = fail
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "PATIENCE_S", 1.0)
+        with pytest.raises(StorageFailed, match=r"could not write .* run again to resume"):
+            run(out)
+    server.on_write, server.failing = lambda path: None, False
+    np.testing.assert_array_equal(run(out), expected)
+
+
+def test_a_cache_that_is_full_is_a_clear_error_and_the_run_resumes(
+    out: str, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.storage.manifest.os.fsync", fail)
+        with pytest.raises(DiskBudgetExceeded, match=r"the disk is full while writing .*cache"):
+            run(out)
+    np.testing.assert_array_equal(run(out), expected)
+
+
+def test_with_a_cache_smaller_than_the_run_the_labels_are_the_same(
+    out: str, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(remote.CACHE_LIMIT, "1000000")  # the graph alone is as large
+    np.testing.assert_array_equal(run(out), expected)

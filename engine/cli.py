@@ -17,7 +17,7 @@ from engine import api, summary
 from engine.comparison import REPORT_FILE as COMPARISON_FILE
 from engine.comparison import compare as compare_methods
 from engine.compute_cluster import ComputeCluster
-from engine.config import Resources, load_settings, parse_overrides
+from engine.config import Resources, load_resources, load_settings, parse_bytes, parse_overrides
 from engine.conversion import convert as convert_model
 from engine.doctor import diagnose
 from engine.errors import ConfigError, EngineError
@@ -28,7 +28,6 @@ from engine.probes import measure_speeds
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 class ExecutorName(StrEnum):
@@ -54,16 +53,6 @@ class StandinFormat(StrEnum):
     store = "store"
 
 
-def parse_bytes(text: str, option: str = "--memory") -> int:
-    """Read ``8GB``, ``500 MiB`` or a plain number of bytes."""
-    cleaned = text.strip().upper().removesuffix("B")
-    number = cleaned.rstrip("KMGTI ")
-    try:
-        return int(float(number) * _UNITS[cleaned[len(number) :].strip()])
-    except (KeyError, ValueError):
-        raise ConfigError(f"{option} {text}: expected a size such as 8GB or 500MiB") from None
-
-
 Features = Annotated[Path, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
 Out = Annotated[Path, typer.Option("--out", help="folder to write")]
 Dim = Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")]
@@ -83,10 +72,16 @@ Config = Annotated[str | None, typer.Option("--config", help="YAML file or prese
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
 Memory = Annotated[str | None, typer.Option("--memory", help="memory budget, for example 8GB; default 70 % of free")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="threads; 0 = all cores")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="ray: number of actors; 0 = one per two cores")]
+Workers = Annotated[
+    int,
+    typer.Option("--workers", min=0, help="ray: number of actors; 0 = one per two cores, on a cluster all it holds"),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
-ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="local: this process; ray: Ray actors")]
+ExecutorOption = Annotated[
+    ExecutorName | None,
+    typer.Option("--executor", help="local: this process; ray: Ray actors; default: the config's, else local"),
+]
 PrecisionBias = Annotated[
     float | None,
     typer.Option(
@@ -126,7 +121,7 @@ def ingest(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -136,7 +131,9 @@ def ingest(
         features=str(source.absolute()), dim=dim, column=column, items_column=items_column,
         settings=load_settings(config, settings, seed=seed, **_zero(zero_vectors)),
     )  # fmt: skip
-    prepared = api.prepare("store", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "store", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     folders = api.execute(prepared, progress=not quiet)
     console.print(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}", highlight=False)
     console.print(f"features: zarr array {folders['ingest'] / 'features'}", highlight=False, soft_wrap=True)
@@ -162,7 +159,7 @@ def train(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -173,7 +170,9 @@ def train(
         column=column, knn_graph=_text(knn_graph),
         settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
     )  # fmt: skip
-    prepared = api.prepare("training", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "training", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     api.execute(prepared, progress=not quiet)
     model = json.loads((out / "model.json").read_text())
     console.print(f"{model['method']} model: {out}", highlight=False, soft_wrap=True)
@@ -202,7 +201,7 @@ def run(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -212,7 +211,9 @@ def run(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
         settings, seed, precision_bias,
     )  # fmt: skip
-    prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "run", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     api.execute(prepared, progress=not quiet)
     print_result(out)
 
@@ -239,7 +240,7 @@ def plan(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     as_json: Json = False,
@@ -278,7 +279,9 @@ def plan(
         for projection in projections:
             print_projection(projection)
         return
-    prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "run", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     made = prepared.plan
     speeds = measure_speeds(out, prepared.threads)
     if as_json:
@@ -335,7 +338,7 @@ def compare(
 
     Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph.
     """
-    resources = _resources(memory, threads, 0, ExecutorName.local, device, 0)
+    resources = _resources(memory, threads, 0, None, device, 0)
     rows = compare_methods(
         features, labels, out, methods.split(","), split=split, dim=dim, column=column, labels_column=labels_column,
         settings=parse_overrides(settings), seed=seed, resources=resources.model_dump(), progress=not quiet,
@@ -368,7 +371,7 @@ def resume(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -511,11 +514,13 @@ def _run_request(
 
 
 def _resources(
-    memory: str | None, threads: int, workers: int, executor: ExecutorName, device: str, block_rows: int
-) -> Resources:
-    return Resources(
-        executor=executor.value, workers=workers, threads=threads, device=device, block_rows=block_rows,
-        memory_bytes=parse_bytes(memory) if memory else 0,
+    memory: str | None, threads: int, workers: int, executor: ExecutorName | None, device: str, block_rows: int,
+    config: str | None = None,
+) -> Resources:  # fmt: skip
+    return load_resources(
+        config, executor=executor and executor.value, workers=workers or None, threads=threads or None,
+        device=None if device == "auto" else device, block_rows=block_rows or None,
+        memory_bytes=parse_bytes(memory) if memory else None,
     )  # fmt: skip
 
 

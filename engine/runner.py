@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DataError, EngineError, ManifestMismatch, TaskFailed
+from engine.attempts import run_calls
+from engine.errors import DataError, EngineError, ManifestMismatch
 from engine.events import EventLog
-from engine.executors.base import Executor, Outcome
+from engine.executors.base import Executor
 from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
@@ -26,8 +27,6 @@ from engine.scratch import discard_consumed, is_consumed, is_enough, restore, st
 from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
 from engine.version import __version__
-
-ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,9 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     memory.reset()
     if tasks:
         workshop.display.begin(stage, done_rows)
-        calls = [_call(stage, task, folder, folders, workshop) for task in tasks]
+        calls = _calls(stage, tasks, folder, folders, workshop)
         with Ticker(lambda: _show_inner(folder, stage, workshop.display)):
-            _run_calls(calls, stage, workshop, events)
+            run_calls(calls, stage, folder, workshop.executor, workshop.display, events)
     seconds, peak = time.perf_counter() - started, memory.take()
     workshop.display.end(stage, seconds, peak, skipped=not tasks)
     events.write(
@@ -167,42 +166,6 @@ def is_running(root: Path) -> bool:
         return True
 
 
-def _run_calls(calls: Sequence[TaskCall], stage: Stage, workshop: Workshop, events: EventLog) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
-        failed: list[Outcome] = []
-        for outcome in workshop.executor.run(calls):
-            task = {"stage": stage.name, "start": outcome.call.start, "stop": outcome.call.stop, "attempt": attempt}
-            if outcome.record is not None:
-                events.write("task_committed", **task, seconds=outcome.record.seconds)
-                workshop.display.advance(stage, outcome.call.stop - outcome.call.start)
-                continue
-            events.write("task_failed", **task, error=f"{type(outcome.error).__name__}: {outcome.error}")
-            failed.append(outcome)
-            if not outcome.retry:
-                raise _failure(stage, [outcome], attempt)
-        if not failed:
-            return
-        calls = [outcome.call for outcome in failed]
-    raise _failure(stage, failed, ATTEMPTS)
-
-
-def _failure(stage: Stage, failed: Sequence[Outcome], attempts: int) -> BaseException:
-    first = failed[0]
-    if isinstance(first.error, EngineError):
-        return first.error
-    causes: dict[str, list[str]] = {}
-    for outcome in failed:
-        cause = f"{type(outcome.error).__name__}: {outcome.error}"
-        causes.setdefault(cause, []).append(f"{outcome.call.start}..{outcome.call.stop}")
-    grouped = "; ".join(f"{cause} (rows {', '.join(blocks[:5])})" for cause, blocks in causes.items())
-    error = TaskFailed(
-        f"stage {stage.name} failed after {attempts} attempt(s): {grouped}; what was committed is kept, run again to "
-        f"resume\n{first.details}".rstrip()
-    )
-    error.__cause__ = first.error
-    return error
-
-
 def _prepare(folder: Path, stage: Stage) -> None:
     with manifest.explain_os_errors(folder):
         (folder / "records").mkdir(parents=True, exist_ok=True)
@@ -231,21 +194,24 @@ def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, display: Dis
             manifest.discard_record(folder, record)
 
 
-def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], workshop: Workshop) -> TaskCall:
-    return TaskCall(
-        function=stage.function,
-        stage=stage.name,
-        digest=stage.digest,
-        folder=str(folder),
-        inputs={name: str(folders.get(origin, origin)) for name, origin in stage.inputs.items()},
-        params=dict(stage.params),
-        where=dict(stage.where),
-        num_rows=stage.num_rows,
-        start=task.start,
-        stop=task.stop,
-        threads=workshop.threads,
-        device=workshop.device,
-    )
+def _calls(
+    stage: Stage, tasks: Sequence[Task], folder: Path, folders: dict[str, Path], workshop: Workshop
+) -> list[TaskCall]:
+    """One call for each task; what they have in common is held once, as there may be very many."""
+    common: dict[str, Any] = {
+        "function": stage.function,
+        "stage": stage.name,
+        "digest": stage.digest,
+        "folder": str(folder),
+        "inputs": {name: str(folders.get(origin, origin)) for name, origin in stage.inputs.items()},
+        "params": dict(stage.params),
+        "where": dict(stage.where),
+        "num_rows": stage.num_rows,
+        "threads": workshop.threads,
+        "device": workshop.device,
+        "memory_bytes": stage.memory_bytes,
+    }
+    return [TaskCall(start=task.start, stop=task.stop, **common) for task in tasks]
 
 
 def _show_inner(folder: Path, stage: Stage, display: Display) -> None:

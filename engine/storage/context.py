@@ -21,7 +21,10 @@ PROGRESS_FILE = "progress.json"
 
 @dataclass(frozen=True)
 class TaskCall:
-    """Everything a worker needs to run one task; plain data, so that any executor can send it."""
+    """Everything a worker needs to run one task; plain data, so that any executor can send it.
+
+    ``memory_bytes``: what the plan projects for the worker's process; 0 where nothing was projected.
+    """
 
     function: str
     stage: str
@@ -35,6 +38,7 @@ class TaskCall:
     stop: int
     threads: int
     device: str
+    memory_bytes: int = 0
 
 
 @dataclass

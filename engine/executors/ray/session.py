@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Read when ray is imported: send no usage reports; leave CUDA_VISIBLE_DEVICES alone for actors without a GPU.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if not os.environ.get("RAY_ADDRESS"):
-    # Also read then: this host alone, so that every port is opened on loopback and on no other interface.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
+from ray._private import ray_constants
 
 from engine.errors import EngineError, TaskFailed
 from engine.executors.base import cluster_address
@@ -54,12 +54,27 @@ def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
     It ends with ``ray.shutdown()`` or with the process.
     """
     make_token()
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let what Ray starts meanwhile open its ports on loopback and on no other interface.
+
+    Ray does so by itself on systems where it supports no clusters; an address of 127.0.0.1 it replaces by another.
+    """
+    held = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = held

@@ -1,0 +1,65 @@
+"""What the jobs share: their arguments, exit codes, and the lines at their end.
+
+A job ends with 0 when it is done; with 2 when it was refused, so that submitting it again unchanged is of no use; with
+1 when it failed on the way, and with 130 or a signal when it was stopped. After these, submit it again with the same
+``--out``: what is committed is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.config import load_resources, parse_overrides
+from engine.effort import run_effort
+from engine.errors import EngineError, TaskFailed
+
+DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with what every job takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", help="YAML file of settings and resources, as in cluster_configs/, or a preset")
+    parser.add_argument("--out", required=True, help="folder to write, which every host sees; given again, it resumes")
+    parser.add_argument("--set", action="append", default=[], help="one setting, for example knn.k=40; may be repeated")
+    return parser
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings of ``--set``, and the method where the job takes one, as ``cluster`` and ``train`` take them."""
+    method = getattr(arguments, "method", None)
+    return parse_overrides(arguments.set) | ({"method": method} if method else {})
+
+
+def run_job(job: Callable[[], None]) -> int:
+    """Run a job's work and return its exit code; errors are one line each."""
+    try:
+        job()
+    except TaskFailed as error:
+        print(f"failed: {error}\nsubmit it again with the same --out: what was committed is kept", file=sys.stderr)
+        return FAILED
+    except EngineError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return REFUSED
+    except OSError as error:
+        print(f"failed: {type(error).__name__}: {error}; submit it again with the same --out", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("stopped: submit it again with the same --out", file=sys.stderr)
+        return STOPPED
+    return DONE
+
+
+def announce(arguments: argparse.Namespace) -> None:
+    """Say what is about to run, and where."""
+    resources = load_resources(arguments.config)
+    print(f"executor {resources.executor}, config {arguments.config or 'none'}, out {arguments.out}", flush=True)
+
+
+def print_effort(out: str | Path) -> None:
+    """Where the tasks ran, what was done again, what was lost."""
+    print(run_effort(Path(out)), flush=True)

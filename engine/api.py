@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from engine.evaluation.metrics import evaluate_labels
 from engine.executors.base import Executor, cluster_address
 from engine.executors.local import LocalExecutor
 from engine.ingest import Source, describe_source
+from engine.masking import MASK
 from engine.memory import free_bytes
 from engine.methods import METHODS, Model, read_model
 from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
@@ -296,6 +298,8 @@ def resume(root: str | Path, resources: Resources | None = None, *, progress: bo
     """Run a folder again from what its manifest says; committed work is skipped."""
     root = Path(root)
     held = manifest.read_run(root)
+    if MASK in json.dumps(held["request"]):
+        raise ConfigError(f"{root}: its URLs hold secrets, which are not recorded: run the command of its start again")
     prepared = prepare(held["kind"], root, Request.from_dict(held["request"]), resources)
     execute(prepared, progress=progress)
     return prepared

@@ -22,6 +22,7 @@ from engine.conversion import convert as convert_model
 from engine.doctor import diagnose
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
+from engine.masking import masked
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
@@ -490,7 +491,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except EngineError as error:
-        print(f"asterism: error: {error}", file=sys.stderr)
+        print(masked(f"asterism: error: {error}"), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("asterism: stopped; what was committed is kept, run again to resume", file=sys.stderr)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.masking import masked
 from engine.storage.manifest import explain_os_errors
 
 EVENTS_FILE = "events.jsonl"
@@ -23,7 +24,7 @@ class EventLog:
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; the line is flushed to the system at once, so a killed process loses none."""
-        self._append(json.dumps({"time": round(time.time(), 3), "event": event, **facts}, default=str) + "\n")
+        self._append(json.dumps({"time": round(time.time(), 3), "event": event, **masked(facts)}, default=str) + "\n")
 
     def _append(self, text: str) -> None:
         with explain_os_errors(self._path), open(self._path, "a", encoding="utf-8") as stream:

@@ -20,6 +20,7 @@ from engine.attempts import run_calls
 from engine.errors import DataError, EngineError, ManifestMismatch
 from engine.events import EventLog
 from engine.executors.base import Executor
+from engine.masking import masked
 from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
@@ -175,7 +176,7 @@ def _prepare(folder: Path, stage: Stage) -> None:
     except (OSError, DataError, KeyError, TypeError):
         intact = False
     if not intact:
-        manifest.write_json(folder / "stage.json", asdict(stage))
+        manifest.write_json(folder / "stage.json", masked(asdict(stage)))
 
 
 def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, display: Display) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 from engine.config import load_resources, parse_overrides
 from engine.effort import run_effort
 from engine.errors import EngineError, TaskFailed
+from engine.masking import masked
 
+AGAIN = "submit it again with the same --out: what was committed is kept"
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130
 
 
@@ -40,24 +42,26 @@ def run_job(job: Callable[[], None]) -> int:
     try:
         job()
     except TaskFailed as error:
-        print(f"failed: {error}\nsubmit it again with the same --out: what was committed is kept", file=sys.stderr)
-        return FAILED
+        return _end(FAILED, f"failed: {error}\n{AGAIN}")
     except EngineError as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return REFUSED
+        return _end(REFUSED, f"refused: {error}")
     except OSError as error:
-        print(f"failed: {type(error).__name__}: {error}; submit it again with the same --out", file=sys.stderr)
-        return FAILED
+        return _end(FAILED, f"failed: {type(error).__name__}: {error}\n{AGAIN}")
     except KeyboardInterrupt:
-        print("stopped: submit it again with the same --out", file=sys.stderr)
-        return STOPPED
+        return _end(STOPPED, f"stopped\n{AGAIN}")
     return DONE
+
+
+def _end(code: int, text: str) -> int:
+    print(masked(text), file=sys.stderr, flush=True)
+    return code
 
 
 def announce(arguments: argparse.Namespace) -> None:
     """Say what is about to run, and where."""
     resources = load_resources(arguments.config)
-    print(f"executor {resources.executor}, config {arguments.config or 'none'}, out {arguments.out}", flush=True)
+    line = f"executor {resources.executor}, config {arguments.config or 'none'}, out {arguments.out}"
+    print(masked(line), flush=True)
 
 
 def print_effort(out: str | Path) -> None:

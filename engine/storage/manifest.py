@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
+from engine.masking import masked
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
@@ -196,5 +197,5 @@ def read_run(root: Path) -> dict[str, Any]:
 
 
 def write_run(root: Path, manifest: dict[str, Any]) -> None:
-    """Write a run's manifest."""
-    write_json(root / RUN_FILE, {"format_version": FORMAT_VERSION, **manifest})
+    """Write a run's manifest, without secrets."""
+    write_json(root / RUN_FILE, masked({"format_version": FORMAT_VERSION, **manifest}))

@@ -20,6 +20,7 @@ from engine.compute_cluster import ComputeCluster
 from engine.config import Resources, load_resources, load_settings, parse_bytes, parse_overrides
 from engine.conversion import convert as convert_model
 from engine.doctor import diagnose
+from engine.effort import Effort
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
 from engine.masking import masked
@@ -399,6 +400,7 @@ def status(folder: RunFolder, as_json: Json = False) -> None:
         table.add_row(stage["stage"], share, tasks, f"{stage['task_seconds']:,.1f}", peak)
     console.print(f"{found['kind']} {folder}: {found['state']}", highlight=False, soft_wrap=True)
     console.print(table)
+    console.print(str(Effort(**found["effort"])), highlight=False, soft_wrap=True)
     if found["state"] == "stopped":
         console.print(f"nothing works on it now; asterism resume {folder}", highlight=False, soft_wrap=True)
     failures = [event for event in read_events(folder) if event["event"] == "run_failed"]

@@ -15,11 +15,11 @@ import xxhash
 
 from engine import summary
 from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
-from engine.config import MethodName, Resources, Settings, load_settings
+from engine.config import MethodName, Resources, Settings, load_resources, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
-from engine.executors.base import Executor
+from engine.executors.base import Executor, cluster_address
 from engine.executors.local import LocalExecutor
 from engine.ingest import Source, describe_source
 from engine.memory import free_bytes
@@ -40,6 +40,8 @@ from engine.tiles import usable_cores
 
 Kind = Literal["run", "store", "training"]
 MEMORY_SHARE = 0.7
+CLUSTER_WORKERS = 64  # that tasks are cut for where their number is left to the cluster
+CLUSTER_THREADS = 2
 SELF_TRAINED_ROWS = (2_000, 2_000_000)  # fewer are too few to learn from; of more, cosine takes an hour less
 STRUCTURAL_ROWS = 200_000  # train structural up to so many: better than star_fc on all sets of up to 34,000 measured
 
@@ -108,7 +110,7 @@ def cluster(
     model: str | Path | None = None,
     method: str | None = None,
     workspace: str | Path | None = None,
-    executor: Literal["local", "ray"] = "local",
+    executor: Literal["local", "ray"] | None = None,
     labels: str | Path | None = None,
     knn_graph: str | Path | None = None,
     dim: int | None = None,
@@ -121,9 +123,10 @@ def cluster(
 
     ``features``: (N, D) array or the path of any supported source. ``model``: folder that ``train`` wrote; its method
     is the default. ``workspace``: the run's folder; given again, the run resumes. Any path may be an fsspec URL.
-    ``labels``: identities, for the report's scores only. ``resources``: ``memory_bytes``, ``threads``, ``workers``,
-    ``device``. ``settings``: by
-    section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``. Raises ``EngineError`` of the fitting kind.
+    ``labels``: identities, for the report's scores only. ``config``: preset or YAML file, which may have a section
+    ``resources``; ``executor`` and ``resources`` (``memory_bytes``, ``threads``, ``workers``, ``device``...) count
+    before it. ``settings``: by section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``. Raises ``EngineError`` of
+    the fitting kind.
     """
     temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
     root = f"{temporary.name}/run" if temporary else absolute(str(workspace))
@@ -131,7 +134,7 @@ def cluster(
         features=as_path(features, root), settings=load_settings(config, settings, method=method),
         model=_text(model), labels=_text(labels), knn_graph=_text(knn_graph), dim=dim,
     )  # fmt: skip
-    prepared = prepare("run", root, request, Resources(executor=executor, **(resources or {})))
+    prepared = prepare("run", root, request, load_resources(config, **{"executor": executor, **(resources or {})}))
     execute(prepared, progress=progress)
     return ClusterResult(run_labels(root), prepared.root, prepared.root / summary.REPORT_FILE, temporary)
 
@@ -159,7 +162,7 @@ def train(
         features=as_path(features, out), labels=as_path(labels, out, "labels"),
         settings=load_settings(config, settings, method=method), dim=dim,
     )  # fmt: skip
-    execute(prepare("training", out, request, Resources(**(resources or {}))), progress=progress)
+    execute(prepare("training", out, request, load_resources(config, **(resources or {}))), progress=progress)
     return out
 
 
@@ -192,8 +195,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     settings, model, build = _resolve(kind, request, source)
     check_folder(place, kind, {"source": source.as_dict()})
     workers = count_workers(resources)
-    threads = resources.threads or max(1, usable_cores() // workers)
-    memory_bytes = resources.memory_bytes or int(MEMORY_SHARE * free_bytes())
+    threads, memory_bytes = _threads(resources, workers), _budget(resources, workers)
     free_disk_bytes = _free_disk(root)
 
     def plan_at(settings: Settings) -> Plan:
@@ -214,7 +216,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     except (MemoryBudgetExceeded, DiskBudgetExceeded) as error:
         k = largest_fitting(lambda k: _fits(plan_at, settings.with_k(k)), min(settings.knn.k, source.num_rows - 1))
         raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
-    return Prepared(kind, place, request, source, model, plan, resources, choose_device(resources.device), threads)
+    return Prepared(kind, place, request, source, model, plan, resources, _device(resources), threads)
 
 
 def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], block_rows: int = 0) -> list[Projection]:
@@ -363,18 +365,46 @@ def make_standin(
 
 def make_executor(prepared: Prepared) -> Executor:
     """The executor asked for; Ray is imported only here, and only if asked for."""
-    if prepared.resources.executor == "local":
+    resources = prepared.resources
+    if resources.executor == "local":
         return LocalExecutor()
     from engine.executors.ray import RayExecutor
 
-    return RayExecutor(count_workers(prepared.resources), prepared.threads, prepared.device)
+    workers = resources.workers if on_cluster(resources) else count_workers(resources)
+    return RayExecutor(workers, prepared.threads, prepared.device, resources.gpus, resources.custom_resources)
+
+
+def on_cluster(resources: Resources) -> bool:
+    """Tell whether tasks run on a cluster that is there, and not on this machine."""
+    return resources.executor == "ray" and bool(cluster_address())
 
 
 def count_workers(resources: Resources) -> int:
-    """Workers that tasks run on at a time."""
+    """Workers that tasks run on at a time; on a cluster, where that may change, those that tasks are cut for."""
     if resources.executor == "local":
         return 1
-    return resources.workers or max(1, usable_cores() // 2)
+    return resources.workers or (CLUSTER_WORKERS if on_cluster(resources) else max(1, usable_cores() // 2))
+
+
+def _threads(resources: Resources, workers: int) -> int:
+    return resources.threads or (CLUSTER_THREADS if on_cluster(resources) else max(1, usable_cores() // workers))
+
+
+def _budget(resources: Resources, workers: int) -> int:
+    """Memory of all workers, which the plan shares out equally."""
+    if not on_cluster(resources):
+        return resources.memory_bytes or int(MEMORY_SHARE * free_bytes())
+    share = min(1.0, _threads(resources, workers) / usable_cores())
+    return workers * (resources.memory_bytes or int(MEMORY_SHARE * free_bytes() * share))
+
+
+def _device(resources: Resources) -> str:
+    """A cluster's GPUs are on its hosts, whatever this machine has."""
+    if not on_cluster(resources) or ":" in resources.device:
+        return choose_device(resources.device)
+    if resources.device == "auto":
+        return "cuda" if resources.gpus else "cpu"
+    return resources.device
 
 
 def choose_method(num_rows: int, settings: Settings, model: Model | None) -> MethodName:

@@ -17,11 +17,13 @@ from engine import api, summary
 from engine.comparison import REPORT_FILE as COMPARISON_FILE
 from engine.comparison import compare as compare_methods
 from engine.compute_cluster import ComputeCluster
-from engine.config import Resources, load_settings, parse_overrides
+from engine.config import Resources, load_resources, load_settings, parse_bytes, parse_overrides
 from engine.conversion import convert as convert_model
 from engine.doctor import diagnose
+from engine.effort import Effort
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
+from engine.masking import masked
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
@@ -30,7 +32,6 @@ from engine.storage.remote import absolute
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 class ExecutorName(StrEnum):
@@ -56,16 +57,6 @@ class StandinFormat(StrEnum):
     store = "store"
 
 
-def parse_bytes(text: str, option: str = "--memory") -> int:
-    """Read ``8GB``, ``500 MiB`` or a plain number of bytes."""
-    cleaned = text.strip().upper().removesuffix("B")
-    number = cleaned.rstrip("KMGTI ")
-    try:
-        return int(float(number) * _UNITS[cleaned[len(number) :].strip()])
-    except (KeyError, ValueError):
-        raise ConfigError(f"{option} {text}: expected a size such as 8GB or 500MiB") from None
-
-
 # Places are paths or fsspec URLs.
 Features = Annotated[str, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
 Out = Annotated[str, typer.Option("--out", help="folder to write, or a URL: s3://bucket/folder")]
@@ -86,10 +77,16 @@ Config = Annotated[str | None, typer.Option("--config", help="YAML file or prese
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
 Memory = Annotated[str | None, typer.Option("--memory", help="memory budget, for example 8GB; default 70 % of free")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="threads; 0 = all cores")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="ray: number of actors; 0 = one per two cores")]
+Workers = Annotated[
+    int,
+    typer.Option("--workers", min=0, help="ray: number of actors; 0 = one per two cores, on a cluster all it holds"),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
-ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="local: this process; ray: Ray actors")]
+ExecutorOption = Annotated[
+    ExecutorName | None,
+    typer.Option("--executor", help="local: this process; ray: Ray actors; default: the config's, else local"),
+]
 PrecisionBias = Annotated[
     float | None,
     typer.Option(
@@ -129,7 +126,7 @@ def ingest(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -139,7 +136,9 @@ def ingest(
         features=absolute(source), dim=dim, column=column, items_column=items_column,
         settings=load_settings(config, settings, seed=seed, **_zero(zero_vectors)),
     )  # fmt: skip
-    prepared = api.prepare("store", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "store", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     folders = api.execute(prepared, progress=not quiet)
     console.print(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}", highlight=False)
     console.print(f"features: zarr array {folders['ingest'] / 'features'}", highlight=False, soft_wrap=True)
@@ -165,7 +164,7 @@ def train(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -176,7 +175,9 @@ def train(
         column=column, knn_graph=_text(knn_graph),
         settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
     )  # fmt: skip
-    prepared = api.prepare("training", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "training", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     api.execute(prepared, progress=not quiet)
     model = json.loads((prepared.root / "model.json").read_text())
     console.print(f"{model['method']} model: {out}", highlight=False, soft_wrap=True)
@@ -205,7 +206,7 @@ def run(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -215,7 +216,9 @@ def run(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
         settings, seed, precision_bias,
     )  # fmt: skip
-    prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "run", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     api.execute(prepared, progress=not quiet)
     print_result(prepared.root)
 
@@ -242,7 +245,7 @@ def plan(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     as_json: Json = False,
@@ -281,7 +284,9 @@ def plan(
         for projection in projections:
             print_projection(projection)
         return
-    prepared = api.prepare("run", out, request, _resources(memory, threads, workers, executor, device, block_rows))
+    prepared = api.prepare(
+        "run", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+    )
     made = prepared.plan
     speeds = measure_speeds(prepared.root, prepared.threads)
     if as_json:
@@ -338,7 +343,7 @@ def compare(
 
     Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph.
     """
-    resources = _resources(memory, threads, 0, ExecutorName.local, device, 0)
+    resources = _resources(memory, threads, 0, None, device, 0)
     rows = compare_methods(
         features, labels, out, methods.split(","), split=split, dim=dim, column=column, labels_column=labels_column,
         settings=parse_overrides(settings), seed=seed, resources=resources.model_dump(), progress=not quiet,
@@ -371,7 +376,7 @@ def resume(
     memory: Memory = None,
     threads: Threads = 0,
     workers: Workers = 0,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = None,
     device: Device = "auto",
     block_rows: BlockRows = 0,
     quiet: Quiet = False,
@@ -399,6 +404,7 @@ def status(folder: RunFolder, as_json: Json = False) -> None:
         table.add_row(stage["stage"], share, tasks, f"{stage['task_seconds']:,.1f}", peak)
     console.print(f"{found['kind']} {folder}: {found['state']}", highlight=False, soft_wrap=True)
     console.print(table)
+    console.print(str(Effort(**found["effort"])), highlight=False, soft_wrap=True)
     if found["state"] == "stopped":
         console.print(f"nothing works on it now; asterism resume {folder}", highlight=False, soft_wrap=True)
     failures = [event for event in read_events(root) if event["event"] == "run_failed"]
@@ -491,7 +497,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except EngineError as error:
-        print(f"asterism: error: {error}", file=sys.stderr)
+        print(masked(f"asterism: error: {error}"), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("asterism: stopped; what was committed is kept, run again to resume", file=sys.stderr)
@@ -515,11 +521,13 @@ def _run_request(
 
 
 def _resources(
-    memory: str | None, threads: int, workers: int, executor: ExecutorName, device: str, block_rows: int
-) -> Resources:
-    return Resources(
-        executor=executor.value, workers=workers, threads=threads, device=device, block_rows=block_rows,
-        memory_bytes=parse_bytes(memory) if memory else 0,
+    memory: str | None, threads: int, workers: int, executor: ExecutorName | None, device: str, block_rows: int,
+    config: str | None = None,
+) -> Resources:  # fmt: skip
+    return load_resources(
+        config, executor=executor and executor.value, workers=workers or None, threads=threads or None,
+        device=None if device == "auto" else device, block_rows=block_rows or None,
+        memory_bytes=parse_bytes(memory) if memory else None,
     )  # fmt: skip
 
 

@@ -284,11 +284,40 @@ class Resources(Section):
     """What cannot change a result: where and with how much it runs."""
 
     executor: Literal["local", "ray"] = Field("local", description="local: in this process; ray: on Ray actors")
-    workers: int = Field(0, ge=0, description="ray: actors; 0 = one per two cores")
-    threads: int = Field(0, ge=0, description="threads of each worker; 0 = all cores shared among the workers")
-    memory_bytes: int = Field(0, ge=0, description="memory budget; 0 = 70 % of what is free")
+    workers: int = Field(
+        0, ge=0, description="ray: actors; 0 = as many as the cluster holds at the time, without one 1 per two cores"
+    )
+    threads: int = Field(
+        0, ge=0, description="threads of each worker; 0 = all cores shared among the workers, on a cluster 2"
+    )
+    memory_bytes: int = Field(
+        0, ge=0, description="memory budget of this machine, on a cluster of each worker, as a number or 8GB; 0 = 70 % "
+        "of what is free, on a cluster of its share of a machine like this one",
+    )  # fmt: skip
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for training and scoring")
+    gpus: float = Field(0, ge=0, description="ray: GPUs of each worker; 0 = with device cuda one or a fair share")
+    custom_resources: dict[str, float] = Field({}, description="ray: a cluster's own resources that a worker asks for")
     block_rows: int = Field(0, ge=0, description="rows per task; 0 = chosen by the plan from memory and time")
+
+    @field_validator("memory_bytes", mode="before")
+    @classmethod
+    def _parse_memory(cls, value: Any) -> Any:
+        return parse_bytes(value, "memory_bytes") if isinstance(value, str) else value
+
+
+_BYTE_UNITS = {
+    "": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40,
+}  # fmt: skip
+
+
+def parse_bytes(text: str, option: str = "--memory") -> int:
+    """Read ``8GB``, ``500 MiB`` or a plain number of bytes."""
+    cleaned = text.strip().upper().removesuffix("B")
+    number = cleaned.rstrip("KMGTI ")
+    try:
+        return int(float(number) * _BYTE_UNITS[cleaned[len(number) :].strip()])
+    except (KeyError, ValueError):
+        raise ConfigError(f"{option} {text}: expected a size such as 8GB or 500MiB") from None
 
 
 _FULL_GRAPH: dict[str, Any] = {
@@ -345,16 +374,32 @@ def load_settings(
     """Build settings from a preset name or YAML file, then overrides, then top-level values that are not ``None``.
 
     ``overrides``: ``["knn.k=40", ...]`` (values parsed as YAML) or ``{"knn.k": 40, "knn": {"k": 40}}``.
+    A section ``resources`` of the file is for ``load_resources``.
     Raises ``ConfigError`` naming the unknown or malformed setting.
     """
     tree = _read_config(config)
+    tree.pop("resources", None)
     pairs = overrides.items() if isinstance(overrides, dict) else parse_overrides(overrides).items()
     for name, value in [*pairs, *((k, v) for k, v in top.items() if v is not None)]:
         _assign(tree, name, value)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(_explain(error, Settings)) from None
+
+
+def load_resources(config: str | Path | None = None, **given: Any) -> Resources:
+    """Build resources from the section ``resources`` of a YAML file, then from values that are not ``None``.
+
+    Raises ``ConfigError`` naming the unknown or malformed one.
+    """
+    tree = _read_config(config).get("resources") or {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{config}: resources: expected a mapping, got {type(tree).__name__}")
+    try:
+        return Resources.model_validate(tree | {name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, Resources)) from None
 
 
 def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:
@@ -421,19 +466,18 @@ def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
         tree[leaf] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {name}; known here: {', '.join(_known(item['loc']))}")
+            lines.append(f"unknown setting {name}; known here: {', '.join(_known(item['loc'], model))}")
         else:
             lines.append(f"setting {name}: {item['msg']}, got {item['input']!r}")
     return "; ".join(lines)
 
 
-def _known(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
+def _known(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     for part in location[:-1]:
         annotation = model.model_fields[str(part)].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.masking import masked
 from engine.storage.manifest import explain_os_errors
 from engine.storage.places import Place
 
@@ -30,7 +31,7 @@ class EventLog:
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; the line is flushed to the system at once, so a killed process loses none."""
-        self._append(json.dumps({"time": round(time.time(), 3), "event": event, **facts}, default=str) + "\n")
+        self._append(json.dumps({"time": round(time.time(), 3), "event": event, **masked(facts)}, default=str) + "\n")
         if time.monotonic() - self._published >= PUBLISH_S:
             self.publish()
 

@@ -11,6 +11,7 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from engine.masking import masked
 from engine.plan import Stage
 
 PLAIN_INTERVAL_S = 10.0
@@ -58,7 +59,7 @@ class Plain(Quiet):
         self._first = self._done = 0
 
     def message(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(masked(text), file=self._stream, flush=True)
 
     def begin(self, stage: Stage, done_rows: int) -> None:
         self._started = self._last = time.monotonic()

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DataError, EngineError, ManifestMismatch, TaskFailed
+from engine.attempts import run_calls
+from engine.errors import DataError, ManifestMismatch
 from engine.events import EventLog
-from engine.executors.base import Executor, Outcome
+from engine.executors.base import Executor
 from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
 from engine.progress import Display, Ticker
@@ -26,8 +27,6 @@ from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
 from engine.storage.places import LOCK_FILE, Place
 from engine.version import __version__
-
-ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,9 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     memory.reset()
     if tasks:
         workshop.display.begin(stage, done_rows)
-        calls = [_call(stage, task, folder, folders, workshop) for task in tasks]
+        calls = _calls(stage, tasks, folder, folders, workshop)
         with Ticker(lambda: _show_inner(folder, stage, workshop.display)):
-            _run_calls(calls, stage, workshop, events)
+            run_calls(calls, stage, workshop.place, workshop.executor, workshop.display, events)
     seconds, peak = time.perf_counter() - started, memory.take()
     workshop.display.end(stage, seconds, peak, skipped=not tasks)
     events.write(
@@ -153,43 +152,6 @@ def remove_stale(place: Place, plan: Plan, events: EventLog) -> None:
 
 
 _STAGE_FOLDER = re.compile(r"[a-z_0-9]+-[0-9a-f]{12}")
-
-
-def _run_calls(calls: Sequence[TaskCall], stage: Stage, workshop: Workshop, events: EventLog) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
-        failed: list[Outcome] = []
-        for outcome in workshop.executor.run(calls):
-            task = {"stage": stage.name, "start": outcome.call.start, "stop": outcome.call.stop, "attempt": attempt}
-            if outcome.record is not None:
-                workshop.place.note(workshop.root / stage.folder, outcome.record)
-                events.write("task_committed", **task, seconds=outcome.record.seconds)
-                workshop.display.advance(stage, outcome.call.stop - outcome.call.start)
-                continue
-            events.write("task_failed", **task, error=f"{type(outcome.error).__name__}: {outcome.error}")
-            failed.append(outcome)
-            if not outcome.retry:
-                raise _failure(stage, [outcome], attempt)
-        if not failed:
-            return
-        calls = [outcome.call for outcome in failed]
-    raise _failure(stage, failed, ATTEMPTS)
-
-
-def _failure(stage: Stage, failed: Sequence[Outcome], attempts: int) -> BaseException:
-    first = failed[0]
-    if isinstance(first.error, EngineError):
-        return first.error
-    causes: dict[str, list[str]] = {}
-    for outcome in failed:
-        cause = f"{type(outcome.error).__name__}: {outcome.error}"
-        causes.setdefault(cause, []).append(f"{outcome.call.start}..{outcome.call.stop}")
-    grouped = "; ".join(f"{cause} (rows {', '.join(blocks[:5])})" for cause, blocks in causes.items())
-    error = TaskFailed(
-        f"stage {stage.name} failed after {attempts} attempt(s): {grouped}; what was committed is kept, run again to "
-        f"resume\n{first.details}".rstrip()
-    )
-    error.__cause__ = first.error
-    return error
 
 
 def _prepare(folder: Path, stage: Stage, place: Place) -> None:
@@ -224,21 +186,24 @@ def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, workshop: Wo
             place.withdraw(manifest.record_path(folder, record))
 
 
-def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], workshop: Workshop) -> TaskCall:
-    return TaskCall(
-        function=stage.function,
-        stage=stage.name,
-        digest=stage.digest,
-        folder=workshop.place.address(folder.name),
-        inputs={name: _address(origin, folders, workshop.place) for name, origin in stage.inputs.items()},
-        params=dict(stage.params),
-        where=dict(stage.where),
-        num_rows=stage.num_rows,
-        start=task.start,
-        stop=task.stop,
-        threads=workshop.threads,
-        device=workshop.device,
-    )
+def _calls(
+    stage: Stage, tasks: Sequence[Task], folder: Path, folders: dict[str, Path], workshop: Workshop
+) -> list[TaskCall]:
+    """One call for each task; what they have in common is held once, as there may be very many."""
+    common: dict[str, Any] = {
+        "function": stage.function,
+        "stage": stage.name,
+        "digest": stage.digest,
+        "folder": workshop.place.address(folder.name),
+        "inputs": {name: _address(origin, folders, workshop.place) for name, origin in stage.inputs.items()},
+        "params": dict(stage.params),
+        "where": dict(stage.where),
+        "num_rows": stage.num_rows,
+        "threads": workshop.threads,
+        "device": workshop.device,
+        "memory_bytes": stage.memory_bytes,
+    }
+    return [TaskCall(start=task.start, stop=task.stop, **common) for task in tasks]
 
 
 def _address(origin: str, folders: dict[str, Path], place: Place) -> str:

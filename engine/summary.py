@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import psutil
 
 from engine import scratch
 from engine.config import Settings
+from engine.effort import run_effort
 from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.images import image_data_uri
@@ -101,8 +103,9 @@ def run_status(root: Path) -> dict[str, Any]:
             "task_seconds": round(sum(record.seconds for record in records), 3),
             "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
         })  # fmt: skip
+    effort = asdict(run_effort(root))
     state = "stopped" if held["state"] == "running" and not open_place(root).is_running() else held["state"]
-    return {"run": str(root), "kind": held["kind"], "state": state, "stages": stages}
+    return {"run": str(root), "kind": held["kind"], "state": state, "stages": stages, "effort": effort}
 
 
 def not_needed(root: Path, held: dict[str, Any]) -> set[str]:
@@ -263,6 +266,9 @@ def _word_point(point: dict[str, Any]) -> str:
 
 def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str]:
     notes = []
+    effort = run_effort(root)
+    if effort.executor == "ray":
+        notes.append(f"Run on Ray: {effort}.")
     first, fitted = stage_folder(root, "first"), stage_folder(root, "fit")
     if first and fitted:
         facts = stage_facts(fitted)[0]

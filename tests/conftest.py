@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,3 +54,13 @@ def ray_session() -> Iterator[None]:
     start_embedded(RAY_CPUS)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """One Ray cluster of several processes for the session; a test that takes hosts away restores them."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
+    import ray_cluster
+
+    with ray_cluster.running(hosts=3) as cluster:
+        yield cluster

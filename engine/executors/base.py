@@ -7,9 +7,11 @@ It never decides what to run; the runner does.
 from __future__ import annotations
 
 import importlib
+import os
+import socket
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from engine.errors import EngineError
@@ -21,7 +23,8 @@ from engine.storage.manifest import Record
 class Outcome:
     """How one attempt at a task ended: with a committed ``record``, or with an ``error``.
 
-    ``retry`` tells whether another attempt can help (a worker died) or not (bad data, a full disk, a bug).
+    ``retry`` tells whether another attempt can help (a worker died) or not (bad data, a full disk, a bug); ``lost``
+    that the worker went with the task, after ``lost_s`` seconds of it. ``host`` and ``pid`` say where it ran.
     """
 
     call: TaskCall
@@ -29,13 +32,21 @@ class Outcome:
     error: BaseException | None = None
     details: str = ""
     retry: bool = False
+    lost: bool = False
+    lost_s: float = 0.0
+    host: str = ""
+    pid: int = 0
 
 
 class Executor(Protocol):
     """Runs tasks; see ``tests/contracts/test_executors.py`` for what every implementation must keep."""
 
     name: str
-    workers: int
+
+    @property
+    def workers(self) -> int:
+        """Tasks that may run at a time."""
+        ...
 
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         """Run every call once, yielding outcomes as they end, in any order; bounded work in flight."""
@@ -52,8 +63,18 @@ def resolve(function: str) -> Callable[..., dict[str, Any]]:
     return getattr(importlib.import_module(module), name)
 
 
+def cluster_address() -> str:
+    """Address of the Ray cluster that ``RAY_ADDRESS`` names, as it does in a job; empty where there is none."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
 def attempt(call: TaskCall) -> Outcome:
     """Run one task in this process and commit it; errors become part of the outcome."""
+    return replace(_attempt(call), host=socket.gethostname(), pid=os.getpid())
+
+
+def _attempt(call: TaskCall) -> Outcome:
     try:
         return Outcome(call, record=run_call(call, resolve(call.function)))
     except (EngineError, MemoryError) as error:

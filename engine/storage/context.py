@@ -25,7 +25,10 @@ PUBLISH_S = 5.0  # between reports of a task to a run's URL
 
 @dataclass(frozen=True)
 class TaskCall:
-    """Everything a worker needs to run one task; plain data, so that any executor can send it."""
+    """Everything a worker needs to run one task; plain data, so that any executor can send it.
+
+    ``memory_bytes``: what the plan projects for the worker's process; 0 where nothing was projected.
+    """
 
     function: str
     stage: str
@@ -39,6 +42,7 @@ class TaskCall:
     stop: int
     threads: int
     device: str
+    memory_bytes: int = 0
 
 
 @dataclass

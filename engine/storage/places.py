@@ -68,8 +68,11 @@ class Place:
     def fetch(self, folder: Path) -> None:
         """Have the committed outputs of a stage's folder here; they stay while it is in use."""
 
-    def fetch_records(self, folder: Path) -> None:
-        """Have what says which stage a folder is of, and what of it is committed, here."""
+    def fetch_records(self, folder: Path, *, again: bool = False) -> None:
+        """Have what says which stage a folder is of, and what of it is committed, here.
+
+        At a URL this process asks once, but for ``again``.
+        """
 
     def recall(self, path: Path) -> None:
         """Have one file here that was published without a commit, if there is any."""
@@ -196,9 +199,8 @@ class Mirror(Place):
                 return f"{self.url}/{name} has {size} bytes, its record says {output.num_bytes}"
         return None
 
-    def fetch_records(self, folder: Path) -> None:
-        """Have a stage's records here, as they were when this process first asked."""
-        if folder in _PULLED and (folder / "stage.json").exists():
+    def fetch_records(self, folder: Path, *, again: bool = False) -> None:
+        if not again and folder in _PULLED and (folder / "stage.json").exists():
             return
         storage = Storage(f"{self.url}/{folder.name}")
         there = [name for name in storage.files() if name in KEPT or name.startswith("records/")]

@@ -27,15 +27,6 @@ def early(durations: dict[str, float]) -> dict[str, float]:
     return {stage: min(seconds, 0.03) for stage, seconds in durations.items()}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(blobs_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = killing.start(blobs_path, root)
-    process.join()
-    assert process.exitcode == 0
-    return root
-
-
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     undisturbed: Path, blobs_path: Path, tmp_path: Path
 ) -> None:

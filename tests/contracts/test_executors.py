@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import RAY_CPUS
 from toy_stages import make_calls
 
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
 from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
 from engine.plan import CHUNK_ROWS
@@ -152,6 +155,53 @@ class TestRay(ExecutorContract):
 
         with pytest.raises(ValueError, match=r"--device cuda:1 .* CUDA_VISIBLE_DEVICES"):
             RayExecutor(workers=1, threads=1, device="cuda:1")
+
+
+@pytest.mark.ray
+class TestRayOfAnySize(ExecutorContract):
+    """Workers left to the cluster."""
+
+    @pytest.fixture(scope="class")
+    def executor(self, ray_session: None) -> Iterator[Executor]:
+        from engine.executors.ray import RayExecutor
+
+        executor = RayExecutor(workers=0, threads=1)
+        yield executor
+        executor.close()
+
+    def test_it_fills_what_is_there(self, executor: Executor, tmp_path: Path) -> None:
+        (tmp_path / "room").mkdir()
+        calls = make_calls(tmp_path / "stage", "crowd", 40 * CHUNK_ROWS, room=str(tmp_path / "room"))
+        outcomes = list(executor.run(calls))
+        assert len({outcome.pid for outcome in outcomes}) == RAY_CPUS
+        assert max(outcome.record.facts["present"] for outcome in outcomes if outcome.record) == RAY_CPUS
+
+    def test_tasks_that_need_more_memory_get_workers_that_asked_for_it(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        held: list[set[int]] = []
+        for number, memory_bytes in enumerate((1 << 28, 1 << 29, 1 << 28)):
+            calls = make_calls(tmp_path / str(number), "count_up", 8 * CHUNK_ROWS)
+            outcomes = list(executor.run([replace(call, memory_bytes=memory_bytes) for call in calls]))
+            held.append({outcome.pid for outcome in outcomes})
+            asked = {slot.size.memory_bytes for slot in executor._slots}  # type: ignore[attr-defined]
+            assert asked == {max(memory_bytes, 1 << 29 if number else 0)}
+        assert not held[0] & held[1]
+        assert held[2] <= held[1]
+
+    @pytest.mark.parametrize("asked", [{"threads": 999}, {"threads": 1, "custom": {"moon": 1.0}}])
+    def test_what_no_host_holds_ends_in_an_error_that_says_what_there_is(
+        self, ray_session: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: dict[str, Any]
+    ) -> None:
+        from engine.executors.ray import RayExecutor
+        from engine.executors.ray import executor as module
+
+        monkeypatch.setattr(module, "POLL_S", 0.05)
+        monkeypatch.setattr(module, "START_TIMEOUT_S", 0.3)
+        executor = RayExecutor(workers=0, **asked)
+        with pytest.raises(ConfigError, match=rf"no Ray worker of .*1 host\(s\) of {RAY_CPUS} CPUs, 0 GPUs"):
+            list(executor.run(make_calls(tmp_path, "count_up", 10)))
+        executor.close()
 
 
 def test_without_ray_the_error_names_the_extra() -> None:

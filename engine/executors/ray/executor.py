@@ -1,9 +1,11 @@
-"""The Ray executor: one task at a time on each of a few actors, dead actors replaced."""
+"""The Ray executor: one task at a time on each actor, as many actors as there is room for, dead ones replaced."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,134 +14,237 @@ from ray.exceptions import RayError, RayTaskError
 
 from engine.errors import ConfigError, TaskFailed
 from engine.executors.base import Outcome
+from engine.executors.ray.metrics import Metrics
 from engine.executors.ray.session import connect
-from engine.executors.ray.worker import Reply, make_actor
+from engine.executors.ray.worker import Reply, WorkerSize, make_actor
+from engine.plan import human_bytes
 from engine.storage.context import TaskCall
 
-START_TIMEOUT_S = 300.0
-START_ATTEMPTS = 4
+START_TIMEOUT_S = 600.0  # new hosts of a cluster that grows need minutes
+START_ATTEMPTS = 6
+POLL_S = 5.0
+NO_ROOM_S = 20.0  # an actor that waited so long for a host has none
+STARTS = 4  # actors that may wait for a host at a time, where more would be used than the cluster has room for
+MEMORY_STEP = 256 << 20
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Slot:
-    """One place for an actor: what tells that it has started, until it has, and the call under way on it."""
+    """An actor, from when it is asked for: what tells that it has started, until it has; the call under way on it."""
 
-    actor: Any = None
+    actor: Any
+    size: WorkerSize
+    since: float
     starting: Any = None
     call: TaskCall | None = None
+    host: str = ""
+    pid: int = 0
 
 
 class RayExecutor:
     """Runs tasks on ``workers`` actors of ``threads`` cores each; see ``engine.executors.base.Executor``.
 
-    Nothing starts before the first ``run``. Calls travel as names of files and small parameters, never as arrays.
-    With ``device`` "cuda" each actor gets a GPU, or an equal share of one where there are fewer GPUs than workers.
+    With ``workers`` 0 there are as many as the cluster holds: a few more are always asked for than have started, while
+    there is work for them, so that a host that joins gets work (or is made, where the cluster scales itself), and one
+    that goes leaves fewer. Nothing starts before the first ``run``. Calls travel as names of files and small
+    parameters, never as arrays. On a cluster each actor asks for the memory that the plan projects for its task.
+    With ``device`` "cuda" each actor gets ``gpus`` (0: a GPU, or an equal share of one where there are fewer GPUs than
+    ``workers``); ``custom`` resources are asked for as they are.
     """
 
     name = "ray"
 
-    def __init__(self, workers: int, threads: int, device: str = "cpu") -> None:
+    def __init__(
+        self, workers: int, threads: int, device: str = "cpu", gpus: float = 0.0,
+        custom: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         if ":" in device:
             raise ConfigError(
                 f"--device {device} with --executor ray: Ray hands out the GPUs; use --device cuda, and "
                 f"CUDA_VISIBLE_DEVICES to choose among them"
             )
-        self.workers = workers
+        self._asked = workers
         self._threads = threads
         self._device = device
-        self._slots = [_Slot() for _ in range(workers)]
+        self._gpus = gpus
+        self._custom = dict(custom or {})
+        self._slots: list[_Slot] = []
+        self._pending: dict[Any, _Slot] = {}
+        self._metrics: Metrics | None = None
         self._started_ray = False
         self._runs = 0
+
+    @property
+    def workers(self) -> int:
+        """Actors asked for, or where that is left to the cluster, those there are."""
+        return self._asked or len(self._slots)
 
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         """Run the calls, at most one at a time on each actor; a call whose actor dies comes back with ``retry``."""
         if not calls:
             return
         self._connect()
-        gpus = self._gpus_each()
+        assert self._metrics is not None
         # A run that a caller left without closing it must neither go on beside this one nor end this one's actors.
         self._discard_busy()
         self._runs += 1
         this_run = self._runs
+        size = self._size(calls)
         waiting = deque(calls)
-        unused = [slot for slot in self._slots if slot.actor is None]
-        idle = [slot for slot in self._slots if slot.actor is not None and slot.starting is None]
-        busy = {slot.starting: slot for slot in self._slots if slot.starting is not None}
-        failed_starts = 0
+        failed_starts, moved, warned = 0, time.monotonic(), False
         try:
-            while waiting or any(slot.call for slot in busy.values()):
-                while waiting and idle:
-                    slot = idle.pop(0)
-                    slot.call = waiting.popleft()
-                    busy[slot.actor.run.remote(slot.call)] = slot
-                starting = sum(slot.starting is not None for slot in busy.values())
-                for _ in range(min(len(waiting) - starting, len(unused))):
-                    slot = unused.pop(0)
-                    slot.actor = make_actor(self._threads, gpus)
-                    slot.starting = slot.actor.ready.remote()
-                    busy[slot.starting] = slot
-                done, _ = ray.wait(list(busy), num_returns=1, timeout=START_TIMEOUT_S)
-                if not done and not any(slot.call for slot in busy.values()):
-                    raise self._no_room(gpus)
-                for reference in done:
-                    slot = busy.pop(reference)
-                    call, slot.call, slot.starting = slot.call, None, None
-                    try:
-                        reply = ray.get(reference)
-                    except RayTaskError as error:
-                        reply = Reply(None, (error,), str(error), retry=False)
-                    except RayError as error:
-                        reply = Reply(None, (error,), str(error), retry=True)
-                        self._discard(slot)
-                        failed_starts += call is None
-                        if failed_starts == START_ATTEMPTS:
-                            raise TaskFailed(f"Ray could not start a worker, tried {START_ATTEMPTS} times") from error
-                    (unused if slot.actor is None else idle).append(slot)
-                    if call is not None:
-                        yield reply.outcome(call)
+            while waiting or any(slot.call for slot in self._slots):
+                self._assign(waiting)
+                self._grow(len(waiting), size)
+                done = self._wait()
+                if done or any(slot.call for slot in self._slots):
+                    moved = time.monotonic()
+                elif time.monotonic() - moved > START_TIMEOUT_S:
+                    raise self._no_room(size)
+                elif time.monotonic() - moved > NO_ROOM_S and not warned:
+                    warned = True
+                    _log.warning("waiting for a host with room for a worker of %s; %s", size, _offered())
+                outcomes, lost_starts, started = self._collect(done)
+                failed_starts = 0 if started or outcomes else failed_starts + bool(lost_starts)
+                if lost_starts and failed_starts >= START_ATTEMPTS and not any(slot.call for slot in self._slots):
+                    raise TaskFailed(f"Ray could not start a worker, tried {START_ATTEMPTS} times: {lost_starts[0]}")
+                time.sleep(bool(lost_starts))
+                for outcome in outcomes:
+                    self._metrics.count(outcome)
+                    yield outcome
+                    if this_run != self._runs:
+                        return
         finally:
             if this_run == self._runs:
                 self._discard_busy()
+                self._discard_waiting()
 
     def close(self) -> None:
         """End the actors, and Ray if this executor started it."""
-        for slot in self._slots:
+        for slot in list(self._slots):
             self._discard(slot)
         if self._started_ray:
             self._started_ray = False
             ray.shutdown()
 
-    def _connect(self) -> None:
-        if ray.is_initialized():
-            return
-        gpus = 0
-        if self._device == "cuda":
-            import torch
+    def _assign(self, waiting: deque[TaskCall]) -> None:
+        for slot in self._slots:
+            if not waiting:
+                return
+            if slot.call is None and slot.starting is None:
+                slot.call, slot.since = waiting.popleft(), time.monotonic()
+                self._pending[slot.actor.run.remote(slot.call)] = slot
 
-            gpus = torch.cuda.device_count()
-        self._started_ray = connect(self.workers * self._threads, gpus)
+    def _grow(self, num_waiting: int, size: WorkerSize) -> None:
+        """Ask for as many actors as there are calls without one, as far as there may be more."""
+        starting = sum(slot.starting is not None for slot in self._slots)
+        room = self._asked - len(self._slots) if self._asked else max(STARTS, len(self._slots) - starting) - starting
+        for _ in range(min(num_waiting - starting, room)):
+            slot = _Slot(make_actor(size), size, time.monotonic())
+            slot.starting = slot.actor.ready.remote()
+            self._pending[slot.starting] = slot
+            self._slots.append(slot)
+
+    def _wait(self) -> list[Any]:
+        """References that are ready: at least one, unless none is within the time between two looks."""
+        done, _ = ray.wait(list(self._pending), num_returns=1, timeout=POLL_S)
+        if done:
+            done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+        return list(done)
+
+    def _collect(self, done: Sequence[Any]) -> tuple[list[Outcome], list[RayError], bool]:
+        """Outcomes of the calls that ended; why actors ended before they had started; whether any started."""
+        outcomes: list[Outcome] = []
+        lost_starts: list[RayError] = []
+        started = False
+        for reference in done:
+            slot = self._pending.pop(reference)
+            call, was_starting, began = slot.call, slot.starting is not None, slot.since
+            slot.call = slot.starting = None
+            try:
+                reply = ray.get(reference)
+            except RayTaskError as error:
+                reply = Reply(None, (error,), str(error), False, slot.host, slot.pid)
+            except RayError as error:
+                self._discard(slot)
+                if call is None:
+                    lost_starts.append(error)
+                else:
+                    lost_s = time.monotonic() - began
+                    outcomes.append(Outcome(call, None, error, str(error), True, True, lost_s, slot.host, slot.pid))
+                continue
+            if was_starting:
+                started = True
+                slot.host, slot.pid = reply
+            elif call is not None:
+                outcomes.append(reply.outcome(call))
+        return outcomes, lost_starts, started
+
+    def _connect(self) -> None:
+        if not ray.is_initialized():
+            gpus = 0
+            if self._device == "cuda":
+                import torch
+
+                gpus = torch.cuda.device_count()
+            self._started_ray = connect(self._asked * self._threads, gpus)
+        self._metrics = self._metrics or Metrics()
+
+    def _size(self, calls: Sequence[TaskCall]) -> WorkerSize:
+        """What a worker for these calls asks for; actors that are too small for them end, and those far too large."""
+        # An embedded Ray has this machine's memory, which the plan has shared out among the workers already.
+        asked = 0 if self._started_ray else max(call.memory_bytes for call in calls)
+        size = WorkerSize(self._threads, self._gpus_each(), -(-asked // MEMORY_STEP) * MEMORY_STEP, self._custom)
+        for slot in list(self._slots):
+            if not size.memory_bytes <= slot.size.memory_bytes <= 4 * size.memory_bytes:
+                self._discard(slot)
+        return size
 
     def _gpus_each(self) -> float:
         if self._device != "cuda":
             return 0.0
+        if self._gpus or not self._asked:
+            return self._gpus or 1.0
         offered = int(ray.cluster_resources().get("GPU", 0))
         if not offered:
             raise ConfigError("--device cuda: this Ray cluster offers no GPU; use --device cpu")
-        return 1.0 if offered >= self.workers else int(10_000 * offered / self.workers) / 10_000
+        return 1.0 if offered >= self._asked else int(10_000 * offered / self._asked) / 10_000
 
-    def _no_room(self, gpus: float) -> ConfigError:
-        offered = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+    def _no_room(self, size: WorkerSize) -> ConfigError:
         return ConfigError(
-            f"no Ray worker with {self._threads} CPU(s) and {gpus} GPU(s) could start in {START_TIMEOUT_S:.0f} s; the "
-            f"cluster offers {offered['CPU']:.0f} CPUs and {offered['GPU']:.0f} GPUs: lower the threads of each worker"
+            f"no Ray worker of {size} could start in {START_TIMEOUT_S:.0f} s; {_offered()}: ask for less "
+            f"(threads, gpus, memory_bytes, custom_resources), or add hosts that hold it"
         )
 
     def _discard_busy(self) -> None:
-        for slot in self._slots:
+        for slot in list(self._slots):
             if slot.call is not None:
                 self._discard(slot)
 
+    def _discard_waiting(self) -> None:
+        """End actors that no host has room for, lest they ask for hosts that have nothing to do."""
+        for slot in list(self._slots):
+            if slot.starting is not None and time.monotonic() - slot.since > NO_ROOM_S:
+                self._discard(slot)
+
     def _discard(self, slot: _Slot) -> None:
-        if slot.actor is not None and ray.is_initialized():
+        self._slots.remove(slot)
+        self._pending = {reference: held for reference, held in self._pending.items() if held is not slot}
+        if ray.is_initialized():
             ray.kill(slot.actor)
-        slot.actor = slot.starting = slot.call = None
+
+
+def _offered() -> str:
+    """Word what the cluster's hosts have, equal ones together."""
+    hosts: dict[str, int] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            held = {name: count for name, count in node["Resources"].items() if ":" not in name}
+            words = [f"{held.pop('CPU', 0):g} CPUs", f"{held.pop('GPU', 0):g} GPUs"]
+            words.append(human_bytes(held.pop("memory", 0)))
+            held.pop("object_store_memory", None)
+            text = ", ".join([*words, *(f"{count:g} {name}" for name, count in sorted(held.items()))])
+            hosts[text] = hosts.get(text, 0) + 1
+    return "the cluster has " + "; ".join(f"{count} host(s) of {text}" for text, count in hosts.items())

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Read when ray is imported: send no usage reports; leave CUDA_VISIBLE_DEVICES alone for actors without a GPU.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray._private import ray_constants
 
-from engine.errors import TaskFailed
+from engine.errors import EngineError, TaskFailed
+from engine.executors.base import cluster_address
+from engine.executors.ray.authentication import check_token, make_token
 
 # Calls and records are small and all data goes through storage, so the object store stays small.
 OBJECT_STORE_BYTES = 256 << 20
@@ -20,16 +25,20 @@ OBJECT_STORE_BYTES = 256 << 20
 def connect(num_cpus: int, num_gpus: int) -> bool:
     """Use the session of this process, or the cluster ``RAY_ADDRESS`` names (a job's own), else start one here.
 
-    Returns whether one was started, and so has to be shut down by the caller. Raises ``TaskFailed``.
+    Returns whether one was started, and so has to be shut down by the caller. Raises ``TaskFailed``, and
+    ``ConfigError`` for a cluster without authentication.
     """
     if ray.is_initialized():
         return False
-    address = os.environ.get("RAY_ADDRESS")
+    address = cluster_address()
     try:
         if address:
+            check_token(address)
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             start_embedded(num_cpus, num_gpus)
+    except EngineError:
+        raise
     except Exception as error:  # Ray raises the bare class for a part that did not come up in time
         ray.shutdown()
         what = f"could not be reached at RAY_ADDRESS={address}" if address else "did not start"
@@ -40,16 +49,32 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
 
 
 def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
-    """Start Ray for this process alone: no dashboard, a small object store.
+    """Start Ray for this process alone: on loopback, with a token of its own, no dashboard, a small object store.
 
-    It ends with ``ray.shutdown()`` or with the process. Ray's ports listen on all interfaces, guarded by its own token.
+    It ends with ``ray.shutdown()`` or with the process.
     """
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    make_token()
+    with on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let what Ray starts meanwhile open its ports on loopback and on no other interface.
+
+    Ray does so by itself on systems where it supports no clusters; an address of 127.0.0.1 it replaces by another.
+    """
+    held = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = held

@@ -7,17 +7,36 @@ storage does not have, so one that died is replaced by a fresh one.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import ray
 from ray import cloudpickle
 from threadpoolctl import threadpool_limits
 
 from engine.executors.base import Outcome, attempt
+from engine.plan import human_bytes
 from engine.storage.context import TaskCall
 from engine.storage.manifest import Record
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class WorkerSize:
+    """What each worker asks of Ray; ``custom`` are resources that hosts were started with by name."""
+
+    threads: int
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [f"{self.threads} CPU(s)"]
+        parts += [f"{self.gpus:g} GPU(s)"] if self.gpus else []
+        parts += [human_bytes(self.memory_bytes)] if self.memory_bytes else []
+        return ", ".join([*parts, *(f"{count:g} {name}" for name, count in self.custom.items())])
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,8 @@ class Reply:
     errors: tuple[BaseException, ...]
     details: str
     retry: bool
+    host: str = ""
+    pid: int = 0
 
     @classmethod
     def of(cls, outcome: Outcome) -> Reply:
@@ -36,12 +57,14 @@ class Reply:
         while error is not None and error not in chain:
             chain.append(error)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        return cls(outcome.record, tuple(map(portable, chain)), outcome.details, outcome.retry)
+        errors = tuple(map(portable, chain))
+        return cls(outcome.record, errors, outcome.details, outcome.retry, outcome.host, outcome.pid)
 
     def outcome(self, call: TaskCall) -> Outcome:
         for error, cause in zip(self.errors, self.errors[1:], strict=False):
             error.__cause__ = cause
-        return Outcome(call, self.record, self.errors[0] if self.errors else None, self.details, self.retry)
+        first = self.errors[0] if self.errors else None
+        return Outcome(call, self.record, first, self.details, self.retry, host=self.host, pid=self.pid)
 
 
 class TaskRunner:
@@ -52,18 +75,25 @@ class TaskRunner:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
         threadpool_limits(limits=threads)
 
-    def ready(self) -> None:
-        """Return once the actor has started."""
+    def ready(self) -> tuple[str, int]:
+        """Return once the actor has started: its host and process."""
+        return socket.gethostname(), os.getpid()
 
     def run(self, call: TaskCall) -> Reply:
         """Run and commit one task."""
         return Reply.of(attempt(call))
 
 
-def make_actor(threads: int, num_gpus: float) -> ray.actor.ActorHandle:
-    """Start an actor. It is not restarted by Ray: the executor replaces it and runs its task again."""
-    actor_class = ray.remote(num_cpus=threads, num_gpus=num_gpus, max_restarts=0, max_task_retries=0)(TaskRunner)
-    return actor_class.remote(threads)
+def make_actor(size: WorkerSize) -> ray.actor.ActorHandle:
+    """Start an actor on a host with room, spread over hosts; it waits in Ray for one where there is none.
+
+    It is not restarted by Ray: the executor replaces it and runs its task again.
+    """
+    actor_class = ray.remote(
+        num_cpus=size.threads, num_gpus=size.gpus, memory=size.memory_bytes or None,
+        resources=dict(size.custom) or None, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD",
+    )(TaskRunner)  # fmt: skip
+    return actor_class.remote(size.threads)
 
 
 def portable(error: BaseException) -> BaseException:

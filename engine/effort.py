@@ -1,0 +1,51 @@
+"""What a run cost beyond its work: where its tasks ran, what had to be done again, how often it was started."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.events import read_events
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Over all starts of a run. ``retries``: attempts that were made again; ``lost`` of them went with their worker,
+    ``lost_s`` seconds after they had begun. What was under way when the driver itself died left no trace."""
+
+    starts: int
+    executor: str
+    hosts: dict[str, int]
+    tasks: int
+    retries: int
+    lost: int
+    lost_s: float
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{host} ({tasks:,})" for host, tasks in list(self.hosts.items())[:8])
+        more = f" and {len(self.hosts) - 8} more" if len(self.hosts) > 8 else ""
+        return (
+            f"{self.tasks:,} tasks on {len(self.hosts)} host(s): {names}{more}; started {self.starts} time(s); "
+            f"{self.retries} attempts made again, {self.lost} of them as their worker was lost, with "
+            f"{self.lost_s:.1f} s of work"
+        )
+
+
+def run_effort(root: Path) -> Effort:
+    """Read a run's effort from its events, whether it is finished or not."""
+    starts, executor = 0, ""
+    hosts: Counter[str] = Counter()
+    retries = lost = 0
+    lost_s = 0.0
+    for event in read_events(root):
+        kind = event["event"]
+        if kind == "run_started":
+            starts, executor = starts + 1, event["executor"]
+        elif kind == "task_committed":
+            hosts[event.get("host", "unknown")] += 1
+        elif kind == "task_failed":
+            retries += 1
+            lost += bool(event.get("lost"))
+            lost_s += event.get("lost_s", 0.0)
+    return Effort(starts, executor, dict(hosts.most_common()), hosts.total(), retries, lost, round(lost_s, 3))

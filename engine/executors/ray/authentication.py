@@ -1,0 +1,50 @@
+"""Ray's token: made for what is started here, asked for before a cluster is joined.
+
+Whoever reaches the ports of a Ray cluster without a token can run any program on its hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+def token_file() -> Path:
+    """The file that Ray reads its token from where the environment has none."""
+    return Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
+
+
+def make_token() -> None:
+    """Give a Ray that this process starts a token of its own, in memory only, unless one is configured."""
+    if not os.environ.get(TOKEN) and not token_file().is_file():
+        os.environ[TOKEN] = secrets.token_hex(32)
+
+
+def check_token(address: str) -> None:
+    """Refuse to join a cluster without token authentication, or with a token that others can read.
+
+    Raises ``ConfigError`` that says what to set.
+    """
+    mode = os.environ.get(MODE, "")
+    if mode.lower() != "token":
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: {MODE} is {mode or 'not set'}, so anyone who reaches this cluster could run "
+            f"programs on it; start its hosts with {MODE}=token and one token, and set the same here"
+        )
+    if os.environ.get(TOKEN):
+        return
+    path = token_file()
+    if not path.is_file():
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: {MODE}=token, but there is no token: {TOKEN} is not set and {path} does not "
+            f"exist; set {TOKEN_PATH} to a file that holds the cluster's token"
+        )
+    permissions = stat.S_IMODE(path.stat().st_mode)
+    if permissions & 0o077:
+        raise ConfigError(f"{path} holds Ray's token and others may read it (mode {permissions:04o}): chmod 600 {path}")

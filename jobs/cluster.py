@@ -1,0 +1,50 @@
+"""Cluster vectors, on this machine or as a Ray job; submitted again with the same --out it resumes.
+
+    python jobs/cluster.py --config cluster_configs/laptop.yaml --features faces.npy --out run
+    ray job submit -- python jobs/cluster.py --config cluster_configs/one_host_8_gpus.yaml --features F --out RUN
+
+Progress goes to the job's log as lines, the labels to RUN (``asterism export RUN``), with an HTML report. Exit codes
+are those of ``jobs/submission.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from submission import announce, given_settings, make_parser, print_effort, run_job
+
+from engine import cluster, evaluate
+
+
+def main() -> int:
+    """Parse, run, print what came out."""
+    parser = make_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--features", required=True, help="vectors in any supported format, at a path that every host sees or a URL"
+    )
+    parser.add_argument("--dim", type=int, help="dimensions of a .bin file")
+    parser.add_argument("--model", help="folder that jobs/train.py wrote; without one: by cosine and self-training")
+    parser.add_argument("--method", help="default: the model's, else by size")
+    parser.add_argument("--labels", help="identities, one per row, for scores only")
+    arguments = parser.parse_args()
+    return run_job(lambda: work(arguments))
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Run, or resume, the clustering."""
+    announce(arguments)
+    result = cluster(
+        arguments.features, dim=arguments.dim, model=arguments.model, labels=arguments.labels, workspace=arguments.out,
+        config=arguments.config, progress=True, **given_settings(arguments),
+    )  # fmt: skip
+    labels = result.labels
+    print(f"{len(labels):,} rows in {np.unique(labels[labels >= 0]).size:,} clusters; report: {result.report}")
+    if arguments.labels:
+        scores = evaluate(labels, arguments.labels)
+        print(f"pairwise F {100 * scores['pairwise_f']:.1f}, BCubed F {100 * scores['bcubed_f']:.1f}")
+    print_effort(arguments.out)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,77 @@
+"""Cluster stand-ins of growing size, part1 to ultra-large, and print one table of them; submitted again it resumes.
+
+    python jobs/scale_test.py --config cluster_configs/laptop.yaml --out scale --parts part1
+    ray job submit -- python jobs/scale_test.py --config cluster_configs/one_host_8_gpus.yaml --out SHARED/scale
+
+A part's vectors are made on the host that runs this script, in bounded memory, and kept in ``--out`` with its run.
+``--parts name=IDENTITIES`` makes one of another size. Exit codes are those of ``jobs/submission.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from submission import announce, given_settings, make_parser, print_effort, run_job
+
+from engine import api, cluster, evaluate
+from engine.effort import run_effort
+from engine.events import read_events
+from engine.storage.formats import read_labels
+
+# Identities; about 68 rows each. Ultra-large has the 52 million rows of the published split of that name.
+PARTS = {
+    "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
+    "ultra-large": 765_000,
+}  # fmt: skip
+HEADER = ("part", "rows", "seconds", "memory GB", "pairwise F", "BCubed F", "hosts", "retries", "lost s")
+
+
+def main() -> int:
+    """Parse, run every part, print the table."""
+    parser = make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help="by commas: names, or name=identities")
+    parser.add_argument("--model", help="folder that jobs/train.py wrote")
+    arguments = parser.parse_args()
+    return run_job(lambda: work(arguments))
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Make and run the parts that are not finished."""
+    announce(arguments)
+    rows = []
+    for number, part in enumerate(arguments.parts.split(",")):
+        name, _, identities = part.partition("=")
+        if not identities and name not in PARTS:
+            raise SystemExit(f"--parts {part}: expected one of {', '.join(PARTS)}, or name=identities")
+        print(f"== {name}", flush=True)
+        rows.append(measure(name, int(identities or PARTS[name]), 1 + number, arguments))
+        print_effort(Path(arguments.out) / name)
+    widths = [max(len(row[column]) for row in [HEADER, *rows]) for column in range(len(HEADER))]
+    for row in [HEADER, *rows]:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print("seconds: of all starts together; memory: most that the driver's machine held, workers there included")
+
+
+def measure(name: str, identities: int, seed: int, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Make one part if it is not there, cluster it, and return its line of the table."""
+    out = Path(arguments.out)
+    data, run = out / f"{name}-data", out / name
+    if not (data / "labels.meta").exists():
+        api.make_standin(data, identities, seed)
+    result = cluster(
+        data / "features.bin", dim=256, labels=data / "labels.meta", model=arguments.model, workspace=run,
+        config=arguments.config, progress=True, **given_settings(arguments),
+    )  # fmt: skip
+    scores = evaluate(result.labels, read_labels(data / "labels.meta"))
+    stages = [event for event in read_events(run) if event["event"] == "stage_finished"]
+    effort = run_effort(run)
+    return (
+        name, f"{len(result.labels):,}", f"{sum(stage['seconds'] for stage in stages):,.0f}",
+        f"{max(stage['peak_bytes'] for stage in stages) / 1e9:.2f}", f"{100 * scores['pairwise_f']:.1f}",
+        f"{100 * scores['bcubed_f']:.1f}", str(len(effort.hosts)), str(effort.retries), f"{effort.lost_s:.1f}",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

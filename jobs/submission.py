@@ -1,0 +1,71 @@
+"""What the jobs share: their arguments, exit codes, and the lines at their end.
+
+A job ends with 0 when it is done; with 2 when it was refused, so that submitting it again unchanged is of no use; with
+1 when it failed on the way, and with 130 or a signal when it was stopped. After these, submit it again with the same
+``--out``: what is committed is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from engine.api import open_run
+from engine.config import load_resources, parse_overrides
+from engine.effort import run_effort
+from engine.errors import DiskBudgetExceeded, EngineError, StorageFailed, TaskFailed
+from engine.masking import masked
+
+AGAIN = "submit it again with the same --out: what was committed is kept"
+DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with what every job takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", help="YAML file of settings and resources, as in cluster_configs/, or a preset")
+    parser.add_argument(
+        "--out", required=True, help="folder that every host sees, or URL, to write; given again, it resumes"
+    )
+    parser.add_argument("--set", action="append", default=[], help="one setting, for example knn.k=40; may be repeated")
+    return parser
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings of ``--set``, and the method where the job takes one, as ``cluster`` and ``train`` take them."""
+    method = getattr(arguments, "method", None)
+    return parse_overrides(arguments.set) | ({"method": method} if method else {})
+
+
+def run_job(job: Callable[[], None]) -> int:
+    """Run a job's work and return its exit code; errors are one line each."""
+    try:
+        job()
+    except (TaskFailed, StorageFailed, DiskBudgetExceeded) as error:
+        return _end(FAILED, f"failed: {error}\n{AGAIN}")
+    except EngineError as error:
+        return _end(REFUSED, f"refused: {error}")
+    except OSError as error:
+        return _end(FAILED, f"failed: {type(error).__name__}: {error}\n{AGAIN}")
+    except KeyboardInterrupt:
+        return _end(STOPPED, f"stopped\n{AGAIN}")
+    return DONE
+
+
+def _end(code: int, text: str) -> int:
+    print(masked(text), file=sys.stderr, flush=True)
+    return code
+
+
+def announce(arguments: argparse.Namespace) -> None:
+    """Say what is about to run, and where."""
+    resources = load_resources(arguments.config)
+    line = f"executor {resources.executor}, config {arguments.config or 'none'}, out {arguments.out}"
+    print(masked(line), flush=True)
+
+
+def print_effort(out: str) -> None:
+    """Where the tasks ran, what was done again, what was lost."""
+    print(run_effort(open_run(out)), flush=True)

@@ -1,0 +1,48 @@
+"""Train a method on labelled vectors, on this machine or as a Ray job; submitted again with the same --out it resumes.
+
+    python jobs/train.py --config cluster_configs/laptop.yaml --features F.npy --labels L.npy --out model
+    ray job submit -- python jobs/train.py --config cluster_configs/one_host_8_gpus.yaml --features F --labels L --out M
+
+The folder that it writes is what ``jobs/cluster.py --model`` takes. Exit codes are those of ``jobs/submission.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from submission import announce, given_settings, make_parser, print_effort, run_job
+
+from engine import train
+from engine.api import open_run
+
+
+def main() -> int:
+    """Parse, train, print the operating points."""
+    parser = make_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--features", required=True, help="vectors in any supported format, at a path that every host sees or a URL"
+    )
+    parser.add_argument("--labels", required=True, help="identities, one per row; -1 is not trained on")
+    parser.add_argument("--dim", type=int, help="dimensions of a .bin file")
+    parser.add_argument("--method", help="structural, star_fc, gcn_v...; default: by size")
+    arguments = parser.parse_args()
+    return run_job(lambda: work(arguments))
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Run, or resume, the training."""
+    announce(arguments)
+    out = train(
+        arguments.features, arguments.labels, arguments.out, dim=arguments.dim, config=arguments.config,
+        progress=True, **given_settings(arguments),
+    )  # fmt: skip
+    model = json.loads((open_run(out) / "model.json").read_text())
+    print(f"{model['method']} model: {out}")
+    for name, point in model["operating_points"].items():
+        print(f"  {name}{' (preferred)' if name == model['preferred'] else ''}: {json.dumps(point)}")
+    print_effort(arguments.out)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

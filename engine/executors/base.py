@@ -6,13 +6,13 @@ It never decides what to run; the runner does.
 
 from __future__ import annotations
 
-import importlib
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from engine.errors import EngineError
+from engine.storage.companions import StartCompanions, resolve, start_here
 from engine.storage.context import TaskCall, run_call
 from engine.storage.manifest import Record
 
@@ -46,16 +46,10 @@ class Executor(Protocol):
         ...
 
 
-def resolve(function: str) -> Callable[..., dict[str, Any]]:
-    """Import ``"module:name"``."""
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def attempt(call: TaskCall) -> Outcome:
+def attempt(call: TaskCall, start_companions: StartCompanions = start_here) -> Outcome:
     """Run one task in this process and commit it; errors become part of the outcome."""
     try:
-        return Outcome(call, record=run_call(call, resolve(call.function)))
+        return Outcome(call, record=run_call(call, resolve(call.function), start_companions))
     except (EngineError, MemoryError) as error:
         return Outcome(call, error=error, details=traceback.format_exc())
     except OSError as error:

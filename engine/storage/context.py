@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.storage import arrays, manifest, tables
+from engine.storage.companions import Companions, StartCompanions, start_here
 from engine.storage.manifest import OutputFile, Record
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ class TaskContext:
     """Handed to a task function; collects the outputs it writes."""
 
     call: TaskCall
+    start_companions: StartCompanions = start_here
     outputs: list[OutputFile] = field(default_factory=list)
     _reported: float = 0.0
 
@@ -69,6 +72,18 @@ class TaskContext:
         """Map an input stage's array, read-only; held by the process between tasks."""
         folder = self.input(name)
         return hold(("array", str(folder), array), lambda: arrays.map_array(folder, array))
+
+    @contextmanager
+    def companions(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Companions]:
+        """Helpers of the class ``"module:Class"``, one of each tuple of plain arguments, until the block ends.
+
+        They are where the executor places them: in this process, or in others and on other hosts.
+        """
+        started = self.start_companions(name, arguments)
+        try:
+            yield started
+        finally:
+            started.close()
 
     def write_rows(self, array: str, rows: np.ndarray, dtype: DTypeLike, num_rows: int | None = None) -> None:
         """Write this task's rows of an output array that has ``num_rows`` (default: the stage's) rows in all."""
@@ -99,6 +114,17 @@ class TaskContext:
     def write_npy(self, name: str, array: np.ndarray) -> None:
         """Write an output array that is read whole, as ``name.npy``."""
         self.write_file(f"{name}.npy", lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
+
+    def write_npy_parts(self, name: str, parts: Iterable[np.ndarray], num_rows: int, dtype: DTypeLike) -> None:
+        """Write a one-dimensional array given in parts, of which one at a time is held: the bytes of ``write_npy``."""
+
+        def write(stream: Any) -> None:
+            header = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype)) | {"shape": (num_rows,)}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in parts:
+                stream.write(part.astype(dtype, copy=False).data)
+
+        self.write_file(f"{name}.npy", write)
 
     def report(self, fraction: float, text: str = "") -> None:
         """Report progress inside a long task (0..1), at most twice a second; anyone who sees the folder can read it."""
@@ -158,10 +184,12 @@ def folder_digest(folder: Path) -> str:
     return str(manifest.read_json(folder / "stage.json")["digest"])
 
 
-def run_call(call: TaskCall, function: Callable[..., dict[str, Any]]) -> Record:
+def run_call(
+    call: TaskCall, function: Callable[..., dict[str, Any]], start_companions: StartCompanions = start_here
+) -> Record:
     """Run one task and commit it; the record is written last."""
     started = time.perf_counter()
-    context = TaskContext(call)
+    context = TaskContext(call, start_companions)
     facts = function(context, call.start, call.stop)
     record = Record(
         call.digest,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from toy_stages import make_calls
 
@@ -24,6 +27,14 @@ STARTS = list(range(0, NUM_ROWS, CHUNK_ROWS))
 
 def starts(outcomes: list[Outcome]) -> list[int]:
     return sorted(outcome.call.start for outcome in outcomes)
+
+
+def is_gone(process: int) -> bool:
+    for _ in range(100):
+        if not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 class ExecutorContract:
@@ -92,6 +103,18 @@ class ExecutorContract:
         found += outcomes
         assert starts(found) == STARTS
         assert all(outcome.record for outcome in found)
+
+    def test_a_task_has_companions_that_exchange_messages(self, executor: Executor, tmp_path: Path) -> None:
+        (outcome,) = executor.run(make_calls(tmp_path, "consult", 10))
+        assert outcome.record, outcome.details
+        facts = outcome.record.facts
+        for count in (1, 2):
+            expected = [[[giver, taker] for giver in range(count)] for taker in range(count)]
+            assert facts["taken"][count] == expected
+        assert facts["sum"] == 10 + 11
+        assert facts["refusal"] == ["DataError", "clerk 0: no such column"]
+        for process in set(facts["processes"]) - {os.getpid()}:
+            assert is_gone(process)
 
     def test_closes_twice_and_unused(self, executor: Executor, tmp_path: Path) -> None:
         list(executor.run(make_calls(tmp_path, "count_up", 10)))

@@ -6,18 +6,17 @@ storage does not have, so one that died is replaced by a fresh one.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from ray import cloudpickle
-from threadpoolctl import threadpool_limits
 
 from engine.executors.base import Outcome, attempt
+from engine.executors.ray.companions import RayCompanions
+from engine.executors.ray.threads import limit_threads
 from engine.storage.context import TaskCall
 from engine.storage.manifest import Record
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,15 @@ class TaskRunner:
     """Runs one task at a time on ``threads`` threads; made a Ray actor by ``RayExecutor``."""
 
     def __init__(self, threads: int) -> None:
-        # Libraries loaded later read the variables; those already loaded are told.
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-        threadpool_limits(limits=threads)
+        limit_threads(threads)
+        self._start_companions = partial(RayCompanions, threads=threads)
 
     def ready(self) -> None:
         """Return once the actor has started."""
 
     def run(self, call: TaskCall) -> Reply:
         """Run and commit one task."""
-        return Reply.of(attempt(call))
+        return Reply.of(attempt(call, self._start_companions))
 
 
 def make_actor(threads: int, num_gpus: float) -> ray.actor.ActorHandle:

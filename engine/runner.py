@@ -245,6 +245,7 @@ def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], work
         stop=task.stop,
         threads=workshop.threads,
         device=workshop.device,
+        workers=workshop.executor.workers,
     )
 
 

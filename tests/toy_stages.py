@@ -150,9 +150,9 @@ def unite_mortals(task: TaskContext, start: int, stop: int) -> Facts:
     """``components`` by mortal ranges."""
     started = task.start_companions
 
-    def start_mortal(name: str, arguments: Sequence[tuple[Any, ...]]) -> Companions:
+    def start_mortal(name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool) -> Companions:
         marked = [(task.where["marker"], *given) for given in arguments]
-        return started("toy_stages:MortalRange", marked)
+        return started("toy_stages:MortalRange", marked, on_device)
 
     task.start_companions = start_mortal
     return components(task, start, stop)

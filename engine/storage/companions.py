@@ -33,7 +33,7 @@ class Companions(Protocol):
         ...
 
 
-StartCompanions = Callable[[str, Sequence[tuple[Any, ...]]], Companions]
+StartCompanions = Callable[[str, Sequence[tuple[Any, ...]], bool], Companions]
 
 
 class CompanionsHere:
@@ -58,8 +58,8 @@ class CompanionsHere:
         self._companions.clear()
 
 
-def start_here(name: str, arguments: Sequence[tuple[Any, ...]]) -> CompanionsHere:
-    """Make a companion of each tuple of arguments in this process."""
+def start_here(name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool = False) -> CompanionsHere:
+    """Make a companion of each tuple of arguments in this process, which has what GPU there is."""
     made = resolve(name)
     return CompanionsHere([made(*given) for given in arguments])
 

@@ -37,6 +37,7 @@ class TaskCall:
     stop: int
     threads: int
     device: str
+    workers: int = 1  # of the executor: a task that is a stage alone may share its work out among as many
 
 
 @dataclass
@@ -74,12 +75,15 @@ class TaskContext:
         return hold(("array", str(folder), array), lambda: arrays.map_array(folder, array))
 
     @contextmanager
-    def companions(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Companions]:
+    def companions(
+        self, name: str, arguments: Sequence[tuple[Any, ...]], *, on_device: bool = False
+    ) -> Iterator[Companions]:
         """Helpers of the class ``"module:Class"``, one of each tuple of plain arguments, until the block ends.
 
-        They are where the executor places them: in this process, or in others and on other hosts.
+        They are where the executor places them: in this process, or in others and on other hosts; those ``on_device``
+        each with as much of a GPU as a worker has.
         """
-        started = self.start_companions(name, arguments)
+        started = self.start_companions(name, arguments, on_device)
         try:
             yield started
         finally:

@@ -36,12 +36,14 @@ class Companion:
 class RayCompanions:
     """See ``engine.storage.companions.Companions``; promises are Ray's references, which pass between actors."""
 
-    def __init__(self, name: str, arguments: Sequence[tuple[Any, ...]], threads: int) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool, *, threads: int, num_gpus: float
+    ) -> None:
         """Start an actor for each tuple of arguments and wait until all have made their objects."""
         self._name = name
-        actor_class = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD")(
-            Companion
-        )
+        resources = {"num_cpus": 0, "num_gpus": num_gpus if on_device else 0}
+        lifetime = {"max_restarts": 0, "max_task_retries": 0}
+        actor_class = ray.remote(**resources, **lifetime, scheduling_strategy="SPREAD")(Companion)
         self._actors = [actor_class.remote(threads) for _ in arguments]
         try:
             self.wait([actor.make.remote(name, given) for actor, given in zip(self._actors, arguments, strict=True)])

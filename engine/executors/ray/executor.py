@@ -59,6 +59,9 @@ class RayExecutor:
         gpus = self._gpus_each()
         # A run that a caller left without closing it must neither go on beside this one nor end this one's actors.
         self._discard_busy()
+        if gpus:  # companions of fewer calls than workers take the GPUs of workers that have none
+            for slot in self._slots[len(calls) :]:
+                self._discard(slot)
         self._runs += 1
         this_run = self._runs
         waiting = deque(calls)

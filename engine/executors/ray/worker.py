@@ -46,9 +46,9 @@ class Reply:
 class TaskRunner:
     """Runs one task at a time on ``threads`` threads; made a Ray actor by ``RayExecutor``."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, num_gpus: float) -> None:
         limit_threads(threads)
-        self._start_companions = partial(RayCompanions, threads=threads)
+        self._start_companions = partial(RayCompanions, threads=threads, num_gpus=num_gpus)
 
     def ready(self) -> None:
         """Return once the actor has started."""
@@ -61,7 +61,7 @@ class TaskRunner:
 def make_actor(threads: int, num_gpus: float) -> ray.actor.ActorHandle:
     """Start an actor. It is not restarted by Ray: the executor replaces it and runs its task again."""
     actor_class = ray.remote(num_cpus=threads, num_gpus=num_gpus, max_restarts=0, max_task_retries=0)(TaskRunner)
-    return actor_class.remote(threads)
+    return actor_class.remote(threads, num_gpus)
 
 
 def portable(error: BaseException) -> BaseException:

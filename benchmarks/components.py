@@ -12,6 +12,12 @@ from the system's cache first, in a process of its own:
   ``scipy.sparse.csgraph.connected_components``, ``igraph.Graph.connected_components``; loading, building their graph
   and finding the components are timed apart.
 
+With ``--ranges P`` edges are drawn as they are read and nothing is stored: ``UnionFind`` beside ``VertexRange`` over P
+ranges, called in turn in one process, each of which draws all edges and keeps its own. ``range_s`` are the seconds of
+each: the longest bounds what P processes would take. Writes ``benchmarks/records/ranges.json``.
+
+    python benchmarks/components.py --ranges 4 --vertices 100000000 --degree 3 --limit 3000
+
 ``peak_bytes`` is anonymous memory, mapped files left out; ``peak_resident_bytes`` counts those too. All must agree on
 the components. Writes ``benchmarks/records/components.json`` (``components_quick.json`` with ``--quick``).
 """
@@ -23,7 +29,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +41,7 @@ from apart import Clock, found_version, measure_apart, timed
 from recording import write_record
 from run_graph import stage_table
 
+from engine.clustering.range_union_find import VertexRange, iterate_roots, unite_ranges
 from engine.clustering.union_find import UnionFind, component_roots
 from engine.config import Settings
 from engine.executors.local import LocalExecutor
@@ -43,6 +51,7 @@ from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
 from engine.stages.edges import iterate_edges, num_edges
+from engine.storage.companions import CompanionsHere
 from engine.storage.context import TaskContext, read_npy
 from engine.storage.places import Place
 from engine.tiles import tile_bounds, usable_cores
@@ -50,6 +59,7 @@ from engine.tiles import tile_bounds, usable_cores
 VERTICES, DEGREE, QUICK_VERTICES = 10_000_000, 25, 500_000
 MEMORY_BYTES = 2 * 10**9
 TASKS = 20
+DRAWN_ROWS = 1 << 20
 THRESHOLD = 0.5  # all scores pass
 
 Found = tuple[np.ndarray, dict[str, Any]]
@@ -150,6 +160,41 @@ def find_by_igraph(score: Path, num_vertices: int, degree: int) -> Found:
     return labels, clock.laps
 
 
+def draw_edges(num_vertices: int, degree: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Random edges, a block at a time, always the same ones."""
+    for a, b in tile_bounds(0, num_vertices, DRAWN_ROWS):
+        random = np.random.Generator(np.random.SFC64([1, a]))
+        yield tuple(random.integers(0, num_vertices, (2, (b - a) * degree), dtype=np.int32))
+
+
+class ClockedCompanions(CompanionsHere):
+    """Companions that tell the seconds each has worked."""
+
+    def begin(self, number: int, method: str, *arguments: Any, parts: int = 0) -> Any:
+        started = time.perf_counter()
+        result = super().begin(number, method, *arguments, parts=parts)
+        self.seconds[number] += time.perf_counter() - started
+        return result
+
+    def __init__(self, companions: list[VertexRange]) -> None:
+        super().__init__(companions)
+        self.seconds = [0.0] * len(companions)
+
+
+def find_drawn(num_ranges: int, num_vertices: int, degree: int) -> Found:
+    if num_ranges == 1:
+        union = UnionFind(num_vertices)
+        for edges in draw_edges(num_vertices, degree):
+            union.add(*edges)
+        return union.roots(), {}
+    ranges = ClockedCompanions([
+        VertexRange(number, num_ranges, num_vertices, draw_edges(num_vertices, degree)) for number in range(num_ranges)
+    ])  # fmt: skip
+    rounds = unite_ranges(ranges)
+    roots = np.concatenate(list(iterate_roots(ranges)))
+    return roots, {"rounds": rounds, "range_s": [round(seconds, 2) for seconds in ranges.seconds]}
+
+
 CONTENDERS: dict[str, Callable[[Path, int, int], Found]] = {
     "stages": find_by_stages, "stream": find_by_stream, "arrays": find_by_arrays, "scipy": find_by_scipy,
     "igraph": find_by_igraph,
@@ -180,7 +225,18 @@ def contend(name: str, score: Path, num_vertices: int, degree: int) -> dict[str,
     """Measure one contender in this process, which does nothing else."""
     component_roots(2, np.array([0], np.int32), np.array([1], np.int32))  # compiled code is loaded
     drop_cached(score)
-    (labels, parts), seconds = timed(lambda: CONTENDERS[name](score, num_vertices, degree))
+    return describe(num_vertices, lambda: CONTENDERS[name](score, num_vertices, degree))
+
+
+def contend_drawn(num_ranges: int, num_vertices: int, degree: int) -> dict[str, Any]:
+    """Measure one number of ranges in this process, which does nothing else."""
+    find_drawn(num_ranges, 1000, 1)  # compiled code is loaded
+    return describe(num_vertices, lambda: find_drawn(num_ranges, num_vertices, degree))
+
+
+def describe(num_vertices: int, find: Callable[[], Found]) -> dict[str, Any]:
+    """Time it, and describe the components found."""
+    (labels, parts), seconds = timed(find)
     first = np.empty(int(labels.max()) + 1, np.int64)
     first[labels[::-1]] = np.arange(num_vertices - 1, -1, -1)
     return {
@@ -197,17 +253,35 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_VERTICES:,} vertices: half a minute")
     parser.add_argument("--work", type=Path, help="folder for the edge table, kept; default: a temporary one")
     parser.add_argument("--limit", type=float, default=600, help="seconds that each contender may take")
+    parser.add_argument("--ranges", type=int, default=0, help="measure so many ranges beside one, edges never stored")
+    parser.add_argument("--drawn", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
         print(json.dumps(contend(arguments.contender, arguments.score, arguments.vertices, arguments.degree)))
         return 0
+    if arguments.drawn:
+        print(json.dumps(contend_drawn(arguments.drawn, arguments.vertices, arguments.degree)))
+        return 0
     num_vertices = QUICK_VERTICES if arguments.quick else arguments.vertices
+    if arguments.ranges:
+        return compare_ranges(arguments.ranges, num_vertices, arguments.degree, arguments.limit)
     with tempfile.TemporaryDirectory() as temporary:
         return compare(
             arguments.work or Path(temporary), num_vertices, arguments.degree, arguments.quick, arguments.limit
         )
+
+
+def compare_ranges(num_ranges: int, num_vertices: int, degree: int, limit_s: float) -> int:
+    """Measure one process that knows all parents, and ranges that know their own."""
+    rows = []
+    for count in (1, num_ranges):
+        child = ["--drawn", str(count), "--vertices", str(num_vertices), "--degree", str(degree)]
+        rows.append({"ranges": count, **measure_apart(__file__, child, limit_s)})
+        print(json.dumps(rows[-1]), flush=True)
+    write_record("ranges", {"num_vertices": num_vertices, "num_edges": num_vertices * degree}, rows)
+    return int(len({row.get("digest") for row in rows}) > 1)
 
 
 def compare(work: Path, num_vertices: int, degree: int, quick: bool, limit_s: float) -> int:

@@ -247,6 +247,10 @@ class PartitionConfig(Section):
         50_000, ge=0, description="the report shows what other precision biases would give up to this many rows; that "
         "takes the partition nine times over",
     )  # fmt: skip
+    union_find_ranges: int = Field(
+        0, ge=0, description="components: ranges of vertices whose parents are held apart, with ray by a process each; "
+        "1: all are held together; 0: a range for every 268,435,456 vertices; labels are the same bytes for any number",
+    )  # fmt: skip
     bandwidth: float = Field(0.1, gt=0, description="map_equation: score that makes an exponential weight e times less")
 
 

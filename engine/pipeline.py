@@ -334,13 +334,14 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         stages.append(replace(adjacency, scratch=True))
         inputs = inputs | {"adjacency": "adjacency"}
     width = CHUNK_ROWS * partition.FAN_IN
+    ranges = config.union_find_ranges or -(-n // partition.RANGE_ROWS)
     stages += [
         Stage("prune", "engine.stages.partition:prune", version, params, inputs, n,
               partition.prune_cost(n, k, intimate="adjacency" in inputs)),
         Stage("merge", "engine.stages.partition:merge", version, {}, {"prune": "prune"}, n,
               partition.merge_cost(n), granule=width),
         _single("roots", "engine.stages.partition:components", version, params, {"merge": "merge"} | chosen,
-                partition.roots_cost(n)),
+                partition.roots_cost(n, ranges), {"ranges": ranges}),
     ]  # fmt: skip
     return stages
 

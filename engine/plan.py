@@ -52,7 +52,8 @@ class Stage:
     ``function`` is ``"module:name"`` of ``run(task: TaskContext, start, stop) -> dict``; ``inputs`` maps the names the
     function uses to stage names (or, for a store made earlier, to a folder). ``num_rows`` is the extent that is cut
     into tasks; a stage of one task has ``num_rows`` 1 and ``granule`` 1. ``where`` locates outside files (source,
-    model, labels) and is no part of the fingerprint: the digests of their contents are, as parameters.
+    model, labels), or says what cannot change a result, and is no part of the fingerprint: the digests of the files'
+    contents are, as parameters.
 
     A stage with ``unless`` is left out once that earlier stage's facts say ``enough``; the outputs of ``instead`` then
     stand for its own. The outputs of a ``scratch`` stage are deleted once no stage to come reads them.

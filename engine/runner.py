@@ -202,6 +202,7 @@ def _calls(
         "threads": workshop.threads,
         "device": workshop.device,
         "memory_bytes": stage.memory_bytes,
+        "workers": workshop.executor.workers,
     }
     return [TaskCall(start=task.start, stop=task.stop, **common) for task in tasks]
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DataError
-from engine.executors.base import Executor, Outcome, resolve
+from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
 from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
+from engine.stages.partition import ForestRange, components
+from engine.storage.companions import Companions, call_all, exchange, resolve
 from engine.storage.context import TaskCall, TaskContext
 from engine.storage.places import Place
 
@@ -93,8 +95,75 @@ def crowd(task: TaskContext, start: int, stop: int) -> Facts:
     return {"present": present} | count_up(task, start, stop)
 
 
+class Clerk:
+    """A companion that tells the others its number."""
+
+    def __init__(self, number: int, count: int) -> None:
+        self.number, self.count = number, count
+
+    def give(self) -> list[np.ndarray]:
+        return [np.array([self.number, other]) for other in range(self.count)]
+
+    def take(self, *messages: np.ndarray) -> list[list[int]]:
+        return [message.tolist() for message in messages]
+
+    def add(self, *numbers: int) -> int:
+        return self.number + sum(numbers)
+
+    def refuse(self) -> None:
+        raise DataError(f"clerk {self.number}: no such column")
+
+    def where(self) -> int:
+        return os.getpid()
+
+
+def consult(task: TaskContext, start: int, stop: int) -> Facts:
+    """Have 1 and 2 companions exchange messages, add up what they promise, and refuse."""
+    facts: Facts = {"taken": {}, "processes": []}
+    for count in (1, 2):
+        with task.companions("toy_stages:Clerk", [(number, count) for number in range(count)]) as clerks:
+            facts["taken"][count] = exchange(clerks, "give", "take")
+            promises = [clerks.begin(number, "add", 10) for number in range(count)]
+            facts["sum"] = clerks.wait([clerks.begin(0, "add", *promises)])[0]
+            facts["processes"] += call_all(clerks, "where")
+            try:
+                call_all(clerks, "refuse")
+            except DataError as error:
+                facts["refusal"] = [type(error).__name__, str(error)]
+    return facts
+
+
+class MortalRange(ForestRange):
+    """A range of which number 1 dies in the second round, once."""
+
+    def __init__(self, marker: str, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._marker, self._number, self._rounds = Path(marker), arguments[1], 0
+
+    def give_edges(self) -> list[np.ndarray]:
+        self._rounds += 1
+        if self._number == 1 and self._rounds == 2 and _first_time(self._marker):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().give_edges()
+
+
+def unite_mortals(task: TaskContext, start: int, stop: int) -> Facts:
+    """``components`` by mortal ranges."""
+    started = task.start_companions
+
+    def start_mortal(name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool) -> Companions:
+        marked = [(task.where["marker"], *given) for given in arguments]
+        return started("toy_stages:MortalRange", marked, on_device)
+
+    task.start_companions = start_mortal
+    return components(task, start, stop)
+
+
 def _first_attempt(task: TaskContext) -> bool:
-    marker = Path(task.where["markers"]) / str(task.call.start)
+    return _first_time(Path(task.where["markers"]) / str(task.call.start))
+
+
+def _first_time(marker: Path) -> bool:
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
@@ -158,7 +227,7 @@ class CrashingExecutor(LocalExecutor):
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         for call in calls:
             if self._left == 0:
-                resolve(call.function)(TaskContext(call, Place(Path(call.folder).parent)), call.start, call.stop)
+                resolve(call.function)(TaskContext(call, Place(Path(call.folder).parent), call), call.start, call.stop)
                 raise Killed
             self.ran.append((call.stage, call.start, call.stop))
             yield from super().run([call])

@@ -6,15 +6,15 @@ It never decides what to run; the runner does.
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from engine.errors import EngineError
+from engine.storage.companions import StartCompanions, resolve, start_here
 from engine.storage.context import TaskCall, run_call
 from engine.storage.manifest import Record
 
@@ -57,26 +57,20 @@ class Executor(Protocol):
         ...
 
 
-def resolve(function: str) -> Callable[..., dict[str, Any]]:
-    """Import ``"module:name"``."""
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def cluster_address() -> str:
     """Address of the Ray cluster that ``RAY_ADDRESS`` names, as it does in a job; empty where there is none."""
     address = os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
 
 
-def attempt(call: TaskCall) -> Outcome:
+def attempt(call: TaskCall, start_companions: StartCompanions = start_here) -> Outcome:
     """Run one task in this process and commit it; errors become part of the outcome."""
-    return replace(_attempt(call), host=socket.gethostname(), pid=os.getpid())
+    return replace(_attempt(call, start_companions), host=socket.gethostname(), pid=os.getpid())
 
 
-def _attempt(call: TaskCall) -> Outcome:
+def _attempt(call: TaskCall, start_companions: StartCompanions) -> Outcome:
     try:
-        return Outcome(call, record=run_call(call, resolve(call.function)))
+        return Outcome(call, record=run_call(call, resolve(call.function), start_companions))
     except (EngineError, MemoryError) as error:
         return Outcome(call, error=error, details=traceback.format_exc())
     except OSError as error:

@@ -22,6 +22,8 @@ from engine.errors import ManifestMismatch
 from engine.storage.manifest import write_atomic
 from engine.tiles import single_threaded_kernels
 
+LossOfStep = Callable[[int], Tensor | None]
+
 _STATE_KEY = "asterism"
 
 
@@ -86,7 +88,7 @@ class TrainingLoop:
         self,
         step: int,
         *,
-        loss_of_step: Callable[[int], Tensor | None],
+        loss_of_step: LossOfStep,
         evaluate: Callable[[], tuple[float, float | None]],
         checkpoint: Checkpoint | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -112,7 +114,7 @@ class TrainingLoop:
         self.model.eval()
         return min(self.history, key=lambda entry: entry.held_out_loss)
 
-    def _step(self, step: int, loss_of_step: Callable[[int], Tensor | None]) -> float:
+    def _step(self, step: int, loss_of_step: LossOfStep) -> float:
         share = (step + 1) / self.config.max_steps
         rate = self.config.learning_rate * 0.1 ** sum(share > mark for mark in self.config.milestones)
         for group in self.optimizer.param_groups:

@@ -1,6 +1,6 @@
 """Train the STAR-FC network on sampled subgraphs: resumable, stopped on identities it never trained on.
 
-Legend: N vertices, D feature dimension, K neighbours, E edges, F edge inputs.
+Legend: N vertices, D feature dimension, K neighbours, E edges.
 ``engine.learning.loop`` has the steps and checkpoints. Training is deterministic for one process and device, whatever
 the number of threads: torch runs on one, edge inputs on all.
 """
@@ -20,30 +20,15 @@ from torch.nn import functional
 from engine.config import ModelConfig, SamplingConfig, TrainConfig, fingerprint
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList
-from engine.graph.sampling import EdgeSampler, SubgraphSampler, subgraph_edges
+from engine.graph.sampling import EdgeSampler, subgraph_edges
 from engine.learning.layers import InteractionHead, StarFC, build_model
-from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
-from engine.learning.scoring import edge_inputs
+from engine.learning.loop import Checkpoint, Evaluation, LossOfStep, TrainingLoop
+from engine.learning.minibatches import GraphData, Minibatch, MinibatchSource, compute_logits
 from engine.tiles import single_threaded_kernels
 
 Array = np.ndarray[Any, Any]
 
 HELD_OUT_EDGES = 60_000
-
-
-@dataclass(frozen=True)
-class GraphData:
-    """What training reads: plain or memory-mapped arrays over the same N vertices.
-
-    ``features_ND`` unit vectors and ``aggregated_ND`` their rows of Âx, both float16; ``identities_N`` integers, -1
-    where unknown (such rows are never trained on).
-    """
-
-    features_ND: Array
-    aggregated_ND: Array
-    neighbors_NK: Array
-    similarities_NK: Array
-    identities_N: Array
 
 
 @dataclass
@@ -82,14 +67,17 @@ def train(
     progress: Callable[[int, int], None] | None = None,
     device: str = "cpu",
     threads: int = 1,
+    share: Callable[[StarFC], LossOfStep] | None = None,
 ) -> TrainedModel:
     """Train from the checkpoint, or from scratch, until the held-out loss stops improving or ``max_steps``.
 
     Held-out identities' rows stay in the graph but no edge touching them is trained on. Resumed training gives the
-    bits of uninterrupted training. Deviations from the paper: balanced edges, held-out stopping, AdamW by default.
+    bits of uninterrupted training. ``share`` makes of the network what gives a step's loss in place of this process
+    (``engine.learning.data_parallel``); a checkpoint goes on with it or without. Deviations from the paper: balanced
+    edges, held-out stopping, AdamW by default.
     Raises ``DataError`` if there is nothing to learn from, ``ManifestMismatch`` for a checkpoint of other settings.
     """
-    return _Training(data, sampling, model, config, seed, device, threads).run(checkpoint, progress)
+    return _Training(data, sampling, model, config, seed, device, threads).run(checkpoint, progress, share)
 
 
 class _Training:
@@ -103,75 +91,53 @@ class _Training:
         device: str,
         threads: int,
     ) -> None:
-        self.data, self.sampling, self.config = data, sampling, config
-        self.seed, self.device, self.threads = seed, device, threads
+        self.data, self.sampling, self.seed, self.device = data, sampling, seed, device
         self.held_out_N = hold_out(data.identities_N, config.holdout, seed)
-        fit = np.where(self.held_out_N, -1, data.identities_N)
-        self.sampler = SubgraphSampler(data.features_ND, fit, sampling, seed)
+        self.source = MinibatchSource(data, self.held_out_N, sampling, config, seed, threads)
         self.model = build_model(data.features_ND.shape[1], model, seed).to(device)
         settings = fingerprint([sampling, model, config, seed, *data.features_ND.shape, *data.neighbors_NK.shape])
         self.loop = TrainingLoop(self.model, config, settings, device)
-        self._sampled: tuple[int, EdgeList, EdgeSampler] | None = None
 
-    def run(self, checkpoint: Checkpoint | None, progress: Callable[[int, int], None] | None) -> TrainedModel:
+    def run(
+        self,
+        checkpoint: Checkpoint | None,
+        progress: Callable[[int, int], None] | None,
+        share: Callable[[StarFC], LossOfStep] | None,
+    ) -> TrainedModel:
         with single_threaded_kernels():
-            edges, same = self._held_out_edges()
+            held_out = self._held_out()
             step = self.loop.restore(checkpoint)
             if not step:
                 self._standardise()
         best = self.loop.run(
-            step, loss_of_step=self._loss, evaluate=lambda: self._evaluate(edges, same), checkpoint=checkpoint,
-            progress=progress,
+            step, loss_of_step=share(self.model) if share else self._loss, evaluate=lambda: self._evaluate(held_out),
+            checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
         return TrainedModel(self.model, self.held_out_N, self.loop.history, best.step)
 
-    def _subgraph(self, index: int) -> tuple[EdgeList, EdgeSampler]:
-        vertices = self.sampler.vertices(index)
-        edges = subgraph_edges(self.data.neighbors_NK, self.data.similarities_NK, vertices)
-        return edges, EdgeSampler(edges, self.data.identities_N, self.sampling)
-
     def _loss(self, step: int) -> Tensor | None:
-        index = step // self.config.steps_per_subgraph
-        if self._sampled is None or self._sampled[0] != index:
-            self._sampled = (index, *self._subgraph(index))
-        _, edges, sampler = self._sampled
-        rng = np.random.default_rng([self.seed, 2, step])
-        places, same = sampler.draw(rng, self.config.edges_per_step)
-        if not len(places):
+        batch, rng = self.source.draw(step)
+        if not len(batch.same_E):
             return None
-        logits = self._logits(EdgeList(*(column[places] for column in edges)), rng)
-        return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits))
+        logits = self._logits(batch, rng)
+        return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(batch.same_E).to(logits))
 
-    def _logits(self, edges: EdgeList, generator: np.random.Generator | None = None) -> Tensor:
-        data = self.data
-        inputs = edge_inputs(data.neighbors_NK, data.similarities_NK, data.aggregated_ND, edges, threads=self.threads)
-        used, places = np.unique(np.concatenate([edges.sources, edges.targets]), return_inverse=True)
-        rows = (torch.from_numpy(part[used].astype(np.float32)) for part in (data.features_ND, data.aggregated_ND))
-        codes = self.model.encode(*(part.to(self.device) for part in rows))
-        ends = codes[torch.from_numpy(places).to(self.device)]
-        first, second = ends[: len(edges.sources)], ends[len(edges.sources) :]
-        return self.model.edge_logits(first, second, torch.from_numpy(inputs).to(self.device), generator)
+    def _logits(self, batch: Minibatch, generator: np.random.Generator | None = None) -> Tensor:
+        return compute_logits(self.model, self.data, batch, self.device, generator)
 
     def _standardise(self) -> None:
         """Set the head's input mean and scale from the edges of the first subgraph."""
         if not isinstance(self.model.head, InteractionHead):
             return
-        edges, sampler = self._subgraph(0)
-        places, _ = sampler.draw(np.random.default_rng([self.seed, 3]), HELD_OUT_EDGES)
-        data = self.data
-        inputs = edge_inputs(
-            data.neighbors_NK,
-            data.similarities_NK,
-            data.aggregated_ND,
-            EdgeList(*(column[places] for column in edges)),
-            threads=self.threads,
-        )
+        edges, sampler = self.source.subgraph(0)
+        drawn = sampler.draw(np.random.default_rng([self.seed, 3]), HELD_OUT_EDGES)
+        inputs = self.source.describe(edges, *drawn).inputs_EF
         if not len(inputs):
             raise DataError("training: the first subgraph holds no edges; raise sampling.num_nearest or knn.k")
         self.model.head.input_mean.copy_(torch.from_numpy(inputs.mean(axis=0, dtype=np.float64)))
         self.model.head.input_scale.copy_(torch.from_numpy(1 / (inputs.std(axis=0, dtype=np.float64) + 1e-3)))
 
-    def _held_out_edges(self) -> tuple[EdgeList, Array]:
+    def _held_out(self) -> Minibatch:
         """Draw held-out edges once, positives and negatives as in training: both ends known, at least one held out."""
         data = self.data
         edges = subgraph_edges(data.neighbors_NK, data.similarities_NK, self._held_out_neighbourhood())
@@ -184,7 +150,7 @@ class _Training:
                 "training: the held-out identities have no neighbours of their own identity, or no others; "
                 "check that labels and vectors belong together, or raise train.holdout"
             )
-        return EdgeList(*(column[places] for column in edges)), same
+        return self.source.describe(edges, places, same)
 
     def _held_out_neighbourhood(self) -> Array:
         """Take held-out rows (at most as many as half a subgraph) and the known rows they list."""
@@ -198,9 +164,10 @@ class _Training:
         member[listed[listed >= 0]] = True
         return np.flatnonzero(member & (self.data.identities_N >= 0)).astype(np.int32)
 
-    def _evaluate(self, edges: EdgeList, same: Array) -> tuple[float, float]:
+    def _evaluate(self, held_out: Minibatch) -> tuple[float, float]:
+        same = held_out.same_E
         parts = [slice(a, a + 8_192) for a in range(0, len(same), 8_192)]
-        logits = torch.cat([self._logits(EdgeList(*(c[part] for c in edges))).cpu() for part in parts])
+        logits = torch.cat([self._logits(Minibatch(*(c[part] for c in held_out))).cpu() for part in parts])
         loss = float(functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits)))
         return loss, area_under_curve(logits.numpy(), same)
 

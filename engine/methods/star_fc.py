@@ -11,7 +11,8 @@ identities; closed-neighbourhood intimacy; propagation beside components.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,18 @@ import torch
 
 from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
 from engine.graph.adjacency import EdgeList
+from engine.learning.data_parallel import Helpers, SharedSteps, TrainingHelper
 from engine.learning.layers import StarFC, build_model
+from engine.learning.loop import LossOfStep
+from engine.learning.minibatches import GraphData
 from engine.learning.scoring import embed_block, score_edges
-from engine.learning.training import GraphData, train
+from engine.learning.training import train
 from engine.methods.base import GraphShape, Method, Model, aggregate_stage, select_stage, which_edges
 from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
 from engine.plan import Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import learned, vertex_identities
-from engine.storage.context import TaskContext
+from engine.storage.context import CompanionTask, TaskCall, TaskContext
 
 VERSION = 2
 _HERE = "engine.methods.star_fc"
@@ -76,32 +80,57 @@ class StarFc(Method):
 
 
 def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train from the last checkpoint; write ``weights.safetensors``."""
-    settings = TrainConfig(**task.params["train"])
-    data = GraphData(
+    """Train from the last checkpoint; write ``weights.safetensors``. Several workers train data-parallel."""
+    data = _graph_data(task)
+    with checkpoint(task) as kept, _sharing(task, data) as share:
+        trained = train(data, **_training(task), checkpoint=kept, progress=report_steps(task), share=share)
+        tensors, facts = learned(task)
+        metric = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        write_weights(task, trained.model.state_dict() | metric)
+    history = [entry.__dict__ for entry in trained.history]
+    return {"network": dict(task.params["network"]), "best_step": trained.best_step, "history": history, **facts}
+
+
+class Helper(TrainingHelper):
+    """A companion of ``fit``, which reads what the task reads."""
+
+    def __init__(self, call: TaskCall) -> None:
+        task = CompanionTask(call)
+        super().__init__(_graph_data(task), **_training(task), num_workers=call.workers)
+
+
+@contextmanager
+def _sharing(task: TaskContext, data: GraphData) -> Iterator[Callable[[StarFC], LossOfStep] | None]:
+    """What shares the steps out among the task's workers; ``None`` if it has one."""
+    helper, workers = f"{_HERE}:Helper", task.call.workers
+    if workers == 1:
+        yield None
+        return
+    with (
+        task.companions(helper, [(task.sent,)] * (workers - 1), on_device=True) as others,
+        task.companions(helper, [(task.sent,)] * workers) as samplers,
+    ):
+        given = _training(task)
+        shared = given["config"], given["seed"], given["device"], Helpers(others, samplers)
+        yield lambda model: SharedSteps(model, data, *shared).loss
+
+
+def _graph_data(task: TaskContext) -> GraphData:
+    return GraphData(
         features_ND=_half(task.array("features", "features")),
         aggregated_ND=task.array("aggregate", "aggregated"),
         neighbors_NK=task.array("knn", "neighbors"),
         similarities_NK=task.array("knn", "similarities"),
         identities_N=vertex_identities(task),
     )
-    with checkpoint(task) as kept:
-        trained = train(
-            data,
-            sampling=SamplingConfig(**task.params["sampling"]),
-            model=ModelConfig(**task.params["network"]),
-            config=settings,
-            seed=task.params["seed"],
-            checkpoint=kept,
-            progress=report_steps(task),
-            device=task.call.device,
-            threads=task.threads,
-        )
-        tensors, facts = learned(task)
-        metric = {name: torch.from_numpy(array) for name, array in tensors.items()}
-        write_weights(task, trained.model.state_dict() | metric)
-    history = [entry.__dict__ for entry in trained.history]
-    return {"network": dict(task.params["network"]), "best_step": trained.best_step, "history": history, **facts}
+
+
+def _training(task: TaskContext) -> dict[str, Any]:
+    return {
+        "sampling": SamplingConfig(**task.params["sampling"]), "model": ModelConfig(**task.params["network"]),
+        "config": TrainConfig(**task.params["train"]), "seed": task.params["seed"], "device": task.call.device,
+        "threads": task.threads,
+    }  # fmt: skip
 
 
 def embed(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

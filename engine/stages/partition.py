@@ -1,7 +1,8 @@
 """Stages from scored edges to labels: pruning and union-find, propagation, density peaks, or the map equation.
 
 Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy, streams them through a union-find, and
-leaves each block's spanning forest; forests merge eight at a time, then all together by minimum id.
+leaves each block's spanning forest; forests merge eight at a time, then all together by minimum id: in one process, or
+in ranges of vertices that are companions of the task.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
 from engine.clustering.pruning import node_intimacy
-from engine.clustering.union_find import UnionFind
+from engine.clustering.range_union_find import VertexRange, iterate_roots, unite_ranges
+from engine.clustering.union_find import UnionFind, id_dtype
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.edges import iterate_edges, read_edges
 from engine.stages.ingest import zero_rows
-from engine.storage.context import TaskContext, committed_records, folder_digest, read_npy
+from engine.storage.context import CompanionTask, TaskCall, TaskContext, committed_records, folder_digest, read_npy
 from engine.storage.manifest import read_json
 from engine.storage.tables import read_columns
 
 VERSION = 3
 FAN_IN = 8
+RANGE_ROWS = 1 << 28  # more vertices are united in ranges: 1 GiB of parents each
+FOREST_RANGE = f"{__name__}:ForestRange"
 PIECE_CHUNKS = 8  # of edges in memory at a time
 _UNION_S = 6e-9  # per vertex, to begin a union-find and to list its forest, for projections
 _SMALL = 4 << 20
@@ -111,17 +115,43 @@ def merge(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return {}
 
 
-def roots_cost(num_rows: int) -> Cost:
-    return Cost(fixed_bytes=num_rows * 24 + _SMALL, disk_bytes=num_rows * 4, seconds=num_rows / 5e6)
+def roots_cost(num_rows: int, ranges: int = 1) -> Cost:
+    """Memory is that of a range: Ray spreads them over hosts; in one process they stay below ``labels_cost``."""
+    return Cost(fixed_bytes=-(-num_rows // ranges) * 24 + _SMALL, disk_bytes=num_rows * 4, seconds=num_rows / 5e6)
 
 
 def components(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Join all forests by minimum id: ``roots`` (N,), the lowest vertex of each vertex's cluster."""
-    union = UnionFind(task.params["num_vertices"])
-    for members, roots in _forests(task.input("merge"), 0, np.iinfo(np.int64).max):
-        union.add(members, roots)
-    task.write_npy("roots", union.roots())
-    return {**operating_point(task), "partition": "components"}
+    """Join all forests by minimum id: ``roots`` (N,), the lowest vertex of each vertex's cluster.
+
+    With ``ranges`` above 1 each range of vertices is a companion, which reads its rows of every forest; the task holds
+    the roots of one range at a time.
+    """
+    num_vertices, ranges = task.params["num_vertices"], task.where.get("ranges", 1)
+    facts = {**operating_point(task), "partition": "components"}
+    if ranges == 1:
+        union = UnionFind(num_vertices)
+        for members, roots in _forests(task.input("merge"), 0, np.iinfo(np.int64).max):
+            union.add(members, roots)
+        task.write_npy("roots", union.roots())
+        return facts
+    arguments = [(task.sent, number, ranges, num_vertices) for number in range(ranges)]
+    with task.companions(FOREST_RANGE, arguments) as companions:
+        rounds = unite_ranges(companions)
+        task.write_npy_parts("roots", iterate_roots(companions), num_vertices, id_dtype(num_vertices))
+    return facts | {"ranges": ranges, "rounds": rounds}
+
+
+class ForestRange(VertexRange):
+    """A range that reads its own members' rows of the merged forests."""
+
+    def __init__(self, call: TaskCall, number: int, num_ranges: int, num_vertices: int) -> None:
+        self._task = CompanionTask(call)
+        super().__init__(number, num_ranges, num_vertices, self._rows(self._task.input("merge")))
+
+    def _rows(self, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for members, roots in _forests(folder, 0, np.iinfo(np.int64).max):
+            own = slice(*np.searchsorted(members, np.array([self.start, self.stop], members.dtype)))
+            yield members[own], roots[own]
 
 
 def propagation_cost(num_rows: int, k: int) -> Cost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.storage import arrays, manifest, tables
+from engine.storage.companions import Companions, StartCompanions, start_here
 from engine.storage.manifest import OutputFile, Record
 from engine.storage.places import Place, open_stage
 from engine.storage.remote import in_use, is_url, local_copy, original_names
@@ -43,14 +44,21 @@ class TaskCall:
     threads: int
     device: str
     memory_bytes: int = 0
+    workers: int = 1  # of the executor: a task that is a stage alone may share its work out among as many
 
 
 @dataclass
 class TaskContext:
-    """Handed to a task function; collects the outputs it writes."""
+    """Handed to a task function; collects the outputs it writes.
+
+    ``call`` has paths of this host, ``sent`` the call's own addresses, which companions are given: they may be on
+    another.
+    """
 
     call: TaskCall
     place: Place
+    sent: TaskCall
+    start_companions: StartCompanions = start_here
     outputs: list[OutputFile] = field(default_factory=list)
     _reported: float = 0.0
     _published: float = 0.0
@@ -79,6 +87,21 @@ class TaskContext:
         """Map an input stage's array, read-only; held by the process between tasks."""
         folder = self.input(name)
         return hold(("array", str(folder), array), lambda: arrays.map_array(folder, array))
+
+    @contextmanager
+    def companions(
+        self, name: str, arguments: Sequence[tuple[Any, ...]], *, on_device: bool = False
+    ) -> Iterator[Companions]:
+        """Helpers of the class ``"module:Class"``, one of each tuple of plain arguments, until the block ends.
+
+        They are where the executor places them: in this process, or in others and on other hosts; those ``on_device``
+        each with as much of a GPU as a worker has.
+        """
+        started = self.start_companions(name, arguments, on_device)
+        try:
+            yield started
+        finally:
+            started.close()
 
     def write_rows(self, array: str, rows: np.ndarray, dtype: DTypeLike, num_rows: int | None = None) -> None:
         """Write this task's rows of an output array that has ``num_rows`` (default: the stage's) rows in all."""
@@ -109,6 +132,17 @@ class TaskContext:
     def write_npy(self, name: str, array: np.ndarray) -> None:
         """Write an output array that is read whole, as ``name.npy``."""
         self.write_file(f"{name}.npy", lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
+
+    def write_npy_parts(self, name: str, parts: Iterable[np.ndarray], num_rows: int, dtype: DTypeLike) -> None:
+        """Write a one-dimensional array given in parts, of which one at a time is held: the bytes of ``write_npy``."""
+
+        def write(stream: Any) -> None:
+            header = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype)) | {"shape": (num_rows,)}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in parts:
+                stream.write(part.astype(dtype, copy=False).data)
+
+        self.write_file(f"{name}.npy", write)
 
     def report(self, fraction: float, text: str = "") -> None:
         """Report progress inside a long task (0..1), at most twice a second; anyone who sees the folder can read it."""
@@ -171,11 +205,13 @@ def folder_digest(folder: Path) -> str:
     return str(manifest.read_json(folder / "stage.json")["digest"])
 
 
-def run_call(call: TaskCall, function: Callable[..., dict[str, Any]]) -> Record:
+def run_call(
+    call: TaskCall, function: Callable[..., dict[str, Any]], start_companions: StartCompanions = start_here
+) -> Record:
     """Run one task and commit it; the record is written last. What it reads or writes may be at URLs."""
     started = time.perf_counter()
     with _at_hand(call) as (local, place):
-        context = TaskContext(local, place)
+        context = TaskContext(local, place, call, start_companions)
         facts = function(context, call.start, call.stop)
         place.publish(*(context.folder / output.path for output in context.outputs))
         record = Record(
@@ -189,6 +225,15 @@ def run_call(call: TaskCall, function: Callable[..., dict[str, Any]]) -> Record:
         manifest.write_record(context.folder, record)
         place.publish(manifest.record_path(context.folder, record))
     return record
+
+
+class CompanionTask(TaskContext):
+    """What a companion sees of its task, by the call that was ``sent``: the same inputs, on its own host."""
+
+    def __init__(self, sent: TaskCall) -> None:
+        self._use = ExitStack()  # of what is at URLs, as long as this object
+        call, place = self._use.enter_context(_at_hand(sent))
+        super().__init__(call, place, sent)
 
 
 @contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from conftest import RAY_CPUS
 from toy_stages import make_calls
@@ -27,6 +30,14 @@ STARTS = list(range(0, NUM_ROWS, CHUNK_ROWS))
 
 def starts(outcomes: list[Outcome]) -> list[int]:
     return sorted(outcome.call.start for outcome in outcomes)
+
+
+def is_gone(process: int) -> bool:
+    for _ in range(100):
+        if not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 class ExecutorContract:
@@ -95,6 +106,18 @@ class ExecutorContract:
         found += outcomes
         assert starts(found) == STARTS
         assert all(outcome.record for outcome in found)
+
+    def test_a_task_has_companions_that_exchange_messages(self, executor: Executor, tmp_path: Path) -> None:
+        (outcome,) = executor.run(make_calls(tmp_path, "consult", 10))
+        assert outcome.record, outcome.details
+        facts = outcome.record.facts
+        for count in (1, 2):
+            expected = [[[giver, taker] for giver in range(count)] for taker in range(count)]
+            assert facts["taken"][count] == expected
+        assert facts["sum"] == 10 + 11
+        assert facts["refusal"] == ["DataError", "clerk 0: no such column"]
+        for process in set(facts["processes"]) - {os.getpid()}:
+            assert is_gone(process)
 
     def test_closes_twice_and_unused(self, executor: Executor, tmp_path: Path) -> None:
         list(executor.run(make_calls(tmp_path, "count_up", 10)))
@@ -185,7 +208,8 @@ class TestRayOfAnySize(ExecutorContract):
             outcomes = list(executor.run([replace(call, memory_bytes=memory_bytes) for call in calls]))
             held.append({outcome.pid for outcome in outcomes})
             asked = {slot.size.memory_bytes for slot in executor._slots}  # type: ignore[attr-defined]
-            assert asked == {max(memory_bytes, 1 << 29 if number else 0)}
+            assert min(asked) >= memory_bytes
+            assert number != 2 or 1 << 29 in asked  # a worker that asked for more is kept
         assert not held[0] & held[1]
         assert held[2] <= held[1]
 

@@ -4,11 +4,13 @@ No deadlines: the first example of a test may compile its kernels.
 """
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from engine.clustering import range_union_find
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
 from engine.clustering.density_peaks import DensityPeaks
 from engine.clustering.forest import strongest_forest
@@ -16,7 +18,9 @@ from engine.clustering.labels import dense_labels
 from engine.clustering.map_equation import codelength, map_equation
 from engine.clustering.propagation import graph_propagation, propagate
 from engine.clustering.pruning import node_intimacy
+from engine.clustering.range_union_find import VertexRange, iterate_roots, range_bounds, unite_ranges
 from engine.clustering.union_find import UnionFind, compact_ids, component_roots
+from engine.storage.companions import CompanionsHere
 
 MAX_VERTICES = 24
 vertices = st.integers(0, MAX_VERTICES - 1)
@@ -92,6 +96,49 @@ def test_union_find_equals_a_naive_reference_however_edges_come(pairs, random, n
     assert [part.tolist() for part in merged] == [part.tolist() for part in whole]
     tree = reduce(reduce(*reduced[:3]), reduce(*reduced[3:]))
     assert [part.tolist() for part in tree] == [part.tolist() for part in whole]
+
+
+FAMILIES = {
+    "path": lambda n, rng: (np.arange(n - 1), np.arange(1, n)),
+    "scattered path": lambda n, rng: (lambda order: (order[:-1], order[1:]))(rng.permutation(n)),
+    "zigzag": lambda n, rng: (np.arange(n - 1), n - 1 - np.arange(n - 1)),
+    "star": lambda n, rng: (np.arange(n), np.full(n, rng.integers(n))),
+    "singletons": lambda n, rng: (np.empty(0, int), np.empty(0, int)),
+    "self loops": lambda n, rng: (np.arange(n), np.arange(n)),
+    "giant": lambda n, rng: rng.integers(0, n, (2, 3 * n)),
+    "sparse": lambda n, rng: rng.integers(0, n, (2, n // 2)),
+    "duplicates": lambda n, rng: np.tile(rng.integers(0, n, (2, n // 4 + 1)), 3),
+}
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.sampled_from(sorted(FAMILIES)), st.integers(1, 300), st.integers(1, 40), st.integers(1, 4),
+    st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 1 << 22]), st.booleans(),
+)  # fmt: skip
+def test_ranges_give_the_bytes_of_union_find(family, num_vertices, num_ranges, num_blocks, seed, piece, forests):
+    rng = np.random.default_rng(seed)
+    sources, targets = (np.asarray(ends, np.int32) for ends in FAMILIES[family](num_vertices, rng))
+    expected = component_roots(num_vertices, sources, targets)
+    order = rng.permutation(len(sources))
+    blocks = [(sources[part], targets[part]) for part in np.array_split(order, num_blocks)]
+    if forests:
+        blocks = [block_forest(num_vertices, *block) for block in blocks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_union_find, "PIECE_EDGES", piece)
+        ranges = CompanionsHere([VertexRange(p, num_ranges, num_vertices, blocks) for p in range(num_ranges)])
+        unite_ranges(ranges)
+    roots = list(iterate_roots(ranges))
+    assert [len(part) for part in roots] == [
+        len(range(*range_bounds(number, num_ranges, num_vertices))) for number in range(num_ranges)
+    ]
+    assert np.concatenate(roots).tobytes() == expected.tobytes()
+
+
+def block_forest(num_vertices, sources, targets):
+    union = UnionFind(num_vertices)
+    union.add(sources, targets)
+    return union.forest()
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.integers(0, 800), st.integers(0, 50))

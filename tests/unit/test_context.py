@@ -9,7 +9,7 @@ from toy_stages import count_up, make_calls
 
 from engine.plan import CHUNK_ROWS
 from engine.storage import context, manifest
-from engine.storage.context import TaskContext, committed_records, hold, read_npy, release_held, run_call
+from engine.storage.context import CompanionTask, TaskContext, committed_records, hold, read_npy, release_held, run_call
 from engine.storage.manifest import Record, find_damage
 from engine.storage.places import Place
 from engine.storage.tables import read_columns
@@ -58,7 +58,7 @@ def test_records_that_others_cover_do_not_count_twice(tmp_path: Path) -> None:
 
 
 def test_progress_is_readable_while_it_is_written(tmp_path: Path) -> None:
-    task = TaskContext(make_calls(tmp_path, "count_up", 10)[0], Place(tmp_path))
+    task = CompanionTask(make_calls(tmp_path, "count_up", 10)[0])
     assert context.read_progress(tmp_path) is None
     task.report(0.25, "step 5")
     task.report(0.5, "too soon to be written")
@@ -70,8 +70,8 @@ def test_progress_is_readable_while_it_is_written(tmp_path: Path) -> None:
 def test_arrays_are_mapped_once_and_dropped_on_release(tmp_path: Path) -> None:
     release_held()
     (call,) = make_calls(tmp_path, "count_up", 10)
-    count_up(TaskContext(call, Place(Path(call.folder).parent)), 0, 10)
-    task = TaskContext(replace(call, inputs={"before": str(tmp_path)}), Place(tmp_path))
+    count_up(TaskContext(call, Place(Path(call.folder).parent), call), 0, 10)
+    task = CompanionTask(replace(call, inputs={"before": str(tmp_path)}))
     first = task.array("before", "values")
     assert task.array("before", "values") is first
     release_held()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,6 +140,60 @@ def test_forests_are_the_same_bytes_for_any_number_of_parts(tmp_path: Path) -> N
         forests.append(read_columns(path, ("member", "root")))
     for one, other in zip(*forests, strict=True):
         assert one.tobytes() == other.tobytes()
+
+
+@pytest.fixture
+def merged_forests(tmp_path: Path) -> Path:
+    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
+    params = {"point": POINT, "num_vertices": N} | NO_BIAS
+    pruned = run_tasks(tmp_path, "prune", partition.prune, chunks(0, 1, 2, 4), {"score": score}, params)
+    return run_tasks(tmp_path, "merge", partition.merge, chunks(0, 1, 3), {"prune": pruned})
+
+
+def components_call(folder: Path, merged: Path, function: str, **where: Any) -> TaskCall:
+    (folder / "records").mkdir(parents=True)
+    params = {"point": POINT, "num_vertices": N} | NO_BIAS
+    return TaskCall(function, "roots", "roots", str(folder), {"merge": str(merged)}, params, where, 1, 0, 1, 2, "cpu")
+
+
+def test_roots_united_in_ranges_are_the_same_bytes(merged_forests: Path, tmp_path: Path) -> None:
+    files = []
+    for ranges in (1, 2, 7):
+        call = components_call(tmp_path / str(ranges), merged_forests, "", ranges=ranges)
+        record = run_call(call, partition.components)
+        files.append((tmp_path / str(ranges) / "roots.npy").read_bytes())
+    assert record.facts["ranges"] == 7
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.ray
+def test_a_range_that_dies_is_another_attempt_with_the_same_bytes(
+    ray_session: None, merged_forests: Path, tmp_path: Path
+) -> None:
+    from engine.executors.ray import RayExecutor
+
+    run_call(components_call(tmp_path / "one", merged_forests, ""), partition.components)
+    marker = str(tmp_path / "died")
+    call = components_call(tmp_path / "roots", merged_forests, "toy_stages:unite_mortals", ranges=2, marker=marker)
+    executor = RayExecutor(workers=1, threads=1)
+    (first,) = executor.run([call])
+    assert first.retry
+    assert isinstance(first.error, ConnectionError)
+    assert "toy_stages:MortalRange" in str(first.error)
+    assert not (tmp_path / "roots" / "roots.npy").exists()
+    (second,) = executor.run([call])
+    executor.close()
+    assert second.record, second.details
+    assert (tmp_path / "roots" / "roots.npy").read_bytes() == (tmp_path / "one" / "roots.npy").read_bytes()
+
+
+def test_ranges_are_no_part_of_what_a_stage_is() -> None:
+    config = {"method": "components", "min_score": 0.5, "min_intimacy": 0.0}
+    few, many = (
+        planned(Settings(method="cosine", partition={**config, "union_find_ranges": asked}))[-1] for asked in (0, 4)
+    )
+    assert (few.where["ranges"], many.where["ranges"]) == (1, 4)
+    assert few.params == many.params
 
 
 def test_edge_weights_are_what_the_setting_says() -> None:

@@ -92,6 +92,9 @@ class RayExecutor:
         self._runs += 1
         this_run = self._runs
         size = self._size(calls)
+        if size.gpus:  # companions of fewer calls than workers take the GPUs of workers that have none
+            for slot in self._slots[len(calls) :]:
+                self._discard(slot)
         waiting = deque(calls)
         failed_starts, moved, warned = 0, time.monotonic(), False
         try:

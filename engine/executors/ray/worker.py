@@ -10,17 +10,17 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import ray
 from ray import cloudpickle
-from threadpoolctl import threadpool_limits
 
 from engine.executors.base import Outcome, attempt
+from engine.executors.ray.companions import RayCompanions
+from engine.executors.ray.threads import limit_threads
 from engine.plan import human_bytes
 from engine.storage.context import TaskCall
 from engine.storage.manifest import Record
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ class Reply:
 class TaskRunner:
     """Runs one task at a time on ``threads`` threads; made a Ray actor by ``RayExecutor``."""
 
-    def __init__(self, threads: int) -> None:
-        # Libraries loaded later read the variables; those already loaded are told.
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-        threadpool_limits(limits=threads)
+    def __init__(self, threads: int, num_gpus: float) -> None:
+        limit_threads(threads)
+        self._start_companions = partial(RayCompanions, threads=threads, num_gpus=num_gpus)
 
     def ready(self) -> tuple[str, int]:
         """Return once the actor has started: its host and process."""
@@ -81,7 +80,7 @@ class TaskRunner:
 
     def run(self, call: TaskCall) -> Reply:
         """Run and commit one task."""
-        return Reply.of(attempt(call))
+        return Reply.of(attempt(call, self._start_companions))
 
 
 def make_actor(size: WorkerSize) -> ray.actor.ActorHandle:
@@ -93,7 +92,7 @@ def make_actor(size: WorkerSize) -> ray.actor.ActorHandle:
         num_cpus=size.threads, num_gpus=size.gpus, memory=size.memory_bytes or None,
         resources=dict(size.custom) or None, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD",
     )(TaskRunner)  # fmt: skip
-    return actor_class.remote(size.threads)
+    return actor_class.remote(size.threads, size.gpus)
 
 
 def portable(error: BaseException) -> BaseException:

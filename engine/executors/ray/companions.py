@@ -1,0 +1,76 @@
+"""Companions of a task as Ray actors, spread over the hosts.
+
+The worker that runs the task owns them: they end with the task, and with that worker if it dies. They reserve no core,
+for they work while their task waits or works with them, in places that a stage of one task leaves idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from engine.executors.ray.threads import limit_threads
+from engine.storage.companions import resolve
+
+
+class Companion:
+    """One object in an actor's process."""
+
+    def __init__(self, threads: int) -> None:
+        limit_threads(threads)
+        self._made: Any = None
+
+    def make(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Make the object; apart from starting the actor, so that its errors are told from the actor's death."""
+        self._made = resolve(name)(*arguments)
+
+    def call(self, method: str, parts: int, *arguments: Any) -> Any:
+        """Call a method; one part alone is handed back without its list, as Ray takes it."""
+        result = getattr(self._made, method)(*arguments)
+        return result[0] if parts == 1 else result
+
+
+class RayCompanions:
+    """See ``engine.storage.companions.Companions``; promises are Ray's references, which pass between actors."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool, *, threads: int, num_gpus: float
+    ) -> None:
+        """Start an actor for each tuple of arguments and wait until all have made their objects."""
+        self._name = name
+        resources = {"num_cpus": 0, "num_gpus": num_gpus if on_device else 0}
+        lifetime = {"max_restarts": 0, "max_task_retries": 0}
+        actor_class = ray.remote(**resources, **lifetime, scheduling_strategy="SPREAD")(Companion)
+        self._actors = [actor_class.remote(threads) for _ in arguments]
+        try:
+            self.wait([actor.make.remote(name, given) for actor, given in zip(self._actors, arguments, strict=True)])
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def begin(self, number: int, method: str, *arguments: Any, parts: int = 0) -> Any:
+        """Send the call; see ``Companions``."""
+        promise = self._actors[number].call.options(num_returns=max(1, parts)).remote(method, parts, *arguments)
+        return [promise] if parts == 1 else promise
+
+    def wait(self, promises: Sequence[Any]) -> list[Any]:
+        """Wait for what was promised; see ``Companions``."""
+        try:
+            return ray.get(list(promises))
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if not isinstance(cause, RayError):
+                raise cause from error
+            raise ConnectionError(f"one of {len(self._actors)} companions ({self._name}) died: {cause}") from error
+
+    def close(self) -> None:
+        """Kill the actors."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []

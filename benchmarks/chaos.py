@@ -3,6 +3,10 @@
 Clusters 30,000 synthetic vectors undisturbed; then kills the process again and again, at random moments of every stage,
 resuming each time; then kills Ray workers under a run that goes on. Labels must be the same bytes, and no committed
 task may run again. Writes ``benchmarks/records/chaos.json``; ends with 1 if a claim fails.
+
+``--cluster N``: N jobs on a Ray cluster of a head and three hosts, each a process, with kills of workers, actors,
+whole hosts and drivers, which are submitted again, so that every stage is struck by every kind in turn. Clusters a
+stand-in of ``--identities`` (or ``--part1``) and writes ``benchmarks/records/chaos_cluster.json``.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ import numpy as np
 TESTS = Path(__file__).parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
 
+import cluster_chaos  # noqa: E402
 import killing  # noqa: E402
 from conftest import make_blobs  # noqa: E402
 
+from engine.config import parse_overrides  # noqa: E402
 from engine.summary import hardware, versions  # noqa: E402
 
 RECORD = Path(__file__).parent / "records" / "chaos.json"
@@ -38,7 +44,18 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="kills of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", type=Path, default=RECORD, help="where to write the record")
+    parser.add_argument("--cluster", type=int, default=0, metavar="N", help="N runs on a Ray cluster instead")
+    parser.add_argument("--identities", type=int, default=2000, help="with --cluster: size of the stand-in")
+    parser.add_argument("--part1", action="store_true", help="with --cluster: the stand-in of part1, 8,573 identities")
+    parser.add_argument("--set", action="append", default=[], help="with --cluster: a setting of the runs")
     arguments = parser.parse_args()
+    if arguments.cluster:
+        identities, name = (
+            (8_573, "chaos_cluster_part1") if arguments.part1 else (arguments.identities, "chaos_cluster")
+        )
+        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+            settings = parse_overrides(arguments.set)
+            return cluster_chaos.main(arguments.cluster, identities, arguments.seed, Path(folder), settings, name)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         scratch = Path(folder)
         features = scratch / "features.npy"

@@ -195,7 +195,8 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     settings, model, build = _resolve(kind, request, source)
     check_folder(place, kind, {"source": source.as_dict()})
     workers = count_workers(resources)
-    threads, memory_bytes = _threads(resources, workers), _budget(resources, workers)
+    threads = _threads(resources, workers)
+    memory_bytes = _budget(resources, threads)
     free_disk_bytes = _free_disk(root)
 
     def plan_at(settings: Settings) -> Plan:
@@ -208,6 +209,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
             block_rows=resources.block_rows,
             workers=workers,
             threads=threads,
+            memory_of_each=on_cluster(resources),
             facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method},
         )
 
@@ -390,12 +392,10 @@ def _threads(resources: Resources, workers: int) -> int:
     return resources.threads or (CLUSTER_THREADS if on_cluster(resources) else max(1, usable_cores() // workers))
 
 
-def _budget(resources: Resources, workers: int) -> int:
-    """Memory of all workers, which the plan shares out equally."""
-    if not on_cluster(resources):
-        return resources.memory_bytes or int(MEMORY_SHARE * free_bytes())
-    share = min(1.0, _threads(resources, workers) / usable_cores())
-    return workers * (resources.memory_bytes or int(MEMORY_SHARE * free_bytes() * share))
+def _budget(resources: Resources, threads: int) -> int:
+    """Memory of this machine's workers together; on a cluster of each, by default as if hosts were like this one."""
+    share = min(1.0, threads / usable_cores()) if on_cluster(resources) else 1.0
+    return resources.memory_bytes or int(MEMORY_SHARE * free_bytes() * share)
 
 
 def _device(resources: Resources) -> str:

@@ -21,16 +21,20 @@ LOST_ATTEMPTS = 12  # of a task whose worker is lost, which may be no fault of i
 
 def run_calls(
     calls: Sequence[TaskCall], stage: Stage, place: Place, executor: Executor, display: Display, events: EventLog
-) -> None:
+) -> int:
     """Run a stage's calls, again where another attempt can help; every attempt is an event.
 
-    Raises ``TaskFailed`` with the causes of what kept failing, or the task's own ``EngineError``.
+    Returns the most memory that a worker of its own process took. Raises ``TaskFailed`` with the causes of what kept
+    failing, or the task's own ``EngineError``.
     """
-    folder = place.root / stage.folder
+    folder, peak_bytes = place.root / stage.folder, 0
 
     def note_commit(record: Record, outcome: Outcome) -> None:
+        nonlocal peak_bytes
         place.note(folder, record)
-        events.write("task_committed", **_about(outcome, attempt), seconds=record.seconds)
+        peak_bytes = max(peak_bytes, outcome.peak_bytes)
+        peak = {"peak_bytes": outcome.peak_bytes} if outcome.peak_bytes else {}
+        events.write("task_committed", **_about(outcome, attempt), seconds=record.seconds, **peak)
         display.advance(stage, record.stop - record.start)
 
     spent: Counter[tuple[int, bool]] = Counter()
@@ -65,6 +69,7 @@ def run_calls(
                 calls.append(outcome.call)
             else:
                 note_commit(record, outcome)
+    return peak_bytes
 
 
 def _about(outcome: Outcome, attempt: int) -> dict[str, Any]:

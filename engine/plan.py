@@ -167,16 +167,19 @@ def make_plan(
     block_rows: int = 0,
     workers: int = 1,
     threads: int = 1,
+    memory_of_each: bool = False,
     facts: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Chain the stages' fingerprints and choose each stage's block so that one task per worker fits ``memory_bytes``.
 
     ``block_rows`` asks for a block (rounded up to the granule, shrunk to fit memory); 0 aims at tasks of 5-60 s.
-    ``threads`` are those of each worker.
+    ``threads`` are those of each worker; so is ``memory_bytes`` with ``memory_of_each``, else it is shared out equally.
     Raises ``MemoryBudgetExceeded`` naming the worst stage and ``DiskBudgetExceeded``.
     """
     digests: dict[str, str] = {}
     sized = []
+    sharing = 1 if memory_of_each else workers
+    allowed = memory_bytes // sharing
     for stage in stages:
         upstream = {name: digests.get(origin, "outside") for name, origin in sorted(stage.inputs.items())}
         if stage.instead:  # which outputs these are depends on the check
@@ -193,18 +196,17 @@ def make_plan(
             ]
         )
         digests[stage.name] = digest
-        rows = fit_block(stage, memory_bytes // workers, block_rows, workers, threads)
+        rows = fit_block(stage, allowed, block_rows, workers, threads)
         sized.append(replace(stage, digest=digest, block_rows=rows, threads=threads))
     plan = Plan(kind, tuple(sized), dict(facts or {}))
-    allowed = memory_bytes // workers
     refused = [stage for stage in plan.stages if stage.memory_bytes > allowed]
     if refused:
         worst = max(refused, key=lambda stage: stage.memory_bytes)
-        each = f" for each of {workers} workers" if workers > 1 else ""
+        each = f" for each of {sharing} workers" if sharing > 1 else " for each worker" if workers > 1 else ""
         raise MemoryBudgetExceeded(
             f"stage {worst.name} needs {human_bytes(worst.memory_bytes)} at its smallest block "
             f"({worst.block_rows:,} rows), but --memory allows {human_bytes(allowed)}{each}; raise --memory to at "
-            f"least {memory_option(worst.memory_bytes * workers)}" + _fewer(refused, memory_bytes, workers)
+            f"least {memory_option(worst.memory_bytes * sharing)}" + _fewer(refused, memory_bytes, sharing)
         )
     if plan.disk_bytes > free_disk_bytes:
         raise DiskBudgetExceeded(

@@ -128,12 +128,13 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     events.write("stage_started", stage=stage.name, digest=stage.digest, tasks=len(tasks), rows_committed=done_rows)
     return_unused()
     memory.reset()
+    workers_peak = 0
     if tasks:
         workshop.display.begin(stage, done_rows)
         calls = _calls(stage, tasks, folder, folders, workshop)
         with Ticker(lambda: _show_inner(folder, stage, workshop.display)):
-            run_calls(calls, stage, workshop.place, workshop.executor, workshop.display, events)
-    seconds, peak = time.perf_counter() - started, memory.take()
+            workers_peak = run_calls(calls, stage, workshop.place, workshop.executor, workshop.display, events)
+    seconds, peak = time.perf_counter() - started, max(memory.take(), workers_peak)
     workshop.display.end(stage, seconds, peak, skipped=not tasks)
     events.write(
         "stage_finished", stage=stage.name, digest=stage.digest, seconds=round(seconds, 3), peak_bytes=peak,

@@ -50,7 +50,7 @@ def work(arguments: argparse.Namespace) -> None:
     widths = [max(len(row[column]) for row in [HEADER, *rows]) for column in range(len(HEADER))]
     for row in [HEADER, *rows]:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    print("seconds: of all starts together; memory: most that the driver's machine held, workers there included")
+    print("seconds: of all starts together; memory: most of the driver's machine, or of a worker if that was more")
 
 
 def measure(name: str, identities: int, seed: int, arguments: argparse.Namespace) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # or Ray asks another address for what is on 127.0.0.1
 TITLE = "ray::TaskRunner"
 STORE = 80 << 20
 
@@ -32,7 +33,7 @@ class RayCluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a job's process needs to join it."""
-        return {**os.environ, "RAY_ADDRESS": self._cluster.address}
+        return {**os.environ, "RAY_ADDRESS": self._cluster.address, LOOPBACK: "0"}
 
     def add_host(self, **resources: Any) -> Any:
         return self._cluster.add_node(num_cpus=self._cpus, object_store_memory=STORE, **resources)

@@ -24,7 +24,8 @@ class Outcome:
     """How one attempt at a task ended: with a committed ``record``, or with an ``error``.
 
     ``retry`` tells whether another attempt can help (a worker died) or not (bad data, a full disk, a bug); ``lost``
-    that the worker went with the task, after ``lost_s`` seconds of it. ``host`` and ``pid`` say where it ran.
+    that the worker went with the task, after ``lost_s`` seconds of it. ``host`` and ``pid`` say where it ran,
+    ``peak_bytes`` the memory of its worker, where that is a process of its own.
     """
 
     call: TaskCall
@@ -36,6 +37,7 @@ class Outcome:
     lost_s: float = 0.0
     host: str = ""
     pid: int = 0
+    peak_bytes: int = 0
 
 
 class Executor(Protocol):

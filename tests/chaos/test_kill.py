@@ -15,7 +15,7 @@ import pytest
 
 from engine.errors import DataError
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))
 
 import killing
 

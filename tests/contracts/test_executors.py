@@ -197,6 +197,7 @@ class TestRayOfAnySize(ExecutorContract):
         calls = make_calls(tmp_path / "stage", "crowd", 40 * CHUNK_ROWS, room=str(tmp_path / "room"))
         outcomes = list(executor.run(calls))
         assert len({outcome.pid for outcome in outcomes}) == RAY_CPUS
+        assert all(10 << 20 < outcome.peak_bytes < 2 << 30 for outcome in outcomes)
         assert max(outcome.record.facts["present"] for outcome in outcomes if outcome.record) == RAY_CPUS
 
     def test_tasks_that_need_more_memory_get_workers_that_asked_for_it(
@@ -207,11 +208,9 @@ class TestRayOfAnySize(ExecutorContract):
             calls = make_calls(tmp_path / str(number), "count_up", 8 * CHUNK_ROWS)
             outcomes = list(executor.run([replace(call, memory_bytes=memory_bytes) for call in calls]))
             held.append({outcome.pid for outcome in outcomes})
-            asked = {slot.size.memory_bytes for slot in executor._slots}  # type: ignore[attr-defined]
-            assert min(asked) >= memory_bytes
-            assert number != 2 or 1 << 29 in asked  # a worker that asked for more is kept
+            assert all(slot.size.memory_bytes >= memory_bytes for slot in executor._slots)  # type: ignore[attr-defined]
         assert not held[0] & held[1]
-        assert held[2] <= held[1]
+        assert held[1] & held[2], "workers that are large enough are kept"
 
     @pytest.mark.parametrize("asked", [{"threads": 999}, {"threads": 1, "custom": {"moon": 1.0}}])
     def test_what_no_host_holds_ends_in_an_error_that_says_what_there_is(

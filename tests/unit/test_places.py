@@ -11,13 +11,13 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from conftest import make_blobs
 
 from engine import api, summary
 from engine.errors import ConfigError, DataError
 from engine.storage import places, remote
 from engine.storage.places import Mirror, Place, open_place
 from engine.storage.remote import Storage
-from tests.conftest import make_blobs
 
 URL = "memory://bucket/run"
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, TaskFailed
 from engine.executors.base import cluster_address
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
 
+from engine.executors.ray import session
 from engine.executors.ray.authentication import check_token, make_token
 
 
@@ -70,6 +71,16 @@ def test_local_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster_address() == ""
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert cluster_address() == "auto"
+
+
+def test_nothing_at_the_address_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "REACH_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "secret", "RAY_ADDRESS": "127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TaskFailed, match=r"Ray could not be reached at RAY_ADDRESS=127\.0\.0\.1:9: .*refused"):
+        session.connect(1, 0)
 
 
 @pytest.mark.ray

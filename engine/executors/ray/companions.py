@@ -62,7 +62,7 @@ class RayCompanions:
     def wait(self, promises: Sequence[Any]) -> list[Any]:
         """Wait for what was promised; see ``Companions``."""
         try:
-            return ray.get(list(promises))
+            return [ray.get(promise) for promise in promises]  # of several errors, always the first one's
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if not isinstance(cause, RayError):

@@ -113,7 +113,8 @@ class RayExecutor:
                 failed_starts = 0 if started or outcomes else failed_starts + bool(lost_starts)
                 if lost_starts and failed_starts >= START_ATTEMPTS and not any(slot.call for slot in self._slots):
                     raise TaskFailed(f"Ray could not start a worker, tried {START_ATTEMPTS} times: {lost_starts[0]}")
-                time.sleep(bool(lost_starts))
+                if lost_starts:
+                    time.sleep(1)
                 for outcome in outcomes:
                     self._metrics.count(outcome)
                     yield outcome

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +22,7 @@ from engine.executors.ray.authentication import check_token, make_token
 
 # Calls and records are small and all data goes through storage, so the object store stays small.
 OBJECT_STORE_BYTES = 256 << 20
+REACH_TIMEOUT_S = 60.0
 
 
 def connect(num_cpus: int, num_gpus: int) -> bool:
@@ -34,6 +37,7 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
     try:
         if address:
             check_token(address)
+            _check_reachable(address)
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             start_embedded(num_cpus, num_gpus)
@@ -46,6 +50,20 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
             f"Ray {what}: {error}; what was committed is kept: run the same command again, or use --executor local"
         ) from error
     return not address
+
+
+def _check_reachable(address: str) -> None:
+    """Find out in bounded time that nothing listens at ``host:port``; Ray would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    limit = time.monotonic() + REACH_TIMEOUT_S
+    while host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except OSError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(1)
 
 
 def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import ray
@@ -18,6 +18,7 @@ from ray import cloudpickle
 from engine.executors.base import Outcome, attempt
 from engine.executors.ray.companions import RayCompanions
 from engine.executors.ray.threads import limit_threads
+from engine.memory import PeakMemory
 from engine.plan import human_bytes
 from engine.storage.context import TaskCall
 from engine.storage.manifest import Record
@@ -49,6 +50,7 @@ class Reply:
     retry: bool
     host: str = ""
     pid: int = 0
+    peak_bytes: int = 0
 
     @classmethod
     def of(cls, outcome: Outcome) -> Reply:
@@ -58,13 +60,17 @@ class Reply:
             chain.append(error)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         errors = tuple(map(portable, chain))
-        return cls(outcome.record, errors, outcome.details, outcome.retry, outcome.host, outcome.pid)
+        return cls(
+            outcome.record, errors, outcome.details, outcome.retry, outcome.host, outcome.pid, outcome.peak_bytes
+        )  # fmt: skip
 
     def outcome(self, call: TaskCall) -> Outcome:
         for error, cause in zip(self.errors, self.errors[1:], strict=False):
             error.__cause__ = cause
         first = self.errors[0] if self.errors else None
-        return Outcome(call, self.record, first, self.details, self.retry, host=self.host, pid=self.pid)
+        return Outcome(
+            call, self.record, first, self.details, self.retry, host=self.host, pid=self.pid, peak_bytes=self.peak_bytes
+        )  # fmt: skip
 
 
 class TaskRunner:
@@ -80,7 +86,9 @@ class TaskRunner:
 
     def run(self, call: TaskCall) -> Reply:
         """Run and commit one task."""
-        return Reply.of(attempt(call, self._start_companions))
+        with PeakMemory() as memory:
+            outcome = attempt(call, self._start_companions)
+            return Reply.of(replace(outcome, peak_bytes=memory.take()))
 
 
 def make_actor(size: WorkerSize) -> ray.actor.ActorHandle:

@@ -19,6 +19,7 @@ from toy_stages import make_calls
 from engine.effort import run_effort
 from engine.events import read_events
 from engine.plan import CHUNK_ROWS
+from engine.summary import run_status
 
 JOB = Path(__file__).parents[2] / "jobs" / "cluster.py"
 HOSTS = 3
@@ -101,6 +102,7 @@ def test_a_job_survives_the_loss_of_workers_hosts_and_driver(
     wait_for(in_stage("knn"), driver)
     wait_for(ray_cluster.workers, driver)[0].kill()
     wait_for(in_stage("score"), driver)
+    assert run_status(root)["state"] == "running"
     ray_cluster.kill_host()
     wait_for(in_stage("prune"), driver)
     driver.kill()

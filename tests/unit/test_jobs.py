@@ -1,0 +1,79 @@
+"""Jobs on this machine: what they print, leave, and end with."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import api
+from engine.errors import DataError, TaskFailed
+
+ROOT = Path(__file__).parents[2]
+CONFIG = [
+    "--config",
+    str(ROOT / "cluster_configs" / "laptop.yaml"),
+    "--set",
+    "knn.k=10",
+    "--set",
+    "knn.recall_samples=0",
+]
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a job's ``main`` with arguments."""
+    monkeypatch.syspath_prepend(str(ROOT / "jobs"))
+
+    def run(name: str, *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *CONFIG, *map(str, arguments)])
+        return int(importlib.import_module(name).main())
+
+    return run
+
+
+def test_train_then_cluster_then_again(job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.make_standin(tmp_path / "data", 30, 1)
+    given = ("--features", tmp_path / "data/features.bin", "--dim", 256, "--labels", tmp_path / "data/labels.meta")
+    assert job("train", *given, "--method", "single_linkage", "--out", tmp_path / "model") == 0
+    assert "single_linkage model: " in capsys.readouterr().out
+    for again in (False, True):
+        assert job("cluster", *given, "--model", tmp_path / "model", "--out", tmp_path / "run") == 0
+        output, log = capsys.readouterr()
+        assert "pairwise F " in output
+        assert f"started {1 + again} time(s)" in output
+        assert ("knn: already committed" in log) == again
+
+
+def test_the_scale_test_prints_a_line_for_each_part(
+    job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job("scale_test", "--set", "method=cosine", "--parts", "a=10,b=20", "--out", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = next(number for number, line in enumerate(lines) if "BCubed F" in line)
+    rows = [line.split() for line in lines[header + 1 : header + 3]]
+    assert [row[0] for row in rows] == ["a", "b"]
+    assert all(row[6:] == ["1", "0", "0.0"] for row in rows)
+
+
+def test_a_refused_job_ends_with_2(job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert job("cluster", "--features", tmp_path / "none.npy", "--out", tmp_path / "run") == 2
+    assert "refused: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(TaskFailed("x"), 1), (DataError("x"), 2), (OSError("s3://a:b@c"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes(job: Any, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise error
+
+    submission = importlib.import_module("submission")
+    assert submission.run_job(fail) == code
+    text = capsys.readouterr().err
+    assert ("submit it again" in text) == (code != 2)
+    assert "a:b@" not in text

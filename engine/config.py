@@ -288,7 +288,7 @@ class Resources(Section):
     """What cannot change a result: where and with how much it runs."""
 
     executor: Literal["local", "ray"] = Field("local", description="local: in this process; ray: on Ray actors")
-    workers: int = Field(0, ge=0, description="ray: actors; 0 = one per two cores")
+    workers: int = Field(0, ge=0, description="ray: actors, that also train star_fc together; 0 = one per two cores")
     threads: int = Field(0, ge=0, description="threads of each worker; 0 = all cores shared among the workers")
     memory_bytes: int = Field(0, ge=0, description="memory budget; 0 = 70 % of what is free")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for training and scoring")

@@ -12,11 +12,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from engine.errors import ConfigError, TaskFailed
 from engine.executors.base import Outcome
-from engine.executors.ray.session import connect
+from engine.executors.ray.session import START_TIMEOUT_S, connect
 from engine.executors.ray.worker import Reply, make_actor
 from engine.storage.context import TaskCall
 
-START_TIMEOUT_S = 300.0
 START_ATTEMPTS = 4
 
 

@@ -13,8 +13,10 @@ import ray
 
 from engine.errors import TaskFailed
 
-# Calls and records are small and all data goes through storage, so the object store stays small.
+# Calls and records are small, and almost all data goes through storage: the object store stays small, and what
+# companions exchange beyond it Ray spills to disk.
 OBJECT_STORE_BYTES = 256 << 20
+START_TIMEOUT_S = 300.0  # of an actor
 
 
 def connect(num_cpus: int, num_gpus: int) -> bool:

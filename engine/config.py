@@ -289,7 +289,10 @@ class Resources(Section):
 
     executor: Literal["local", "ray"] = Field("local", description="local: in this process; ray: on Ray actors")
     workers: int = Field(
-        0, ge=0, description="ray: actors; 0 = as many as the cluster holds at the time, without one 1 per two cores"
+        0,
+        ge=0,
+        description="ray: actors, which train star_fc together; 0 = as many as the cluster holds, without one 1 per "
+        "two cores",
     )
     threads: int = Field(
         0, ge=0, description="threads of each worker; 0 = all cores shared among the workers, on a cluster 2"

@@ -5,10 +5,11 @@ turn; of each step worker w of W takes every W-th edge and gives the gradient of
 the task adds them in the order of the workers and steps. So the loss curve is a single worker's, but for rounding and
 for dropout, of which each worker draws its own; and it is the same bits again for the same number of workers.
 
-Gradients and weights travel as the calls of companions, not through torch.distributed (gloo, NCCL) under Ray Train:
-their few hundred kilobytes take a small part of a step (README: benchmarks), a fixed order of adding is free, workers
-keep nothing from step to step, so that any checkpoint goes on with any number of them, and one that dies fails the
-task, which is redone from the checkpoint, where a collective would wait for its timeout.
+Weights and gradients travel as the calls of companions do, not through torch.distributed (gloo, NCCL) under Ray Train.
+The default network's are 377 kB: calling a worker with them takes 8.5 ms (Ray on one host of two busy cores), where one
+worker alone needs 92 ms for a step. In return the order of adding is fixed; workers keep nothing from step to step, so
+a checkpoint goes on with any number of them; and one that dies fails the task, which is redone from the checkpoint,
+where a collective would wait for its timeout. On GPUs gradients pass through host memory, at a cost not measured.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from standins import standin
 from engine import cluster, evaluate, summary, train
 from engine.errors import ConfigError, DataError, ManifestMismatch
 from engine.storage import manifest
+from engine.storage.context import stage_facts
 
 DATA = Path(os.environ.get("ASTERISM_DATA", Path(__file__).parents[2].parent / "shared/data"))
 
@@ -60,6 +61,22 @@ def test_training_is_the_same_for_any_threads_and_kills(tmp_path: Path) -> None:
     assert weights[0] == weights[1]
     points = [manifest.read_json(tmp_path / f"model{threads}/model.json") for threads in (1, 2)]
     assert points[0]["operating_points"] == points[1]["operating_points"]
+
+
+@pytest.mark.ray
+def test_two_ray_workers_train_as_one(ray_session: None, tmp_path: Path) -> None:
+    vectors, labels = standin(20, 3)
+    settings = {"train.max_steps": 30, "train.evaluate_every": 10, "train.edges_per_step": 512}
+    curves = []
+    for workers in (1, 2):
+        resources = {"executor": "ray" if workers > 1 else "local", "workers": workers, "threads": 1}
+        train(vectors, labels, tmp_path / str(workers), method="star_fc", resources=resources, **settings)
+        fit = summary.stage_folder(tmp_path / str(workers), "fit")
+        assert fit is not None
+        (facts,) = stage_facts(fit)
+        curves.append([(entry["train_loss"], entry["held_out_loss"]) for entry in facts["history"]])
+    assert curves[0] != curves[1]
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0.05)
 
 
 def test_a_model_meets_other_data(tmp_path: Path) -> None:

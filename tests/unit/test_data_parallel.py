@@ -47,21 +47,17 @@ def same_weights(one: TrainedModel, other: TrainedModel) -> bool:
     return all(torch.equal(value, weights[name]) for name, value in one.model.state_dict().items())
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_the_loss_curve_is_one_workers(workers: int) -> None:
-    alone, shared = run(1, dropout=0), run(workers, dropout=0)
+def test_the_loss_curve_of_three_workers_is_one_workers() -> None:
+    alone, shared = run(1, dropout=0), run(3, dropout=0)
     assert len(alone.history) == 5
     np.testing.assert_allclose(curve(shared), curve(alone), rtol=1e-3)
     assert not same_weights(shared, alone)  # sums of another order
 
 
-def test_with_dropout_the_curve_is_the_same_within_noise_and_the_bits_are_the_same_again() -> None:
+def test_with_dropout_the_curve_is_the_same_within_noise() -> None:
     alone, shared = run(1), run(2)
     assert curve(alone)[-1, 1] < 0.9 * curve(alone)[0, 1]
     np.testing.assert_allclose(curve(shared), curve(alone), rtol=0.1)
-    again = run(2)
-    assert again.history == shared.history
-    assert same_weights(again, shared)
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_workers() -> None:
@@ -72,6 +68,9 @@ def test_a_checkpoint_goes_on_with_another_number_of_workers() -> None:
     resumed = run(2, checkpoint=checkpoint)
     assert resumed.history[:2] == run(1).history[:2]
     assert [entry.step for entry in resumed.history] == [5, 10, 15, 20, 25]
+
+
+def test_resumed_training_gives_the_same_bits_for_as_many_workers() -> None:
     checkpoint = Memory(die_after=3)
     with pytest.raises(KeyboardInterrupt):
         run(2, checkpoint=checkpoint)

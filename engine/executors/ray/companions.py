@@ -12,6 +12,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from engine.errors import TaskFailed
+from engine.executors.ray.session import START_TIMEOUT_S
 from engine.executors.ray.threads import limit_threads
 from engine.storage.companions import resolve
 
@@ -45,8 +47,15 @@ class RayCompanions:
         lifetime = {"max_restarts": 0, "max_task_retries": 0}
         actor_class = ray.remote(**resources, **lifetime, scheduling_strategy="SPREAD")(Companion)
         self._actors = [actor_class.remote(threads) for _ in arguments]
+        made = [actor.make.remote(name, given) for actor, given in zip(self._actors, arguments, strict=True)]
         try:
-            self.wait([actor.make.remote(name, given) for actor, given in zip(self._actors, arguments, strict=True)])
+            if ray.wait(made, num_returns=len(made), timeout=START_TIMEOUT_S)[1]:
+                raise TaskFailed(
+                    f"{len(made)} companions ({name}) did not start in {START_TIMEOUT_S:.0f} s; the cluster offers "
+                    f"{ray.cluster_resources().get('GPU', 0):.0f} GPUs, each takes {resources['num_gpus']}: use fewer "
+                    f"--workers, or a larger cluster"
+                )
+            self.wait(made)
         except BaseException:
             self.close()
             raise

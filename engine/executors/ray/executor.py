@@ -15,12 +15,11 @@ from ray.exceptions import RayError, RayTaskError
 from engine.errors import ConfigError, TaskFailed
 from engine.executors.base import Outcome
 from engine.executors.ray.metrics import Metrics
-from engine.executors.ray.session import connect
+from engine.executors.ray.session import START_TIMEOUT_S, connect
 from engine.executors.ray.worker import Reply, WorkerSize, make_actor
 from engine.plan import human_bytes
 from engine.storage.context import TaskCall
 
-START_TIMEOUT_S = 600.0  # new hosts of a cluster that grows need minutes
 START_ATTEMPTS = 6
 POLL_S = 5.0
 NO_ROOM_S = 20.0  # an actor that waited so long for a host has none

@@ -20,9 +20,11 @@ from engine.errors import EngineError, TaskFailed
 from engine.executors.base import cluster_address
 from engine.executors.ray.authentication import check_token, make_token
 
-# Calls and records are small and all data goes through storage, so the object store stays small.
+# Calls and records are small, and almost all data goes through storage: the object store stays small, and what
+# companions exchange beyond it Ray spills to disk.
 OBJECT_STORE_BYTES = 256 << 20
 REACH_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 600.0  # of an actor: new hosts of a cluster that grows need minutes
 
 
 def connect(num_cpus: int, num_gpus: int) -> bool:

@@ -16,18 +16,18 @@ Answer = Callable[..., Any]
 
 
 class S3Server:
-    """Serves one empty bucket on a free port of the loopback interface."""
+    """Serves one empty bucket on a free port, of the loopback interface unless another is named."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self._server = make_server(host, 0, self._answer, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         self.failing = False
         self.refused = 0
         self.on_write: Callable[[str], None] = lambda path: None
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://{host}:{self._server.server_port}"
         self.environment = {
             "AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.endpoint, "AWS_EC2_METADATA_DISABLED": "true",

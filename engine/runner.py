@@ -245,7 +245,7 @@ def _call(stage: Stage, task: Task, folder: Path, folders: dict[str, Path], work
         stop=task.stop,
         threads=workshop.threads,
         device=workshop.device,
-        workers=workshop.executor.workers,
+        workers=workshop.executor.workers if stage.all_workers else 1,
     )
 
 

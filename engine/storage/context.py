@@ -37,7 +37,7 @@ class TaskCall:
     stop: int
     threads: int
     device: str
-    workers: int = 1  # of the executor: a task that is a stage alone may share its work out among as many
+    workers: int = 1  # among which the task may share its work out, itself one of them
 
 
 @dataclass

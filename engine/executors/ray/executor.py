@@ -58,8 +58,8 @@ class RayExecutor:
         gpus = self._gpus_each()
         # A run that a caller left without closing it must neither go on beside this one nor end this one's actors.
         self._discard_busy()
-        if gpus:  # companions of fewer calls than workers take the GPUs of workers that have none
-            for slot in self._slots[len(calls) :]:
+        if gpus and calls[0].workers > 1:  # its companions need the GPUs of the others
+            for slot in self._slots[1:]:
                 self._discard(slot)
         self._runs += 1
         this_run = self._runs

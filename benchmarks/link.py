@@ -70,8 +70,10 @@ class Hosts:
                 self._raylets[name] = self._ray(name, address, joined, within)
 
     def _ray(self, name: str, address: str, words: list[str], within: list[str]) -> subprocess.Popen[bytes]:
-        command = [*within, str(Path(sys.executable).with_name("ray")), "start", *words, "--block", "--disable-usage-stats",
-                   f"--node-ip-address={address}", "--include-dashboard=false", f"--object-store-memory={80 << 20}"]  # fmt: skip
+        command = [
+            *within, str(Path(sys.executable).with_name("ray")), "start", *words, "--block", "--disable-usage-stats",
+            f"--node-ip-address={address}", "--include-dashboard=false", f"--object-store-memory={80 << 20}",
+        ]  # fmt: skip
         environment = {**self._environment, CACHE_FOLDER: str(self._folder / f"cache-{name}")}
         with open(self._folder / f"{name}.log", "ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -132,8 +134,9 @@ def cut(hosts: Hosts, names: list[str], stage: str, job: list[str], out: str, en
     events = read_events(api.open_run(out))
     commits = Counter((e["stage"], e["start"]) for e in events if e["event"] == "task_committed")
     return {
-        "hung": False, "submissions": submissions, "exit_codes": codes, "seconds": round(time.perf_counter() - begun, 1),
-        "tasks": len(commits), "committed_twice": sum(count > 1 for count in commits.values()),
+        "hung": False, "submissions": submissions, "exit_codes": codes,
+        "seconds": round(time.perf_counter() - begun, 1), "tasks": len(commits),
+        "committed_twice": sum(count > 1 for count in commits.values()),
         "failed_attempts": sum(e["event"] == "task_failed" for e in events),
     }  # fmt: skip
 

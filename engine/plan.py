@@ -57,6 +57,8 @@ class Stage:
 
     A stage with ``unless`` is left out once that earlier stage's facts say ``enough``; the outputs of ``instead`` then
     stand for its own. The outputs of a ``scratch`` stage are deleted once no stage to come reads them.
+
+    The one task of a stage with ``all_workers`` may share its work out among companions in the other workers' places.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Stage:
     unless: str = ""
     instead: str = ""
     scratch: bool = False
+    all_workers: bool = False
     block_rows: int = 0
     threads: int = 1
     digest: str = ""

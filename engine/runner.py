@@ -203,7 +203,7 @@ def _calls(
         "threads": workshop.threads,
         "device": workshop.device,
         "memory_bytes": stage.memory_bytes,
-        "workers": workshop.executor.workers,
+        "workers": workshop.executor.workers_asked if stage.all_workers else 1,
     }
     return [TaskCall(start=task.start, stop=task.stop, **common) for task in tasks]
 

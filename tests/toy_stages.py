@@ -18,7 +18,7 @@ from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
 from engine.stages.partition import ForestRange, components
-from engine.storage.companions import Companions, call_all, exchange, resolve
+from engine.storage.companions import Companions, exchange, resolve
 from engine.storage.context import TaskCall, TaskContext
 from engine.storage.places import Place
 
@@ -125,9 +125,9 @@ def consult(task: TaskContext, start: int, stop: int) -> Facts:
             facts["taken"][count] = exchange(clerks, "give", "take")
             promises = [clerks.begin(number, "add", 10) for number in range(count)]
             facts["sum"] = clerks.wait([clerks.begin(0, "add", *promises)])[0]
-            facts["processes"] += call_all(clerks, "where")
+            facts["processes"] += clerks.wait([clerks.begin(number, "where") for number in range(count)])
             try:
-                call_all(clerks, "refuse")
+                clerks.wait([clerks.begin(0, "refuse")])
             except DataError as error:
                 facts["refusal"] = [type(error).__name__, str(error)]
     return facts

@@ -34,9 +34,9 @@ SETTLED, MOVING, UNREAD = range(3)  # what a range still has: nothing, edges to 
 class VertexRange:
     """One range's parents. Called in rounds by ``unite_ranges``; then ``roots`` has the result.
 
-    Memory: 4 bytes per vertex of the range, up to 16 more while links are first sorted (a link for every vertex), and
-    8 per edge of a round: one piece read and what is passed on to this range, about a piece from each range above it.
-    Twice as much from 2**31 vertices.
+    Memory: 4 bytes per vertex of the range, 32 for the moment in which links are first sorted (where every vertex has
+    one), and 8 per edge of a round: a piece read, and what is passed on to this range, about a piece from each one
+    above it. Twice as much from 2**31 vertices.
     """
 
     def __init__(self, number: int, num_ranges: int, num_vertices: int, blocks: Iterable[tuple[Ids, Ids]]) -> None:
@@ -78,7 +78,10 @@ class VertexRange:
         roots, links = _linked(self._parents_n, self.start)
         order = np.argsort(links, kind="stable")
         roots, links = roots[order], links[order]
-        first = np.flatnonzero(np.diff(links, prepend=-1))
+        del order
+        begins = np.ones(len(links), np.bool_)
+        begins[1:] = links[1:] != links[:-1]
+        first = np.flatnonzero(begins)
         _join_runs(self._parents_n, self.start, roots, first)
         self._trees_T, links = roots[first], links[first]
         bounds = [range_bounds(number, self.num_ranges, self.num_vertices)[0] for number in range(1, self.num_ranges)]

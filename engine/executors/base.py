@@ -50,6 +50,11 @@ class Executor(Protocol):
         """Tasks that may run at a time."""
         ...
 
+    @property
+    def workers_asked(self) -> int:
+        """Workers asked for, which one task may share its work out among; 1 if their number is left open."""
+        ...
+
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         """Run every call once, yielding outcomes as they end, in any order; bounded work in flight."""
         ...

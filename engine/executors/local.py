@@ -12,7 +12,7 @@ class LocalExecutor:
     """Runs tasks in this process, in order."""
 
     name = "local"
-    workers = 1
+    workers = workers_asked = 1
 
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         """Run the calls one after another; see ``Executor.run``."""

@@ -2,8 +2,8 @@
 
 A step's minibatch is the one that a single worker draws. Samplers draw all of a subgraph ahead, subgraph by subgraph in
 turn; of each step worker w of W takes every W-th edge and gives the gradient of its share, the task itself as worker 0;
-the task adds them in the order of the workers and steps. So the loss curve is a single worker's, but for rounding and
-for dropout, of which each worker draws its own; and it is the same bits again for the same number of workers.
+the task adds them in the order of the workers for its optimiser. So the loss curve is a single worker's, but for
+rounding and for dropout, of which each worker draws its own, and the same bits again for the same number of workers.
 
 Weights and gradients travel as the calls of companions do, not through torch.distributed (gloo, NCCL) under Ray Train.
 The default network's are 377 kB: calling a worker with them takes 8.5 ms (Ray on one host of two busy cores), where one

@@ -73,7 +73,7 @@ class StarFc(Method):
             disk_bytes=16 << 20,
             seconds=steps * (settings.train.edges_per_step / 1e6 + sampled / settings.train.steps_per_subgraph / 2e4),
         )  # fmt: skip
-        fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
+        fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1, all_workers=True)
         scoring = _scoring(graph, network, {"network": params["network"]}, {"fit": "fit"}, {}, which_edges(settings))
         select = select_stage(graph, settings, labels, settings.train.holdout)
         return [aggregate_stage(graph), fit, *scoring, select]

@@ -8,6 +8,7 @@ in ranges of vertices that are companions of the task.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
 from engine.clustering.pruning import node_intimacy
-from engine.clustering.range_union_find import VertexRange, iterate_roots, unite_ranges
+from engine.clustering.range_union_find import PIECE_EDGES, VertexRange, iterate_roots, unite_ranges
 from engine.clustering.union_find import UnionFind, id_dtype
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.edges import iterate_edges, read_edges
@@ -117,7 +118,10 @@ def merge(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 def roots_cost(num_rows: int, ranges: int = 1) -> Cost:
     """Memory is that of a range: Ray spreads them over hosts; in one process they stay below ``labels_cost``."""
-    return Cost(fixed_bytes=-(-num_rows // ranges) * 24 + _SMALL, disk_bytes=num_rows * 4, seconds=num_rows / 5e6)
+    cost = Cost(fixed_bytes=num_rows * 24 + _SMALL, disk_bytes=num_rows * 4, seconds=num_rows / 5e6)
+    if ranges == 1:
+        return cost
+    return replace(cost, fixed_bytes=-(-num_rows // ranges) * 32 + (ranges + 2) * PIECE_EDGES * 8 + _SMALL)
 
 
 def components(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

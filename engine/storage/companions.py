@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 
 class Companions(Protocol):
-    """The companions of a task, by number; every executor's keep ``tests/contracts/test_companions.py``."""
+    """The companions of a task, by number; see ``tests/contracts/test_executors.py`` for what they keep."""
 
     def __len__(self) -> int: ...
 
@@ -62,11 +62,6 @@ def start_here(name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool 
     """Make a companion of each tuple of arguments in this process, which has what GPU there is."""
     made = resolve(name)
     return CompanionsHere([made(*given) for given in arguments])
-
-
-def call_all(companions: Companions, method: str, *arguments: Any) -> list[Any]:
-    """Call a method of every companion with the same arguments, at the same time; the results in order."""
-    return companions.wait([companions.begin(number, method, *arguments) for number in range(len(companions))])
 
 
 def exchange(companions: Companions, give: str, take: str) -> list[Any]:

@@ -44,7 +44,7 @@ class TaskCall:
     threads: int
     device: str
     memory_bytes: int = 0
-    workers: int = 1  # of the executor: a task that is a stage alone may share its work out among as many
+    workers: int = 1  # among which the task may share its work out, itself one of them
 
 
 @dataclass

@@ -80,6 +80,11 @@ class RayExecutor:
         """Actors asked for, or where that is left to the cluster, those there are."""
         return self._asked or len(self._slots)
 
+    @property
+    def workers_asked(self) -> int:
+        """What a training's weights may hang on: never the number of hosts that happen to be there."""
+        return self._asked or 1
+
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
         """Run the calls, at most one at a time on each actor; a call whose actor dies comes back with ``retry``."""
         if not calls:
@@ -91,8 +96,8 @@ class RayExecutor:
         self._runs += 1
         this_run = self._runs
         size = self._size(calls)
-        if size.gpus:  # companions of fewer calls than workers take the GPUs of workers that have none
-            for slot in self._slots[len(calls) :]:
+        if size.gpus and calls[0].workers > 1:  # its companions need the GPUs of the others
+            for slot in self._slots[1:]:
                 self._discard(slot)
         waiting = deque(calls)
         failed_starts, moved, warned = 0, time.monotonic(), False

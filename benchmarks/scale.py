@@ -5,8 +5,8 @@
 Each part is made, run in a process of its own, measured and deleted (ten-million needs about 50 GB of free disk; with
 ``--work`` what it made stays and is used again).
 ``--kill`` kills the run at half of the time it took and resumes it: the labels must be the same bytes. Rows of
-``benchmarks/records/scale.json`` are replaced by part and ``--set``; ``--plot`` draws those without any ``--set`` as
-``benchmarks/records/scale.svg``.
+``benchmarks/records/scale.json`` are replaced by part and ``--set``; ``--plot`` draws those without any ``--set``
+as ``benchmarks/records/scale.svg``, but for those that a ``remark`` was added to: other work disturbed them.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="only draw the recorded rows")
     arguments = parser.parse_args()
     if arguments.plot:
-        plot([row for row in read_rows("scale") if not row["settings"]], RECORDS / "scale.svg")
+        undisturbed = [row for row in read_rows("scale") if not row["settings"] and "remark" not in row]
+        plot(undisturbed, RECORDS / "scale.svg")
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)

@@ -26,7 +26,7 @@ JOB = Path(__file__).parent.parent / "jobs" / "cluster.py"
 HOSTS = 3
 KINDS = ("worker", "actor", "host", "driver")
 KILLS_PER_RUN = 4
-RESOURCES = {"executor": "ray", "threads": 1, "memory_bytes": "4GB"}
+RESOURCES = {"executor": "ray", "threads": 1, "memory_bytes": "4GB", "block_rows": 4096}
 
 
 @dataclass

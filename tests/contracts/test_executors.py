@@ -204,7 +204,7 @@ class TestRayOfAnySize(ExecutorContract):
         self, executor: Executor, tmp_path: Path
     ) -> None:
         held: list[set[int]] = []
-        for number, memory_bytes in enumerate((1 << 28, 1 << 29, 1 << 28)):
+        for number, memory_bytes in enumerate((1 << 30, 2 << 30, 1 << 30)):
             calls = make_calls(tmp_path / str(number), "count_up", 8 * CHUNK_ROWS)
             outcomes = list(executor.run([replace(call, memory_bytes=memory_bytes) for call in calls]))
             held.append({outcome.pid for outcome in outcomes})

@@ -24,7 +24,7 @@ START_ATTEMPTS = 6
 POLL_S = 5.0
 NO_ROOM_S = 20.0  # an actor that waited so long for a host has none
 STARTS = 4  # actors that may wait for a host at a time, where more would be used than the cluster has room for
-MEMORY_STEP = 256 << 20
+MEMORY_STEP = 1 << 30  # so that stages that need about as much share their actors
 
 _log = logging.getLogger(__name__)
 

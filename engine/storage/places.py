@@ -35,6 +35,7 @@ from engine.storage.remote import (
 
 LOCK_FILE = "run.lock"
 MIRROR_FILE = "mirror.json"
+GLANCE_S = 0.5  # longer than anyone looks whether a lock is held
 LEASE_S = 30.0  # that a run at a URL stays taken after its driver's last sign of life
 _METADATA = {"run.json", "events.jsonl", "model.json", "stage.json", "consumed.json", "progress.json"}
 
@@ -100,10 +101,11 @@ class Place:
     def is_running(self) -> bool:
         """Tell whether a process holds the run's lock (as far as this machine's file system shows it)."""
         try:
-            with self.locked():
-                return False
-        except (DataError, OSError):
+            with open(self.root / LOCK_FILE, "a+") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             return True
+        return False
 
 
 class Mirror(Place):

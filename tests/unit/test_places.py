@@ -31,7 +31,7 @@ def on_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
         places._PULLED.clear()
 
     change("first")
-    monkeypatch.setattr(places, "LEASE_S", 0.6)
+    monkeypatch.setattr(places, "LEASE_S", 2.0)
     yield change
     fsspec.filesystem("memory").store.clear()
 
@@ -147,7 +147,7 @@ def test_a_mirror_and_a_folder_are_told_apart(tmp_path: Path, source: str) -> No
 def test_who_loses_the_lease_stops_at_its_next_commit(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def take_over(*_: object) -> dict[str, object]:
         Storage(URL).write("run.lock", json.dumps({"token": "x", "beats": 1, "host": "other", "pid": 7}).encode())
-        time.sleep(0.3)
+        time.sleep(1.0)
         return {}
 
     monkeypatch.setattr("engine.stages.partition.label_rows", take_over)

@@ -61,7 +61,9 @@ class Hosts:
     def start(self) -> None:
         """Start the head, then what hosts have no raylet that runs."""
         if "head" not in self._raylets:
-            self._raylets["head"] = self._ray("head", HEAD, ["--head", f"--port={PORT}", "--num-cpus=0"], [])
+            self._raylets["head"] = self._ray(
+                "head", HEAD, ["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false"], []
+            )
             time.sleep(5)
         for name, address in HOSTS.items():
             if name not in self._raylets or self._raylets[name].poll() is not None:
@@ -72,7 +74,7 @@ class Hosts:
     def _ray(self, name: str, address: str, words: list[str], within: list[str]) -> subprocess.Popen[bytes]:
         command = [
             *within, str(Path(sys.executable).with_name("ray")), "start", *words, "--block", "--disable-usage-stats",
-            f"--node-ip-address={address}", "--include-dashboard=false", f"--object-store-memory={80 << 20}",
+            f"--node-ip-address={address}", f"--object-store-memory={80 << 20}",
         ]  # fmt: skip
         environment = {**self._environment, CACHE_FOLDER: str(self._folder / f"cache-{name}")}
         with open(self._folder / f"{name}.log", "ab") as log:

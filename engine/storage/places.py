@@ -35,13 +35,14 @@ from engine.storage.remote import (
 
 LOCK_FILE = "run.lock"
 MIRROR_FILE = "mirror.json"
-GLANCE_S = 0.5  # longer than anyone looks whether a lock is held
 LEASE_S = 30.0  # that a run at a URL stays taken after its driver's last sign of life
 _METADATA = {"run.json", "events.jsonl", "model.json", "stage.json", "consumed.json", "progress.json"}
 
 
 class Place:
     """A run in a local folder, or on a file system that all hosts share: nothing needs copying."""
+
+    glance_s = 0.5  # longer than who only looks holds the run's lock
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -86,7 +87,7 @@ class Place:
         return manifest.find_damage(folder, record)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Hold the run's lock, so that two processes never work on one run; a killed process frees it."""
         with explain_os_errors(self.root / LOCK_FILE):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -111,6 +112,8 @@ class Place:
 class Mirror(Place):
     """This host's mirror of a run at a URL."""
 
+    glance_s = 60.0  # it may be fetching records
+
     def __init__(self, url: str) -> None:
         self.url = url
         self.storage = Storage(url)
@@ -129,8 +132,15 @@ class Mirror(Place):
         return f"{self.url}/{folder}"
 
     def refresh(self) -> None:
-        """Make this host's records those at the URL."""
+        """Make this host's records those at the URL, unless a process here works on the run: then they are."""
         self._listing = self.storage.files()
+        if self._lease is not None:
+            self._refresh()
+            return
+        with suppress(DataError), super().locked(wait=False):
+            self._refresh()
+
+    def _refresh(self) -> None:
         there = [name for name in self._listing if _is_metadata(name)]
         with exclusive(self.root):
             if manifest.RUN_FILE not in there:  # what is here is of a run that was deleted
@@ -210,20 +220,21 @@ class Mirror(Place):
         _PULLED.add(folder)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Hold the run at its URL: a lease that a thread renews, and that lapses when its process or host dies.
 
         A lease that someone holds is waited for, for as long as a dead one would take to lapse. Storages have no lock:
         of two processes that take a lapsed lease at the same moment the later one wins; the other stops at its next
         commit. Until then both do the same work, whose commits are the same bytes.
         """
-        with super().locked():
+        with super().locked(wait=wait):
             self._lease = _Lease(self.storage)
             self._lease.take()
             try:
                 yield
             finally:
                 self._lease.give_back()
+                self._lease = None
 
     def is_running(self) -> bool:
         return _Lease(self.storage).is_held()

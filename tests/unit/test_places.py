@@ -166,3 +166,14 @@ def test_errors_name_the_url_not_the_copy(source: str, tmp_path: Path) -> None:
     Storage("memory://bucket").write("rows.npy", b"no array")
     with pytest.raises(DataError, match=f"^{source}: "):
         run(source)
+
+
+def test_who_looks_at_a_run_that_begins_here_takes_nothing_from_it(source: str) -> None:
+    place = Mirror(URL)
+    with place.locked():
+        place.refresh()
+        (place.root / "run.json").write_text("{}")  # not yet at the URL
+        api.open_run(URL)
+        assert (place.root / "run.json").exists()
+    api.open_run(URL)
+    assert not (place.root / "run.json").exists()

@@ -171,7 +171,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Score predicted labels against identities: pairwise, BCubed, NMI, ARI (fractions) and counts.
 
-    Either is an (N,) integer array or a file. -1 counts as a cluster, or identity, of its own.
+    Either is an (N,) integer array or a file. A predicted -1 counts as a cluster of its own; rows of identity -1 are
+    not scored.
     """
     truth = labels if isinstance(labels, np.ndarray) else read_labels(local_copy(labels), column=labels_column)
     found = predicted if isinstance(predicted, np.ndarray) else read_labels(local_copy(predicted))
@@ -245,7 +246,7 @@ def _resolve(
     """The settings and model that a request means for a source, and what builds the stages from (other) settings."""
     labels = OutsideFile.describe(request.labels, request.labels_column)
     if labels is not None:
-        read_labels(local_copy(labels.path), source.num_rows, column=labels.column)
+        _check_labels(labels, source.num_rows, training=kind == "training")
     settings = request.settings
     model = replace(read_model(local_copy(request.model), source.dim), folder=request.model) if request.model else None
     if settings.method == "auto":
@@ -275,6 +276,19 @@ def _resolve(
         return run_stages(source, settings, model, knn_graph, labels, committee)
 
     return settings, model, build
+
+
+def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> None:
+    """Refuse labels that say nothing before work starts: without any identity, or, to train on, without any pair."""
+    identities_N = read_labels(local_copy(labels.path), num_rows, column=labels.column)
+    known_M = np.sort(identities_N[identities_N >= 0])
+    if not len(known_M):
+        raise DataError(f"{labels.path}: every label is -1; expected identities, from 0 up, of some rows")
+    if training and not (known_M[1:] == known_M[:-1]).any():
+        raise DataError(
+            f"{labels.path}: no two of {len(known_M):,} labelled rows are of one identity; training needs identities "
+            f"of several rows"
+        )
 
 
 def _fits(plan_at: Callable[[Settings], Plan], settings: Settings) -> bool:

@@ -63,7 +63,7 @@ Out = Annotated[str, typer.Option("--out", help="folder to write, or a URL: s3:/
 Dim = Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")]
 Column = Annotated[str | None, typer.Option("--column", help="column or array that holds the vectors")]
 ItemsColumn = Annotated[str | None, typer.Option("--items-column", help="column of texts or image paths to show")]
-Labels = Annotated[str | None, typer.Option("--labels", help="identities, one per row")]
+Labels = Annotated[str | None, typer.Option("--labels", help="identities, one per row; -1 (unknown) is not scored")]
 LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="column that holds the labels")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="folder written by asterism train")]
 KnnGraph = Annotated[
@@ -320,7 +320,9 @@ def plan(
 @app.command()
 def compare(
     features: Annotated[Path, typer.Option("--features", help="vectors in any supported format")],
-    labels: Annotated[Path, typer.Option("--labels", help="identities, one per row")],
+    labels: Annotated[
+        Path, typer.Option("--labels", help="identities, one per row; -1 (unknown) is clustered, not scored")
+    ],
     methods: Annotated[
         str, typer.Option("--methods", help="by commas: METHOD or METHOD/PRESET, each may be followed by :PARTITION")
     ],
@@ -429,7 +431,7 @@ def export(
 
 @app.command()
 def evaluate(
-    labels: Annotated[str, typer.Option("--labels", help="identities, one per row")],
+    labels: Annotated[str, typer.Option("--labels", help="identities, one per row; -1 (unknown) is not scored")],
     run_folder: Annotated[str | None, typer.Option("--run", help="a run's folder or URL")] = None,
     pred: Annotated[str | None, typer.Option("--pred", help="a file of predicted labels")] = None,
     labels_column: LabelsColumn = None,

@@ -159,7 +159,8 @@ def _quality(rows: list[MetricsRow]) -> str:
     return _panel(
         "Against the known identities",
         "Scores are percentages. The identities served for scoring only, unless a row says otherwise. NMI is "
-        "normalised by the arithmetic mean; an unassigned row counts as a cluster of its own.",
+        "normalised by the arithmetic mean; an unassigned row counts as a cluster of its own, a row of unknown "
+        "identity (-1) is not scored.",
         f'<div class=scroll><table class="metrics"><thead><tr><th></th>{upper}<th colspan="{rest}"></th></tr>'
         f"<tr><th></th>{lower}</tr></thead><tbody>{body}</tbody></table></div>",
     )

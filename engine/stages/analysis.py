@@ -24,7 +24,7 @@ from engine.storage.context import TaskContext, read_npy, stage_facts
 from engine.storage.formats import read_labels
 from engine.tiles import map_tiles
 
-VERSION = 4
+VERSION = 5
 SWEEP_STEPS = 40
 GALLERY_CLUSTERS = 9
 GALLERY_ROWS = 24
@@ -67,7 +67,9 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
             for name, chosen in zip(("similarity", "score"), values, strict=True):
                 histograms[name].add(chosen, inside)
             if reliability is not None and identities_V is not None:
-                reliability.add(values[1], _same(identities_V, sources, targets))
+                known = (identities_V[sources] >= 0) & (identities_V[targets] >= 0)
+                sources, targets = sources[known], targets[known]
+                reliability.add(values[1][known], identities_V[sources] == identities_V[targets])
 
     map_tiles(look_at, ["labels", *sweeps], task.threads)  # the longest first
     sizes = np.bincount(labels_N[labels_N >= 0])
@@ -121,12 +123,6 @@ def _thresholds(low: float, high: float) -> list[float]:
     """Descending float32 thresholds over the range of the values."""
     steps = np.linspace(high, low, SWEEP_STEPS + 1)[1:] if high > low else np.array([low])
     return [float(value) for value in np.unique(np.round(steps, 3).astype(np.float32))[::-1]]
-
-
-def _same(identities_V: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Which edges join rows of one known identity."""
-    same: np.ndarray = (identities_V[sources] == identities_V[targets]) & (identities_V[sources] >= 0)
-    return same
 
 
 def _confidence(confidence_N: np.ndarray) -> dict[str, Any]:

@@ -253,8 +253,10 @@ def _resolve(
         trains = kind == "training"
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
         settings = settings.model_copy(update={"method": chosen})
-    own = model is not None and (METHODS[settings.method].trains or "own" in METHODS[model.method].partitions)
-    if model is not None and own and settings.method != model.method:
+    if kind != "store":
+        METHODS[settings.method].check(settings)
+    bound = model is not None and (METHODS[settings.method].trains or METHODS[model.method].clusters_itself)
+    if model is not None and bound and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
     if untrained and model is None and METHODS[settings.method].needs_model:
         facts = METHODS[settings.method].untrained(settings)

@@ -54,10 +54,7 @@ class Contender:
             known = ", ".join([*METHODS, *PRESETS])
             raise ConfigError(f"--methods {text}: no such method; known: {known}; each may be followed by :partition")
         if partition:
-            allowed = METHODS[method].partitions
-            if allowed and partition not in allowed:
-                raise ConfigError(f"--methods {text}: method {method} knows only {', '.join(allowed)}")
-            load_settings(overrides={"partition.method": partition})
+            METHODS[method].check(load_settings(overrides={"partition.method": partition}))
         return cls(text.strip(), method, preset, partition or None)
 
     @property

@@ -79,8 +79,8 @@ class ScoresWithoutSingletons:
 def evaluate_labels(predicted_N: Labels, identities_N: Labels) -> Scores:
     """Score predicted labels against identities.
 
-    Both: integers >= -1, shape (N,). A predicted -1 means unassigned and counts as a cluster of its own, each time; rows
-    of identity -1 count among the clusters, but are not scored.
+    Both: integers >= -1, shape (N,). A predicted -1 means unassigned and counts as a cluster of its own, each time;
+    rows of identity -1 count among the clusters, but are not scored.
     Pairwise precision is 1 where no pair is predicted, recall 0 where no pair is true; F is 0 where both P and R are.
     NMI is normalised by the arithmetic mean of the two entropies (1 where both are 0). ARI is the pair-counting form.
     Deterministic; peak 17 to 90 bytes per row (the latter where every row is a cell of its

@@ -91,6 +91,24 @@ class Method:
         """Whether anything of it is learned, or chosen, from labels."""
         return self.needs_model or self.chooses
 
+    @property
+    def clusters_itself(self) -> bool:
+        """Whether it gives clusters at once, so that no scored edges are partitioned."""
+        return "own" in self.partitions
+
+    def check(self, settings: Settings) -> None:
+        """Refuse what ``settings`` ask for and the method would ignore; raises ``ConfigError``."""
+        asked = settings.partition.method
+        if self.clusters_itself:
+            given = settings.partition.model_fields_set - ({"method"} if asked == "auto" else set())
+            if given:
+                names = ", ".join(f"partition.{name}" for name in sorted(given))
+                raise ConfigError(
+                    f"{names}: method {self.name} clusters by itself and partitions no scores; leave out {names}"
+                )
+        elif self.partitions and asked not in ("auto", *self.partitions):
+            raise ConfigError(f"partition.method {asked}: method {self.name} knows only {', '.join(self.partitions)}")
+
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's facts would say before training: what its weights belong to."""
         return {}

@@ -41,6 +41,16 @@ class Cdp(Method):
     chooses = True
     partitions = ("propagation",)
 
+    def check(self, settings: Settings) -> None:
+        """Refuse more votes than there are members, too."""
+        super().check(settings)
+        config = settings.cdp
+        if "accept" in config.model_fields_set and config.accept > len(config.committee):
+            raise ConfigError(
+                f"cdp.accept = {config.accept} asks for more votes than cdp.committee has members, "
+                f"{len(config.committee)}: lower it, or name more members"
+            )
+
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``score``: the pairs that enough members list."""
         accept = min(settings.cdp.accept, len(graph.committee))

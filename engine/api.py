@@ -153,7 +153,7 @@ def train(
 ) -> str | Path:
     """Train a method on labelled vectors and write the model's folder ``out``; run again, it resumes.
 
-    ``method``: ``structural``, ``star_fc`` or ``gcn_v``; default: the configuration's, else by size and settings (see
+    ``method``: any that learns, or chooses parameters; default: the configuration's, else by size and settings (see
     ``choose_trained``).
     ``labels``: (N,) identities as an array or file; rows of -1 are not trained on. Thresholds are chosen on held-out
     identities and stored with the model. Other arguments as in ``cluster``.
@@ -328,14 +328,19 @@ def resume(root: str | Path, resources: Resources | None = None, *, progress: bo
 
 
 def open_run(root: str | Path) -> Path:
-    """The folder here of a run, store or training, with what is committed at its URL if it is at one."""
+    """The folder here of a run, store or training, with what is committed at its URL if it is at one.
+
+    Raises ``DataError`` for the folder of a comparison.
+    """
     place = open_place(root)
     place.refresh()
+    summary.refuse_comparison(place.root)
     return place.root
 
 
 def run_labels(root: str | Path) -> np.ndarray:
     """Labels (N,) int64 of a finished run, in source order; raises ``DataError`` where there are none yet."""
+    summary.refuse_others(open_run(root))
     folder = summary.stage_folder(open_run(root), "labels")
     if folder is None:
         raise DataError(f"{root} has no labels yet: asterism resume {root}")

@@ -24,6 +24,7 @@ from engine.effort import Effort
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
 from engine.masking import masked
+from engine.methods import METHODS
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
@@ -32,6 +33,7 @@ from engine.storage.remote import absolute
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_TRAINED = [name for name, method in METHODS.items() if method.trains]
 
 
 class ExecutorName(StrEnum):
@@ -151,7 +153,7 @@ def train(
     out: Out,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="structural, star_fc, another that learns, or a baseline; default: by size"),
+        typer.Option("--method", help=f"one of {', '.join(_TRAINED)}; default: structural or star_fc, by size"),
     ] = None,
     dim: Dim = None,
     column: Column = None,

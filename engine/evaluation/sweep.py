@@ -41,7 +41,8 @@ class ThresholdSweep:
     ``thresholds_T``: strictly descending; compared as float32, an edge of exactly the threshold joins.
     ``identities_N``: optional truth (>= -1; rows of -1, unknown, join but are not scored); adds exact pairwise scores,
     and serves for nothing else. ``held_out_N``: optional booleans; scores then cover the pairs that touch a held-out
-    row, in clusters of all rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes per vertex.
+    row, in clusters of all rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes
+    per vertex.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ThresholdSweep:
         return rows
 
     def _truth(self) -> list[_PairCounter]:
-        """Counters for the rows of known identity and, with held-out rows, for the rest, whose pairs are to be left out."""
+        """Counters for known identities and, with held-out rows, for the rest, whose pairs are to be left out."""
         assert self._identities_N is not None
         known = np.flatnonzero(np.asarray(self._identities_N) != -1).astype(np.int32)
         parts = [known] if self._held_out_N is None else [known, known[~self._held_out_N[known]]]

@@ -68,6 +68,7 @@ class Baseline(Method):
 
     partitions = ("own",)
     chooses = True
+    run_sections = ("baseline",)
 
     def __init__(self, name: MethodName) -> None:
         self.name, self.kind = name, KINDS[name]

@@ -38,6 +38,7 @@ class Cdp(Method):
 
     name = "cdp"
     takes_committee = True
+    run_sections = ("cdp",)
     chooses = True
     partitions = ("propagation",)
 
@@ -74,6 +75,7 @@ class CdpMediator(Method):
     learned = True
     needs_model = True
     takes_committee = True
+    run_sections = ("cdp",)
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """The number of members that a model's weights belong to."""

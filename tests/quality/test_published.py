@@ -79,6 +79,9 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     assert all(row.name in page for row in rows)
     for words in ("<dt>Seed</dt><dd>0</dd>", "knn.k = 40", '<a href="runs/gcn_v.html">gcn_v</a>', "numpy "):
         assert words in page
+    report = (tmp_path / "out/runs/gcn_v.html").read_text()
+    assert "that it gave none are left out" in report
+    assert "train.max_steps" not in report  # which a run does not read
     (test,) = (tmp_path / "out").glob("test-*/labels.npy")
     truth, found = np.load(test), np.load(tmp_path / "out/runs/gcn_v.npy")
     assert (truth < 0).sum() == 50  # clustered, but not scored

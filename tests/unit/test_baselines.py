@@ -79,7 +79,9 @@ def test_a_baseline_is_trained_and_run_like_any_method(tmp_path) -> None:  # typ
     train(vectors, labels, tmp_path / "model", method="average_linkage")
     result = cluster(vectors, model=tmp_path / "model", workspace=tmp_path / "run")
     assert evaluate(result.labels, labels)["pairwise_f"] > 0.9
-    assert "average_linkage, which clusters by itself" in result.report.read_text()
+    page = result.report.read_text()
+    assert "average_linkage, which clusters by itself" in page
+    assert not any(word in page.split("</style>")[1] for word in ("prun", "threshold", "mean score", "Scores"))
     train(vectors, labels, tmp_path / "means", method="kmeans")
     assert len(np.unique(cluster(vectors, model=tmp_path / "means").labels)) == 12
     with pytest.raises(ConfigError, match=r"needs baseline.num_clusters"):

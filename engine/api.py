@@ -153,7 +153,7 @@ def train(
 ) -> str | Path:
     """Train a method on labelled vectors and write the model's folder ``out``; run again, it resumes.
 
-    ``method``: ``structural``, ``star_fc`` or ``gcn_v``; default: the configuration's, else by size and settings (see
+    ``method``: any that learns, or chooses parameters; default: the configuration's, else by size and settings (see
     ``choose_trained``).
     ``labels``: (N,) identities as an array or file; rows of -1 are not trained on. Thresholds are chosen on held-out
     identities and stored with the model. Other arguments as in ``cluster``.
@@ -171,7 +171,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Score predicted labels against identities: pairwise, BCubed, NMI, ARI (fractions) and counts.
 
-    Either is an (N,) integer array or a file. -1 counts as a cluster, or identity, of its own.
+    Either is an (N,) integer array or a file. A predicted -1 counts as a cluster of its own; rows of identity -1 are
+    not scored.
     """
     truth = labels if isinstance(labels, np.ndarray) else read_labels(local_copy(labels), column=labels_column)
     found = predicted if isinstance(predicted, np.ndarray) else read_labels(local_copy(predicted))
@@ -245,15 +246,17 @@ def _resolve(
     """The settings and model that a request means for a source, and what builds the stages from (other) settings."""
     labels = OutsideFile.describe(request.labels, request.labels_column)
     if labels is not None:
-        read_labels(local_copy(labels.path), source.num_rows, column=labels.column)
+        _check_labels(labels, source.num_rows, training=kind == "training")
     settings = request.settings
     model = replace(read_model(local_copy(request.model), source.dim), folder=request.model) if request.model else None
     if settings.method == "auto":
         trains = kind == "training"
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
         settings = settings.model_copy(update={"method": chosen})
-    own = model is not None and (METHODS[settings.method].trains or "own" in METHODS[model.method].partitions)
-    if model is not None and own and settings.method != model.method:
+    if kind != "store":
+        METHODS[settings.method].check(settings)
+    bound = model is not None and (METHODS[settings.method].trains or METHODS[model.method].clusters_itself)
+    if model is not None and bound and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
     if untrained and model is None and METHODS[settings.method].needs_model:
         facts = METHODS[settings.method].untrained(settings)
@@ -275,6 +278,19 @@ def _resolve(
         return run_stages(source, settings, model, knn_graph, labels, committee)
 
     return settings, model, build
+
+
+def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> None:
+    """Refuse labels that say nothing before work starts: without any identity, or, to train on, without any pair."""
+    identities_N = read_labels(local_copy(labels.path), num_rows, column=labels.column)
+    known_M = np.sort(identities_N[identities_N >= 0])
+    if not len(known_M):
+        raise DataError(f"{labels.path}: every label is -1; expected identities, from 0 up, of some rows")
+    if training and not (known_M[1:] == known_M[:-1]).any():
+        raise DataError(
+            f"{labels.path}: no two of {len(known_M):,} labelled rows are of one identity; training needs identities "
+            f"of several rows"
+        )
 
 
 def _fits(plan_at: Callable[[Settings], Plan], settings: Settings) -> bool:
@@ -312,14 +328,19 @@ def resume(root: str | Path, resources: Resources | None = None, *, progress: bo
 
 
 def open_run(root: str | Path) -> Path:
-    """The folder here of a run, store or training, with what is committed at its URL if it is at one."""
+    """The folder here of a run, store or training, with what is committed at its URL if it is at one.
+
+    Raises ``DataError`` for the folder of a comparison.
+    """
     place = open_place(root)
     place.refresh()
+    summary.refuse_comparison(place.root)
     return place.root
 
 
 def run_labels(root: str | Path) -> np.ndarray:
     """Labels (N,) int64 of a finished run, in source order; raises ``DataError`` where there are none yet."""
+    summary.refuse_others(open_run(root))
     folder = summary.stage_folder(open_run(root), "labels")
     if folder is None:
         raise DataError(f"{root} has no labels yet: asterism resume {root}")

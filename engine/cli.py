@@ -24,6 +24,7 @@ from engine.effort import Effort
 from engine.errors import ConfigError, EngineError
 from engine.events import read_events
 from engine.masking import masked
+from engine.methods import METHODS
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
@@ -32,6 +33,7 @@ from engine.storage.remote import absolute
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_TRAINED = [name for name, method in METHODS.items() if method.trains]
 
 
 class ExecutorName(StrEnum):
@@ -63,7 +65,7 @@ Out = Annotated[str, typer.Option("--out", help="folder to write, or a URL: s3:/
 Dim = Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")]
 Column = Annotated[str | None, typer.Option("--column", help="column or array that holds the vectors")]
 ItemsColumn = Annotated[str | None, typer.Option("--items-column", help="column of texts or image paths to show")]
-Labels = Annotated[str | None, typer.Option("--labels", help="identities, one per row")]
+Labels = Annotated[str | None, typer.Option("--labels", help="identities, one per row; -1 (unknown) is not scored")]
 LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="column that holds the labels")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="folder written by asterism train")]
 KnnGraph = Annotated[
@@ -151,7 +153,7 @@ def train(
     out: Out,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="structural, star_fc, another that learns, or a baseline; default: by size"),
+        typer.Option("--method", help=f"one of {', '.join(_TRAINED)}; default: structural or star_fc, by size"),
     ] = None,
     dim: Dim = None,
     column: Column = None,
@@ -320,7 +322,9 @@ def plan(
 @app.command()
 def compare(
     features: Annotated[Path, typer.Option("--features", help="vectors in any supported format")],
-    labels: Annotated[Path, typer.Option("--labels", help="identities, one per row")],
+    labels: Annotated[
+        Path, typer.Option("--labels", help="identities, one per row; -1 (unknown) is clustered, not scored")
+    ],
     methods: Annotated[
         str, typer.Option("--methods", help="by commas: METHOD or METHOD/PRESET, each may be followed by :PARTITION")
     ],
@@ -429,7 +433,7 @@ def export(
 
 @app.command()
 def evaluate(
-    labels: Annotated[str, typer.Option("--labels", help="identities, one per row")],
+    labels: Annotated[str, typer.Option("--labels", help="identities, one per row; -1 (unknown) is not scored")],
     run_folder: Annotated[str | None, typer.Option("--run", help="a run's folder or URL")] = None,
     pred: Annotated[str | None, typer.Option("--pred", help="a file of predicted labels")] = None,
     labels_column: LabelsColumn = None,

@@ -1,7 +1,8 @@
 """Compare methods on one labelled source: train each on some identities, cluster the rows of the others, score both.
 
 No identity is in both halves, and whatever a method has to choose is chosen on the first; what is scored is the second.
-All methods share the vectors, and the KNN graph where they take vectors as they are.
+All methods share the vectors, and the KNN graph where they take vectors as they are. Each is trained, and run, in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine import api, summary
-from engine.config import PRESETS, MethodName, Resources, fingerprint, load_settings
+from engine.apart import execute_apart
+from engine.config import PRESETS, MethodName, Resources, Settings, fingerprint, load_settings
 from engine.errors import ConfigError, DataError, EngineError
 from engine.evaluation.comparison import ComparisonRow, render_comparison
 from engine.events import read_events
@@ -28,7 +31,8 @@ from engine.storage.formats import read_labels, write_labels
 from engine.tiles import tile_bounds
 
 RESULTS_FILE = "comparison.json"
-REPORT_FILE = "comparison.html"
+REPORT_FILE = summary.COMPARISON_PAGE
+STORE = summary.COMPARISON_STORE
 COPY_ROWS = 65_536
 POINT = (
     "partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection",
@@ -54,19 +58,32 @@ class Contender:
             known = ", ".join([*METHODS, *PRESETS])
             raise ConfigError(f"--methods {text}: no such method; known: {known}; each may be followed by :partition")
         if partition:
-            allowed = METHODS[method].partitions
-            if allowed and partition not in allowed:
-                raise ConfigError(f"--methods {text}: method {method} knows only {', '.join(allowed)}")
-            load_settings(overrides={"partition.method": partition})
+            METHODS[method].check(load_settings(overrides={"partition.method": partition}))
         return cls(text.strip(), method, preset, partition or None)
 
     @property
     def slug(self) -> str:
         return self.name.replace("/", "-").replace(":", "-")
 
-    def settings(self, given: Mapping[str, Any], seed: int | None) -> Any:
-        """Its preset's settings with those given."""
-        return load_settings(self.preset, dict(given), method=self.method, seed=seed)
+    def settings(self, given: Mapping[str, Any], seed: int | None) -> Settings:
+        """Its preset's settings with those given, and its partition."""
+        partition = {"partition.method": self.partition} if self.partition else {}
+        return load_settings(self.preset, {**given, **partition}, method=self.method, seed=seed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The train or test rows: a request without settings, and the committee's vectors of the same rows."""
+
+    request: api.Request
+    committee: tuple[str, ...]
+
+    def asked(self, settings: Settings) -> api.Request:
+        """The request with a method's settings."""
+        if self.committee and METHODS[settings.method].takes_committee:
+            cdp = settings.cdp.model_copy(update={"committee": self.committee})
+            settings = settings.model_copy(update={"cdp": cdp})
+        return replace(self.request, settings=settings)
 
 
 def split_identities(labels_N: np.ndarray, seed: int) -> np.ndarray:
@@ -95,27 +112,41 @@ def compare(
     """Train, run and score each of ``methods`` (see ``Contender``); run again, it takes up where it stopped.
 
     ``features`` and ``labels`` as ``train`` takes them. ``split``: a file of 0 (train) and 1 (test) per row, identities
-    in one only; default: half of the identities, drawn from the seed. ``settings``: of all methods, by dotted names.
-    Writes ``comparison.json`` and ``comparison.html`` into ``out``, with each method's labels, report and model. A
-    method that cannot take the source gets a row that says why.
+    in one only; default: half of the identities, drawn from the seed. ``settings``: of all methods, by dotted names;
+    refused where a method would ignore one. Rows of unknown identity, -1, are clustered with the test rows and not
+    scored. Writes ``comparison.json`` and ``comparison.html`` into ``out``, with each method's labels, report and
+    model. A method that cannot take the source gets a row that says why.
     """
     contenders, out = [Contender.parse(text) for text in methods], Path(out).absolute()
     if len({each.slug for each in contenders}) < len(contenders):
         raise ConfigError(f"--methods {','.join(methods)}: the same method twice")
     using, given = Resources(**(resources or {})), dict(settings or {})
+    for name, option in (("method", "--methods"), ("seed", "--seed")):
+        if name in given:
+            raise ConfigError(f"--set {name}={given[name]}: a comparison has it from {option}")
     for each in contenders:
-        each.settings(given, seed)
-    request = api.Request(features=api.as_path(features, out / "given"), dim=dim, column=column)
-    store = api.prepare("store", out / "store", request, using)
+        METHODS[each.method].check(each.settings(given, seed))
+    ingest = load_settings(overrides={name: value for name, value in given.items() if name.startswith("ingest")})
+    request = api.Request(features=api.as_path(features, out / "given"), dim=dim, column=column, settings=ingest)
+    store = api.prepare("store", out / STORE, request, using)
     labels_N = labels if isinstance(labels, np.ndarray) else read_labels(labels, column=labels_column)
     if len(labels_N) != store.source.num_rows:
         raise DataError(f"{len(labels_N):,} labels for {store.source.num_rows:,} rows; expected one per row")
     split_N = _read_split(split, labels_N) if split else split_identities(labels_N, seed or 0)
-    api.execute(store, progress=progress)
-    parts = _write_parts(out, labels_N, split_N)
+    committee = []
+    if any(METHODS[each.method].takes_committee for each in contenders):
+        for path in load_settings(overrides=given).cdp.committee:
+            member = replace(request, features=path, column=None)
+            committee.append(api.prepare("store", out / f"member-{fingerprint(path)[:12]}", member, using))
+            if committee[-1].source.num_rows != store.source.num_rows:
+                raise DataError(f"{path}: expected the rows of --features, {store.source.num_rows:,}")
+    for prepared in (store, *committee):
+        api.execute(prepared, progress=progress)
+    parts = _write_parts(out, labels_N, split_N, [member.root for member in committee])
     rows = []
     for each in contenders:
-        key = fingerprint([store.source.digest, *(part.features for part in parts.values()), each.name, given, seed])
+        vectors = [store.source.digest, *(part.request.features for part in parts.values())]
+        key = fingerprint([*vectors, each.name, given, seed, *(member.source.digest for member in committee)])
         row = _finished(out, each, key)
         if row is None:
             row = _measure(out, each, parts, labels_N[split_N == 1], given, seed, using, progress)
@@ -123,38 +154,37 @@ def compare(
         rows.append(row)
         if tell:
             tell(row)
-    title = f"{'/'.join(Path(request.features).parts[-2:])}: {int((split_N == 1).sum()):,} rows"
-    manifest.write_json(out / RESULTS_FILE, {
-        "source": request.features, "rows": [asdict(row) for row in rows], "hardware": summary.hardware(),
-        "versions": summary.versions(), "train_rows": int((split_N == 0).sum()), "settings": given, "seed": seed or 0,
-    })  # fmt: skip
-    html = render_comparison(title, rows, trained_rows=int((split_N == 0).sum()), hardware=summary.hardware())
+    counts = {"train_rows": int((split_N == 0).sum()), "test_rows": int((split_N == 1).sum()),
+              "unknown_rows": int((labels_N[split_N == 1] < 0).sum())}  # fmt: skip
+    found = {"seed": seed or 0, "settings": given, "written": datetime.now().isoformat(" ", "minutes"),
+             "hardware": summary.hardware(), "versions": summary.versions()}  # fmt: skip
+    manifest.write_json(
+        out / RESULTS_FILE, {"source": request.features, "rows": [asdict(row) for row in rows], **counts, **found}
+    )
+    reports = {each.name: f"runs/{each.slug}.html" for each in contenders}
+    reports = {name: path for name, path in reports.items() if (out / path).exists()}
+    html = render_comparison(Path(request.features), rows, counts, found, reports)
     manifest.write_atomic(out / REPORT_FILE, lambda stream: stream.write(html.encode()))
     return rows
 
 
 def _measure(
-    out: Path, each: Contender, parts: Mapping[int, api.Request], truth: np.ndarray, given: Mapping[str, Any],
+    out: Path, each: Contender, parts: Mapping[int, Part], truth: np.ndarray, given: Mapping[str, Any],
     seed: int | None, resources: Resources, progress: bool,
 ) -> ComparisonRow:  # fmt: skip
     settings, model, spent = each.settings(given, seed), None, 0.0
     try:
         if METHODS[each.method].trains:
             folder = out / "training"
-            api.execute(
-                api.prepare("training", folder, replace(parts[0], settings=settings), resources), progress=progress
-            )
+            execute_apart("training", folder, parts[0].asked(settings), resources, progress=progress)
             spent = _cost(folder)[0]
             model = out / "models" / each.slug
             model.mkdir(parents=True, exist_ok=True)
             for name in (MODEL_FILE, WEIGHTS_FILE):
                 shutil.copyfile(folder / name, model / name)
-        if each.partition:
-            asked = settings.partition.model_copy(update={"method": each.partition})
-            settings = settings.model_copy(update={"partition": asked})
         folder = out / "run"
-        request = replace(parts[1], settings=settings, model=None if model is None else str(model), labels=None)
-        api.execute(api.prepare("run", folder, request, resources), progress=progress)
+        request = replace(parts[1].asked(settings), model=None if model is None else str(model), labels=None)
+        execute_apart("run", folder, request, resources, progress=progress)
     except EngineError as error:
         return ComparisonRow(each.name, missing=str(error))
     found = api.run_labels(folder)
@@ -194,26 +224,36 @@ def _read_split(path: str | Path, labels_N: np.ndarray) -> np.ndarray:
     return split_N.astype(np.int8)
 
 
-def _write_parts(out: Path, labels_N: np.ndarray, split_N: np.ndarray) -> dict[int, api.Request]:
-    """The two parts' vectors and labels as files, from the store."""
-    features_ND = map_array(summary.vectors_folder(out / "store"), "features")
+def _write_parts(out: Path, labels_N: np.ndarray, split_N: np.ndarray, committee: Sequence[Path]) -> dict[int, Part]:
+    """The two parts' vectors and labels as files, from the stores."""
     parts = {}
     for number, name in ((0, "train"), (1, "test")):
         rows = np.flatnonzero(split_N == number)
-        if len(rows) < 2:
-            raise DataError(f"the {name} part has {len(rows)} rows; expected identities for both parts")
+        sizes = np.unique(labels_N[rows][labels_N[rows] >= 0], return_counts=True)[1]
+        if sizes.max(initial=0) < 2:
+            raise DataError(
+                f"the {name} part has {len(rows):,} rows of {len(sizes):,} known identities, none of two rows; "
+                f"expected identities of several rows in both parts"
+            )
         digest = fingerprint([rows.tolist(), labels_N[rows].tolist()])[:12]
         folder = out / f"{name}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
-        features, labels = folder / "features.npy", folder / "labels.npy"
-        if not labels.exists():
-            manifest.write_atomic(features, lambda stream, rows=rows: _write_rows(stream, features_ND, rows))  # type: ignore[misc]
-            write_labels(labels, labels_N[rows], "npy")
-        parts[number] = api.Request(features=str(features), labels=str(labels))
+        labels = folder / "labels.npy"
+        features, *members = (_write_rows(folder, store, rows) for store in (out / STORE, *committee))
+        write_labels(labels, labels_N[rows], "npy")
+        parts[number] = Part(api.Request(features=features, labels=str(labels)), tuple(members))
     return parts
 
 
-def _write_rows(stream: Any, features_ND: np.ndarray, rows: np.ndarray) -> None:
+def _write_rows(folder: Path, store: Path, rows: np.ndarray) -> str:
+    path = folder / ("features.npy" if store.name == STORE else f"{store.name}.npy")
+    if not path.exists():
+        features_ND = map_array(summary.vectors_folder(store), "features")
+        manifest.write_atomic(path, lambda stream: _copy_rows(stream, features_ND, rows))
+    return str(path)
+
+
+def _copy_rows(stream: Any, features_ND: np.ndarray, rows: np.ndarray) -> None:
     header = {"descr": features_ND.dtype.str, "fortran_order": False, "shape": (len(rows), features_ND.shape[1])}
     np.lib.format.write_array_header_1_0(stream, header)
     for start, stop in tile_bounds(0, len(rows), COPY_ROWS):

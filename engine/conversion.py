@@ -7,11 +7,12 @@ the docstring of its method: the converted one runs as ours do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -20,6 +21,7 @@ from engine.config import GcnEConfig, GcnVConfig, LGcnConfig, ModelConfig
 from engine.errors import ConfigError, DataError
 from engine.methods.base import write_model
 from engine.methods.gcn_e import PREFIX
+from engine.storage import manifest
 
 State = Mapping[str, Tensor]
 Converted = tuple[dict[str, Tensor], int, dict[str, Any], dict[str, dict[str, float]]]
@@ -31,16 +33,20 @@ def convert(method: str, states: Sequence[str | Path], out: str | Path, *, k: in
 
     ``states``: one file, but two for ``gcn_e`` (GCN-V's, then GCN-E's) and for ``star_fc`` (the network's, then the
     head's). ``k``: neighbours that it was trained with. Raises ``ConfigError`` for another method or number of files,
-    ``DataError`` naming a tensor that is missing or of another shape.
+    ``DataError`` naming what a file holds instead of the tensors, or the tensor that is missing or of another shape.
     """
     if method not in _CONVERTERS:
         raise ConfigError(f"convert knows {', '.join(_CONVERTERS)}; got {method}")
     count, converter = _CONVERTERS[method]
     if len(states) != count:
         raise ConfigError(f"convert {method} takes {count} state file(s), got {len(states)}")
-    weights, dim, facts, points = converter(*(_read(Path(path)) for path in states))
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file; --out must name a folder")
+    weights, dim, facts, points = converter(*(_read(Path(path)) for path in states))
+    with manifest.explain_os_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.detach().float().contiguous().clone() for name, tensor in weights.items()})
     (preferred,) = points
     write_model(
@@ -61,10 +67,10 @@ class _Reader:
             raise DataError(f"{self.path}: no tensor {name}; it holds {', '.join(sorted(self.left)) or 'nothing more'}")
         tensor = self.left.pop(name)
         wrong = len(tensor.shape) != len(shape) or any(
-            want is not None and want != got for want, got in zip(shape, tensor.shape, strict=False)
+            got != want if want is not None else got < 1 for want, got in zip(shape, tensor.shape, strict=True)
         )
         if wrong:
-            expected = tuple("any" if want is None else want for want in shape)
+            expected = tuple("any but 0" if want is None else want for want in shape)
             raise DataError(f"{self.path}: tensor {name} is of shape {tuple(tensor.shape)}, expected {expected}")
         return tensor
 
@@ -170,20 +176,41 @@ _CONVERTERS: dict[str, tuple[int, Callable[..., Converted]]] = {
 }  # fmt: skip
 
 
+_STATE = "expected a state dict, tensors by name, as torch.save(model.state_dict(), FILE) or safetensors writes it"
+_STARTS = (b"PK", b"\x80")  # of torch's files, now and before 1.6
+
+
 def _read(path: Path) -> _Reader:
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        tree = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # whatever a damaged or unsafe file makes the readers raise
-        raise DataError(f"{path}: not a file of tensors alone: {error}") from error
+        raise DataError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; {_STATE}")
+    tree = _read_tree(path)
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else tree
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"{path}: expected a state dict, tensors by name, or one under 'state_dict'")
-    if any(not np.isfinite(value.float().numpy()).all() for value in state.values()):
-        raise DataError(f"{path}: a tensor holds NaN or infinity")
+    if not isinstance(state, dict):
+        raise DataError(f"{path}: holds a {type(state).__name__}; {_STATE}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise DataError(f"{path}: holds a {type(value).__name__} under {name!r}; {_STATE}, or under 'state_dict'")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            kind = "quantised" if value.is_quantized else f"{value.layout} of {value.dtype}".replace("torch.", "")
+            raise DataError(f"{path}: tensor {name} is {kind}; expected dense real numbers")
+        if not torch.isfinite(value.float()).all():
+            raise DataError(f"{path}: tensor {name} holds NaN or infinity")
     return _Reader(path, {name.removeprefix("module."): value for name, value in state.items()})
+
+
+def _read_tree(path: Path) -> Any:
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    if not start:
+        raise DataError(f"{path}: is empty; {_STATE}")
+    tensors = path.suffix == ".safetensors"
+    if not tensors and not start.startswith(_STARTS):
+        raise DataError(f"{path}: begins with {start!r}, as no file of torch does; {_STATE}")
+    try:
+        return load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or unsafe file makes the readers raise
+        if isinstance(error, UnpicklingError):
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            objects = f"objects of {found[1]}" if found else "other objects than tensors"
+            raise DataError(f"{path}: holds {objects}, and none is unpickled, as that can run code; {_STATE}") from None
+        raise DataError(f"{path}: cannot be read: {re.split('[.] ', str(error))[0]}; {_STATE}") from error

@@ -281,14 +281,10 @@ def run_stages(
 
 def partition_kind(settings: Settings, model: Model | None) -> str:
     """The partition that ``settings`` mean: as set, as the model prefers, or by the kind of scores."""
-    if settings.partition.method != "auto":
-        allowed = METHODS[settings.method].partitions
-        if allowed and settings.partition.method not in allowed:
-            known = f"method {settings.method} knows only {', '.join(allowed)}"
-            raise ConfigError(f"partition.method {settings.partition.method}: {known}")
-        return settings.partition.method
-    if "own" in METHODS[settings.method].partitions:
+    if METHODS[settings.method].clusters_itself:
         return "own"
+    if settings.partition.method != "auto":
+        return settings.partition.method
     if model:
         return model.preferred
     return "map_equation" if METHODS[settings.method].learned else "propagation"

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from engine import scratch
-from engine.config import Settings
+from engine.config import MethodName, Settings
 from engine.effort import run_effort
 from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
@@ -42,6 +42,8 @@ from engine.storage.places import Place, open_place, open_stage
 from engine.version import __version__
 
 REPORT_FILE = "report.html"
+COMPARISON_PAGE = "comparison.html"
+COMPARISON_STORE = "store"  # in its folder, which holds no run itself
 PACKAGES = ("torch", "faiss-cpu", "faiss-gpu", "numpy", "numba", "pyarrow", "zarr", "ray")
 _GALLERIES = {
     "likely_merges": (
@@ -71,6 +73,23 @@ def stage_folder(root: Path, name: str) -> Path | None:
         return None
     open_place(root).fetch(folder)
     return folder
+
+
+def refuse_comparison(root: Path) -> None:
+    """Say what a comparison's folder is to who takes it for a run's."""
+    if not (root / manifest.RUN_FILE).exists() and (root / COMPARISON_STORE / manifest.RUN_FILE).exists():
+        raise DataError(
+            f"{root} holds a comparison, not a run: {COMPARISON_PAGE} there is its page, runs/ has each method's "
+            f"labels and report; asterism compare takes it up again"
+        )
+
+
+def refuse_others(root: Path) -> None:
+    """Say what a folder holds that is no run's, and what to do with it."""
+    kind = manifest.read_run(root)["kind"]
+    if kind != "run":
+        held, option = ("a trained model", "--model") if kind == "training" else ("ingested vectors", "--features")
+        raise DataError(f"{root} holds {held}, no clusters: asterism run {option} {root} makes some")
 
 
 def vectors_folder(root: Path) -> Path:
@@ -140,6 +159,7 @@ def write_report(place: Place) -> Path:
 
 def report_data(root: Path) -> ReportData:
     """Gather what the report of a finished run shows."""
+    refuse_others(root)
     held = manifest.read_run(root)
     source, settings = held["request"]["source"], held["request"]["settings"]
     folder = stage_folder(root, "analysis")
@@ -147,11 +167,13 @@ def report_data(root: Path) -> ReportData:
         raise DataError(f"{root} is not finished yet: asterism resume {root}")
     value = manifest.read_json(folder / "analysis.json")
     method, point = held["plan"]["facts"]["method"], value["point"]
+    own = METHODS[method].clusters_itself
     recall = recall_estimate(root)
     histograms = {
         name: EdgeHistogram(
             tree["bin_edges"], tree["kept"], tree["pruned"],
             point.get("min_score") if name == "score" or method == "cosine" else None,
+            value.get("unscored_edges", 0) if name == "score" else 0,
         )
         for name, tree in value["histograms"].items()
     }  # fmt: skip
@@ -170,12 +192,13 @@ def report_data(root: Path) -> ReportData:
         warnings=[],
         size_bins=[SizeBin(**tree) for tree in value["sizes"]],
         metrics=_metrics(value),
-        sweep=[SweepRow(**row) for row in value["sweeps"]["score"]],
+        sweep=[] if own else [SweepRow(**row) for row in value["sweeps"]["score"]],
         chosen_threshold=point.get("min_score"),
         curve=_curve(root),
         precision_bias=settings.get("partition", {}).get("precision_bias", 0.0),
         similarities=histograms["similarity"],
-        scores=histograms["score"] if method != "cosine" else None,
+        scores=None if own or method == "cosine" else histograms["score"],
+        score_name="similarity" if own else "score",
         recall=RecallEstimate(
             recall["k"], recall["recall"], recall["samples"], recall["floor"], recall["recall_above_floor"]
         )
@@ -185,7 +208,7 @@ def report_data(root: Path) -> ReportData:
         reliability=_reliability(value.get("reliability")),
         galleries=[_gallery(name, value["galleries"][name]) for name in _GALLERIES],
         stages=_stage_rows(root, held),
-        settings=_flat(settings),
+        settings=_flat({name: each for name, each in settings.items() if _is_read(method, name)}),
         versions=versions(),
         hardware=hardware(),
     )
@@ -360,6 +383,11 @@ def _stage_rows(root: Path, held: dict[str, Any]) -> list[StageRow]:
         rate = stage["num_rows"] / seconds if seconds > 0 and stage["num_rows"] > 1 else None
         rows.append(StageRow(stage["name"], len(records), seconds, peaks.get(stage["digest"]), rate))
     return rows
+
+
+def _is_read(method: MethodName, name: str) -> bool:
+    """Whether a run reads a setting, or section of them: a preset may have those of training, too."""
+    return name in ("method", "seed", "ingest", "knn", "score", "partition", *METHODS[method].run_sections)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from engine.evaluation.report import page
 
@@ -32,12 +34,17 @@ class ComparisonRow:
 
 
 def render_comparison(
-    title: str, rows: Sequence[ComparisonRow], *, trained_rows: int, hardware: Mapping[str, str]
-) -> str:
-    """Render the page: methods by pairwise F, those without a result last, with what each says."""
+    source: Path, rows: Sequence[ComparisonRow], counts: Mapping[str, int], found: Mapping[str, Any],
+    reports: Mapping[str, str],
+) -> str:  # fmt: skip
+    """Render the page: methods by pairwise F, those without a result last, with what each says.
+
+    ``counts``: ``train_rows``, ``test_rows`` and ``unknown_rows`` of these. ``found``: ``seed``, ``settings``,
+    ``written``, ``hardware`` and ``versions``. ``reports``: where each method's report is, beside the page.
+    """
     done = sorted((row for row in rows if not row.missing), key=lambda row: -row.scores["pairwise_f"])
     best = {name: max((row.scores[name] for row in done), default=0.0) for name, _ in _SCORES}
-    body = "".join(_row(row, best) for row in done)
+    body = "".join(_row(row, best, reports.get(row.name)) for row in done)
     head = "".join(f"<th{' class=edge' if name in _EDGES else ''}>{word}</th>" for name, word in _SCORES)
     table = (
         '<div class=scroll><table class="metrics"><thead><tr><th></th><th colspan=3 class=group>Pairwise</th>'
@@ -54,15 +61,23 @@ def render_comparison(
         f'<i class=b style="width:{100 * row.scores["bcubed_f"]:.1f}%"></i></div>'
         for row in done
     )
-    machine = ", ".join(f"{name} {value}" for name, value in hardware.items())
-    top = (
-        f'<p class="eyebrow">Comparison</p><h1>{escape(title)}</h1><dl class="facts"><div><dt>Machine</dt>'
-        f"<dd>{escape(machine)}</dd></div></dl>" + (f'<ul class="notes">{missing}</ul>' if missing else "")
+    unknown = f", {counts['unknown_rows']:,} of them of unknown identity, not scored" if counts["unknown_rows"] else ""
+    facts = {
+        "Source": str(source),
+        "Rows": f"{counts['train_rows']:,} to train on, {counts['test_rows']:,} to cluster{unknown}",
+        "Seed": str(found["seed"]), "Settings": _list(found["settings"], " = ") or "the defaults",
+        "Written": found["written"], "Machine": _list(found["hardware"]), "Versions": _list(found["versions"]),
+    }  # fmt: skip
+    what = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    title = f"{'/'.join(source.parts[-2:])}: {counts['test_rows']:,} rows"
+    top = f'<p class="eyebrow">Comparison</p><h1>{escape(title)}</h1><dl class="facts">{what}</dl>' + (
+        f'<ul class="notes">{missing}</ul>' if missing else ""
     )
     sections = (
         '<section id="scores"><h2>Scores</h2><div class="panel"><h3>Against the identities of the test part</h3>'
-        f'<p class="lead">Percent. Trained, and every parameter chosen, on {trained_rows:,} rows of other identities. '
-        "Seconds are those of all tasks, stages that methods share counted for each. The best of a column is bold.</p>"
+        f'<p class="lead">Percent. Trained, and every parameter chosen, on {counts["train_rows"]:,} rows of other '
+        "identities. Seconds are those of all tasks, each method's in processes of its own; stages that methods share "
+        "count for each. The best of a column is bold; a name leads to the method's report.</p>"
         f'{table}</div></section><section id="bars"><h2>At a glance</h2><div class="panel"><h3>F of each method</h3>'
         '<ul class="legend"><li class="a"><i></i>pairwise</li><li class="b"><i></i>BCubed</li></ul>'
         f"{bars}</div></section>"
@@ -73,7 +88,11 @@ def render_comparison(
 _EDGES = ("pairwise_f", "bcubed_f", "nmi")
 
 
-def _row(row: ComparisonRow, best: Mapping[str, float]) -> str:
+def _list(values: Mapping[str, Any], between: str = " ") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in values.items())
+
+
+def _row(row: ComparisonRow, best: Mapping[str, float], report: str | None) -> str:
     cells = ""
     for name, _ in _SCORES:
         value = row.scores[name]
@@ -81,8 +100,10 @@ def _row(row: ComparisonRow, best: Mapping[str, float]) -> str:
         shown = f"<b>{shown}</b>" if value >= best[name] else shown
         cells += f"<td{' class=edge' if name in _EDGES else ''}>{shown}</td>"
     said = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in row.point.items() if value != "own")
+    name = escape(row.name)
+    name = f'<a href="{escape(quote(report))}">{name}</a>' if report else name
     return (
-        f"<tr><th>{escape(row.name)}<small>{escape(said)}</small></th>{cells}"
+        f"<tr><th>{name}<small>{escape(said)}</small></th>{cells}"
         f"<td class=edge>{row.scores['num_clusters']:,.0f}</td><td>{row.scores['num_singletons']:,.0f}</td>"
         f"<td class=edge>{_seconds(row.train_seconds)}</td><td>{_seconds(row.run_seconds)}</td>"
         f"<td>{row.peak_bytes / 1e9:.2f} GB</td></tr>"

@@ -1,7 +1,8 @@
 """Clustering metrics from the contingency table: pairwise, BCubed, NMI, ARI.
 
 One sort of N combined keys; nothing of size N x N and no Python object per row. Pair counts are exact integers.
-Everything is a fraction in [0, 1] (ARI in [-1, 1]), never NaN.
+Everything is a fraction in [0, 1] (ARI in [-1, 1]), never NaN. A row of identity -1, unknown, says nothing about the
+truth and is left out of every score.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class PairCounts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Agreement of predicted labels with identities; fractions, and two counts of predicted clusters."""
+    """Agreement of predicted labels with identities; fractions, and two counts of clusters, of all rows."""
 
     pairwise_f: float
     pairwise_precision: float
@@ -78,13 +79,19 @@ class ScoresWithoutSingletons:
 def evaluate_labels(predicted_N: Labels, identities_N: Labels) -> Scores:
     """Score predicted labels against identities.
 
-    Both: integers >= -1, shape (N,). -1 means unassigned and counts as a cluster (or identity) of its own, each time.
+    Both: integers >= -1, shape (N,). A predicted -1 means unassigned and counts as a cluster of its own, each time;
+    rows of identity -1 count among the clusters, but are not scored.
     Pairwise precision is 1 where no pair is predicted, recall 0 where no pair is true; F is 0 where both P and R are.
     NMI is normalised by the arithmetic mean of the two entropies (1 where both are 0). ARI is the pair-counting form.
     Deterministic; peak 17 to 90 bytes per row (the latter where every row is a cell of its
-    own). Raises ``DataError`` for no rows, unequal lengths, labels below -1.
+    own). Raises ``DataError`` for no row of known identity, unequal lengths, labels below -1.
     """
     table = _Contingency.of(predicted_N, identities_N)
+    if not table.num_rows:
+        raise DataError("metrics: no rows to score; expected at least one row with an identity")
+    sizes = table.cluster_sizes
+    if table.num_rows < len(predicted_N):
+        sizes = np.bincount(dense_labels(np.asarray(predicted_N), "predicted labels")[0])
     pairs = table.pair_counts()
     n = table.num_rows
     squares = table.cells.astype(np.float64) ** 2
@@ -99,8 +106,8 @@ def evaluate_labels(predicted_N: Labels, identities_N: Labels) -> Scores:
         bcubed_recall=recall,
         nmi=table.nmi(),
         ari=_adjusted_rand(pairs, n),
-        num_clusters=len(table.cluster_sizes),
-        num_singletons=int(np.count_nonzero(table.cluster_sizes == 1)),
+        num_clusters=len(sizes),
+        num_singletons=int(np.count_nonzero(sizes == 1)),
     )
 
 
@@ -112,10 +119,11 @@ def evaluate_without_singletons(predicted_N: Labels, identities_N: Labels) -> Sc
     """
     predicted_N, identities_N = _checked(predicted_N, identities_N)
     dense_N, num_clusters = dense_labels(predicted_N)
-    keep_N = np.bincount(dense_N, minlength=num_clusters)[dense_N] > 1
+    known_N = identities_N != -1
+    keep_N = known_N & (np.bincount(dense_N, minlength=num_clusters)[dense_N] > 1)
     remaining = int(np.count_nonzero(keep_N))
     scores = evaluate_labels(predicted_N[keep_N], identities_N[keep_N]) if remaining else None
-    return ScoresWithoutSingletons(scores, remaining, len(dense_N) - remaining)
+    return ScoresWithoutSingletons(scores, remaining, int(np.count_nonzero(known_N)) - remaining)
 
 
 def pair_counts(predicted_N: Labels, identities_N: Labels) -> PairCounts:
@@ -124,8 +132,6 @@ def pair_counts(predicted_N: Labels, identities_N: Labels) -> PairCounts:
     The pairs that touch a set of held-out rows are ``pair_counts(all) - pair_counts(all but held out)``.
     Arguments and errors as in ``evaluate_labels``, except that no rows give zeros.
     """
-    if len(predicted_N) == len(identities_N) == 0:
-        return PairCounts(0, 0, 0)
     return _Contingency.of(predicted_N, identities_N).pair_counts()
 
 
@@ -148,7 +154,7 @@ def dense_labels(labels_N: Labels, name: str = "labels") -> tuple[NDArray[np.int
     low, high = int(labels_N.min()), int(labels_N.max())
     if low < -1:
         row = int(np.argmax(labels_N < -1))
-        raise DataError(f"{name}: row {row} holds {labels_N[row]}; expected -1 (unassigned) or a label from 0 up")
+        raise DataError(f"{name}: row {row} holds {labels_N[row]}; expected -1 (none) or a label from 0 up")
     alone_N = labels_N == -1
     if high < 4 * len(labels_N) + 1024:
         seen = np.zeros(high + 2, np.bool_)  # the last slot takes -1
@@ -166,7 +172,7 @@ def dense_labels(labels_N: Labels, name: str = "labels") -> tuple[NDArray[np.int
 
 @dataclass(frozen=True)
 class _Contingency:
-    """The non-empty cells of the clusters-by-identities table, with both margins."""
+    """The non-empty cells of the clusters-by-identities table of the rows of known identity, with both margins."""
 
     num_rows: int
     cells: NDArray[np.int64]
@@ -180,6 +186,11 @@ class _Contingency:
         predicted_N, identities_N = _checked(predicted_N, identities_N)
         clusters_N, num_clusters = dense_labels(predicted_N, "predicted labels")
         truth_N, num_identities = dense_labels(identities_N, "identities")
+        known_N = identities_N != -1
+        if not known_N.all():
+            truth_N, (clusters_N, num_clusters) = truth_N[known_N], dense_labels(clusters_N[known_N])
+            num_identities -= len(known_N) - len(truth_N)  # the last ones, of one unknown row each
+        del known_N
         sizes_P = np.bincount(clusters_N, minlength=num_clusters)
         sizes_I = np.bincount(truth_N, minlength=num_identities)
         keys_N = clusters_N  # renumbered in place: both numbers are below N, so the key fits int64
@@ -187,7 +198,7 @@ class _Contingency:
         keys_N += truth_N
         del truth_N
         keys_N.sort()
-        starts = np.flatnonzero(np.concatenate(([True], keys_N[1:] != keys_N[:-1])))
+        starts = np.flatnonzero(np.concatenate((np.ones(min(len(keys_N), 1), np.bool_), keys_N[1:] != keys_N[:-1])))
         cells = np.diff(starts, append=len(keys_N))
         clusters_C, identities_C = np.divmod(keys_N[starts], num_identities)
         return cls(len(keys_N), cells, clusters_C, identities_C, sizes_P, sizes_I)
@@ -213,8 +224,6 @@ def _checked(predicted_N: Labels, identities_N: Labels) -> tuple[Labels, Labels]
             f"metrics: predicted labels have shape {predicted_N.shape}, identities {identities_N.shape}; "
             "expected one of each per row, in the same order"
         )
-    if predicted_N.size == 0:
-        raise DataError("metrics: no rows to score; expected at least one row with an identity")
     return predicted_N, identities_N
 
 

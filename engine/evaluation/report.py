@@ -74,7 +74,7 @@ def render_report(data: ReportData) -> str:
         ("certainty", "Certainty", _certainty(data)),
         ("precision", "Precision", _curve(data)),
         ("thresholds", "Thresholds", _sweep(data)),
-        ("galleries", "Galleries", "".join(_gallery(g) for g in data.galleries if g.clusters)),
+        ("galleries", "Galleries", "".join(_gallery(g, data.score_name) for g in data.galleries if g.clusters)),
         ("run", "Run", _run(data)),
     ]
     shown = [(name, title, body) for name, title, body in sections if body]
@@ -159,7 +159,8 @@ def _quality(rows: list[MetricsRow]) -> str:
     return _panel(
         "Against the known identities",
         "Scores are percentages. The identities served for scoring only, unless a row says otherwise. NMI is "
-        "normalised by the arithmetic mean; an unassigned row counts as a cluster of its own.",
+        "normalised by the arithmetic mean; an unassigned row counts as a cluster of its own, a row of unknown "
+        "identity (-1) is not scored.",
         f'<div class=scroll><table class="metrics"><thead><tr><th></th>{upper}<th colspan="{rest}"></th></tr>'
         f"<tr><th></th>{lower}</tr></thead><tbody>{body}</tbody></table></div>",
     )
@@ -188,7 +189,9 @@ def _graph(data: ReportData) -> str:
         text = "Cosine similarity of every pair of neighbours in the KNN graph."
         panels.append(_panel("Similarities", text, _edge_histogram(data.similarities, "similarity")))
     if data.scores:
-        text = "Scores the method gave to those pairs, and what pruning left of them."
+        text = "Scores the method gave to those pairs."
+        if data.scores.left_out:
+            text += f" {data.scores.left_out:,} that it gave none are left out."
         panels.append(_panel("Scores", text, _edge_histogram(data.scores, "score")))
     if data.recall:
         panels.append(_recall(data.recall))
@@ -196,9 +199,9 @@ def _graph(data: ReportData) -> str:
 
 
 def _edge_histogram(edges: EdgeHistogram, x_name: str) -> str:
-    series = [Series("kept" if edges.pruned else "edges", edges.kept, "a")]
+    series = [Series("inside clusters" if edges.pruned else "edges", edges.kept, "a")]
     if edges.pruned:
-        series.append(Series("pruned", edges.pruned, "mute"))
+        series.append(Series("between clusters", edges.pruned, "mute"))
     marker = None if edges.threshold is None else Marker(edges.threshold, "threshold")
     return charts.histogram(edges.bin_edges, series, "edges", x_name, marker)
 
@@ -286,30 +289,30 @@ def _by_step(
     return f'<div class="columns">{"".join(panels)}</div>'
 
 
-def _gallery(gallery: Gallery) -> str:
-    cards = "".join(_card(cluster, gallery.pixelated) for cluster in gallery.clusters)
+def _gallery(gallery: Gallery, score: str) -> str:
+    cards = "".join(_card(cluster, gallery.pixelated, score) for cluster in gallery.clusters)
     return (
         f'<div class="gallery"><h3>{escape(gallery.title)}</h3><p class="lead">{escape(gallery.explanation)}</p>'
         f'<div class="cards">{cards}</div></div>'
     )
 
 
-def _card(cluster: GalleryCluster, pixelated: bool) -> str:
+def _card(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
     beside = cluster.beside
     if beside is None:
-        return f'<article class="card">{_cluster(cluster, pixelated)}</article>'
-    affinity = "" if cluster.affinity is None else f"<b>{cluster.affinity:.3f}</b> mean score between them"
+        return f'<article class="card">{_cluster(cluster, pixelated, score)}</article>'
+    affinity = "" if cluster.affinity is None else f"<b>{cluster.affinity:.3f}</b> mean {score} between them"
     return (
-        f'<article class="card pair">{_cluster(cluster, pixelated)}<p class="between">{affinity}</p>'
-        f"{_cluster(beside, pixelated)}</article>"
+        f'<article class="card pair">{_cluster(cluster, pixelated, score)}<p class="between">{affinity}</p>'
+        f"{_cluster(beside, pixelated, score)}</article>"
     )
 
 
-def _cluster(cluster: GalleryCluster, pixelated: bool) -> str:
+def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
     numbers = [
         ("confidence", "how much closer its rows are to it than to another cluster", cluster.confidence),
-        ("mean score", "over the scored pairs inside", cluster.cohesion),
-        ("weakest link", "the score at which it would fall apart", cluster.weakest_score),
+        (f"mean {score}", "over the pairs of neighbours inside", cluster.cohesion),
+        ("weakest link", f"the {score} at which it would fall apart", cluster.weakest_score),
     ]
     scores = "".join(
         f'<span class="stat" title="{meaning}">{name} <b>{value:.3f}</b>{_meter(value)}</span>'

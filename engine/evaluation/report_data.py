@@ -24,13 +24,15 @@ class StageRow:
 class EdgeHistogram:
     """Numbers of edges, or of rows, by value: ``bin_edges`` ascending, one longer than ``kept`` and ``pruned``.
 
-    ``pruned`` empty: one series, all of it in ``kept``. ``threshold``: the operating point, drawn as a line.
+    ``kept`` of edges: inside clusters; ``pruned``: between them. ``pruned`` empty: one series, all of it in ``kept``.
+    ``threshold``: the operating point, drawn as a line. ``left_out``: edges that have no such value.
     """
 
     bin_edges: list[float]
     kept: list[int]
     pruned: list[int] = field(default_factory=list)
     threshold: float | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class ReportData:
     num_clusters: int
     num_singletons: int
     largest: int
+    score_name: str = "score"  # what the galleries' numbers are of
     model: str | None = None
     operating_point: str | None = None
     notes: list[str] = field(default_factory=list)

@@ -39,9 +39,10 @@ class ThresholdSweep:
     """Sweep a threshold over edges that arrive in blocks; memory follows N, not the number of edges.
 
     ``thresholds_T``: strictly descending; compared as float32, an edge of exactly the threshold joins.
-    ``identities_N``: optional truth (>= -1, -1 is an identity of its own); adds exact pairwise scores, and serves for
-    nothing else. ``held_out_N``: optional booleans; scores then cover the pairs that touch a held-out row, in clusters
-    of all rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes per vertex.
+    ``identities_N``: optional truth (>= -1; rows of -1, unknown, join but are not scored); adds exact pairwise scores,
+    and serves for nothing else. ``held_out_N``: optional booleans; scores then cover the pairs that touch a held-out
+    row, in clusters of all rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes
+    per vertex.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class ThresholdSweep:
         return rows
 
     def _truth(self) -> list[_PairCounter]:
-        """Counters for all rows and, with held-out rows, for the rest, whose pairs are to be left out."""
+        """Counters for known identities and, with held-out rows, for the rest, whose pairs are to be left out."""
         assert self._identities_N is not None
-        everything = np.arange(self._forest.num_vertices, dtype=np.int32)
-        parts = [everything] if self._held_out_N is None else [everything, everything[~self._held_out_N]]
+        known = np.flatnonzero(np.asarray(self._identities_N) != -1).astype(np.int32)
+        parts = [known] if self._held_out_N is None else [known, known[~self._held_out_N[known]]]
         return [_PairCounter(self._identities_N, rows) for rows in parts]
 
 

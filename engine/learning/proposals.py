@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from engine.clustering.forest import strongest_forest
 from engine.clustering.propagation import propagate
+from engine.clustering.union_find import component_roots
 from engine.config import GcnDConfig, TrainConfig, fingerprint
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList
@@ -64,14 +65,17 @@ class Proposals:
 
 def propose(
     num_vertices: int, edges: EdgeList, thresholds: Iterable[float], *, max_size: int, min_size: int, step: float = 0.05
-) -> Proposals:
+) -> tuple[Proposals, int]:
     """Super-vertices at each least similarity (section 3.2): components, cut at higher ones until ``max_size`` holds.
 
-    Those of fewer than ``min_size`` vertices are left out, as are copies of one found before.
+    Those of fewer than ``min_size`` vertices are left out, as are copies of one found before. Returns the number of
+    components that were cut, too.
     """
     forest = strongest_forest(*edges)
-    parts, seen = [], set()
+    parts, seen, cut = [], set(), 0
     for least in thresholds:
+        kept = forest[2] >= np.float32(least)
+        cut += int((np.bincount(component_roots(num_vertices, forest[0][kept], forest[1][kept])) > max_size).sum())
         copies = (column.copy() for column in forest)
         roots_N = propagate(num_vertices, *copies, min_score=least, max_size=max_size, step=step)
         order = np.argsort(roots_N, kind="stable").astype(np.int32)
@@ -82,7 +86,7 @@ def propose(
             if key and key not in seen:
                 seen.add(key)
                 parts.append(members)
-    return Proposals.gather(parts)
+    return Proposals.gather(parts), cut
 
 
 def rate_truly(proposals: Proposals, identities_N: Array) -> tuple[Array, Array, Array]:

@@ -75,7 +75,8 @@ class Method:
     training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
     half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
     empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
-    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters.
+    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``run_sections``: of
+    the settings, beside those of every method, that its runs read.
     """
 
     name: MethodName
@@ -85,11 +86,30 @@ class Method:
     partitions: tuple[str, ...] = ()
     takes_committee = False
     chooses = False
+    run_sections: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
         """Whether anything of it is learned, or chosen, from labels."""
         return self.needs_model or self.chooses
+
+    @property
+    def clusters_itself(self) -> bool:
+        """Whether it gives clusters at once, so that no scored edges are partitioned."""
+        return "own" in self.partitions
+
+    def check(self, settings: Settings) -> None:
+        """Refuse what ``settings`` ask for and the method would ignore; raises ``ConfigError``."""
+        asked = settings.partition.method
+        if self.clusters_itself:
+            given = settings.partition.model_fields_set - ({"method"} if asked == "auto" else set())
+            if given:
+                names = ", ".join(f"partition.{name}" for name in sorted(given))
+                raise ConfigError(
+                    f"{names}: method {self.name} clusters by itself and partitions no scores; leave out {names}"
+                )
+        elif self.partitions and asked not in ("auto", *self.partitions):
+            raise ConfigError(f"partition.method {asked}: method {self.name} knows only {', '.join(self.partitions)}")
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's facts would say before training: what its weights belong to."""
@@ -105,7 +125,7 @@ class Method:
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """Stages from the ``knn`` stage to a ``fit`` stage that writes the weights, and what chooses thresholds."""
-        raise ConfigError(f"method {self.name} learns nothing from labels; train structural, star_fc or gcn_v")
+        raise ConfigError(f"method {self.name} learns nothing from labels; asterism train --help lists those that do")
 
 
 def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Baseline(Method):
 
     partitions = ("own",)
     chooses = True
+    run_sections = ("baseline",)
 
     def __init__(self, name: MethodName) -> None:
         self.name, self.kind = name, KINDS[name]
@@ -109,10 +110,16 @@ class Baseline(Method):
     def _point(self, num_rows: int, config: BaselineConfig, chosen: Point) -> Point:
         if "rows_per_cluster" in chosen:
             chosen["num_clusters"] = max(1, round(num_rows / chosen.pop("rows_per_cluster")))
+        most = {"num_clusters": num_rows - (self.name == "spectral"), "min_rows": num_rows}
         point = {}
         for name in self.kind.values:
-            value = getattr(config, name)
-            value = chosen.get(name) if value is None else value
+            value, limit = getattr(config, name), most.get(name)
+            if value is not None and limit is not None and value > limit:
+                raise ConfigError(
+                    f"baseline.{name} = {value}: method {self.name} takes at most {limit:,} for {num_rows:,} rows"
+                )
+            if value is None and name in chosen:
+                value = chosen[name] if limit is None else min(chosen[name], limit)
             if value is None:
                 raise ConfigError(
                     f"method {self.name} needs baseline.{name}: set it, or choose it on labelled vectors with "
@@ -131,6 +138,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         count = len(np.unique(identities_N[known]))
         return {"point": {"rows_per_cluster": len(known) / count}}
     points = [dict(zip(kind.values, each, strict=True)) for each in product(*kind.values.values())]
+    points = [point for point in points if point.get("min_rows", 0) <= len(identities_N)]
     scores = []
     for number, labels_N in enumerate(kind.search(_sample(task), points)):
         scores.append(f_from_counts(pair_counts(labels_N[known], identities_N[known])))
@@ -142,8 +150,6 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def cluster(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``roots`` (N,): the lowest vertex of each vertex's cluster."""
     point, kind = dict(task.params["point"]), KINDS[task.params["kind"]]
-    if "num_clusters" in point:
-        point["num_clusters"] = min(point["num_clusters"], task.array("knn", "neighbors").shape[0])
     (labels_N,) = kind.search(_sample(task), [point])
     first, places = np.unique(labels_N, return_index=True, return_inverse=True)[1:]
     task.write_npy("roots", first[places].astype(np.int32))

@@ -38,8 +38,19 @@ class Cdp(Method):
 
     name = "cdp"
     takes_committee = True
+    run_sections = ("cdp",)
     chooses = True
     partitions = ("propagation",)
+
+    def check(self, settings: Settings) -> None:
+        """Refuse more votes than there are members, too."""
+        super().check(settings)
+        config = settings.cdp
+        if "accept" in config.model_fields_set and config.accept > len(config.committee):
+            raise ConfigError(
+                f"cdp.accept = {config.accept} asks for more votes than cdp.committee has members, "
+                f"{len(config.committee)}: lower it, or name more members"
+            )
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``score``: the pairs that enough members list."""
@@ -64,6 +75,7 @@ class CdpMediator(Method):
     learned = True
     needs_model = True
     takes_committee = True
+    run_sections = ("cdp",)
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """The number of members that a model's weights belong to."""

@@ -40,9 +40,9 @@ from engine.methods.fitting import checkpoint, read_network, report_steps, write
 from engine.plan import Cost, Stage
 from engine.stages.edges import iterate_edges
 from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext, read_npy
+from engine.storage.context import TaskContext, read_npy, stage_facts
 
-VERSION = 1
+VERSION = 2
 _HERE = "engine.methods.gcn_d"
 
 
@@ -96,13 +96,13 @@ def make_proposals(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``members`` (M,) int32 and ``starts`` (P + 1,) int64."""
     parts = list(iterate_edges(task.input("score"), ("source", "target", "similarity")))
     edges = EdgeList(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    proposals = propose(
+    proposals, cut = propose(
         task.array("knn", "neighbors").shape[0], edges, task.params["thresholds"], max_size=task.params["max_size"],
         min_size=task.params["min_size"],
     )  # fmt: skip
     task.write_npy("members", proposals.members_M)
     task.write_npy("starts", proposals.starts)
-    return {"proposals": len(proposals), "members": len(proposals.members_M)}
+    return {"proposals": len(proposals), "members": len(proposals.members_M), "cut_for_size": cut}
 
 
 def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -133,7 +133,8 @@ def cluster(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     config, graph, proposals = GcnDConfig(**task.params["network"]), _graph(task), _read(task)
     rater = _network(task, config, segments=False)
     ratings = rate(rater, graph, proposals, threads=task.threads)
-    facts = {"partition": "own", "proposals": len(proposals)}
+    cut = stage_facts(task.input("proposals"))[0]["cut_for_size"]
+    facts = {"partition": "own", "proposals": len(proposals), "super_vertices_cut_for_size": cut}
     if task.params["segments"]:
         middling = np.flatnonzero((ratings[:, 1] >= config.least_iop) & (ratings[:, 1] <= config.most_iop))
         segmenter = _network(task, config, segments=True)

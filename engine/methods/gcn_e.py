@@ -25,6 +25,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from engine.config import GcnEConfig, GcnVConfig, Settings, TrainConfig
+from engine.errors import DataError
 from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning import selection
 from engine.learning.pivots import PivotData, PivotNetwork, build_network, count_products, score_pivots, train_pivots
@@ -114,8 +115,15 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     candidates, identities_N = _Candidates(task, config), vertex_identities(task)
     held_out_N = hold_out(identities_N, task.params["train"]["holdout"], task.params["seed"])
     usable_N = np.zeros(len(identities_N), np.bool_)
-    for part in (np.flatnonzero(held_out_N), np.flatnonzero(~held_out_N)):  # rows learned by heart are more confident
+    for name, part_N in (("held-out", held_out_N), ("other", ~held_out_N)):  # those learned by heart are surer
+        part = np.flatnonzero(part_N)
         usable_N[part] = candidates.undecided(part)
+        if not (usable_N & part_N & (identities_N >= 0)).any():
+            raise DataError(
+                f"training gcn_e: of {len(part):,} rows of {name} identities, none of the {1 - config.skip_share:.0%} "
+                f"of highest confidence lists two rows of higher confidence to choose from; expected more rows, or a "
+                f"lower gcn_e.skip_share or knn.k (here {candidates.neighbors_NK.shape[1]})"
+            )
     data = PivotData(
         features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=identities_N,
         usable_N=usable_N, batch_of=candidates.batch,

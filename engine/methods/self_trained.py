@@ -35,6 +35,7 @@ class SelfTrained(Method):
 
     name = "self_trained"
     learned = True
+    run_sections = ("trees",)
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""

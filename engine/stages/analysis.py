@@ -24,7 +24,7 @@ from engine.storage.context import TaskContext, read_npy, stage_facts
 from engine.storage.formats import read_labels
 from engine.tiles import map_tiles
 
-VERSION = 4
+VERSION = 5
 SWEEP_STEPS = 40
 GALLERY_CLUSTERS = 9
 GALLERY_ROWS = 24
@@ -47,7 +47,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     if task.where:
         truth_N = read_labels(task.where["labels"], len(labels_N), column=task.where["column"])
     identities_V = None if truth_N is None else truth_N[rows_V]
-    low, high = _score_range(task)
+    low, high, unscored = _score_range(task)
     thresholds = {"score": _thresholds(low["score"], high["score"])}
     if task.params["learned"] or low["score"] != low["similarity"]:  # scores that are not the graph's cosines
         thresholds["similarity"] = _thresholds(low["similarity"], high["similarity"])
@@ -64,10 +64,13 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
             task.input("score"), ("source", "target", "similarity", "score")
         ):
             inside = (labels_V[sources] == labels_V[targets]) & (labels_V[sources] >= 0)
-            for name, chosen in zip(("similarity", "score"), values, strict=True):
-                histograms[name].add(chosen, inside)
+            histograms["similarity"].add(values[0], inside)
+            scored = _scored(*values)
+            histograms["score"].add(values[1][scored], inside[scored])
             if reliability is not None and identities_V is not None:
-                reliability.add(values[1], _same(identities_V, sources, targets))
+                known = (identities_V[sources] >= 0) & (identities_V[targets] >= 0) & scored
+                sources, targets = sources[known], targets[known]
+                reliability.add(values[1][known], identities_V[sources] == identities_V[targets])
 
     map_tiles(look_at, ["labels", *sweeps], task.threads)  # the longest first
     sizes = np.bincount(labels_N[labels_N >= 0])
@@ -81,6 +84,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         "num_dropped": int((labels_N < 0).sum()),
         "point": stage_facts(task.input("roots"))[0],
         "histograms": {name: histogram.as_dict() for name, histogram in histograms.items()},
+        "unscored_edges": unscored,
         "sweeps": swept,
         "confidence": _confidence(np.asarray(read_npy(task.input("explain"), "confidence"))),
         "galleries": _galleries(task, table, labels_N),
@@ -104,29 +108,31 @@ def _plain_thresholding(task: TaskContext, rows: list[dict[str, Any]], identitie
     return {"threshold": best["threshold"], "metrics": evaluate_labels(union.roots(), identities_V).as_dict()}
 
 
-def _score_range(task: TaskContext) -> tuple[dict[str, float], dict[str, float]]:
-    names = ("similarity", "score")
+def _scored(similarities: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Which edges have a score: methods that score some of them alone give the others -1."""
+    return (scores > -1) | (similarities <= -1)
+
+
+def _score_range(task: TaskContext) -> tuple[dict[str, float], dict[str, float], int]:
+    """The least and the highest of either value, and the number of edges without a score."""
+    names, unscored = ("similarity", "score"), 0
     low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
-    for columns in iterate_edges(task.input("score"), names):
-        for name, values in zip(names, columns, strict=True):
+    for similarities, scores in iterate_edges(task.input("score"), names):
+        scored = _scored(similarities, scores)
+        unscored += len(scored) - int(np.count_nonzero(scored))
+        for name, values in (("similarity", similarities), ("score", scores[scored])):
             if len(values):
                 low[name], high[name] = min(low[name], values.min()), max(high[name], values.max())
     for name in names:
         if low[name] > high[name]:
             low[name], high[name] = 0.0, 1.0
-    return {n: float(low[n]) for n in names}, {n: float(high[n]) for n in names}
+    return {n: float(low[n]) for n in names}, {n: float(high[n]) for n in names}, unscored
 
 
 def _thresholds(low: float, high: float) -> list[float]:
     """Descending float32 thresholds over the range of the values."""
     steps = np.linspace(high, low, SWEEP_STEPS + 1)[1:] if high > low else np.array([low])
     return [float(value) for value in np.unique(np.round(steps, 3).astype(np.float32))[::-1]]
-
-
-def _same(identities_V: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Which edges join rows of one known identity."""
-    same: np.ndarray = (identities_V[sources] == identities_V[targets]) & (identities_V[sources] >= 0)
-    return same
 
 
 def _confidence(confidence_N: np.ndarray) -> dict[str, Any]:

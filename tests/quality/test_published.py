@@ -10,7 +10,8 @@ import pytest
 from standins import standin
 
 from engine import cluster, compare, evaluate, train
-from engine.errors import ConfigError
+from engine.api import run_labels
+from engine.errors import ConfigError, DataError
 from engine.storage import manifest
 
 SHORT: dict[str, Any] = {
@@ -53,6 +54,8 @@ def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(
 
 def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: Path) -> None:
     vectors, labels = standin(60, 3)
+    labels[:50] = -1
+    vectors[7] = 0
     np.save(tmp_path / "vectors.npy", vectors)
     np.save(tmp_path / "labels.npy", labels)
     seen: list[str] = []
@@ -60,15 +63,33 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     def run(**more: Any) -> list[Any]:
         return compare(
             tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out",
-            ["single_linkage", "cosine:map_equation", "gcn_v", "spectral"], settings=SHORT,
+            ["cosine:map_equation", "gcn_v", "cdp", "kmeans"],
+            settings=SHORT | {"ingest.zero_vectors": "drop", "cdp.committee": [str(tmp_path / "vectors.npy")],
+                              "baseline.num_clusters": 10**6},
             tell=lambda row: seen.append(row.name), **more,
         )  # fmt: skip
 
     rows = run()
     assert [row.name for row in rows] == seen
+    *rows, failed = rows
     assert all(row.scores["pairwise_f"] > 0.2 and row.run_seconds > 0 and row.peak_bytes > 0 for row in rows)
+    assert failed.missing.startswith("baseline.num_clusters = 1000000: method kmeans takes at most")
+    rows.append(failed)
     page = (tmp_path / "out/comparison.html").read_text()
     assert all(row.name in page for row in rows)
+    for words in ("<dt>Seed</dt><dd>0</dd>", "knn.k = 40", '<a href="runs/gcn_v.html">gcn_v</a>', "numpy "):
+        assert words in page
+    report = (tmp_path / "out/runs/gcn_v.html").read_text()
+    assert "that it gave none are left out" in report
+    assert "train.max_steps" not in report  # which a run does not read
+    (test,) = (tmp_path / "out").glob("test-*/labels.npy")
+    truth, found = np.load(test), np.load(tmp_path / "out/runs/gcn_v.npy")
+    assert (truth < 0).sum() == 50  # clustered, but not scored
+    assert rows[1].scores["pairwise_f"] == evaluate(found[truth >= 0], truth[truth >= 0])["pairwise_f"]
+    with pytest.raises(DataError, match="holds a comparison, not a run"):
+        run_labels(tmp_path / "out")
+    with pytest.raises(DataError, match="holds a trained model, no clusters: asterism run --model"):
+        run_labels(tmp_path / "out/training")
     halves = [np.load(path) for path in sorted((tmp_path / "out").glob("t*-*/labels.npy"))]
     assert len(halves) == 2
     assert not np.intersect1d(*halves).size
@@ -77,3 +98,8 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     assert (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns == before  # nothing was measured again
     with pytest.raises(ConfigError, match="no such method"):
         compare(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out", ["gcn_w"])
+    for methods, setting, message in (
+        (["kmeans"], "partition.precision_bias", "kmeans clusters by itself"), (["cosine"], "method", "from --methods"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            compare(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out", methods, settings={setting: 1})

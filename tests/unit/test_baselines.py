@@ -9,7 +9,7 @@ import pytest
 
 from engine import cluster, evaluate, train
 from engine.clustering.baselines import Sample, chinese_whispers, rank_order
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.methods.baselines import KINDS, Baseline
 from engine.pipeline import METHODS
 
@@ -79,7 +79,9 @@ def test_a_baseline_is_trained_and_run_like_any_method(tmp_path) -> None:  # typ
     train(vectors, labels, tmp_path / "model", method="average_linkage")
     result = cluster(vectors, model=tmp_path / "model", workspace=tmp_path / "run")
     assert evaluate(result.labels, labels)["pairwise_f"] > 0.9
-    assert "average_linkage, which clusters by itself" in result.report.read_text()
+    page = result.report.read_text()
+    assert "average_linkage, which clusters by itself" in page
+    assert not any(word in page.split("</style>")[1] for word in ("prun", "threshold", "mean score", "Scores"))
     train(vectors, labels, tmp_path / "means", method="kmeans")
     assert len(np.unique(cluster(vectors, model=tmp_path / "means").labels)) == 12
     with pytest.raises(ConfigError, match=r"needs baseline.num_clusters"):
@@ -87,8 +89,37 @@ def test_a_baseline_is_trained_and_run_like_any_method(tmp_path) -> None:  # typ
     for method in ("kmeans", "cosine", "cdp"):
         with pytest.raises(ConfigError, match=f"is a average_linkage model, --method {method} was asked for"):
             cluster(vectors, model=tmp_path / "model", method=method, baseline={"num_clusters": 3})
-    with pytest.raises(ConfigError, match="knows only own"):
-        cluster(vectors, model=tmp_path / "model", partition={"method": "map_equation"})
+    for setting, value in {"method": "map_equation", "precision_bias": 1}.items():
+        with pytest.raises(ConfigError, match=rf"partition\.{setting}: method average_linkage clusters by itself"):
+            cluster(vectors, model=tmp_path / "model", partition={setting: value})
+
+
+@pytest.mark.parametrize("method", ["kmeans", "cdp", "gcn_d"])
+def test_labels_without_a_pair_are_refused_before_work_starts(tmp_path, method) -> None:  # type: ignore[no-untyped-def]
+    vectors, _ = blobs()
+    with pytest.raises(DataError, match="no two of 119 labelled rows are of one identity"):
+        train(vectors, np.arange(-1, len(vectors) - 1), tmp_path / "model", method=method)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "baseline", "most"),
+    [("kmeans", {"num_clusters": 121}, 120), ("spectral", {"num_clusters": 120}, 119),
+     ("hdbscan", {"min_rows": 121, "selection": "eom"}, 120)],
+)  # fmt: skip
+def test_parameters_beyond_the_rows_are_refused_before_work_starts(method, baseline, most) -> None:  # type: ignore[no-untyped-def]
+    vectors, _ = blobs()
+    name, value = next(iter(baseline.items()))
+    with pytest.raises(ConfigError, match=f"{name} = {value}: method {method} takes at most {most} for 120 rows"):
+        cluster(vectors, method=method, baseline=baseline)
+    if method != "kmeans":
+        cluster(vectors, method=method, baseline=baseline | {name: most})
+
+
+def test_more_votes_than_members_are_refused() -> None:
+    vectors, _ = blobs()
+    with pytest.raises(ConfigError, match=r"cdp.accept = 1 asks for more votes than cdp.committee has members, 0"):
+        cluster(vectors, method="cdp", cdp={"accept": 1})
 
 
 def test_a_size_beyond_a_baseline_is_refused_before_it_runs(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -139,14 +139,29 @@ def test_what_cannot_be_converted_is_refused_with_its_reason(tmp_path: Path) -> 
     torch.save(short, tmp_path / "short.pth")
     torch.save(state | {"conv2.weight": torch.zeros(2)}, tmp_path / "more.pth")
     torch.save(state | {"classifier.0.bias": torch.zeros(3)}, tmp_path / "shape.pth")
-    (tmp_path / "unsafe.pth").write_bytes(pickle.dumps(Path()))
+    torch.save(state | {"conv1.weight": torch.zeros(0, H)}, tmp_path / "none.pth")
+    torch.save({0: torch.zeros(2)}, tmp_path / "numbered.pth")
+    torch.save({"conv1.weight": torch.zeros(2, 2).to_sparse()}, tmp_path / "sparse.pth")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    (tmp_path / "unsafe.pth").write_bytes(pickle.dumps(Path(), protocol=2))
+    (tmp_path / "damaged.pth").write_bytes((tmp_path / "short.pth").read_bytes()[:300])
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "text.pth").write_text("a text")
+    (tmp_path / "folder.pth").mkdir()
     for name, message in (
         ("short", "no tensor classifier.0.bias"), ("more", "of another network: conv2.weight"),
-        ("shape", r"classifier.0.bias is of shape \(3,\), expected \(32,\)"), ("unsafe", "not a file of tensors alone"),
-        ("absent", "no such file"),
+        ("shape", r"classifier.0.bias is of shape \(3,\), expected \(32,\)"), ("unsafe", "and none is unpickled"),
+        ("absent", "no such file; expected a state dict"), ("none", r"\(0, 32\), expected \('any but 0', "),
+        ("numbered", "holds a Tensor under 0; expected"), ("sparse", "conv1.weight is sparse_coo of float32"),
+        ("module", r"holds objects of torch\.\S+, and none is unpickled"), ("damaged", "cannot be read"),
+        ("empty", "is empty"), ("text", "begins with b'a text'"), ("folder", "a folder; expected"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
             convert("gcn_v", [tmp_path / f"{name}.pth"], tmp_path / "model")
+    torch.save(state, tmp_path / "good.pth")
+    for out in (tmp_path / "text.pth", tmp_path / "text.pth/model"):
+        with pytest.raises(ConfigError, match=r"text.pth is a file; --out must name a folder"):
+            convert("gcn_v", [tmp_path / "good.pth"], out)
     with pytest.raises(ConfigError, match=r"takes 2 state file\(s\), got 1"):
         convert("gcn_e", [tmp_path / "short.pth"], tmp_path / "model")
     with pytest.raises(ConfigError, match="convert knows"):

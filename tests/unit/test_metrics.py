@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,11 +63,14 @@ def test_a_single_row_is_scored(label):
     assert (scores.num_clusters, scores.num_singletons) == (1, 1)
 
 
-def test_unassigned_rows_are_clusters_and_identities_of_their_own():
-    predicted, identities = np.array([-1, -1, 4, 4, -1]), np.array([0, 0, -1, -1, 2])
-    assert evaluate_labels(predicted, identities) == evaluate_labels(
-        np.array([0, 1, 2, 2, 3]), np.array([0, 0, 1, 2, 3])
-    )
+def test_unassigned_rows_are_clusters_of_their_own_and_unknown_identities_are_not_scored():
+    predicted, identities = np.array([-1, 7, 4, 4, 4, 7, -1, 9]), np.array([0, 0, 1, 1, -1, -1, 2, -1])
+    scores = evaluate_labels(predicted, identities)
+    known = evaluate_labels(np.array([0, 1, 2, 2, 3]), identities[identities >= 0])
+    assert (scores.num_clusters, scores.num_singletons) == (5, 3)  # of all rows
+    assert replace(scores, num_clusters=known.num_clusters, num_singletons=known.num_singletons) == known
+    assert pair_counts(predicted, identities) == PairCounts(true_pairs=2, predicted_pairs=1, both=1)
+    assert pair_counts(predicted, np.full(8, -1)) == PairCounts(0, 0, 0)
 
 
 def test_huge_labels_are_renumbered_like_small_ones():
@@ -105,6 +110,8 @@ def test_dropping_singletons_is_a_row_of_its_own():
     ("predicted", "identities", "message"),
     [
         (np.array([], np.int64), np.array([], np.int64), "no rows"),
+        (np.array([0, 0]), np.array([-1, -1]), "no rows to score; expected at least one row with an identity"),
+        (np.array([0, 0]), np.array([0, -3]), "identities: row 1 holds -3"),
         (np.array([1, 2]), np.array([1]), r"shape \(2,\)"),
         (np.array([0, -2]), np.array([0, 0]), "row 1 holds -2"),
         (np.array([0.0, 1.0]), np.array([0, 0]), "expected integers"),

@@ -33,7 +33,7 @@ THRESHOLDS = (0.3, 0.45, 0.6)
 def toy_proposals() -> Proposals:
     graph = toy_graph()
     edges = undirected_edges(graph.neighbors_NK, graph.similarities_NK, 0, 480)
-    return propose(480, edges, THRESHOLDS, max_size=60, min_size=2)
+    return propose(480, edges, THRESHOLDS, max_size=60, min_size=2)[0]
 
 
 def sets(proposals: Proposals) -> list[tuple[int, ...]]:
@@ -51,7 +51,9 @@ def test_proposals_are_the_components_at_each_threshold_once() -> None:
             members = tuple(np.flatnonzero(roots == root))
             if 2 <= len(members) <= 480:
                 expected.add(members)
-    found = sets(propose(480, edges, THRESHOLDS, max_size=480, min_size=2))
+    whole, cut = propose(480, edges, THRESHOLDS, max_size=480, min_size=2)
+    assert cut == 0 < propose(480, edges, THRESHOLDS, max_size=60, min_size=2)[1]
+    found = sets(whole)
     assert len(found) == len(set(found))
     assert set(found) == expected
     assert max(len(each) for each in sets(toy_proposals())) <= 60

@@ -222,7 +222,7 @@ def run(
         "run", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
     api.execute(prepared, progress=not quiet)
-    print_result(prepared.root)
+    print_result(prepared.place)
 
 
 @app.command()
@@ -389,7 +389,7 @@ def resume(
     resources = _resources(memory, threads, workers, executor, device, block_rows)
     prepared = api.resume(folder, resources, progress=not quiet)
     if prepared.kind == "run":
-        print_result(prepared.root)
+        print_result(prepared.place)
 
 
 @app.command()

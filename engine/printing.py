@@ -13,6 +13,7 @@ from engine import summary
 from engine.compute_cluster import Projection
 from engine.evaluation.comparison import ComparisonRow
 from engine.plan import human_bytes
+from engine.storage.places import Place
 
 console = Console()
 
@@ -51,9 +52,9 @@ def print_projection(found: Projection) -> None:
         console.print(f"does not fit: {refusal}", highlight=False, markup=False, soft_wrap=True)
 
 
-def print_result(folder: Path) -> None:
+def print_result(place: Place) -> None:
     """What a finished run says of itself."""
-    data = summary.report_data(folder)
+    data = summary.report_data(place.root)
     console.print(
         f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
         f"largest {data.largest:,}", highlight=False,
@@ -63,8 +64,8 @@ def print_result(folder: Path) -> None:
     for row in data.metrics[:1]:
         named = ", ".join(f"{name} {value:.4f}" for name, value in row.scores.items() if isinstance(value, float))
         console.print(named, highlight=False, soft_wrap=True)
-    console.print(f"report: {folder / summary.REPORT_FILE}", highlight=False, soft_wrap=True)
-    console.print(f"labels: asterism export {folder} --format parquet --out labels.parquet", highlight=False,
+    console.print(f"report: {place}/{summary.REPORT_FILE}", highlight=False, soft_wrap=True)
+    console.print(f"labels: asterism export {place} --format parquet --out labels.parquet", highlight=False,
                   soft_wrap=True)  # fmt: skip
 
 

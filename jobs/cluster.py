@@ -39,7 +39,9 @@ def work(arguments: argparse.Namespace) -> None:
         config=arguments.config, progress=True, **given_settings(arguments),
     )  # fmt: skip
     labels = result.labels
-    print(f"{len(labels):,} rows in {np.unique(labels[labels >= 0]).size:,} clusters; report: {arguments.out}/report.html")
+    print(
+        f"{len(labels):,} rows in {np.unique(labels[labels >= 0]).size:,} clusters; report: {arguments.out}/report.html"
+    )
     if arguments.labels:
         scores = evaluate(labels, arguments.labels)
         print(f"pairwise F {100 * scores['pairwise_f']:.1f}, BCubed F {100 * scores['bcubed_f']:.1f}")

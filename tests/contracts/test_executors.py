@@ -181,8 +181,8 @@ class TestRay(ExecutorContract):
 
 
 @pytest.mark.ray
-class TestRayOfAnySize(ExecutorContract):
-    """Workers left to the cluster."""
+class TestRayOfAnySize:
+    """Workers left to the cluster; what is the same for any number of them ``TestRay`` keeps."""
 
     @pytest.fixture(scope="class")
     def executor(self, ray_session: None) -> Iterator[Executor]:

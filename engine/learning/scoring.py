@@ -101,7 +101,9 @@ def score_edges(
             else:
                 first, second = (padded_tile(codes[side], size, device) for side in (part.sources, part.targets))
                 logits = model.edge_logits(first, second, given)
-            scores[slice(*tile)] = torch.sigmoid(logits[:count]).cpu().numpy()
+            scores[slice(*tile)] = (
+                torch.sigmoid(logits)[:count].cpu().numpy()
+            )  # whole: the last lanes may round otherwise
 
     map_tiles(run, tile_bounds(0, len(scores), size), threads)
     return scores

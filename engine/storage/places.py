@@ -89,8 +89,9 @@ class Place:
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Hold the run's lock, so that two processes never work on one run; a killed process frees it."""
-        with explain_os_errors(self.root / LOCK_FILE):
+        with explain_os_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
+        with explain_os_errors(self.root / LOCK_FILE):
             stream = open(self.root / LOCK_FILE, "a+")  # noqa: SIM115
         with stream:
             try:

@@ -64,25 +64,15 @@ def test_local(reference: tuple[str, bytes], blobs_path: Path, tmp_path: Path, t
 
 
 @pytest.fixture(scope="module")
-def ray_executors(ray_session: None) -> Iterator[dict[int, Executor]]:
+def ray_executor(ray_session: None) -> Iterator[Executor]:
     from engine.executors.ray import RayExecutor
 
-    executors: dict[int, Executor] = {workers: RayExecutor(workers, threads=1) for workers in (1, 2)}
-    yield executors
-    for executor in executors.values():
-        executor.close()
+    executor = RayExecutor(workers=2, threads=1)
+    yield executor
+    executor.close()
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("workers", "block_rows"), [(1, 8192), (2, 4096)])
-def test_ray(
-    reference: tuple[str, bytes],
-    blobs_path: Path,
-    tmp_path: Path,
-    ray_executors: dict[int, Executor],
-    workers: int,
-    block_rows: int,
-) -> None:
+def test_ray(reference: tuple[str, bytes], blobs_path: Path, tmp_path: Path, ray_executor: Executor) -> None:
     mode, expected = reference
-    executor = ray_executors[workers]
-    assert result_bytes(blobs_path, tmp_path / "run", mode, executor, 1, block_rows) == expected
+    assert result_bytes(blobs_path, tmp_path / "run", mode, ray_executor, 1, block_rows=4096) == expected

@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from s3_server import BUCKET, S3Server  # noqa: E402
 
 from engine import api  # noqa: E402
+from engine.errors import DataError  # noqa: E402
 from engine.events import read_events  # noqa: E402
 from engine.storage.remote import CACHE_FOLDER, Storage  # noqa: E402
 
@@ -144,9 +145,11 @@ def cut(hosts: Hosts, names: list[str], stage: str, job: list[str], out: str, en
 
 
 def _has_started(out: str, stage: str) -> bool:
-    return any(
-        event["event"] == "stage_started" and event["stage"] == stage for event in read_events(api.open_run(out))
-    )
+    try:
+        events = read_events(api.open_run(out))
+    except DataError:  # nothing of the run is there yet
+        return False
+    return any(event["event"] == "stage_started" and event["stage"] == stage for event in events)
 
 
 def main() -> int:

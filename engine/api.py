@@ -330,10 +330,12 @@ def resume(root: str | Path, resources: Resources | None = None, *, progress: bo
 def open_run(root: str | Path) -> Path:
     """The folder here of a run, store or training, with what is committed at its URL if it is at one.
 
-    Raises ``DataError`` for the folder of a comparison.
+    Raises ``DataError`` for the folder of a comparison, and for a URL that holds none.
     """
     place = open_place(root)
     place.refresh()
+    if is_url(place) and not (place.root / manifest.RUN_FILE).is_file():
+        raise DataError(f"{place} holds no run: {manifest.RUN_FILE} is missing")
     summary.refuse_comparison(place.root)
     return place.root
 

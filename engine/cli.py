@@ -139,7 +139,7 @@ def ingest(
         settings=load_settings(config, settings, seed=seed, **_zero(zero_vectors)),
     )  # fmt: skip
     prepared = api.prepare(
-        "store", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+        "store", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
     folders = api.execute(prepared, progress=not quiet)
     console.print(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}", highlight=False)
@@ -178,7 +178,7 @@ def train(
         settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
     )  # fmt: skip
     prepared = api.prepare(
-        "training", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+        "training", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
     api.execute(prepared, progress=not quiet)
     model = json.loads((prepared.root / "model.json").read_text())
@@ -219,7 +219,7 @@ def run(
         settings, seed, precision_bias,
     )  # fmt: skip
     prepared = api.prepare(
-        "run", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+        "run", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
     api.execute(prepared, progress=not quiet)
     print_result(prepared.place)
@@ -270,6 +270,8 @@ def plan(
         raise ConfigError("plan needs --features, or --hosts to project for a compute cluster")
     if rows and (features is not None or not hosts):
         raise ConfigError("--rows describes a source for --hosts and goes without --features")
+    if rows and min(rows) < 2:
+        raise ConfigError(f"--rows {min(rows):g}: clustering needs at least 2 rows")
     request = _run_request(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
         settings, seed, precision_bias,
@@ -287,7 +289,7 @@ def plan(
             print_projection(projection)
         return
     prepared = api.prepare(
-        "run", out, request, _resources(memory, threads, workers, executor, device, block_rows, config)
+        "run", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
     made = prepared.plan
     speeds = measure_speeds(prepared.root, prepared.threads)
@@ -531,12 +533,18 @@ def _resources(
     return load_resources(
         config, executor=executor and executor.value, workers=workers or None, threads=threads or None,
         device=None if device == "auto" else device, block_rows=block_rows or None,
-        memory_bytes=parse_bytes(memory) if memory else None,
+        memory_bytes=parse_bytes(memory) if memory is not None else None,
     )  # fmt: skip
 
 
 def _zero(value: ZeroVectorPolicy | None) -> dict[str, Any]:
     return {} if value is None else {"ingest.zero_vectors": value.value}
+
+
+def _lasting(out: str) -> str:
+    if out.startswith("memory://"):
+        raise ConfigError(f"--out {out}: what is written there ends with this process; name a folder, or a storage")
+    return out
 
 
 def _text(place: str | None) -> str | None:

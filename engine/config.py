@@ -322,9 +322,12 @@ def parse_bytes(text: str, option: str = "--memory") -> int:
     cleaned = text.strip().upper().removesuffix("B")
     number = cleaned.rstrip("KMGTI ")
     try:
-        return int(float(number) * _BYTE_UNITS[cleaned[len(number) :].strip()])
-    except (KeyError, ValueError):
-        raise ConfigError(f"{option} {text}: expected a size such as 8GB or 500MiB") from None
+        count = int(float(number) * _BYTE_UNITS[cleaned[len(number) :].strip()])
+    except (KeyError, ValueError, OverflowError):
+        count = 0
+    if count <= 0:
+        raise ConfigError(f"{option} {text or repr(text)}: expected a size such as 8GB or 500MiB")
+    return count
 
 
 _FULL_GRAPH: dict[str, Any] = {

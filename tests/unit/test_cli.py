@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from engine.cli import app, main, parse_bytes
 from engine.errors import ConfigError
@@ -194,3 +195,23 @@ def test_every_command_is_documented() -> None:
 def test_a_module_run_works_without_the_installed_command() -> None:
     done = subprocess.run([sys.executable, "-m", "engine.cli", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--out", "memory://x/run"], "ends with this process"),
+        (["run", "--out", "run", "--memory", ""], "expected a size such as 8GB"),
+        (["run", "--out", "run", "--memory", "-1GB"], "--memory -1GB: expected a size"),
+    ],
+)
+def test_what_would_be_lost_or_means_nothing_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.eye(4, dtype=np.float32))
+    found = CliRunner().invoke(app, [*words, "--features", str(tmp_path / "rows.npy")])
+    assert isinstance(found.exception, ConfigError)
+    assert said in str(found.exception)
+
+
+def test_sizes_to_project_are_at_least_two() -> None:
+    found = CliRunner().invoke(app, ["plan", "--hosts", "2", "--rows", "0"])
+    assert "--rows 0: clustering needs at least 2 rows" in str(found.exception)

@@ -175,5 +175,6 @@ def test_who_looks_at_a_run_that_begins_here_takes_nothing_from_it(source: str) 
         (place.root / "run.json").write_text("{}")  # not yet at the URL
         api.open_run(URL)
         assert (place.root / "run.json").exists()
-    api.open_run(URL)
+    with pytest.raises(DataError, match=f"^{URL} holds no run"):
+        api.open_run(URL)
     assert not (place.root / "run.json").exists()

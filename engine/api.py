@@ -136,7 +136,7 @@ def cluster(
     )  # fmt: skip
     prepared = prepare("run", root, request, load_resources(config, **{"executor": executor, **(resources or {})}))
     execute(prepared, progress=progress)
-    return ClusterResult(run_labels(root), prepared.root, prepared.root / summary.REPORT_FILE, temporary)
+    return ClusterResult(_labels(prepared.root, root), prepared.root, prepared.root / summary.REPORT_FILE, temporary)
 
 
 def train(
@@ -342,8 +342,12 @@ def open_run(root: str | Path) -> Path:
 
 def run_labels(root: str | Path) -> np.ndarray:
     """Labels (N,) int64 of a finished run, in source order; raises ``DataError`` where there are none yet."""
-    summary.refuse_others(open_run(root))
-    folder = summary.stage_folder(open_run(root), "labels")
+    return _labels(open_run(root), root)
+
+
+def _labels(folder_here: Path, root: str | Path) -> np.ndarray:
+    summary.refuse_others(folder_here)
+    folder = summary.stage_folder(folder_here, "labels")
     if folder is None:
         raise DataError(f"{root} has no labels yet: asterism resume {root}")
     return np.array(read_npy(folder, "labels"))
@@ -356,19 +360,20 @@ def export(root: str | Path, out: str | Path, file_format: str, *, clusters: boo
     a Parquet file of one row per cluster instead, columns as ``ClusterTable``. Raises ``DataError`` if the run is not
     finished.
     """
-    labels, root = run_labels(root), open_run(root)
+    here = open_run(root)
+    labels = _labels(here, root)
     if file_format != "parquet":
         if clusters:
             raise ConfigError(f"clusters are exported as parquet, not as {file_format}")
         write_labels(out, labels, file_format)  # type: ignore[arg-type]
         return
-    explained = summary.stage_folder(root, "explain")
+    explained = summary.stage_folder(here, "explain")
     if explained is None:
         raise DataError(f"{root} is not finished yet: asterism resume {root}")
     if clusters:
         write_parquet(out, as_columns(read_clusters(explained)))
         return
-    vectors = summary.vectors_folder(root)
+    vectors = summary.vectors_folder(here)
     known = {"id": row_column(vectors, "id"), "item": row_column(vectors, "item")}
     columns = {name: column for name, column in known.items() if column is not None}
     write_labels(out, labels, "parquet", columns | {name: read_npy(explained, name) for name in ROW_COLUMNS})

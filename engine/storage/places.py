@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import DataError, StorageFailed
 from engine.storage import manifest
@@ -93,21 +93,29 @@ class Place:
             self.root.mkdir(parents=True, exist_ok=True)
         with explain_os_errors(self.root / LOCK_FILE):
             stream = open(self.root / LOCK_FILE, "a+")  # noqa: SIM115
+        until = time.monotonic() + (self.glance_s if wait else 0)
         with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"another process is working on {self}: wait for it, or choose another --out") from None
+            while not _try_lock(stream):
+                if time.monotonic() >= until:
+                    raise DataError(f"another process is working on {self}: wait for it, or choose another --out")
+                time.sleep(0.05)
             yield
 
     def is_running(self) -> bool:
         """Tell whether a process holds the run's lock (as far as this machine's file system shows it)."""
         try:
             with open(self.root / LOCK_FILE, "a+") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return not _try_lock(stream)
         except OSError:
             return True
+
+
+def _try_lock(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return True
 
 
 class Mirror(Place):
@@ -242,8 +250,6 @@ class Mirror(Place):
 
 
 _PULLED: set[Path] = set()  # stages whose records this process has read from the URL
-
-
 _HELD: set[str] = set()  # tokens of the leases of this process
 
 

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -140,13 +141,6 @@ class Storage:
             except FileNotFoundError:
                 continue
 
-    def modified(self, name: str) -> float | None:
-        """When a file was last changed (Unix seconds), where the storage tells."""
-        try:
-            return float(self._patiently(lambda: self._fs.modified(self._at(name)), "list").timestamp())
-        except NotImplementedError:
-            return None
-
     def _at(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}" if name else self._path
 
@@ -198,9 +192,9 @@ def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
             with explain_os_errors(path):
                 storage.get(names, files)
                 for name, file, (_, size, _) in zip(names, files, known, strict=True):
+                    changed = _changed(found[name])
                     if file.stat().st_size != size:
                         raise DataError(f"{url}/{name}: {file.stat().st_size:,} bytes came, expected {size:,}")
-                    changed = storage.modified(name)
                     if changed is not None:
                         os.utime(file, (changed, changed))
                 (entry / "complete").touch()
@@ -229,6 +223,15 @@ def _size(facts: Mapping[str, Any]) -> int:
 def _version(facts: Mapping[str, Any]) -> str:
     named = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
     return str(next((facts[name] for name in named if facts.get(name)), ""))
+
+
+def _changed(facts: Mapping[str, Any]) -> float | None:
+    """When a file was last changed (Unix seconds), where the storage's listing tells."""
+    named = ("LastModified", "last_modified", "updated", "mtime", "created")
+    value = next((facts[name] for name in named if facts.get(name)), None)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else None
 
 
 def exclusive(entry: Path) -> AbstractContextManager[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +277,15 @@ def test_a_damaged_check_is_made_again_and_decides_the_same(tmp_path: Path) -> N
     damaged(root, "check_1-*/records/*.json", "flipped")
     assert steered(root, 1) == ["check_1"]
     assert steered_total(root) == 2 * SUM
+
+
+def test_who_only_looks_whether_a_run_goes_on_keeps_no_one_out(tmp_path: Path) -> None:
+    place = Place(tmp_path / "run")
+    with place.locked():
+        pass
+    looking = open(tmp_path / "run" / "run.lock", "a+")  # noqa: SIM115
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    threading.Timer(0.1, looking.close).start()
+    with place.locked():
+        assert place.is_running()
+    assert not place.is_running()

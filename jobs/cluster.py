@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from submission import announce, given_settings, make_parser, print_effort, run_job
+from submission import add_source, announce, given_settings, make_parser, print_effort, run_job
 
 from engine import cluster, evaluate
 
@@ -20,10 +20,7 @@ from engine import cluster, evaluate
 def main() -> int:
     """Parse, run, print what came out."""
     parser = make_parser(__doc__.splitlines()[0])
-    parser.add_argument(
-        "--features", required=True, help="vectors in any supported format, at a path that every host sees or a URL"
-    )
-    parser.add_argument("--dim", type=int, help="dimensions of a .bin file")
+    add_source(parser)
     parser.add_argument("--model", help="folder that jobs/train.py wrote; without one: by cosine and self-training")
     parser.add_argument("--method", help="default: the model's, else by size")
     parser.add_argument("--labels", help="identities, one per row, for scores only")

@@ -16,8 +16,10 @@ from submission import announce, given_settings, make_parser, print_effort, run_
 
 from engine import api, cluster, evaluate
 from engine.effort import run_effort
+from engine.errors import ConfigError
 from engine.events import read_events
 from engine.storage.formats import read_labels
+from engine.storage.remote import is_url
 
 # Identities; about 68 rows each. Ultra-large has the 52 million rows of the published split of that name.
 PARTS = {
@@ -39,6 +41,8 @@ def main() -> int:
 def work(arguments: argparse.Namespace) -> None:
     """Make and run the parts that are not finished."""
     announce(arguments)
+    if is_url(arguments.out):
+        raise ConfigError(f"--out {arguments.out}: the vectors are made there too; name a folder that every host sees")
     rows = []
     for number, part in enumerate(arguments.parts.split(",")):
         name, _, identities = part.partition("=")

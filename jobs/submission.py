@@ -33,6 +33,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """What a job takes that reads vectors."""
+    parser.add_argument(
+        "--features", required=True, help="vectors in any supported format, at a path that every host sees or a URL"
+    )
+    parser.add_argument("--dim", type=int, help="dimensions of a .bin file")
+
+
 def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Settings of ``--set``, and the method where the job takes one, as ``cluster`` and ``train`` take them."""
     method = getattr(arguments, "method", None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from submission import announce, given_settings, make_parser, print_effort, run_job
+from submission import add_source, announce, given_settings, make_parser, print_effort, run_job
 
 from engine import train
 from engine.api import open_run
@@ -20,11 +20,8 @@ from engine.api import open_run
 def main() -> int:
     """Parse, train, print the operating points."""
     parser = make_parser(__doc__.splitlines()[0])
-    parser.add_argument(
-        "--features", required=True, help="vectors in any supported format, at a path that every host sees or a URL"
-    )
+    add_source(parser)
     parser.add_argument("--labels", required=True, help="identities, one per row; -1 is not trained on")
-    parser.add_argument("--dim", type=int, help="dimensions of a .bin file")
     parser.add_argument("--method", help="structural, star_fc, gcn_v...; default: by size")
     arguments = parser.parse_args()
     return run_job(lambda: work(arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,7 +86,9 @@ def test_nothing_at_the_address_is_told_in_bounded_time(monkeypatch: pytest.Monk
 
 @pytest.mark.ray
 def test_what_is_started_here_listens_on_loopback_alone(ray_session: None) -> None:
-    processes = psutil.Process().children(recursive=True)
-    ports = [c for process in processes for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    ports = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # Ray's short-lived ones end while the others are asked
+            ports += [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(ports) > 3
     assert {connection.laddr.ip for connection in ports} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

@@ -1,7 +1,10 @@
 """Choose the thresholds of the partitions on held-out train identities.
 
-Legend: N vertices, E scored edges. Every candidate clusters the whole train graph; what counts are the pairs of rows of
-which at least one is held out, so the density of the graph is that of real use and no counted pair was trained on.
+Legend: N vertices, E scored edges. Every candidate clusters the whole train graph, so the density of the graph is that
+of real use. What counts is, of each held-out row, which rows it shares its cluster with, so no counted pair was trained
+on. A pair counts once for each of its rows that is held out: those of one identity do with both, false ones mostly with
+one, so counted alike false ones would weigh nearly twice what they do among unseen identities, and thresholds would
+come out too high. Pairwise F alone is ruled by the largest few identities held out, hence its mean with BCubed F.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from engine.clustering.propagation import propagate
 from engine.clustering.pruning import node_intimacy
 from engine.clustering.union_find import component_roots
 from engine.errors import DataError
-from engine.evaluation.metrics import PairCounts, f_from_counts
+from engine.evaluation.metrics import PairCounts, f_from_counts, harmonic_mean
 
 Array = np.ndarray[Any, Any]
 
-VERSION = 5  # of what is chosen from the same scores
+VERSION = 6  # of what is chosen from the same scores
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 FINEST_LOGIT = 0.125
 MODULE_LOGITS = tuple(np.arange(2.0, -2.6, -0.5).tolist())  # floors of map equation and density peaks: beyond, F falls
@@ -48,16 +51,16 @@ def select_operating_points(
     threads: int = 1,
     partitions: Sequence[str] = PARTITIONS,
 ) -> dict[str, Any]:
-    """Search the partitions' settings for the best pairwise F over pairs touching held-out rows.
+    """Search the partitions' settings for the best mean of pairwise and BCubed F over held-out rows.
 
     ``components``: ``min_score`` (τ1) and ``min_intimacy`` (τ2). ``propagation``: ``min_score`` and ``max_size``, whose
     candidates are quantiles of the train identities' sizes. ``density_peaks`` and ``map_equation``: ``min_score``
     alone, the latter's weights being the log-odds above it. Score thresholds of the first two go by logits, from steps
     of 2 down to ``FINEST_LOGIT`` around the best; of the others by steps of half a logit, where the mean of each and
     its neighbours decides, as their F is flat and rugged. Each comes with ``held_out_f``, ``held_out_precision``,
-    ``held_out_recall``; ``preferred`` names the best, the map equation with a ``HEAD_START``. Equal F goes to the first
-    tried, from high thresholds down. Memory: about 40 bytes per edge kept at the lowest threshold tried. Raises
-    ``DataError`` if no pair of rows could be counted.
+    ``held_out_recall`` (pairwise) and ``held_out_bcubed_f``; ``preferred`` names the best, the map equation with a
+    ``HEAD_START``. Equal F goes to the first tried, from high thresholds down. Memory: about 40 bytes per edge kept at
+    the lowest threshold tried. Raises ``DataError`` if no pair of rows could be counted.
     """
     num_vertices = len(identities_N)
     _, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
@@ -105,12 +108,12 @@ def select_operating_points(
         "map_equation": lambda: _scan(modules),
     }
     found = {name: searches[name]() for name in partitions}
-    preferred = max(found, key=lambda name: found[name]["held_out_f"] + HEAD_START * (name == "map_equation"))
+    preferred = max(found, key=lambda name: mean_f(found[name]) + HEAD_START * (name == "map_equation"))
     return {**found, "preferred": preferred}
 
 
 def select_links(linked_N: Array, cosines_N: Array, identities_N: Array, held_out_N: Array) -> dict[str, Any]:
-    """Choose the least cosine of links, of ``LINK_QUANTILES`` of them, by pairwise F over pairs touching held-out rows.
+    """Choose the least cosine of links, of ``LINK_QUANTILES`` of them, by the mean of pairwise and BCubed F.
 
     ``linked_N``: the vertex that each links to, -1 if none. Returns a point of ``components``; raises as
     ``select_operating_points``.
@@ -127,15 +130,20 @@ def select_links(linked_N: Array, cosines_N: Array, identities_N: Array, held_ou
     return _best(attempt(float(least)) for least in quantiles)
 
 
+def mean_f(point: dict[str, Any]) -> float:
+    """The mean of pairwise and BCubed F, by which one point is better than another."""
+    return float(point["held_out_f"] + point["held_out_bcubed_f"]) / 2
+
+
 def _measure(identities_N: Array, held_out_N: Array) -> Callable[[Array], dict[str, float]]:
     sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)[1]
     if not np.any(held_out_N) or sizes.max(initial=0) < 2:
         raise DataError("thresholds: no held-out identity has two rows; expected labels with repeated identities")
-    return _HeldOutPairs(identities_N, held_out_N).measure
+    return _HeldOutRows(identities_N, held_out_N).measure
 
 
-class _HeldOutPairs:
-    """Counts the pairs of rows of known identity that touch a held-out row."""
+class _HeldOutRows:
+    """Scores clusters by what each held-out row shares its cluster with, among rows of known identity."""
 
     def __init__(self, identities_N: Array, held_out_N: Array) -> None:
         known = np.flatnonzero(identities_N >= 0)
@@ -143,42 +151,43 @@ class _HeldOutPairs:
         sizes = np.unique(identities_N[known], return_counts=True)[1]
         self.indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         self.held_out_N = held_out_N
-        one_cluster = np.zeros(len(identities_N), np.int32)
-        self.true_pairs = _count_pairs(one_cluster, self.rows, self.indptr, held_out_N)[1]
 
     def measure(self, roots_N: Array) -> dict[str, float]:
         """Compare clusters, named by a vertex of each, with the identities."""
-        predicted, both = _count_pairs(roots_N, self.rows, self.indptr, self.held_out_N)
-        counts = PairCounts(self.true_pairs, predicted, both)
+        pairs, precision, recall = _compare(roots_N, self.rows, self.indptr, self.held_out_N)
+        counts = PairCounts(*pairs)
         return {
             "held_out_f": f_from_counts(counts),
             "held_out_precision": counts.precision,
             "held_out_recall": counts.recall,
+            "held_out_bcubed_f": harmonic_mean(precision, recall),
         }
 
 
 @numba.njit(nogil=True, cache=True)
-def _count_pairs(roots: Array, rows: Array, indptr: Array, held_out: Array) -> tuple[int, int]:
-    """Count pairs within one cluster, and within one cluster and identity, that touch a held-out row."""
-    members = np.zeros((len(roots), 2), np.int32)  # of each cluster: all so far, and those not held out
-    predicted = both = 0
+def _compare(roots: Array, rows: Array, indptr: Array, held_out: Array) -> tuple[tuple[int, int, int], float, float]:
+    """Sum over held-out rows: other rows of the identity, of the cluster, of both; BCubed precision and recall."""
+    sizes, own = np.zeros(len(roots), np.int64), np.zeros(len(roots), np.int64)
     for row in rows:
-        root = roots[row]
-        predicted += members[root, 0] if held_out[row] else members[root, 0] - members[root, 1]
-        members[root, 0] += 1
-        members[root, 1] += not held_out[row]
-    members[:] = 0
+        sizes[roots[row]] += 1
+    true = predicted = both = held = 0
+    precision = recall = 0.0
     for identity in range(len(indptr) - 1):
-        own = rows[indptr[identity] : indptr[identity + 1]]
-        for row in own:
-            root = roots[row]
-            both += members[root, 0] if held_out[row] else members[root, 0] - members[root, 1]
-            members[root, 0] += 1
-            members[root, 1] += not held_out[row]
-        for row in own:
-            members[roots[row], 0] = 0
-            members[roots[row], 1] = 0
-    return predicted, both
+        members = rows[indptr[identity] : indptr[identity + 1]]
+        for row in members:
+            own[roots[row]] += 1
+        for row in members:
+            if held_out[row]:
+                shared, size = own[roots[row]], sizes[roots[row]]
+                true += len(members) - 1
+                predicted += size - 1
+                both += shared - 1
+                precision += shared / size
+                recall += shared / len(members)
+                held += 1
+        for row in members:
+            own[roots[row]] = 0
+    return (true, predicted, both), precision / max(held, 1), recall / max(held, 1)
 
 
 def _lowest_logit(scores_E: Array, num_vertices: int, sizes: Array) -> float:
@@ -204,7 +213,7 @@ def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float, highest:
         attempt(logit)
     distance = 1.0
     while distance >= FINEST_LOGIT:
-        best = max(tried, key=lambda logit: (tried[logit]["held_out_f"], logit))
+        best = max(tried, key=lambda logit: (mean_f(tried[logit]), logit))
         attempt(best + distance)
         attempt(best - distance)
         distance /= 2
@@ -214,7 +223,7 @@ def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float, highest:
 def _scan(evaluate: Callable[[float], dict[str, Any]]) -> dict[str, Any]:
     """Evaluate all of ``MODULE_LOGITS``; the best mean F of one, counted twice, and its two neighbours decides."""
     found = [evaluate(_score(logit)) for logit in MODULE_LOGITS]
-    values = np.array([each["held_out_f"] for each in found])
+    values = np.array([mean_f(each) for each in found])
     padded = np.concatenate([values[:1], values, values[-1:]])
     return found[int(np.argmax(padded[:-2] + 2 * values + padded[2:]))]
 
@@ -224,4 +233,4 @@ def _score(logit: float) -> float:
 
 
 def _best(candidates: Any) -> dict[str, Any]:
-    return max(candidates, key=lambda candidate: candidate["held_out_f"])
+    return max(candidates, key=mean_f)

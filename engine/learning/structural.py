@@ -149,12 +149,13 @@ def draw_edges(
 
     At most ``max_edges`` of the first kind and a quarter as many of the other; an edge's chance falls with the sizes of
     its ends' identities, so that a few large ones do not own the loss (weighted reservoir of Efraimidis and Spirakis,
-    2006). Returns the edges, in order, which are of one identity, and which are held out.
+    2006). Of edges with one unseen end, all of two identities, a random half is left out: each unseen end has its edges
+    as a new row will, but an edge between two such is counted once. Returns the edges, in order, which are of one identity, and which are held out.
     Raises ``DataError`` if no edge is left to fit on.
     """
     _, places, sizes = np.unique(identities_N, return_inverse=True, return_counts=True)
     factor = sizes[places].astype(np.float64) ** (config.identity_balance / 2)
-    rng = np.random.default_rng([seed, 4, half + 1])
+    rng, thinning = np.random.default_rng([seed, 4, half + 1]), np.random.default_rng([seed, 7, half + 1])
     nothing = (np.empty(0), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
     kept: list[list[tuple[Array, ...]]] = [[nothing], [nothing]]
     rooms = (config.max_edges, config.max_edges // 4)
@@ -163,8 +164,9 @@ def draw_edges(
         labelled = (identities_N[edges.sources] >= 0) & (identities_N[edges.targets] >= 0)
         unseen = (first == UNSEEN) | (second == UNSEEN)
         inside = (first != UNSEEN) & (second != UNSEEN) if half < 0 else (first == half) & (second == half)
+        counted = ((first == UNSEEN) == (second == UNSEEN)) | (thinning.random(len(first)) < 0.5)
         keys = rng.standard_exponential(len(first)) * factor[edges.sources] * factor[edges.targets]
-        for kind, chosen in enumerate((inside & labelled, unseen & labelled)):
+        for kind, chosen in enumerate((inside & labelled, unseen & labelled & counted)):
             kept[kind].append((keys[chosen], *(column[chosen] for column in edges)))
             if sum(len(part[0]) for part in kept[kind]) > 2 * rooms[kind]:
                 kept[kind] = [_least(kept[kind], rooms[kind])]

@@ -177,7 +177,7 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     points = {}
     for number, least in product(range(len(PASSES)), PROBABILITIES):
         points[number, least] = selection.select_links(*link_columns(task, number, least), identities_N, held_out_N)
-    best = max(points, key=lambda pair: points[pair]["held_out_f"])
+    best = max(points, key=lambda pair: selection.mean_f(points[pair]))
     facts = {"pass": PASSES[best[0]], "min_probability": best[1]}
     task.write_json(
         "selected", {"operating_points": {"components": points[best]}, "preferred": "components", "facts": facts}

@@ -181,7 +181,7 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     identities_N = vertex_identities(task)
     held_out_N = hold_out(identities_N, task.params["holdout"], task.params["seed"])
     points = [selection.select_links(*link_columns(task, number), identities_N, held_out_N) for number in (0, 1)]
-    best = int(np.argmax([point["held_out_f"] for point in points]))
+    best = int(np.argmax([selection.mean_f(point) for point in points]))
     facts = {"pass": PASSES[best], "held_out_f": {PASSES[n]: point["held_out_f"] for n, point in enumerate(points)}}
     task.write_json(
         "selected", {"operating_points": {"components": points[best]}, "preferred": "components", "facts": facts}

@@ -29,7 +29,7 @@ from engine.stages.edges import write_edges
 from engine.stages.metric import learned, vertex_identities
 from engine.storage.context import TaskContext, hold, read_npy
 
-VERSION = 4
+VERSION = 5
 LEAST_CLUSTERS = 50  # of two rows and more, for first clusters to be learned from
 LEAST_EXPLAINED = 0.25  # of the entropy of clusters held out, for what was learned of the others to be used
 _HERE = "engine.methods.structural"

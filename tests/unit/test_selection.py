@@ -54,6 +54,16 @@ def test_only_pairs_touching_held_out_rows_count() -> None:
     assert select(planted_graph(0.97, 0.4))["propagation"]["held_out_f"] < 0.9
 
 
+def test_a_pair_counts_once_for_each_held_out_row() -> None:
+    pairs = np.array(list(combinations(range(10), 2)), np.int32)
+    same_score = np.full(len(pairs), 0.9, np.float32)  # so all ten rows, five of them held out, are one cluster or none
+    identities = np.repeat([0, 1], 5)
+    found = select((*pairs.T, same_score, identities, identities == 0), partitions=("components",))["components"]
+    assert found["held_out_recall"] == 1
+    assert found["held_out_precision"] == 2 * 10 / (2 * 10 + 25)
+    assert found["held_out_bcubed_f"] == pytest.approx(2 / 3)  # each row's cluster is half its own
+
+
 def test_reported_figures_are_those_of_the_settings() -> None:
     rng = np.random.default_rng(0)
     sources, targets, scores, identities, held_out = planted_graph(0.6, 0.6)
@@ -62,9 +72,22 @@ def test_reported_figures_are_those_of_the_settings() -> None:
     roots = propagate(
         200, sources, targets, scores, min_score=found["min_score"], max_size=found["max_size"], step=0.05
     )
-    counts = pair_counts(roots, identities) - pair_counts(roots[~held_out], identities[~held_out])
+    touching = pair_counts(roots, identities) - pair_counts(roots[~held_out], identities[~held_out])
+    counts = touching + pair_counts(roots[held_out], identities[held_out])  # these touch with both rows
     assert found["held_out_precision"] == counts.precision
     assert found["held_out_recall"] == counts.recall
+
+
+def test_one_large_identity_does_not_choose_for_all() -> None:
+    large, small = np.arange(30), np.arange(30, 190).reshape(80, 2)
+    edges = [(a, b, 0.9) for half in (large[:15], large[15:]) for a, b in combinations(half.tolist(), 2)]
+    edges += [(14, 15, 0.6)] + [(a, b, 0.9) for a, b in small.tolist()]
+    edges += [(a, b, 0.7) for (_, a), (b, _) in zip(small[:-1:2].tolist(), small[1::2].tolist(), strict=True)]
+    sources, targets, scores = zip(*edges, strict=True)
+    columns = np.array(sources, np.int32), np.array(targets, np.int32), np.array(scores, np.float32)
+    identities = np.concatenate([np.zeros(30, np.int64), np.repeat(np.arange(1, 81), 2)])
+    found = select((*columns, identities, np.ones(190, bool)), partitions=("components",))["components"]
+    assert 0.7 < found["min_score"] <= 0.9  # a lower one joins the two halves of the large one, and all pairs of others
 
 
 def test_nothing_to_choose_on_is_an_error() -> None:

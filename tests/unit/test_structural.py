@@ -84,6 +84,24 @@ def test_drawn_edges_are_of_the_half_or_held_out() -> None:
         structural.draw_edges([], identities, halves, 1, config, 0)
 
 
+def test_an_edge_with_one_unseen_end_is_held_out_half_as_often_as_one_with_two() -> None:
+    identities = toy_graph().identities_N
+    halves = structural.split_identities(identities, hold_out(identities, 0.2, 0), 0)
+    listed = graph()
+    every = undirected_edges(listed.neighbors_NK, listed.similarities_NK, 0, 480)
+    config = CONFIG.model_copy(update={"max_edges": 100_000})
+    drawn, _, held_out = structural.draw_edges([every], identities, halves, -1, config, 0)
+
+    def count(edges: structural.EdgeList, ends: int) -> int:
+        known = (identities[edges.sources] >= 0) & (identities[edges.targets] >= 0)
+        unseen = halves[np.stack(edges[:2])] == structural.UNSEEN
+        return int((known & (unseen.sum(axis=0) == ends)).sum())
+
+    assert count(drawn, 2) == count(every, 2) > 0
+    assert count(drawn, 1) == pytest.approx(count(every, 1) / 2, rel=0.15)
+    assert held_out.sum() == count(drawn, 1) + count(drawn, 2)
+
+
 def test_calibration_undoes_a_slope_and_an_offset() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=2, size=20_000)

@@ -197,11 +197,15 @@ class TreesConfig(Section):
 
 
 class MetricConfig(Section):
-    """The metric that training learns from labels, in which the graph of training and runs is built."""
+    """The metric learned from labels, or from first clusters, in which a graph of training and runs is built."""
 
     learn: Literal["auto", "none"] = Field(
         "auto", description="auto: by methods that are better for it; none: vectors stay as they are, and a structural "
         "model takes those of any dimension",
+    )  # fmt: skip
+    second_graph_rows: int = Field(
+        200_000, ge=0, description="structural, self_trained: up to so many rows edges are scored in two graphs, of the "
+        "vectors as they are and in the metric, and their log-odds averaged",
     )  # fmt: skip
 
 

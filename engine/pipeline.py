@@ -25,7 +25,8 @@ from engine.config import Settings
 from engine.errors import ConfigError, DataError
 from engine.ingest import Source
 from engine.methods import METHODS, GraphShape, Model
-from engine.plan import CHUNK_ROWS, Cost, Stage
+from engine.methods.base import SecondGraph
+from engine.plan import CHUNK_ROWS, Cost, Stage, name_apart
 from engine.stages import analysis, curve, explain, ingest, knn, metric, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
@@ -146,17 +147,19 @@ def committee_stages(
                 f"{source.path}: {source.num_rows:,} rows, the base has {num_rows:,}; expected the same rows"
             )
         made, shape = graph_stages(source, settings, None)
-        names = {stage.name: f"member_{number}_{stage.name}" for stage in made}
-        for stage in made:
-            inputs = {name: names.get(origin, origin) for name, origin in stage.inputs.items()}
-            stages.append(
-                replace(stage, name=names[stage.name], inputs=inputs, params={**stage.params, "member": source.digest},
-                        unless=names.get(stage.unless, ""), instead=names.get(stage.instead, ""))
-            )  # fmt: skip
+        named, names = name_apart(made, f"member_{number}_", member=source.digest)
+        stages += named
         vectors = source.store or names["ingest"]
         ordered = {"order": names[shape.order]} if shape.order else {}
         members.append({"features": vectors, "knn": names["knn"]} | ordered)
     return stages, tuple(members)
+
+
+def second_graph(source: Source, settings: Settings, metric_stage: str | None) -> SecondGraph:
+    """A further graph of the same rows: of the vectors as they are, or in the metric that a stage writes."""
+    projection = [_projection(source, settings, {}, {"metric": metric_stage}, {}, 1)] if metric_stage else None
+    stages, shape = graph_stages(source, settings, None, projection)
+    return SecondGraph(tuple(stage for stage in stages if stage.name != "ingest"), shape)
 
 
 def _partition_passes(
@@ -247,7 +250,12 @@ def run_stages(
         projection = [_projection(source, settings, {"model": model.digest}, {}, {"weights": model.weights}, 1)]
     stages, shape = graph_stages(source, settings, knn_graph, projection)
     further, members = committee_stages(committee, settings, source.num_rows)
-    shape = replace(shape, committee=members)
+    second = None
+    if model is not None and model.facts.get("second_graph"):
+        second = second_graph(source, settings, None)
+    elif model is None and method.first_metric and knn_graph is None and _two_graphs(source, settings):
+        second = second_graph(source, settings, method.first_metric)
+    shape = replace(shape, committee=members, second=second)
     stages += further + method.scoring_stages(shape, settings, model)
     stages += partition_stages(shape, settings, model)
     asked = settings.ingest.zero_vectors
@@ -387,7 +395,13 @@ def training_stages(
     stages, shape = graph_stages(source, settings, knn_graph, projection)
     further, members = committee_stages(committee, settings, source.num_rows)
     shape = replace(shape, metric=projection[0].name if projection else None, committee=members)
+    if projection and method.metric_spaces == 2 and _two_graphs(source, settings):
+        shape = replace(shape, second=second_graph(source, settings, None))
     return stages + further + method.training_stages(shape, settings, where | {"digest": labels.digest})
+
+
+def _two_graphs(source: Source, settings: Settings) -> bool:
+    return settings.metric.learn == "auto" and source.num_rows <= settings.metric.second_graph_rows
 
 
 def _projection(

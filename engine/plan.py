@@ -110,6 +110,22 @@ class Stage:
         return -(-self.num_rows // self.block_rows) if self.block_rows else 1
 
 
+def name_apart(stages: Sequence[Stage], prefix: str, **params: Any) -> tuple[list[Stage], dict[str, str]]:
+    """Put a prefix before the names of stages, in what they read of each other too; return the new name of each.
+
+    ``params`` are added to those of each stage. So two stages of a kind fit into one plan.
+    """
+    names = {stage.name: f"{prefix}{stage.name}" for stage in stages}
+    return [
+        replace(
+            stage, name=names[stage.name], params={**stage.params, **params},
+            inputs={name: names.get(origin, origin) for name, origin in stage.inputs.items()},
+            unless=names.get(stage.unless, ""), instead=names.get(stage.instead, ""),
+        )
+        for stage in stages
+    ], names  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Task:
     """A range of a stage's rows, the unit of scheduling, commit and retry."""

@@ -140,6 +140,19 @@ def fill_support(neighbors: Array, priors: Array, sources: Array, targets: Array
         row[12] = np.log1p(np.float32(product) * unit * unit)
 
 
+@numba.njit(nogil=True, cache=True)
+def fill_listed(neighbors: Array, priors: Array, sources: Array, targets: Array, out: Array) -> None:
+    """Write what either end of an edge lists of the other as a prior, as int32; -1 where neither lists it."""
+    for edge in range(len(sources)):
+        out[edge] = -1
+        for end, other in ((sources[edge], targets[edge]), (targets[edge], sources[edge])):
+            rank = 0
+            while out[edge] < 0 and rank < neighbors.shape[1] and neighbors[end, rank] >= 0:
+                if neighbors[end, rank] == other:
+                    out[edge] = priors[end, rank]
+                rank += 1
+
+
 @numba.njit(nogil=True, cache=True, inline="always")
 def _share(part: Any, whole: Any) -> Any:
     return np.float32(part) / np.float32(max(whole, 1))

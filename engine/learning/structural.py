@@ -19,7 +19,7 @@ from engine.errors import DataError
 from engine.graph.adjacency import EdgeList
 from engine.graph.features import NUM_STRUCTURAL, STRUCTURAL_NAMES, fill_cosines, fill_structural
 from engine.graph.overlaps import AVERAGED, NUM_OVERLAPS, OVERLAP_NAMES, fill_overlaps
-from engine.graph.support import NUM_SUPPORT, SUPPORT_NAMES, fill_support, store_priors
+from engine.graph.support import NUM_SUPPORT, PRIOR_ONE, SUPPORT_NAMES, fill_listed, fill_support, store_priors
 from engine.learning.trees import Trees, fill_logits, fit_trees
 from engine.tiles import map_tiles, tile_bounds
 
@@ -30,6 +30,7 @@ ALL_NAMES = (*INPUT_NAMES, *SUPPORT_NAMES)
 NUM_INPUTS, NUM_ALL = len(INPUT_NAMES), len(ALL_NAMES)
 TILE_EDGES = 1_024
 UNSEEN = 2  # the half of vertices that neither first fit learns from
+UNLISTED = -2.0  # log-odds at most of an edge that a second graph does not list
 
 
 class Neighborhoods(NamedTuple):
@@ -47,6 +48,26 @@ class Neighborhoods(NamedTuple):
     def count_inputs(self, with_priors: bool) -> int:
         """Columns of ``edge_inputs`` (F)."""
         return (NUM_ALL if with_priors else NUM_INPUTS) + (self.originals_ND is not None)
+
+
+class SecondScores(NamedTuple):
+    """What a second graph of the same rows says: its lists (N, K), their scores (N, K) as ``listed_scores`` gives them.
+
+    ``vertices_N``: int32, its vertex of each of the first graph's; ``None`` if they are numbered alike.
+    """
+
+    neighbors_NK: Array
+    scores_NK: Array
+    vertices_N: Array | None = None
+
+    def log_odds(self, sources: Array, targets: Array) -> Array:
+        """Log-odds of edges of the first graph, float32; NaN where the second does not list them."""
+        if self.vertices_N is not None:
+            sources, targets = self.vertices_N[sources], self.vertices_N[targets]
+        found = np.empty(len(sources), np.int32)
+        fill_listed(self.neighbors_NK, self.scores_NK, sources, targets, found)
+        share = np.clip(found, 0.5, PRIOR_ONE - 0.5) / PRIOR_ONE
+        return np.where(found < 0, np.nan, np.log(share / (1 - share))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -74,9 +95,13 @@ def edge_inputs(graph: Neighborhoods, edges: EdgeList, priors_NK: Array | None =
 
 
 def score_edges(
-    scorer: StructuralScorer, graph: Neighborhoods, priors_NK: Array, edges: EdgeList, *, threads: int = 1
-) -> Array:
-    """Score undirected edges: (E,) float32, the calibrated probability that both ends are one identity."""
+    scorer: StructuralScorer, graph: Neighborhoods, priors_NK: Array, edges: EdgeList,
+    second: SecondScores | None = None, *, threads: int = 1,
+) -> Array:  # fmt: skip
+    """Score undirected edges: (E,) float32, the calibrated probability that both ends are one identity.
+
+    With a second graph the mean log-odds of both; of an edge that it does not list, its own and ``UNLISTED`` at most.
+    """
     scores = np.empty(len(edges.sources), np.float32)
     slope, offset = np.float32(scorer.slope), np.float32(scorer.offset)
 
@@ -85,9 +110,24 @@ def score_edges(
         inputs, logits = np.empty((len(part.sources), graph.count_inputs(True)), np.float32), scores[slice(*tile)]
         _fill(graph, part, priors_NK, inputs)
         _logits(scorer.final, inputs, logits)
-        logits[:] = _probability(slope * logits + offset)
+        logits[:] = slope * logits + offset
+        if second is not None:
+            others = second.log_odds(part.sources, part.targets)
+            others = np.where(np.isnan(others), np.minimum(logits, np.float32(UNLISTED)), others)
+            logits[:] = (logits + others) / np.float32(2)
+        logits[:] = _probability(logits)
 
     map_tiles(run, tile_bounds(0, len(scores), TILE_EDGES), threads)
+    return scores
+
+
+def listed_scores(
+    scorer: StructuralScorer, graph: Neighborhoods, priors_NK: Array, start: int, stop: int, *, threads: int = 1
+) -> Array:
+    """Score what rows ``start..stop`` list: (n, K) uint16 as ``store_priors`` gives them, 0 where nothing is listed."""
+    row, rank, edges = _listed_edges(graph, start, stop)
+    scores = np.zeros((stop - start, graph.neighbors_NK.shape[1]), np.uint16)
+    scores[row, rank] = store_priors(score_edges(scorer, graph, priors_NK, edges, threads=threads))
     return scores
 
 
@@ -104,11 +144,8 @@ def prior_rows(
 
     The mean log-odds of all fits. With ``halves_N`` (0, 1, else unseen), an edge inside one half gets the other's.
     """
-    listed = graph.neighbors_NK[start:stop]
-    row, rank = np.nonzero(listed >= 0)
-    own, other = (row + start).astype(np.int32), listed[row, rank]
-    edges = EdgeList(np.minimum(own, other), np.maximum(own, other), graph.similarities_NK[start:stop][row, rank])
-    priors = np.zeros(listed.shape, np.uint16)
+    row, rank, edges = _listed_edges(graph, start, stop)
+    priors = np.zeros((stop - start, graph.neighbors_NK.shape[1]), np.uint16)
     found = np.empty(len(row), np.uint16)
 
     def run(tile: tuple[int, int]) -> None:
@@ -243,6 +280,14 @@ def trees_from_tensors(name: str, tensors: dict[str, Array]) -> Trees:
     """Build one ensemble from its named arrays."""
     inputs, thresholds, values = (tensors[f"{name}.{part}"] for part in ("inputs", "thresholds", "values"))
     return Trees(inputs, thresholds, values, float(tensors[f"{name}.bias"][0]))
+
+
+def _listed_edges(graph: Neighborhoods, start: int, stop: int) -> tuple[Array, Array, EdgeList]:
+    listed = graph.neighbors_NK[start:stop]
+    row, rank = np.nonzero(listed >= 0)
+    own, other = (row + start).astype(np.int32), listed[row, rank]
+    edges = EdgeList(np.minimum(own, other), np.maximum(own, other), graph.similarities_NK[start:stop][row, rank])
+    return row, rank, edges
 
 
 def _fill(graph: Neighborhoods, edges: EdgeList, priors: Array | None, out: Array) -> None:

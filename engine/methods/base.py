@@ -31,7 +31,7 @@ class GraphShape:
     ``row_of_vertex``, if vertices are not numbered as rows. ``originals``: name of the stage or store of the vectors as
     they were given, in row order, if the features are projected ones; ``metric``: of the stage that learned how, while
     training. ``committee``: of each further source of the same rows, the stages of its ``features``, by row, its
-    ``knn`` and, if vertices are not numbered as rows, its ``order``.
+    ``knn`` and, if vertices are not numbered as rows, its ``order``. ``second``: a further graph of the same rows.
     """
 
     num_rows: int
@@ -42,11 +42,20 @@ class GraphShape:
     originals: str | None = None
     metric: str | None = None
     committee: tuple[Mapping[str, str], ...] = ()
+    second: SecondGraph | None = None
 
     @property
     def ordered(self) -> dict[str, str]:
         """The input that maps vertices back to rows, for stages that need it."""
         return {"order": self.order} if self.order else {}
+
+
+@dataclass(frozen=True)
+class SecondGraph:
+    """Stages of a further graph, which a method is to name apart from those of the first, and its shape."""
+
+    stages: tuple[Stage, ...]
+    shape: GraphShape
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ class Method:
     half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
     empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
     ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``run_sections``: of
-    the settings, beside those of every method, that its runs read.
+    the settings, beside those of every method, that its runs read. ``first_metric``: the stage that learns a metric
+    for a second graph from first clusters, of a method that makes such.
     """
 
     name: MethodName
@@ -87,6 +97,7 @@ class Method:
     takes_committee = False
     chooses = False
     run_sections: tuple[str, ...] = ()
+    first_metric = ""
 
     @property
     def trains(self) -> bool:

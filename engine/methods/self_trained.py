@@ -25,7 +25,7 @@ from engine.methods import structural
 from engine.methods.base import GraphShape, Method, Model, which_edges
 from engine.methods.cosine import Cosine
 from engine.plan import Stage
-from engine.stages import partition, point
+from engine.stages import metric, partition, point
 
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}
 
@@ -35,7 +35,8 @@ class SelfTrained(Method):
 
     name = "self_trained"
     learned = True
-    run_sections = ("trees",)
+    run_sections = ("trees", "metric")
+    first_metric = "first_metric"
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""
@@ -48,12 +49,20 @@ class SelfTrained(Method):
             "precision_bias": 0.0, "learned": False,
         }  # fmt: skip
         walk = point.cost(n, k)
+        learned = []
+        if graph.second is not None:
+            inputs = {"features": graph.second.shape.originals or "", "first": "first"} | graph.ordered
+            cost = metric.learn_cost(n, graph.dim)
+            params = {"seed": settings.seed, "holdout": 0.0}
+            learn = "engine.stages.metric:learn"
+            learned = [Stage(self.first_metric, learn, metric.VERSION, params, inputs, 1, cost, granule=1)]
         return [
             replace(edges, name="edges", scratch=True),
             Stage("first_point", "engine.stages.point:run", point.VERSION, {"step": step}, {"knn": "knn"}, 1, walk,
                   granule=1),
             Stage("first", "engine.stages.partition:propagation", partition.VERSION, chosen,
                   {"score": "edges", "point": "first_point"}, 1, partition.propagation_cost(n, k), granule=1),
+            *learned,
             *structural.fitting_stages(graph, settings, {}, {"first": "first"}, {},
                                        which_edges(settings)),
         ]  # fmt: skip

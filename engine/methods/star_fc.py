@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.config import HierarchyConfig, ModelConfig, SamplingConfig, Settings, TrainConfig
+from engine.config import HierarchyConfig, MethodName, ModelConfig, SamplingConfig, Settings, TrainConfig
 from engine.graph.adjacency import EdgeList
 from engine.learning.data_parallel import Helpers, SharedSteps, TrainingHelper
 from engine.learning.layers import StarFC, build_model
@@ -40,7 +40,7 @@ _HERE = "engine.methods.star_fc"
 class StarFc(Method):
     """STAR-FC's stages."""
 
-    name = "star_fc"
+    name: MethodName = "star_fc"
     learned = True
     needs_model = True
     metric_spaces = 1
@@ -64,7 +64,7 @@ class StarFc(Method):
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
         assert model is not None
-        network = network_config(model.facts["network"])
+        network = _network_config(model.facts["network"])
         where = {"weights": model.weights}
         params = {"network": network.model_dump(mode="json"), "model": model.digest}
         aggregates = self.aggregates(graph, network)
@@ -166,7 +166,7 @@ def _graph_data(task: TaskContext) -> GraphData:
 
 def _training(task: TaskContext) -> dict[str, Any]:
     return {
-        "sampling": SamplingConfig(**task.params["sampling"]), "model": network_config(task.params["network"]),
+        "sampling": SamplingConfig(**task.params["sampling"]), "model": _network_config(task.params["network"]),
         "config": TrainConfig(**task.params["train"]), "seed": task.params["seed"], "device": task.call.device,
         "threads": task.threads,
     }  # fmt: skip
@@ -197,7 +197,7 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return write_edges(task, start, stop, scorer)
 
 
-def network_config(tree: Mapping[str, Any]) -> ModelConfig:
+def _network_config(tree: Mapping[str, Any]) -> ModelConfig:
     """The settings of a network from the plain data that stages and models hold."""
     return HierarchyConfig(**tree) if "scales" in tree else ModelConfig(**tree)
 
@@ -216,7 +216,7 @@ def _smaller(task: TaskContext) -> list[np.ndarray]:
 
 
 def _network(task: TaskContext) -> StarFC:
-    dim, config = task.array("aggregate", "aggregated").shape[1], network_config(task.params["network"])
+    dim, config = task.array("aggregate", "aggregated").shape[1], _network_config(task.params["network"])
     return read_network(task, lambda: build_model(dim, config, seed=0))
 
 

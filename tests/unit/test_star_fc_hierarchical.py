@@ -112,9 +112,9 @@ def test_uneven_choices_are_what_costs() -> None:
     with torch.no_grad():
         model.choice.weight.zero_()  # no scale is preferred: nothing to pay
     _, penalty = model.encode_fitting(rows(), np.random.default_rng(0))
-    assert float(penalty) == pytest.approx(0, abs=1e-6)
+    assert penalty.item() == pytest.approx(0, abs=1e-6)
     _, penalty = make_model().encode_fitting(rows(), np.random.default_rng(0))
-    assert 0 < float(penalty) < MODEL.entropy_weight * math.log2(3)
+    assert 0 < penalty.item() < MODEL.entropy_weight * math.log2(3)
 
 
 def test_training_draws_hard_choices_whose_gradient_is_soft() -> None:

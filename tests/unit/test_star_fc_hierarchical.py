@@ -187,7 +187,7 @@ def test_settings_that_no_network_can_have_are_refused(name: str, value: Any) ->
 
 
 def test_the_published_preset_trains_and_runs(tmp_path: Path) -> None:
-    vectors, labels = standin(20, 3)
+    vectors, labels = standin(12, 3)
     small = {
         "train.max_steps": 6, "train.evaluate_every": 3, "train.edges_per_step": 256, "hierarchy.hidden": 32,
         "hierarchy.head_hidden": 32,

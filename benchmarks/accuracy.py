@@ -33,7 +33,7 @@ from engine import api, compare, evaluate
 from engine.methods.baselines import KINDS
 
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
-NETWORKS = ("gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s")
+NETWORKS = ("gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "star_fc_hierarchical")
 SEEDED = ("self_trained", *NETWORKS, "star_fc", "structural", "kmeans", "minibatch_kmeans", "spectral",
           "chinese_whispers")  # fmt: skip
 METHODS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from engine.errors import ConfigError
 
 MethodName = Literal[
-    "auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "cdp",
-    "cdp_mediator", "kmeans", "minibatch_kmeans",
+    "auto", "star_fc", "star_fc_hierarchical", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn",
+    "gcn_d", "gcn_s", "cdp", "cdp_mediator", "kmeans", "minibatch_kmeans",
     "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
     "chinese_whispers", "rank_order",
 ]  # fmt: skip
@@ -85,6 +85,36 @@ class ModelConfig(Section):
     code: int = Field(64, ge=1, description="interaction head: width each vertex is projected to")
     head_hidden: int = Field(128, ge=1, description="width of the edge head's hidden layers")
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the edge head while training")
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class HierarchyConfig(ModelConfig):
+    """The network of ``star_fc_hierarchical``."""
+
+    scales: tuple[Share, Share, Share, Share] = Field(
+        (2 / 3, 3 / 4, 5 / 6, 11 / 12),
+        description="smaller neighbourhoods, as shares of knn.k: two mixed into one, one alone, and one mixed with "
+        "all of knn.k; published 80, 90, 100 and 110 of 120",
+    )
+    entropy_weight: float = Field(
+        0.1, ge=0, description="lambda: weight of the bits by which the chosen scales fall short of an even choice"
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(value):
+            raise ValueError("expected ascending shares")
+        return value
+
+    @field_validator("hidden")
+    @classmethod
+    def _of_four_heads(cls, value: int) -> int:
+        if value % 4:
+            raise ValueError("expected a multiple of 4, as the scales attend to each other with four heads")
+        return value
 
 
 class TrainConfig(Section):
@@ -231,7 +261,10 @@ class PartitionConfig(Section):
         "along the scored edges stays longest",
     )
     min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
-    min_intimacy: float | None = Field(None, ge=0, le=1, description="tau 2: edges of lower node intimacy are pruned")
+    min_intimacy: Annotated[float, Field(ge=0, le=1)] | Literal["adaptive"] | None = Field(
+        None,
+        description="tau 2: edges of lower node intimacy are pruned; adaptive: 0.65 to 0.77, by their ends' degrees",
+    )
     max_size: int | None = Field(None, ge=1, description="propagation: larger components retry at a higher threshold")
     step: float = Field(0.05, ge=0.001, lt=1, description="propagation: th <- th + (1 - th) * step")
     weight: Literal["auto", "score", "log_odds", "exponential"] = Field(
@@ -269,6 +302,7 @@ class Settings(Section):
     partition: PartitionConfig = PartitionConfig()
     sampling: SamplingConfig = SamplingConfig()
     model: ModelConfig = ModelConfig()
+    hierarchy: HierarchyConfig = HierarchyConfig()
     train: TrainConfig = TrainConfig()
     gcn_v: GcnVConfig = GcnVConfig()
     gcn_e: GcnEConfig = GcnEConfig()
@@ -348,6 +382,21 @@ PRESETS: dict[str, dict[str, Any]] = {
             "edges_per_step": 8192,
         },
         "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
+        "metric": {"learn": "none"},
+    },
+    "star_fc_hierarchical/original": {
+        "method": "star_fc_hierarchical",
+        "knn": {"k": 120},
+        "sampling": {"num_seeds": 1, "num_nearest": 1_149, "far_share": 0},
+        "hierarchy": {"head": "concat", "hidden": 512, "head_hidden": 512},
+        "train": {
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "weight_decay": 1e-5,
+            "max_steps": 2000,
+            "edges_per_step": 8192,
+        },
+        "partition": {"method": "components", "min_score": 0.85, "min_intimacy": "adaptive"},
         "metric": {"learn": "none"},
     },
     "cdp/original": {"method": "cdp", "knn": {"k": 15}, "partition": {"max_size": 600, "step": 0.05}},

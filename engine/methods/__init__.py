@@ -11,10 +11,12 @@ from engine.methods.gcn_v import GcnV
 from engine.methods.l_gcn import LGcn
 from engine.methods.self_trained import SelfTrained
 from engine.methods.star_fc import StarFc
+from engine.methods.star_fc_hierarchical import StarFcHierarchical
 from engine.methods.structural import Structural
 
 METHODS: dict[MethodName, Method] = {
-    "cosine": Cosine(), "self_trained": SelfTrained(), "star_fc": StarFc(), "structural": Structural(),
+    "cosine": Cosine(), "self_trained": SelfTrained(), "star_fc": StarFc(),
+    "star_fc_hierarchical": StarFcHierarchical(), "structural": Structural(),
     "gcn_v": GcnV(), "gcn_e": GcnE(), "l_gcn": LGcn(),
     "gcn_d": GcnD("gcn_d", segments=False), "gcn_s": GcnD("gcn_s", segments=True),
     "cdp": Cdp(), "cdp_mediator": CdpMediator(),

@@ -136,11 +136,12 @@ def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any
     return {"min_similarity": floor, "max_edges_per_vertex": settings.score.max_edges_per_vertex}
 
 
-def aggregate_stage(graph: GraphShape) -> Stage:
-    """The stage of Âx, which every method with a graph convolution reads."""
-    cost = aggregate.cost(graph.num_rows, graph.dim, graph.k)
+def aggregate_stage(graph: GraphShape, k: int | None = None) -> Stage:
+    """The stage of Âx, which every method with a graph convolution reads; ``k``: of so many neighbours alone."""
+    name, params = ("aggregate", {}) if k is None else (f"aggregate_{k}", {"k": k})
+    cost = aggregate.cost(graph.num_rows, graph.dim, k or graph.k)
     inputs = {"features": graph.features, "knn": "knn"}
-    return Stage("aggregate", "engine.stages.aggregate:run", aggregate.VERSION, {}, inputs, graph.num_rows, cost)
+    return Stage(name, "engine.stages.aggregate:run", aggregate.VERSION, params, inputs, graph.num_rows, cost)
 
 
 def select_stage(

@@ -106,8 +106,8 @@ def unite(roots_N: Array, features_ND: Array, config: GcnDConfig, *, threads: in
     neighbors_SK, similarities_SK = nearest_means(means_SD, max(width, 1), threads=threads)
     least = config.union_similarity
     for k, most in config.unions:
-        graph = (np.ascontiguousarray(each[:, : k - 1]) for each in (neighbors_SK, similarities_SK))
-        edges = undirected_edges(*graph, 0, len(means_SD), least, threads=threads)
+        nearest, cosines = (np.ascontiguousarray(each[:, : k - 1]) for each in (neighbors_SK, similarities_SK))
+        edges = undirected_edges(nearest, cosines, 0, len(means_SD), least, threads=threads)
         roots_S = propagate(len(means_SD), *edges, min_score=least, max_size=most, step=STEP)
         alone_S = np.bincount(roots_S, minlength=len(roots_S))[roots_S] < 2
         yield np.where(alone_S, -1, roots_S)[places_N]

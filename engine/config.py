@@ -175,6 +175,14 @@ class CdpConfig(Section):
         return tuple(str(Path(path).absolute()) for path in value)
 
 
+class FcEsConfig(Section):
+    """FC-ES's walks."""
+
+    neighbors: int = Field(
+        0, ge=0, le=80, description="nearest neighbours of each row that are read; 0: as training chose, else knn.k"
+    )
+
+
 class BaselineConfig(Section):
     """Parameters of the baselines; ``None`` takes those that training chose."""
 
@@ -287,6 +295,7 @@ class Settings(Section):
     l_gcn: LGcnConfig = LGcnConfig()
     gcn_d: GcnDConfig = GcnDConfig()
     cdp: CdpConfig = CdpConfig()
+    fc_es: FcEsConfig = FcEsConfig()
     baseline: BaselineConfig = BaselineConfig()
     trees: TreesConfig = TreesConfig()
     metric: MetricConfig = MetricConfig()

@@ -1,7 +1,7 @@
 """How far a vertex's list of neighbours can be followed before the two ends of an edge stop sharing theirs (FC-ES).
 
-Legend: N vertices, K neighbours, n rows, E edges. Sums run in integers, so that an edge's value is the same bits from
-either end, and blocks, tiles and threads cannot change it.
+Legend: N vertices, K neighbours, C of them that are read, n rows, E edges. Sums run in integers, so that an edge's value
+is the same bits from either end, and blocks, tiles and threads cannot change it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ _AHEAD = 4
 _WEIGHTS = np.round(_UNIT * np.exp((np.arange(_BINS + 1) / _BINS - 1) / WIDTH)).astype(np.int64)
 
 
-def walk_neighbors(neighbors_NK: Array, similarities_NK: Array, start: int, stop: int, *, threads: int = 1) -> Array:
-    """Compute (n, K) float16 for rows ``start..stop``: the least NEP met up to each listed neighbour, in their order.
+def walk_neighbors(
+    neighbors_NK: Array, similarities_NK: Array, start: int, stop: int, *, count: int = MAX_RANKS, threads: int = 1
+) -> Array:
+    """Compute (n, C) float16 for rows ``start..stop``: the least NEP met up to each listed neighbour, in their order.
 
-    A vertex steps to itself and to each neighbour with probability proportional to exp(-(2 - 2 cos) / 0.5), cosines
-    clipped to [0, 1]. NEP of i and j is half the probability that i steps to a vertex that both list, themselves
-    counted, and half that j does (FC-ES, arXiv 2408.13431, and its released code). A walk that stops at the first NEP
-    below a threshold passes the neighbours whose value here reaches it. Only the first ``MAX_RANKS`` neighbours are
-    read; the others, and places without one, get 0.
+    Only the first C neighbours are read, ``count`` of the K at most. A vertex steps to itself and to each of them with
+    probability proportional to exp(-(2 - 2 cos) / 0.5), cosines clipped to [0, 1]. NEP of i and j is half the
+    probability that i steps to a vertex that both list, themselves counted, and half that j does (FC-ES, arXiv
+    2408.13431, and its released code). A walk that stops at the first NEP below a threshold passes the neighbours whose
+    value here reaches it. Places without a neighbour get 0.
     """
+    if count > MAX_RANKS:
+        raise ValueError(f"count {count}: walks read {MAX_RANKS} neighbours at most")
     neighbors, known = np.asarray(neighbors_NK), np.asarray(similarities_NK)
-    result = np.zeros((stop - start, neighbors.shape[1]), np.float16)
+    result = np.zeros((stop - start, min(count, neighbors.shape[1])), np.float16)
 
     def run(tile: tuple[int, int]) -> None:
-        reached = np.zeros((tile[1] - tile[0], neighbors.shape[1]), np.float32)
+        reached = np.zeros((tile[1] - tile[0], result.shape[1]), np.float32)
         _walk(neighbors, known, tile[0], reached)
         result[tile[0] - start : tile[1] - start] = reached
 
@@ -48,9 +52,9 @@ def walk_neighbors(neighbors_NK: Array, similarities_NK: Array, start: int, stop
     return result
 
 
-def farther_walks(neighbors_NK: Array, reached_NK: Array, sources: Array, targets: Array, *, threads: int = 1) -> Array:
-    """Give each edge (E,) float32 the larger of its ends' values in ``reached_NK`` (``walk_neighbors``)."""
-    neighbors, reached = np.asarray(neighbors_NK), np.asarray(reached_NK).view(np.int16)
+def farther_walks(neighbors_NK: Array, reached_NC: Array, sources: Array, targets: Array, *, threads: int = 1) -> Array:
+    """Give each edge (E,) float32 the larger of its ends' values in ``reached_NC`` (``walk_neighbors``)."""
+    neighbors, reached = np.asarray(neighbors_NK), np.asarray(reached_NC).view(np.int16)
     result = np.zeros(len(sources), np.float32)
 
     def run(tile: tuple[int, int]) -> None:
@@ -63,7 +67,7 @@ def farther_walks(neighbors_NK: Array, reached_NK: Array, sources: Array, target
 
 @numba.njit(nogil=True, cache=True)
 def _walk(neighbors: Array, known: Array, first: int, out: Array) -> None:
-    width = min(neighbors.shape[1], MAX_RANKS)
+    width = out.shape[1]
     places = np.empty(1 << _TABLE_BITS, np.uint8)
     ids = np.full(MAX_RANKS + 2, np.int32(-1))
     weights = np.zeros(MAX_RANKS + 2, np.int64)
@@ -114,5 +118,5 @@ def _take_larger(neighbors: Array, reached: Array, sources: Array, targets: Arra
     for edge in range(len(sources)):
         for own, other in ((sources[edge], targets[edge]), (targets[edge], sources[edge])):
             rank = rank_listed(neighbors[own], other)
-            if rank >= 0:
+            if 0 <= rank < reached.shape[1]:
                 out[edge] = max(out[edge], widen(reached[own, rank]))

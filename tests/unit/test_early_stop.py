@@ -11,8 +11,11 @@ from standins import standin
 from toy_graphs import make_graph
 
 from engine import cluster, evaluate, train
+from engine.config import load_settings
 from engine.graph.adjacency import undirected_edges
 from engine.graph.early_stop import farther_walks, walk_neighbors
+from engine.methods import GraphShape
+from engine.pipeline import partition_stages
 from engine.storage import manifest
 
 Array = np.ndarray[Any, Any]
@@ -30,13 +33,26 @@ def nep(neighbors: Array, similarities: Array, first: int, second: int) -> float
     return sum((one[vertex] + other[vertex]) / 2 for vertex in one.keys() & other.keys())
 
 
+def test_the_first_neighbors_alone_are_those_of_a_shorter_graph() -> None:
+    neighbors, similarities = make_graph(60, 14, seed=6)
+    short = np.ascontiguousarray(neighbors[:, :5]), np.ascontiguousarray(similarities[:, :5])
+    reached = walk_neighbors(neighbors, similarities, 0, 60, count=5)
+    assert np.array_equal(reached, walk_neighbors(*short, 0, 60))
+    edges = undirected_edges(neighbors, similarities, 0, 60)
+    nearest = undirected_edges(neighbors, similarities, 0, 60, max_per_vertex=5)
+    scores = farther_walks(neighbors, reached, edges.sources, edges.targets)
+    assert (scores > 0).sum() == len(nearest.sources) < len(edges.sources)
+    with pytest.raises(ValueError, match="80 neighbours at most"):
+        walk_neighbors(neighbors, similarities, 0, 60, count=81)
+
+
 @pytest.mark.parametrize(("num", "width"), [(50, 12), (110, 95)])
 def test_walks_hold_the_least_nep_so_far(num: int, width: int) -> None:
     neighbors, similarities = make_graph(num, width, seed=3)
     found = walk_neighbors(neighbors, similarities, 0, num)
     parts = [walk_neighbors(neighbors, similarities, a, b, threads=2) for a, b in ((0, 17), (17, num))]
     assert np.array_equal(found, np.concatenate(parts))
-    assert not found[:, 80:].any()
+    assert found.shape[1] == min(width, 80)
     neighbors, similarities = neighbors[:, :80], similarities[:, :80]
     for row in range(0, num, 1 if num < 100 else 9):
         least = 1.0
@@ -87,20 +103,25 @@ def test_edges_that_reach_a_threshold_are_those_of_the_walks_that_stop_there() -
     assert tried > 3
 
 
-def test_fc_es_needs_no_labels_and_takes_theta_from_settings_or_a_model(tmp_path: Path) -> None:
+def test_without_a_model_theta_is_the_published_one() -> None:
+    shape = GraphShape(1_000, 16, 30, "ingest", None)
+    for kind in ("auto", "components", "map_equation", "density_peaks", "propagation"):
+        stages = partition_stages(shape, load_settings(method="fc_es", overrides={"partition.method": kind}), None)
+        points = [stage.params["point"] for stage in stages if "point" in stage.params]
+        assert points
+        assert all(point["min_score"] == 0.22 for point in points)
+
+
+def test_training_chooses_neighbors_and_theta(tmp_path: Path) -> None:
     (vectors, labels), (others, truth) = standin(20, 10), standin(20, 11)
-    given: dict[str, Any] = {"method": "fc_es", "knn.k": 40}
+    given: dict[str, Any] = {"method": "fc_es", "knn.k": 20}
     train(vectors, labels, tmp_path / "model", **given)
     model = manifest.read_json(tmp_path / "model/model.json")
     assert set(model["operating_points"]) == {"components", "propagation", "density_peaks", "map_equation"}
-    found = {}
-    for name, more in (
-        ("published", {"partition.method": "components"}),
-        ("same", {"partition.method": "components", "partition.min_score": 0.22, "resources": {"threads": 2}}),
-        ("modules", {"config": "fc_es/original"}),
-        ("chosen", {"model": tmp_path / "model"}),
-    ):
-        found[name] = cluster(others, workspace=tmp_path / name, **given, **more).labels
-        print(name, evaluate(found[name], truth)["pairwise_f"])
-    assert np.array_equal(found["published"], found["same"])
-    assert all(evaluate(found[name], truth)["pairwise_f"] > 0.7 for name in ("modules", "chosen"))
+    tried = model["facts"]["held_out_f"]
+    assert set(tried) == {"10", "20"}
+    assert tried[str(model["facts"]["neighbors"])] == max(tried.values())
+    for name, more in (("original", {"config": "fc_es/original"}), ("chosen", {"model": tmp_path / "model"})):
+        found = cluster(others, workspace=tmp_path / name, **given, **more).labels
+        print(name, evaluate(found, truth)["pairwise_f"])
+        assert evaluate(found, truth)["pairwise_f"] > 0.7

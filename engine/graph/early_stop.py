@@ -1,7 +1,8 @@
 """How far a vertex's list of neighbours can be followed before the two ends of an edge stop sharing theirs (FC-ES).
 
-Legend: N vertices, K neighbours, C of them that are read, n rows, E edges. Sums run in integers, so that an edge's value
-is the same bits from either end, and blocks, tiles and threads cannot change it.
+Legend: N vertices, K neighbours, C of them that are read, n rows, E edges.
+Sums run in integers, so that an edge's value is the same bits from either end, and blocks, tiles and threads cannot
+change it.
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ class FcEs(Method):
         params = {
             "seed": settings.seed, "labels": labels["digest"], "holdout": settings.train.holdout,
             "step": settings.partition.step, "neighbors": counts, "selection": selection.VERSION,
-            "min_similarity": which_edges(settings)["min_similarity"],
-        }  # fmt: skip
+        } | which_edges(settings)  # fmt: skip
         cost = Cost(
             fixed_bytes=n * 200 + n * k * 44, disk_bytes=1 << 16,
             seconds=sum(n * count / 2.8e5 + n * count * count / WALKED for count in counts),
@@ -99,8 +98,8 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     for number, count in enumerate(counts):
         task.report(number / len(counts), f"{count} neighbours")
         reached_NC = walk_neighbors(*graph, 0, n, count=count, threads=task.threads)
-        floor = task.params["min_similarity"]
-        edges = undirected_edges(*graph, 0, n, floor, max_per_vertex=count, threads=task.threads)
+        floor, most = task.params["min_similarity"], min(task.params["max_edges_per_vertex"] or count, count)
+        edges = undirected_edges(*graph, 0, n, floor, max_per_vertex=most, threads=task.threads)
         scores_E = farther_walks(graph[0], reached_NC, edges.sources, edges.targets, threads=task.threads)
         found.append(
             selection.select_operating_points(

@@ -18,10 +18,13 @@ from engine.errors import ConfigError
 
 MethodName = Literal[
     "auto", "star_fc", "star_fc_hierarchical", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn",
-    "gcn_d", "gcn_s", "cdp", "cdp_mediator", "kmeans", "minibatch_kmeans",
+    "gcn_d", "gcn_s", "cdp", "cdp_mediator", "fc_es", "kmeans", "minibatch_kmeans",
     "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
     "chinese_whispers", "rank_order",
 ]  # fmt: skip
+
+
+TwoOrMore = Annotated[int, Field(ge=2)]
 
 
 class Section(BaseModel):
@@ -174,6 +177,15 @@ class GcnDConfig(Section):
     )
     max_size: int = Field(300, ge=2, description="vertices of a proposal at most")
     min_size: int = Field(2, ge=2, description="vertices of a proposal at least; published 3")
+    unions: tuple[tuple[TwoOrMore, TwoOrMore], ...] = Field(
+        (), description="pairs (k, most): super-vertices that are among each other's k nearest, itself counted, are "
+        "joined, most of them at most, and each union is a proposal too",
+    )  # fmt: skip
+    union_thresholds: tuple[float, ...] = Field(
+        (), description="least similarities of the super-vertices that are joined; none: those of thresholds"
+    )
+    union_similarity: float = Field(0.4, ge=-1, le=1, description="least cosine of two means that are joined")
+    union_max_size: int = Field(500, ge=2, description="vertices of a union at most")
     widths: tuple[int, ...] = Field((512, 64), min_length=1, description="widths of the convolutions")
     proposals_per_step: int = Field(32, ge=1, description="proposals of one minibatch")
     num_seeds: int = Field(3, ge=1, description="gcn_s: seeds tried in each proposal")
@@ -191,6 +203,14 @@ class CdpConfig(Section):
     @classmethod
     def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Path(path).absolute()) for path in value)
+
+
+class FcEsConfig(Section):
+    """FC-ES's walks."""
+
+    neighbors: int = Field(
+        0, ge=0, le=80, description="nearest neighbours of each row that are read; 0: as training chose, else knn.k"
+    )
 
 
 class BaselineConfig(Section):
@@ -309,6 +329,7 @@ class Settings(Section):
     l_gcn: LGcnConfig = LGcnConfig()
     gcn_d: GcnDConfig = GcnDConfig()
     cdp: CdpConfig = CdpConfig()
+    fc_es: FcEsConfig = FcEsConfig()
     baseline: BaselineConfig = BaselineConfig()
     trees: TreesConfig = TreesConfig()
     metric: MetricConfig = MetricConfig()
@@ -368,6 +389,9 @@ _FULL_GRAPH: dict[str, Any] = {
     "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5, "evaluate_every": 500, "patience": 160,
 }  # fmt: skip
 
+_FIVE_PROPOSALS: dict[str, Any] = {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3}
+_UNITED: dict[str, Any] = {"thresholds": [0.6, 0.7], "min_size": 3, "union_thresholds": [0.6, 0.7, 0.75]}
+
 # Published settings, by name: ``--config star_fc/original``.
 PRESETS: dict[str, dict[str, Any]] = {
     "star_fc/default": {"method": "star_fc"},
@@ -406,9 +430,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": {"optimizer": "sgd", "learning_rate": 1e-3, "edges_per_step": 1_024},
         "partition": {"method": "propagation", "max_size": 600, "step": 0.05},
     },
+    "fc_es/original": {
+        "method": "fc_es",
+        "partition": {"method": "map_equation", "weight": "score", "min_score": 0.22},
+    },
+    "gcn_d/2_proposals": {"method": "gcn_d", "gcn_d": {"thresholds": [0.7, 0.75], "min_size": 3}},
+    "gcn_d/5_proposals": {"method": "gcn_d", "gcn_d": _FIVE_PROPOSALS},
+    "gcn_d/8_proposals": {"method": "gcn_d", "gcn_d": {**_UNITED, "unions": [[2, 8], [3, 5]]}},
+    "gcn_d/20_proposals": {
+        "method": "gcn_d",
+        "gcn_d": {**_UNITED, "unions": [[2, 8], [2, 12], [2, 16], [3, 5], [3, 10], [4, 4]]},
+    },
     "gcn_d/ms1m": {
         "method": "gcn_d",
-        "gcn_d": {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3},
+        "gcn_d": _FIVE_PROPOSALS,
         "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4},
     },
     "gcn_v/ms1m": {

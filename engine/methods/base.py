@@ -75,8 +75,9 @@ class Method:
     training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
     half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
     empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
-    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``run_sections``: of
-    the settings, beside those of every method, that its runs read.
+    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``min_score``: of
+    partitions, where neither settings nor a model say. ``run_sections``: of the settings, beside those of every method,
+    that its runs read.
     """
 
     name: MethodName
@@ -86,6 +87,7 @@ class Method:
     partitions: tuple[str, ...] = ()
     takes_committee = False
     chooses = False
+    min_score: float | None = None
     run_sections: tuple[str, ...] = ()
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from engine.errors import ConfigError
 
 MethodName = Literal[
-    "auto", "star_fc", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "cdp",
-    "cdp_mediator", "kmeans", "minibatch_kmeans",
+    "auto", "star_fc", "star_fc_hierarchical", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn",
+    "gcn_d", "gcn_s", "cdp", "cdp_mediator", "fc_es", "kmeans", "minibatch_kmeans",
     "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
     "chinese_whispers", "rank_order",
 ]  # fmt: skip
+
+
+TwoOrMore = Annotated[int, Field(ge=2)]
 
 
 class Section(BaseModel):
@@ -87,6 +90,36 @@ class ModelConfig(Section):
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the edge head while training")
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class HierarchyConfig(ModelConfig):
+    """The network of ``star_fc_hierarchical``."""
+
+    scales: tuple[Share, Share, Share, Share] = Field(
+        (2 / 3, 3 / 4, 5 / 6, 11 / 12),
+        description="smaller neighbourhoods, as shares of knn.k: two mixed into one, one alone, and one mixed with "
+        "all of knn.k; published 80, 90, 100 and 110 of 120",
+    )
+    entropy_weight: float = Field(
+        0.1, ge=0, description="lambda: weight of the bits by which the chosen scales fall short of an even choice"
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(value):
+            raise ValueError("expected ascending shares")
+        return value
+
+    @field_validator("hidden")
+    @classmethod
+    def _of_four_heads(cls, value: int) -> int:
+        if value % 4:
+            raise ValueError("expected a multiple of 4, as the scales attend to each other with four heads")
+        return value
+
+
 class TrainConfig(Section):
     """Training and the choice of thresholds on held-out identities."""
 
@@ -144,6 +177,15 @@ class GcnDConfig(Section):
     )
     max_size: int = Field(300, ge=2, description="vertices of a proposal at most")
     min_size: int = Field(2, ge=2, description="vertices of a proposal at least; published 3")
+    unions: tuple[tuple[TwoOrMore, TwoOrMore], ...] = Field(
+        (), description="pairs (k, most): super-vertices that are among each other's k nearest, itself counted, are "
+        "joined, most of them at most, and each union is a proposal too",
+    )  # fmt: skip
+    union_thresholds: tuple[float, ...] = Field(
+        (), description="least similarities of the super-vertices that are joined; none: those of thresholds"
+    )
+    union_similarity: float = Field(0.4, ge=-1, le=1, description="least cosine of two means that are joined")
+    union_max_size: int = Field(500, ge=2, description="vertices of a union at most")
     widths: tuple[int, ...] = Field((512, 64), min_length=1, description="widths of the convolutions")
     proposals_per_step: int = Field(32, ge=1, description="proposals of one minibatch")
     num_seeds: int = Field(3, ge=1, description="gcn_s: seeds tried in each proposal")
@@ -161,6 +203,14 @@ class CdpConfig(Section):
     @classmethod
     def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Path(path).absolute()) for path in value)
+
+
+class FcEsConfig(Section):
+    """FC-ES's walks."""
+
+    neighbors: int = Field(
+        0, ge=0, le=80, description="nearest neighbours of each row that are read; 0: as training chose, else knn.k"
+    )
 
 
 class BaselineConfig(Section):
@@ -204,8 +254,8 @@ class MetricConfig(Section):
         "model takes those of any dimension",
     )  # fmt: skip
     second_graph_rows: int = Field(
-        200_000, ge=0, description="structural, self_trained: up to so many rows edges are scored in two graphs, of the "
-        "vectors as they are and in the metric, and their log-odds averaged",
+        200_000, ge=0, description="structural, self_trained: up to so many rows edges are scored in two graphs, of "
+        "the vectors as they are and in the metric, and both scores count",
     )  # fmt: skip
 
 
@@ -235,7 +285,10 @@ class PartitionConfig(Section):
         "along the scored edges stays longest",
     )
     min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
-    min_intimacy: float | None = Field(None, ge=0, le=1, description="tau 2: edges of lower node intimacy are pruned")
+    min_intimacy: Annotated[float, Field(ge=0, le=1)] | Literal["adaptive"] | None = Field(
+        None,
+        description="tau 2: edges of lower node intimacy are pruned; adaptive: 0.65 to 0.77, by their ends' degrees",
+    )
     max_size: int | None = Field(None, ge=1, description="propagation: larger components retry at a higher threshold")
     step: float = Field(0.05, ge=0.001, lt=1, description="propagation: th <- th + (1 - th) * step")
     weight: Literal["auto", "score", "log_odds", "exponential"] = Field(
@@ -273,12 +326,14 @@ class Settings(Section):
     partition: PartitionConfig = PartitionConfig()
     sampling: SamplingConfig = SamplingConfig()
     model: ModelConfig = ModelConfig()
+    hierarchy: HierarchyConfig = HierarchyConfig()
     train: TrainConfig = TrainConfig()
     gcn_v: GcnVConfig = GcnVConfig()
     gcn_e: GcnEConfig = GcnEConfig()
     l_gcn: LGcnConfig = LGcnConfig()
     gcn_d: GcnDConfig = GcnDConfig()
     cdp: CdpConfig = CdpConfig()
+    fc_es: FcEsConfig = FcEsConfig()
     baseline: BaselineConfig = BaselineConfig()
     trees: TreesConfig = TreesConfig()
     metric: MetricConfig = MetricConfig()
@@ -338,6 +393,9 @@ _FULL_GRAPH: dict[str, Any] = {
     "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5, "evaluate_every": 500, "patience": 160,
 }  # fmt: skip
 
+_FIVE_PROPOSALS: dict[str, Any] = {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3}
+_UNITED: dict[str, Any] = {"thresholds": [0.6, 0.7], "min_size": 3, "union_thresholds": [0.6, 0.7, 0.75]}
+
 # Published settings, by name: ``--config star_fc/original``.
 PRESETS: dict[str, dict[str, Any]] = {
     "star_fc/default": {"method": "star_fc"},
@@ -354,6 +412,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
         "metric": {"learn": "none"},
     },
+    "star_fc_hierarchical/original": {
+        "method": "star_fc_hierarchical",
+        "knn": {"k": 120},
+        "sampling": {"num_seeds": 1, "num_nearest": 1_149, "far_share": 0},
+        "hierarchy": {"head": "concat", "hidden": 512, "head_hidden": 512},
+        "train": {
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "weight_decay": 1e-5,
+            "max_steps": 2000,
+            "edges_per_step": 8192,
+        },
+        "partition": {"method": "components", "min_score": 0.85, "min_intimacy": "adaptive"},
+        "metric": {"learn": "none"},
+    },
     "cdp/original": {"method": "cdp", "knn": {"k": 15}, "partition": {"max_size": 600, "step": 0.05}},
     "cdp_mediator/original": {
         "method": "cdp_mediator",
@@ -361,9 +434,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": {"optimizer": "sgd", "learning_rate": 1e-3, "edges_per_step": 1_024},
         "partition": {"method": "propagation", "max_size": 600, "step": 0.05},
     },
+    "fc_es/original": {
+        "method": "fc_es",
+        "partition": {"method": "map_equation", "weight": "score", "min_score": 0.22},
+    },
+    "gcn_d/2_proposals": {"method": "gcn_d", "gcn_d": {"thresholds": [0.7, 0.75], "min_size": 3}},
+    "gcn_d/5_proposals": {"method": "gcn_d", "gcn_d": _FIVE_PROPOSALS},
+    "gcn_d/8_proposals": {"method": "gcn_d", "gcn_d": {**_UNITED, "unions": [[2, 8], [3, 5]]}},
+    "gcn_d/20_proposals": {
+        "method": "gcn_d",
+        "gcn_d": {**_UNITED, "unions": [[2, 8], [2, 12], [2, 16], [3, 5], [3, 10], [4, 4]]},
+    },
     "gcn_d/ms1m": {
         "method": "gcn_d",
-        "gcn_d": {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3},
+        "gcn_d": _FIVE_PROPOSALS,
         "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4},
     },
     "gcn_v/ms1m": {

@@ -300,19 +300,21 @@ def partition_kind(settings: Settings, model: Model | None) -> str:
 
 def partition_stages(shape: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
     """From the edge table to ``roots``: components after pruning, propagation, density peaks, or the map equation."""
-    config, n, k = settings.partition, shape.num_rows, shape.k
-    own = METHODS[settings.method].clustering_stages(shape, settings, model)
+    config, n, k, method = settings.partition, shape.num_rows, shape.k, METHODS[settings.method]
+    own = method.clustering_stages(shape, settings, model)
     if own:
         return own
     kind = partition_kind(settings, model)
     stored = dict(model.operating_points.get(kind, {})) if model else {}
+    if not model and method.min_score is not None:
+        stored = {"min_score": method.min_score}
     if kind == "map_equation":
-        return [_map_equation_stage(shape, settings, stored, learned=METHODS[settings.method].learned)]
-    bias = {"precision_bias": config.precision_bias, "learned": METHODS[settings.method].learned}
+        return [_map_equation_stage(shape, settings, stored, learned=method.learned)]
+    bias = {"precision_bias": config.precision_bias, "learned": method.learned}
     second = {"components": ("min_intimacy",), "propagation": ("max_size",), "density_peaks": ()}[kind]
     names = ("min_score", *second)
     given = {name: stored.get(name) if (value := getattr(config, name)) is None else value for name in names}
-    if kind == "components" and not stored and given["min_intimacy"] is None:
+    if kind == "components" and given["min_intimacy"] is None:
         given["min_intimacy"] = 0.0
     stages, chosen = [], {}
     if any(value is None for value in given.values()):

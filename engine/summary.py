@@ -278,8 +278,8 @@ def _word_point(point: dict[str, Any]) -> str:
     words = [f"score ≥ {point['min_score']:.3g}"]
     if "unbiased_min_score" in point:
         words[0] += f" ({point['unbiased_min_score']:.3g} without the precision bias)"
-    if point.get("min_intimacy"):
-        words.append(f"node intimacy ≥ {point['min_intimacy']:.3g}")
+    if least := point.get("min_intimacy"):
+        words.append(f"node intimacy ≥ {least:.3g}" if least != "adaptive" else "node intimacy by degree, ≥ 0.652")
     if "weight" in point:
         words.append(f"edges weighted by {point['weight'].replace('_', ' ')}")
     if "max_size" in point:

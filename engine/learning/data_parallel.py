@@ -2,8 +2,9 @@
 
 A step's minibatch is the one that a single worker draws. Samplers draw all of a subgraph ahead, subgraph by subgraph in
 turn; of each step worker w of W takes every W-th edge and gives the gradient of its share, the task itself as worker 0;
-the task adds them in the order of the workers for its optimiser. So the loss curve is a single worker's, but for
-rounding and for dropout, of which each worker draws its own, and the same bits again for the same number of workers.
+the task adds them in the order of the workers for its optimisers. So the loss curve is a single worker's, but for
+rounding and for dropout and scales, of which each worker draws its own, and the same bits again for the same number of
+workers.
 
 Weights and gradients travel as the calls of companions do, not through torch.distributed (gloo, NCCL) under Ray Train.
 The default network's are 377 kB: calling a worker with them takes 8.5 ms (Ray on one host of two busy cores), where one
@@ -140,9 +141,11 @@ def _share_gradient(
 ) -> Gradient:
     generator = np.random.default_rng([seed, 6, step, number])
     parameters = list(model.parameters())
-    logits = compute_logits(model, data, batch, device, generator)
+    if not len(batch.same_E):
+        return 0, 0.0, np.zeros(sum(parameter.numel() for parameter in parameters), np.float32)
+    logits, penalty = compute_logits(model, data, batch, device, generator)
     same = torch.from_numpy(batch.same_E.copy()).to(logits)
-    loss = functional.binary_cross_entropy_with_logits(logits, same, reduction="sum")
+    loss = functional.binary_cross_entropy_with_logits(logits, same, reduction="sum") + len(same) * penalty
     gradients = torch.autograd.grad(loss, parameters)
     flat = torch.cat([gradient.flatten() for gradient in gradients]).cpu().numpy()
     return len(batch.same_E), float(loss.detach()), flat

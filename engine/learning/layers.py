@@ -1,4 +1,4 @@
-"""The STAR-FC network: one graph convolution, and a symmetric head that scores an edge from its two ends.
+"""The STAR-FC networks: one graph convolution, and a symmetric head that scores an edge from its two ends.
 
 Legend: n vertices of a batch, D feature dimension, H width of the convolution, W width of a vertex code, E edges,
 F structural inputs. Everything per vertex is computed once (``encode``); an edge costs two gathers and small products.
@@ -6,7 +6,8 @@ F structural inputs. Everything per vertex is computed once (``encode``); an edg
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import ModelConfig
+from engine.config import HierarchyConfig, ModelConfig
 from engine.errors import DataError
 from engine.graph.features import NUM_STRUCTURAL
 
 NUM_EDGE_INPUTS = NUM_STRUCTURAL + 1  # the structural inputs, then the cosine of the aggregated vectors
+NUM_SCALES = 3
 
 
 @contextmanager
@@ -120,7 +122,12 @@ class ConcatHead(nn.Module):
 
 
 class StarFC(nn.Module):
-    """The whole network; its state is a flat dict of tensors (``state_dict``)."""
+    """The whole network; its state is a flat dict of tensors (``state_dict``).
+
+    ``apart`` names the parameters that training gives an optimiser of their own.
+    """
+
+    apart: tuple[str, ...] = ()
 
     def __init__(self, dimension: int, config: ModelConfig) -> None:
         super().__init__()
@@ -138,14 +145,24 @@ class StarFC(nn.Module):
         """Width W of a vertex code."""
         return self.config.code if self.config.head == "interaction" else 2 * self.config.head_hidden
 
-    def encode(self, features_nD: Tensor, aggregated_nD: Tensor) -> Tensor:
+    def encode(self, features_nD: Tensor, *aggregated_nD: Tensor) -> Tensor:
         """Return the vertex codes (n, W) that ``edge_logits`` takes."""
+        return self.head.encode(self.convolve(features_nD, *aggregated_nD))
+
+    def encode_fitting(
+        self, rows_nD: Sequence[Tensor], generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return the codes as training uses them, drawing from ``generator``, and what its loss adds to the edges'."""
+        return self.encode(*rows_nD), 0.0
+
+    def convolve(self, features_nD: Tensor, aggregated_nD: Tensor) -> Tensor:
+        """Return the convolution's outputs (n, H); raises ``DataError`` for vectors of another dimension."""
         if features_nD.shape[1] != self.dimension:
             raise DataError(
                 f"this model takes vectors of dimension {self.dimension}, got {features_nD.shape[1]}: "
                 "cluster vectors of the same kind as it was trained on, or train another"
             )
-        return self.head.encode(self.convolution(features_nD, aggregated_nD))
+        return self.convolution(features_nD, aggregated_nD)
 
     def edge_logits(
         self, first_EW: Tensor, second_EW: Tensor, inputs_EF: Tensor, generator: np.random.Generator | None = None
@@ -154,7 +171,69 @@ class StarFC(nn.Module):
         return self.head(first_EW, second_EW, inputs_EF, generator)
 
 
+class HierarchicalStarFC(StarFC):
+    """STAR-FC at three scales of neighbourhood, of which every vertex takes one (extended version).
+
+    ``encode`` takes Âx of five neighbourhoods, ascending. The first two are mixed into one by learned shares, and so
+    are the last two; the one convolution makes a token of each of the three, and a transformer block over a vertex's
+    tokens chooses one. Training draws shares and choices by Gumbel-softmax, choices hard with the gradient of soft
+    ones; ``encode`` takes the likeliest. Deviation: Âx is mixed, not what the convolution makes of it, from which it
+    differs by the rectifier alone: three products for five.
+    """
+
+    apart = ("mixture",)
+
+    def __init__(self, dimension: int, config: HierarchyConfig) -> None:
+        super().__init__(dimension, config)
+        self.entropy_weight = config.entropy_weight
+        self.mixture = nn.Parameter(torch.zeros(2, 2))
+        self.scale = nn.Parameter(torch.zeros(NUM_SCALES, config.hidden))
+        self.block = nn.TransformerEncoderLayer(config.hidden, 4, config.hidden, dropout=0.0, batch_first=True)
+        self.choice = nn.Linear(config.hidden, 1)
+
+    def encode(self, features_nD: Tensor, *aggregated_nD: Tensor) -> Tensor:
+        """Return the codes (n, W) at every vertex's likeliest scale."""
+        tokens_n3H = self._tokens(features_nD, aggregated_nD, self.mixture.softmax(dim=1))
+        chosen_n = self.preferences(tokens_n3H).argmax(dim=1)
+        return self.head.encode(tokens_n3H[torch.arange(len(chosen_n), device=chosen_n.device), chosen_n])
+
+    def encode_fitting(
+        self, rows_nD: Sequence[Tensor], generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return the codes (n, W) at drawn scales, and the penalty for uneven choices."""
+
+        def draw(logits: Tensor) -> Tensor:
+            noise = torch.from_numpy(generator.gumbel(size=tuple(logits.shape)).astype(np.float32))
+            return (logits + noise.to(logits)).softmax(dim=1)
+
+        tokens_n3H = self._tokens(rows_nD[0], rows_nD[1:], draw(self.mixture))
+        preferences_n3 = self.preferences(tokens_n3H)
+        soft_n3 = draw(preferences_n3)
+        hard_n3 = functional.one_hot(soft_n3.argmax(dim=1), NUM_SCALES) + (soft_n3 - soft_n3.detach())
+        codes = self.head.encode((tokens_n3H * hard_n3.unsqueeze(2)).sum(dim=1))
+        return codes, self.entropy_weight * missing_entropy(preferences_n3.softmax(dim=1))
+
+    def preferences(self, tokens_n3H: Tensor) -> Tensor:
+        """Return the log-odds (n, 3) of a vertex's scales, given its tokens."""
+        return self.choice(self.block(tokens_n3H + self.scale)).squeeze(2)
+
+    def _tokens(self, features_nD: Tensor, aggregated_nD: Sequence[Tensor], shares: Tensor) -> Tensor:
+        """Return a token for each vertex and scale (n, 3, H)."""
+        first, second, middle, fourth, fifth = aggregated_nD
+        (a, b), (c, d) = shares
+        scales = a * first + b * second, middle, c * fourth + d * fifth
+        return torch.stack([self.convolve(features_nD, scale) for scale in scales], dim=1)
+
+
+def missing_entropy(probabilities_n3: Tensor) -> Tensor:
+    """Return the bits by which the vertices' choices, taken together, fall short of an even one: 0 to log2(3)."""
+    shares = probabilities_n3.mean(dim=0)
+    return math.log2(NUM_SCALES) + (shares * shares.clamp_min(1e-30).log2()).sum()
+
+
 def build_model(dimension: int, config: ModelConfig, seed: int) -> StarFC:
-    """Build a network with weights drawn from ``seed`` alone."""
+    """Build the network that ``config`` is of, with weights drawn from ``seed`` alone."""
     with drawn_weights(seed):
+        if isinstance(config, HierarchyConfig):
+            return HierarchicalStarFC(dimension, config)
         return StarFC(dimension, config)

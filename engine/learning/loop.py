@@ -1,13 +1,13 @@
 """The training loop of every torch network here: resumable, stopped where the held-out loss is least.
 
-Everything random in step s follows from (seed, s), so a checkpoint is the network, the optimiser's moments and a
+Everything random in step s follows from (seed, s), so a checkpoint is the network, the optimisers' moments and a
 number. Training is deterministic for one process and device, whatever the number of threads: torch runs on one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from engine.tiles import single_threaded_kernels
 
 LossOfStep = Callable[[int], Tensor | None]
 
+APART_RATE = 1e-3
 _STATE_KEY = "asterism"
 
 
@@ -59,20 +60,31 @@ class Evaluation:
 
 
 class TrainingLoop:
-    """Steps, evaluations and checkpoints of one network; ``settings`` is a hash of all that its training hangs on."""
+    """Steps, evaluations and checkpoints of one network; ``settings`` is a hash of all that its training hangs on.
 
-    def __init__(self, model: nn.Module, config: TrainConfig, settings: str, device: str = "cpu") -> None:
+    Parameters named in ``apart`` have an optimiser of their own, Adam at ``APART_RATE`` throughout.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, settings: str, device: str = "cpu", apart: Sequence[str] = ()
+    ) -> None:
         self.model, self.config, self.settings, self.device = model, config, settings, device
         self.parameters = dict(model.named_parameters())
+        main = [parameter for name, parameter in self.parameters.items() if name not in apart]
         self.optimizer: torch.optim.Optimizer
         if config.optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(
-                self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=False
+                main, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=False
             )
         else:
             self.optimizer = torch.optim.SGD(
-                self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
+                main, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
             )
+        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        if apart:
+            own = [self.parameters[name] for name in apart]
+            self.optimizers.append(torch.optim.Adam(own, lr=APART_RATE, foreach=False))
+        self._optimizer_of = {name: self.optimizers[name in apart] for name in self.parameters}
         self.history: list[Evaluation] = []
         self._best: dict[str, Tensor] = {}
 
@@ -123,9 +135,11 @@ class TrainingLoop:
         loss = loss_of_step(step)
         if loss is None:
             return 0.0
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return float(loss.detach())
 
     def _evaluate(self, step: int, train_loss: float, evaluate: Callable[[], tuple[float, float | None]]) -> None:
@@ -144,7 +158,7 @@ class TrainingLoop:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
+            for key, value in self._optimizer_of[name].state[parameter].items():
                 if value is not None:
                     tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         state = {"step": step, "settings": self.settings, "history": [asdict(entry) for entry in self.history]}
@@ -167,7 +181,7 @@ class TrainingLoop:
         self._best = groups["best"]
         for name, tensor in groups["optimizer"].items():
             key, _, parameter = name.partition(".")
-            on_host = key == "step"
-            self.optimizer.state[self.parameters[parameter]][key] = tensor if on_host else tensor.to(self.device)
+            moments, on_host = self._optimizer_of[parameter].state[self.parameters[parameter]], key == "step"
+            moments[key] = tensor if on_host else tensor.to(self.device)
         self.history = [Evaluation(**entry) for entry in state["history"]]
         return int(state["step"])

@@ -5,6 +5,7 @@ Legend: N vertices, D feature dimension, K neighbours, E edges, F edge inputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class GraphData:
     """What training reads: plain or memory-mapped arrays over the same N vertices.
 
     ``features_ND`` unit vectors and ``aggregated_ND`` their rows of Âx, both float16; ``identities_N`` integers, -1
-    where unknown (such rows are never trained on).
+    where unknown (such rows are never trained on); ``smaller_ND`` rows of Âx of smaller neighbourhoods, ascending, for
+    a network that takes them.
     """
 
     features_ND: Array
@@ -34,6 +36,12 @@ class GraphData:
     neighbors_NK: Array
     similarities_NK: Array
     identities_N: Array
+    smaller_ND: Sequence[Array] = ()
+
+    def rows(self, vertices: Array, device: str) -> list[Tensor]:
+        """What a network encodes these vertices from, as float32."""
+        arrays = self.features_ND, *self.smaller_ND, self.aggregated_ND
+        return [torch.from_numpy(array[vertices].astype(np.float32)).to(device) for array in arrays]
 
 
 class Minibatch(NamedTuple):
@@ -85,11 +93,14 @@ class MinibatchSource:
 
 def compute_logits(
     model: StarFC, data: GraphData, batch: Minibatch, device: str, generator: np.random.Generator | None = None
-) -> Tensor:
-    """Compute the logits (E,) of "same identity"; with a generator, apply dropout drawn from it."""
+) -> tuple[Tensor, Tensor | float]:
+    """Compute the logits (E,) of "same identity", and what a loss takes besides.
+
+    With a generator as in training, where dropout and the network's own choices are drawn from it.
+    """
     used, places = np.unique(np.concatenate([batch.sources, batch.targets]), return_inverse=True)
-    rows = (torch.from_numpy(part[used].astype(np.float32)) for part in (data.features_ND, data.aggregated_ND))
-    codes = model.encode(*(part.to(device) for part in rows))
+    rows = data.rows(used, device)
+    codes, penalty = (model.encode(*rows), 0.0) if generator is None else model.encode_fitting(rows, generator)
     ends = codes[torch.from_numpy(places).to(device)]
     first, second = ends[: len(batch.sources)], ends[len(batch.sources) :]
-    return model.edge_logits(first, second, torch.from_numpy(batch.inputs_EF).to(device), generator)
+    return model.edge_logits(first, second, torch.from_numpy(batch.inputs_EF).to(device), generator), penalty

@@ -1,11 +1,11 @@
-"""Cluster proposals and the networks that rate and refine them: GCN-D and GCN-S (Yang et al., CVPR 2019).
+"""The networks that rate and refine cluster proposals: GCN-D and GCN-S (Yang et al., CVPR 2019).
 
 Legend: N vertices, D feature dimension, P proposals, M members of all proposals together, H width of a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,16 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.clustering.forest import strongest_forest
-from engine.clustering.propagation import propagate
-from engine.clustering.union_find import component_roots
 from engine.config import GcnDConfig, TrainConfig, fingerprint
 from engine.errors import DataError
-from engine.graph.adjacency import EdgeList
 from engine.graph.pivots import join_members
 from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.pivots import MeanNeighbors
+from engine.learning.super_vertices import Proposals
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -33,60 +30,6 @@ Array = np.ndarray[Any, Any]
 HELD_OUT_PROPOSALS = 2_000
 TILE_PROPOSALS = 16
 NUM_SAID = 3  # numbers of a proposal beside its members: log size, mean and least cosine with its mean vector
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """P sets of vertices: proposal p is ``members_M[starts[p] : starts[p + 1]]``, ascending ids, int32."""
-
-    members_M: Array
-    starts: Array
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    @classmethod
-    def gather(cls, parts: Sequence[Array]) -> Proposals:
-        """Proposals of these members."""
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts])]).astype(np.int64)
-        return cls(np.concatenate([np.empty(0, np.int32), *parts]), starts)
-
-    def sets(self) -> list[Array]:
-        """The members of each."""
-        return [self.members_M[a:b] for a, b in pairwise(self.starts)]
-
-    def take(self, chosen: Array) -> Proposals:
-        """Some of them, in the order given."""
-        sizes = np.diff(self.starts)[chosen]
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        at = np.arange(starts[-1]) - np.repeat(starts[:-1], sizes) + np.repeat(self.starts[chosen], sizes)
-        return Proposals(self.members_M[at], starts)
-
-
-def propose(
-    num_vertices: int, edges: EdgeList, thresholds: Iterable[float], *, max_size: int, min_size: int, step: float = 0.05
-) -> tuple[Proposals, int]:
-    """Super-vertices at each least similarity (section 3.2): components, cut at higher ones until ``max_size`` holds.
-
-    Those of fewer than ``min_size`` vertices are left out, as are copies of one found before. Returns the number of
-    components that were cut, too.
-    """
-    forest = strongest_forest(*edges)
-    parts, seen, cut = [], set(), 0
-    for least in thresholds:
-        kept = forest[2] >= np.float32(least)
-        cut += int((np.bincount(component_roots(num_vertices, forest[0][kept], forest[1][kept])) > max_size).sum())
-        copies = (column.copy() for column in forest)
-        roots_N = propagate(num_vertices, *copies, min_score=least, max_size=max_size, step=step)
-        order = np.argsort(roots_N, kind="stable").astype(np.int32)
-        bounds = np.flatnonzero(np.diff(roots_N[order], prepend=-1, append=-1))
-        for a, b in pairwise(bounds):
-            members = order[a:b]
-            key = members.tobytes() if b - a >= min_size else b""
-            if key and key not in seen:
-                seen.add(key)
-                parts.append(members)
-    return Proposals.gather(parts), cut
 
 
 def rate_truly(proposals: Proposals, identities_N: Array) -> tuple[Array, Array, Array]:

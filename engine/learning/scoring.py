@@ -27,7 +27,7 @@ DEVICE_TILES = 32  # as large on a GPU, where every call costs more than a small
 
 @torch.no_grad()
 def embed_block(
-    model: StarFC, features_nD: Array, aggregated_nD: Array, *, threads: int = 1, device: str = "cpu"
+    model: StarFC, features_nD: Array, *aggregated_nD: Array, threads: int = 1, device: str = "cpu"
 ) -> Array:
     """Compute the codes of a block of vertices: (n, W) float16, from their unit vectors and rows of Âx."""
     codes = np.empty((len(features_nD), model.code_width), np.float16)
@@ -35,7 +35,7 @@ def embed_block(
 
     def run(tile: tuple[int, int]) -> None:
         a, b = tile
-        rows = [padded_tile(part[a:b], size, device) for part in (features_nD, aggregated_nD)]
+        rows = [padded_tile(part[a:b], size, device) for part in (features_nD, *aggregated_nD)]
         with torch.no_grad():
             codes[a:b] = model.encode(*rows)[: b - a].half().cpu().numpy()
 

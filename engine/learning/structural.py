@@ -60,24 +60,32 @@ class SecondScores(NamedTuple):
     scores_NK: Array
     vertices_N: Array | None = None
 
-    def log_odds(self, sources: Array, targets: Array) -> Array:
-        """Log-odds of edges of the first graph, float32; NaN where the second does not list them."""
+    def log_odds(self, sources: Array, targets: Array, logits: Array) -> Array:
+        """Log-odds of edges of the first graph, float32; where the second does not list them, ``UNLISTED`` at most.
+
+        ``logits``: those of the first graph's trees, which are taken where they are lower.
+        """
         if self.vertices_N is not None:
             sources, targets = self.vertices_N[sources], self.vertices_N[targets]
         found = np.empty(len(sources), np.int32)
         fill_listed(self.neighbors_NK, self.scores_NK, sources, targets, found)
         share = np.clip(found, 0.5, PRIOR_ONE - 0.5) / PRIOR_ONE
-        return np.where(found < 0, np.nan, np.log(share / (1 - share))).astype(np.float32)
+        unlisted = np.minimum(logits, np.float32(UNLISTED))
+        return np.where(found < 0, unlisted, np.log(share / (1 - share))).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class StructuralScorer:
-    """The fitted trees: the priors', whose log-odds are averaged, and the final score's, with its calibration."""
+    """The fitted trees: the priors', whose log-odds are averaged, and the final score's, with its calibration.
+
+    Log-odds are ``slope`` times the trees', ``second_slope`` times a second graph's, and ``offset``.
+    """
 
     priors: tuple[Trees, ...]
     final: Trees
     slope: float = 1.0
     offset: float = 0.0
+    second_slope: float = 0.0
 
 
 def edge_inputs(graph: Neighborhoods, edges: EdgeList, priors_NK: Array | None = None, *, threads: int = 1) -> Array:
@@ -100,22 +108,18 @@ def score_edges(
 ) -> Array:  # fmt: skip
     """Score undirected edges: (E,) float32, the calibrated probability that both ends are one identity.
 
-    With a second graph the mean log-odds of both; of an edge that it does not list, its own and ``UNLISTED`` at most.
+    Whether a scorer of two graphs is given ``second`` is up to the caller.
     """
     scores = np.empty(len(edges.sources), np.float32)
-    slope, offset = np.float32(scorer.slope), np.float32(scorer.offset)
+    slope, offset, second_slope = (np.float32(x) for x in (scorer.slope, scorer.offset, scorer.second_slope))
 
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
         inputs, logits = np.empty((len(part.sources), graph.count_inputs(True)), np.float32), scores[slice(*tile)]
         _fill(graph, part, priors_NK, inputs)
         _logits(scorer.final, inputs, logits)
-        logits[:] = slope * logits + offset
-        if second is not None:
-            others = second.log_odds(part.sources, part.targets)
-            others = np.where(np.isnan(others), np.minimum(logits, np.float32(UNLISTED)), others)
-            logits[:] = (logits + others) / np.float32(2)
-        logits[:] = _probability(logits)
+        others = second_slope * second.log_odds(part.sources, part.targets, logits) if second else np.float32(0)
+        logits[:] = _probability(slope * logits + others + offset)
 
     map_tiles(run, tile_bounds(0, len(scores), TILE_EDGES), threads)
     return scores
@@ -187,7 +191,8 @@ def draw_edges(
     At most ``max_edges`` of the first kind and a quarter as many of the other; an edge's chance falls with the sizes of
     its ends' identities, so that a few large ones do not own the loss (weighted reservoir of Efraimidis and Spirakis,
     2006). Of edges with one unseen end, all of two identities, a random half is left out: each unseen end has its edges
-    as a new row will, but an edge between two such is counted once. Returns the edges, in order, which are of one identity, and which are held out.
+    as a new row will, but an edge between two such is counted once. Returns the edges, in order, which are of one
+    identity, and which are held out.
     Raises ``DataError`` if no edge is left to fit on.
     """
     _, places, sizes = np.unique(identities_N, return_inverse=True, return_counts=True)
@@ -234,23 +239,32 @@ def explained_share(logits_E: Array, same_E: Array) -> float:
     return float(1 - np.logaddexp(0, np.where(same_E, -logits_E, logits_E)).mean(dtype=np.float64) / entropy)
 
 
-def calibrate(logits_E: Array, same_E: Array) -> tuple[float, float]:
-    """Fit slope and offset of log-odds on held-out edges (Platt, 1999, by Newton's method); (1, 0) if one kind only."""
+def calibrate(same_E: Array, *logits_E: Array) -> tuple[list[float], float]:
+    """Fit a slope of each log-odds, and an offset, on held-out edges (Platt, 1999, by Newton's method).
+
+    Edges of one kind only give slopes that average and no offset; a slope below 0 is none: the rest are fitted alone.
+    """
+    count = len(logits_E)
+    start = np.append(np.full(count, 1 / count), 0.0)
     if len(same_E) == 0 or same_E.all() or not same_E.any():
-        return 1.0, 0.0
-    design = np.stack([logits_E.astype(np.float64), np.ones(len(logits_E))])
-    point = np.array([1.0, 0.0])
+        return start[:-1].tolist(), 0.0
+    design = np.stack([*(logits.astype(np.float64) for logits in logits_E), np.ones(len(same_E))])
+    point = start
     for _ in range(30):
         share = _probability(point @ design)
-        gradient = design @ (share - same_E) + 1e-3 * (point - [1, 0])
-        curvature = (design * (share * (1 - share))) @ design.T + 1e-3 * np.eye(2)
+        gradient = design @ (share - same_E) + 1e-3 * (point - start)
+        curvature = (design * (share * (1 - share))) @ design.T + 1e-3 * np.eye(count + 1)
         point = point - np.clip(np.linalg.solve(curvature, gradient), -0.5, 0.5)
-    return max(float(point[0]), 0.1), float(point[1])
+    least = int(np.argmin(point[:-1]))
+    if count > 1 and point[least] < 0:
+        slopes, offset = calibrate(same_E, *(logits for place, logits in enumerate(logits_E) if place != least))
+        return [*slopes[:least], 0.0, *slopes[least:]], offset
+    return [max(slope, 0.1 / count) for slope in point[:-1].tolist()], float(point[-1])
 
 
 def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:
     """Name the scorer's arrays, for a file."""
-    tensors = {"calibration": np.array([scorer.slope, scorer.offset])}
+    tensors = {"calibration": np.array([scorer.slope, scorer.offset, scorer.second_slope])}
     for number, trees in enumerate(scorer.priors):
         tensors |= trees_to_tensors(f"prior_{number}", trees)
     return tensors | trees_to_tensors("final", scorer.final)
@@ -258,8 +272,8 @@ def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:
 
 def from_tensors(tensors: dict[str, Array]) -> StructuralScorer:
     """Build the scorer that ``to_tensors`` named the arrays of."""
-    slope, offset = tensors["calibration"].tolist()
-    return StructuralScorer(priors_from_tensors(tensors), trees_from_tensors("final", tensors), slope, offset)
+    calibration = tensors["calibration"].tolist()
+    return StructuralScorer(priors_from_tensors(tensors), trees_from_tensors("final", tensors), *calibration)
 
 
 def priors_from_tensors(tensors: dict[str, Array]) -> tuple[Trees, ...]:

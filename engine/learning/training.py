@@ -96,7 +96,7 @@ class _Training:
         self.source = MinibatchSource(data, self.held_out_N, sampling, config, seed, threads)
         self.model = build_model(data.features_ND.shape[1], model, seed).to(device)
         settings = fingerprint([sampling, model, config, seed, *data.features_ND.shape, *data.neighbors_NK.shape])
-        self.loop = TrainingLoop(self.model, config, settings, device)
+        self.loop = TrainingLoop(self.model, config, settings, device, self.model.apart)
 
     def run(
         self,
@@ -119,10 +119,10 @@ class _Training:
         batch, rng = self.source.draw(step)
         if not len(batch.same_E):
             return None
-        logits = self._logits(batch, rng)
-        return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(batch.same_E).to(logits))
+        logits, penalty = self._logits(batch, rng)
+        return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(batch.same_E).to(logits)) + penalty
 
-    def _logits(self, batch: Minibatch, generator: np.random.Generator | None = None) -> Tensor:
+    def _logits(self, batch: Minibatch, generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor | float]:
         return compute_logits(self.model, self.data, batch, self.device, generator)
 
     def _standardise(self) -> None:
@@ -167,7 +167,7 @@ class _Training:
     def _evaluate(self, held_out: Minibatch) -> tuple[float, float]:
         same = held_out.same_E
         parts = [slice(a, a + 8_192) for a in range(0, len(same), 8_192)]
-        logits = torch.cat([self._logits(Minibatch(*(c[part] for c in held_out))).cpu() for part in parts])
+        logits = torch.cat([self._logits(Minibatch(*(c[part] for c in held_out)))[0].cpu() for part in parts])
         loss = float(functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits)))
         return loss, area_under_curve(logits.numpy(), same)
 

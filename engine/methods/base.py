@@ -84,9 +84,10 @@ class Method:
     training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
     half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
     empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
-    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``run_sections``: of
-    the settings, beside those of every method, that its runs read. ``first_metric``: the stage that learns a metric
-    for a second graph from first clusters, of a method that makes such.
+    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``min_score``: of
+    partitions, where neither settings nor a model say. ``run_sections``: of the settings, beside those of every method,
+    that its runs read. ``first_metric``: the stage that learns a metric for a second graph from first clusters, of a
+    method that makes such.
     """
 
     name: MethodName
@@ -96,6 +97,7 @@ class Method:
     partitions: tuple[str, ...] = ()
     takes_committee = False
     chooses = False
+    min_score: float | None = None
     run_sections: tuple[str, ...] = ()
     first_metric = ""
 
@@ -147,11 +149,12 @@ def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any
     return {"min_similarity": floor, "max_edges_per_vertex": settings.score.max_edges_per_vertex}
 
 
-def aggregate_stage(graph: GraphShape) -> Stage:
-    """The stage of Âx, which every method with a graph convolution reads."""
-    cost = aggregate.cost(graph.num_rows, graph.dim, graph.k)
+def aggregate_stage(graph: GraphShape, k: int | None = None) -> Stage:
+    """The stage of Âx, which every method with a graph convolution reads; ``k``: of so many neighbours alone."""
+    name, params = ("aggregate", {}) if k is None else (f"aggregate_{k}", {"k": k})
+    cost = aggregate.cost(graph.num_rows, graph.dim, k or graph.k)
     inputs = {"features": graph.features, "knn": "knn"}
-    return Stage("aggregate", "engine.stages.aggregate:run", aggregate.VERSION, {}, inputs, graph.num_rows, cost)
+    return Stage(name, "engine.stages.aggregate:run", aggregate.VERSION, params, inputs, graph.num_rows, cost)
 
 
 def select_stage(

@@ -23,7 +23,7 @@ from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.learning.mediator import Member, build_mediator, count_votes, mediate, pair_inputs, train_mediator
 from engine.learning.training import hold_out
 from engine.methods.base import GraphShape, Method, Model, select_stage, which_edges
-from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
+from engine.methods.fitting import checkpoint, nothing_to_fit, read_network, report_steps, write_weights
 from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
@@ -60,9 +60,8 @@ class Cdp(Method):
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``score``, and ``select``, which chooses the least cosine and the size cap; the weights are none."""
-        fit = Stage("fit", f"{_HERE}:fit_nothing", VERSION, {}, {"knn": "knn"}, 1, Cost(disk_bytes=1 << 12), granule=1)
         return [
-            fit,
+            nothing_to_fit(),
             *self.scoring_stages(graph, settings, None),
             select_stage(graph, settings, labels, settings.train.holdout, self.partitions),
         ]
@@ -106,12 +105,6 @@ class CdpMediator(Method):
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, _inputs(graph), 1, cost, where, granule=1)
         score = _stage("score", "score", graph, which_edges(settings), _inputs(graph) | {"fit": "fit"})
         return [fit, score, select_stage(graph, settings, labels, settings.train.holdout)]
-
-
-def fit_nothing(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the weights of a method without any."""
-    write_weights(task, {})
-    return {}
 
 
 def vote(task: TaskContext, start: int, stop: int) -> dict[str, Any]:

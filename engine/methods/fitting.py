@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from engine.learning.loop import CheckpointFile
+from engine.plan import Cost, Stage
 from engine.storage.context import TaskContext, hold
 from engine.storage.places import Place
 
@@ -50,6 +51,18 @@ def write_weights(task: TaskContext, tensors: Mapping[str, Tensor]) -> None:
     """Write what was trained as ``weights.safetensors``."""
     on_host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(on_host)))
+
+
+def nothing_to_fit() -> Stage:
+    """The ``fit`` of a method without weights, of which training chooses parameters alone."""
+    cost = Cost(disk_bytes=1 << 12)
+    return Stage("fit", "engine.methods.fitting:fit_nothing", 1, {}, {"knn": "knn"}, 1, cost, granule=1)
+
+
+def fit_nothing(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
+    """Write the weights of a method without any."""
+    write_weights(task, {})
+    return {}
 
 
 def weights_path(task: TaskContext, fitted: str = "fit") -> str:

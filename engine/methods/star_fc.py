@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.config import ModelConfig, SamplingConfig, Settings, TrainConfig
+from engine.config import HierarchyConfig, MethodName, ModelConfig, SamplingConfig, Settings, TrainConfig
 from engine.graph.adjacency import EdgeList
 from engine.learning.data_parallel import Helpers, SharedSteps, TrainingHelper
 from engine.learning.layers import StarFC, build_model
 from engine.learning.loop import LossOfStep
 from engine.learning.minibatches import GraphData
-from engine.learning.scoring import embed_block, score_edges
+from engine.learning.scoring import EMBED_ROWS, embed_block, score_edges
 from engine.learning.training import train
 from engine.methods.base import GraphShape, Method, Model, aggregate_stage, select_stage, which_edges
 from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
@@ -40,43 +40,81 @@ _HERE = "engine.methods.star_fc"
 class StarFc(Method):
     """STAR-FC's stages."""
 
-    name = "star_fc"
+    name: MethodName = "star_fc"
     learned = True
     needs_model = True
     metric_spaces = 1
 
+    def network(self, settings: Settings) -> ModelConfig:
+        """The network to train."""
+        return settings.model
+
+    def aggregates(self, graph: GraphShape, network: ModelConfig) -> list[Stage]:
+        """The stages of Âx that ``network`` takes, the graph's own last."""
+        return [aggregate_stage(graph)]
+
+    def encoding_cost(self, graph: GraphShape, network: ModelConfig) -> tuple[int, float]:
+        """Bytes and seconds that encoding a vertex takes beyond one convolution's."""
+        return 0, 0.0
+
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to."""
-        return {"network": settings.model.model_dump(mode="json")}
+        return {"network": self.network(settings).model_dump(mode="json")}
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
         assert model is not None
-        network = ModelConfig(**model.facts["network"])
+        network = _network_config(model.facts["network"])
         where = {"weights": model.weights}
         params = {"network": network.model_dump(mode="json"), "model": model.digest}
-        return [aggregate_stage(graph), *_scoring(graph, network, params, {}, where, which_edges(settings, model))]
+        aggregates = self.aggregates(graph, network)
+        edges = which_edges(settings, model)
+        return [*_distinct(aggregates), *self._scoring(graph, network, aggregates, params, {}, where, edges)]
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """``aggregate``, ``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
-        n, network = graph.num_rows, settings.model
+        n, network = graph.num_rows, self.network(settings)
+        aggregates = self.aggregates(graph, network)
         where = {"labels": labels["labels"], "column": labels["column"]}
         params = {
             "sampling": settings.sampling.model_dump(mode="json"), "network": network.model_dump(mode="json"),
             "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
         }  # fmt: skip
-        inputs = {"features": graph.features, "aggregate": "aggregate", "knn": "knn"} | graph.ordered
+        inputs = {"features": graph.features, "knn": "knn", **_encoded(aggregates)} | graph.ordered
         inputs |= {"metric": graph.metric} if graph.metric else {}
         sampled, steps = min(n, settings.sampling.max_vertices), settings.train.max_steps
+        batch, (more_bytes, more_s) = settings.train.edges_per_step, self.encoding_cost(graph, network)
         cost = Cost(
-            fixed_bytes=n * 40 + sampled * graph.k * 140 + settings.train.edges_per_step * network.hidden * 100,
+            fixed_bytes=n * 40 + sampled * graph.k * 140 + batch * (network.hidden * 100 + 4 * more_bytes),
             disk_bytes=16 << 20,
-            seconds=steps * (settings.train.edges_per_step / 1e6 + sampled / settings.train.steps_per_subgraph / 2e4),
+            seconds=steps * (batch * (1e-6 + 6 * more_s) + sampled / settings.train.steps_per_subgraph / 2e4),
         )  # fmt: skip
         fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1, all_workers=True)
-        scoring = _scoring(graph, network, {"network": params["network"]}, {"fit": "fit"}, {}, which_edges(settings))
+        given, edges = {"network": params["network"]}, which_edges(settings)
+        scoring = self._scoring(graph, network, aggregates, given, {"fit": "fit"}, {}, edges)
         select = select_stage(graph, settings, labels, settings.train.holdout)
-        return [aggregate_stage(graph), fit, *scoring, select]
+        return [*_distinct(aggregates), fit, *scoring, select]
+
+    def _scoring(
+        self, graph: GraphShape, network: ModelConfig, aggregates: list[Stage], params: Mapping[str, Any],
+        weights: Mapping[str, str], where: Mapping[str, Any], edges: Mapping[str, Any],
+    ) -> list[Stage]:  # fmt: skip
+        n, k = graph.num_rows, graph.k
+        width = network.code if network.head == "interaction" else 2 * network.head_hidden
+        inputs = {"features": graph.features, **_encoded(aggregates), **weights}
+        more_bytes, more_s = self.encoding_cost(graph, network)
+        cost = Cost(
+            bytes_per_row=width * 4, fixed_bytes=32 << 20, bytes_per_thread=(8 << 20) + EMBED_ROWS * more_bytes,
+            disk_bytes=n * width * 2, seconds=n * (4e-6 + more_s),
+        )  # fmt: skip
+        embed_stage = Stage("embed", f"{_HERE}:embed", VERSION, params, inputs, n, cost, where)
+        inputs = {"embed": "embed", "aggregate": "aggregate", "knn": "knn", **weights}
+        cost = Cost(
+            bytes_per_row=k * EDGE_BYTES, bytes_per_thread=4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
+            disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.2e6,
+        )  # fmt: skip
+        params = {**params, **edges}
+        return [embed_stage, Stage("score", f"{_HERE}:score", VERSION, params, inputs, n, cost, where)]
 
 
 def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
@@ -122,12 +160,13 @@ def _graph_data(task: TaskContext) -> GraphData:
         neighbors_NK=task.array("knn", "neighbors"),
         similarities_NK=task.array("knn", "similarities"),
         identities_N=vertex_identities(task),
+        smaller_ND=_smaller(task),
     )
 
 
 def _training(task: TaskContext) -> dict[str, Any]:
     return {
-        "sampling": SamplingConfig(**task.params["sampling"]), "model": ModelConfig(**task.params["network"]),
+        "sampling": SamplingConfig(**task.params["sampling"]), "model": _network_config(task.params["network"]),
         "config": TrainConfig(**task.params["train"]), "seed": task.params["seed"], "device": task.call.device,
         "threads": task.threads,
     }  # fmt: skip
@@ -136,7 +175,8 @@ def _training(task: TaskContext) -> dict[str, Any]:
 def embed(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the vertex ``codes`` (N, W) float16."""
     model = _network(task)
-    rows = task.array("features", "features")[start:stop], task.array("aggregate", "aggregated")[start:stop]
+    arrays = task.array("features", "features"), *_smaller(task), task.array("aggregate", "aggregated")
+    rows = (array[start:stop] for array in arrays)
     codes = embed_block(model, *rows, threads=task.threads, device=task.call.device)
     task.write_rows("codes", codes, np.float16)
     return {}
@@ -157,29 +197,26 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return write_edges(task, start, stop, scorer)
 
 
-def _scoring(
-    graph: GraphShape, network: ModelConfig, params: Mapping[str, Any],
-    weights: Mapping[str, str], where: Mapping[str, Any], edges: Mapping[str, Any],
-) -> list[Stage]:  # fmt: skip
-    n, k = graph.num_rows, graph.k
-    width = network.code if network.head == "interaction" else 2 * network.head_hidden
-    inputs = {"features": graph.features, "aggregate": "aggregate", **weights}
-    cost = Cost(
-        bytes_per_row=width * 4, fixed_bytes=32 << 20, bytes_per_thread=8 << 20, disk_bytes=n * width * 2,
-        seconds=n / 2.5e5,
-    )  # fmt: skip
-    embed_stage = Stage("embed", f"{_HERE}:embed", VERSION, params, inputs, n, cost, where)
-    inputs = {"embed": "embed", "aggregate": "aggregate", "knn": "knn", **weights}
-    cost = Cost(
-        bytes_per_row=k * EDGE_BYTES, bytes_per_thread=4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
-        disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.2e6,
-    )  # fmt: skip
-    params = {**params, **edges}
-    return [embed_stage, Stage("score", f"{_HERE}:score", VERSION, params, inputs, n, cost, where)]
+def _network_config(tree: Mapping[str, Any]) -> ModelConfig:
+    """The settings of a network from the plain data that stages and models hold."""
+    return HierarchyConfig(**tree) if "scales" in tree else ModelConfig(**tree)
+
+
+def _encoded(aggregates: list[Stage]) -> dict[str, str]:
+    """The inputs that vertices are encoded from, besides their vectors."""
+    return {f"smaller_{place}": stage.name for place, stage in enumerate(aggregates[:-1])} | {"aggregate": "aggregate"}
+
+
+def _distinct(aggregates: list[Stage]) -> list[Stage]:
+    return list({stage.name: stage for stage in aggregates}.values())
+
+
+def _smaller(task: TaskContext) -> list[np.ndarray]:
+    return [task.array(name, "aggregated") for name in sorted(task.call.inputs) if name.startswith("smaller_")]
 
 
 def _network(task: TaskContext) -> StarFC:
-    dim, config = task.array("aggregate", "aggregated").shape[1], ModelConfig(**task.params["network"])
+    dim, config = task.array("aggregate", "aggregated").shape[1], _network_config(task.params["network"])
     return read_network(task, lambda: build_model(dim, config, seed=0))
 
 

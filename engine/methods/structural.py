@@ -82,7 +82,7 @@ def fitting_stages(
         ]
     projected = {"projected": graph.originals is not None}
     return [
-        *second, *fits(graph, {"second_fit": f"{SECOND}fit"} if second else {}),
+        *second, *fits(graph, _second_inputs(graph) | {"second_fit": f"{SECOND}fit"} if second else {}),
         _score(graph, {**edges, **projected}, {"fit": "fit", **known}, {}, second),
     ]  # fmt: skip
 
@@ -123,6 +123,11 @@ def _second_stages(
     return name_apart([*graph.second.stages, *prepared(shape), listed], SECOND)[0]
 
 
+def _second_inputs(graph: GraphShape) -> dict[str, str]:
+    orders = graph.ordered | ({"second_order": f"{SECOND}order"} if graph.order else {})
+    return {"second": f"{SECOND}listed", "second_knn": f"{SECOND}knn", **orders}
+
+
 def _neighborhoods(graph: GraphShape) -> Stage:
     n, k, dim = graph.num_rows, graph.k, graph.dim
     row_bytes = NUM_PROFILE * 4 + (len(AVERAGED) + (graph.originals is not None)) * dim * 2
@@ -143,8 +148,7 @@ def _score(
 ) -> Stage:  # fmt: skip
     inputs = _inputs(graph) | {"prior": "prior", **fitted}
     if second:
-        inputs |= {"second": f"{SECOND}listed", "second_knn": f"{SECOND}knn"} | graph.ordered
-        inputs |= {"second_order": f"{SECOND}order"} if graph.order else {}
+        inputs |= _second_inputs(graph)
     return Stage("score", f"{_TASKS}:score", VERSION, dict(params), inputs, graph.num_rows, _cost(graph, 16), where)
 
 

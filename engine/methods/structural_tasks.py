@@ -103,17 +103,24 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     logits = final.logits(inputs[held_out], threads=task.threads)
     if "first" in task.call.inputs and structural.explained_share(logits, same[held_out]) < LEAST_EXPLAINED:
         return _learned_nothing(task)
-    slope, offset = structural.calibrate(logits, same[held_out])
     tensors, facts = learned(task)
+    second = None
+    if "second_fit" in task.call.inputs and (other := load_file(task.input("second_fit") / FITTED_WEIGHTS)):
+        tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
+        facts["second_graph"] = True
+        held = (column[held_out] for column in edges[:2])
+        second = _second_scores(task).log_odds(*held, logits)
     if "first" in task.call.inputs:
         doubts = config.doubts
         facts["doubts"] = estimate_doubts(read_npy(task.input("first"), "roots")) if doubts is None else doubts
-        offset -= facts["doubts"] * float(np.log(2))
-    if "second_fit" in task.call.inputs:
-        other = load_file(task.input("second_fit") / FITTED_WEIGHTS)
-        tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
-        facts["second_graph"] = bool(other)
-    scorer = structural.StructuralScorer(priors, final, slope, offset)
+        (slope,), offset = structural.calibrate(same[held_out], logits)
+        slopes, offset = [slope], offset - facts["doubts"] * float(np.log(2))
+        if second is not None:  # which has its own doubts; clusters found in the first graph cannot say which is better
+            slopes, offset = [slope / 2, 0.5], offset / 2
+    else:
+        slopes, offset = structural.calibrate(same[held_out], logits, *(() if second is None else (second,)))
+    facts["slopes"] = slopes
+    scorer = structural.StructuralScorer(priors, final, slopes[0], offset, sum(slopes[1:]))
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))
     return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
 
@@ -129,12 +136,7 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         return write_edges(task, start, stop, lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32))
     scorer = hold(("scorer", task.call.digest), lambda: structural.from_tensors(tensors))
     graph, priors_NK = _graph(task), task.array("prior", "priors")
-    second = None
-    if any(name.startswith(SECOND_TENSORS) for name in tensors):
-        second = structural.SecondScores(
-            task.array("second_knn", "neighbors"), task.array("second", "scores"),
-            hold(("second vertices", task.call.digest), lambda: _second_vertices(task)),
-        )  # fmt: skip
+    second = _second_scores(task) if any(name.startswith(SECOND_TENSORS) for name in tensors) else None
 
     def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
         edges = EdgeList(sources, targets, similarities)
@@ -154,6 +156,11 @@ def listed(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     scores = structural.listed_scores(scorer, _graph(task), priors_NK, start, stop, threads=task.threads)
     task.write_rows("scores", scores, np.uint16)
     return {}
+
+
+def _second_scores(task: TaskContext) -> structural.SecondScores:
+    vertices_N = hold(("second vertices", task.call.digest), lambda: _second_vertices(task))
+    return structural.SecondScores(task.array("second_knn", "neighbors"), task.array("second", "scores"), vertices_N)
 
 
 def _second_vertices(task: TaskContext) -> np.ndarray | None:

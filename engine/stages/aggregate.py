@@ -21,8 +21,9 @@ def cost(num_rows: int, dim: int, k: int) -> Cost:
 
 
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write rows of Âx as ``aggregated`` (N, D) float16."""
-    neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
+    """Write rows of Âx as ``aggregated`` (N, D) float16; of the nearest ``k`` neighbours alone, if that is given."""
+    k = task.params.get("k")
+    neighbors_NK, similarities_NK = (task.array("knn", name)[:, :k] for name in ("neighbors", "similarities"))
     rows = symmetric_rows(neighbors_NK, similarities_NK, start, stop, threads=task.threads)
     aggregated = aggregate(*rows, task.array("features", "features"), threads=task.threads)
     task.write_rows("aggregated", aggregated, np.float16)

@@ -16,7 +16,7 @@ from engine.clustering.evidence import biased_score, weigh_edges
 from engine.clustering.forest import strongest_forest
 from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
-from engine.clustering.pruning import node_intimacy
+from engine.clustering.pruning import intimate_edges
 from engine.clustering.union_find import component_roots
 from engine.evaluation.metrics import f_from_counts, pair_counts
 from engine.evaluation.sweep import SweepRow
@@ -79,7 +79,7 @@ def _partition(task: TaskContext, edges: tuple[Array, ...], point: dict[str, Any
         block = sources_E[chosen], targets_E[chosen]
         if point["min_intimacy"]:
             adjacency = build_adjacency(num_vertices, lambda: [block], task.threads)
-            close = node_intimacy(*adjacency, *block, task.threads) >= np.float32(point["min_intimacy"])
+            close = intimate_edges(*adjacency, *block, point["min_intimacy"], task.threads)
             block = block[0][close], block[1][close]
         return component_roots(num_vertices, *block)
 

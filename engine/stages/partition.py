@@ -21,7 +21,7 @@ from engine.clustering.forest import MaximumForest
 from engine.clustering.labels import dense_labels, expand_labels
 from engine.clustering.map_equation import map_equation
 from engine.clustering.propagation import propagate
-from engine.clustering.pruning import node_intimacy
+from engine.clustering.pruning import intimate_edges
 from engine.clustering.range_union_find import PIECE_EDGES, VertexRange, iterate_roots, unite_ranges
 from engine.clustering.union_find import UnionFind, id_dtype
 from engine.plan import CHUNK_ROWS, Cost
@@ -94,8 +94,7 @@ def prune(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         sources, targets = sources[kept], targets[kept]
         after_score += len(sources)
         if intimate:
-            intimacy = node_intimacy(indptr, indices, sources, targets, task.threads)
-            close = intimacy >= np.float32(point["min_intimacy"])
+            close = intimate_edges(indptr, indices, sources, targets, point["min_intimacy"], task.threads)
             sources, targets = sources[close], targets[close]
         after_both += len(sources)
         union.add(sources, targets)

@@ -1,4 +1,4 @@
-"""Cluster proposals: made, rated truly, gathered, refined, and freed of overlaps."""
+"""Cluster proposals: rated truly, refined, and freed of overlaps."""
 
 from __future__ import annotations
 
@@ -9,54 +9,32 @@ import pytest
 import torch
 from toy_graphs import Memory, toy_graph
 
-from engine.clustering.union_find import component_roots
 from engine.config import GcnDConfig, TrainConfig
 from engine.graph.adjacency import undirected_edges
 from engine.learning.proposals import (
     Graph,
-    Proposals,
     build_network,
-    propose,
     rate,
     rate_truly,
     refine,
     remove_overlap,
     train_proposals,
 )
+from engine.learning.super_vertices import Proposals, propose
 from engine.learning.training import hold_out
 
-MODEL = GcnDConfig(widths=(16, 8), proposals_per_step=16)
+MODEL = GcnDConfig(thresholds=(0.3, 0.45, 0.6), max_size=60, widths=(16, 8), proposals_per_step=16)
 CONFIG = TrainConfig(max_steps=40, evaluate_every=10, patience=9, learning_rate=5e-3)
-THRESHOLDS = (0.3, 0.45, 0.6)
 
 
 def toy_proposals() -> Proposals:
     graph = toy_graph()
     edges = undirected_edges(graph.neighbors_NK, graph.similarities_NK, 0, 480)
-    return propose(480, edges, THRESHOLDS, max_size=60, min_size=2)[0]
+    return propose(edges, graph.features_ND, MODEL)[0]
 
 
 def sets(proposals: Proposals) -> list[tuple[int, ...]]:
     return [tuple(members) for members in proposals.sets()]
-
-
-def test_proposals_are_the_components_at_each_threshold_once() -> None:
-    graph = toy_graph()
-    edges = undirected_edges(graph.neighbors_NK, graph.similarities_NK, 0, 480)
-    expected = set()
-    for least in THRESHOLDS:
-        kept = edges.similarities >= np.float32(least)
-        roots = component_roots(480, edges.sources[kept], edges.targets[kept])
-        for root in np.unique(roots):
-            members = tuple(np.flatnonzero(roots == root))
-            if 2 <= len(members) <= 480:
-                expected.add(members)
-    whole, cut = propose(480, edges, THRESHOLDS, max_size=480, min_size=2)
-    assert cut == 0 < propose(480, edges, THRESHOLDS, max_size=60, min_size=2)[1]
-    found = sets(whole)
-    assert len(found) == len(set(found))
-    assert set(found) == expected
-    assert max(len(each) for each in sets(toy_proposals())) <= 60
 
 
 def test_true_ratings() -> None:
@@ -73,12 +51,6 @@ def test_each_vertex_goes_to_the_best_rated_proposal() -> None:
     assert remove_overlap(5, proposals, np.array([0.3, 0.9], np.float32)).tolist() == [0, 1, 1, 1, 4]
     assert remove_overlap(5, proposals, np.array([0.9, 0.3], np.float32)).tolist() == [0, 0, 0, 3, 4]
     assert remove_overlap(3, Proposals(np.empty(0, np.int32), np.zeros(1, np.int64)), np.empty(0)).tolist() == [0, 1, 2]
-
-
-def test_taking_some() -> None:
-    proposals = toy_proposals()
-    chosen = np.array([3, 0, 5])
-    assert sets(proposals.take(chosen)) == [sets(proposals)[place] for place in chosen]
 
 
 @pytest.mark.parametrize("segments", [False, True])

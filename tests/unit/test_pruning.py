@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.clustering.adjacency import build_adjacency
-from engine.clustering.pruning import TILE_EDGES, node_intimacy
+from engine.clustering.pruning import TILE_EDGES, adaptive_intimacy, intimate_edges, node_intimacy
 from engine.errors import DataError
 
 
@@ -86,3 +86,29 @@ def test_threads_do_not_change_intimacy():
     two = build_adjacency(3000, lambda: [(sources[::-1].copy(), targets[::-1].copy())], threads=3)
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     assert np.array_equal(node_intimacy(*one, sources, targets), node_intimacy(*one, sources, targets, threads=3))
+
+
+def test_adaptive_intimacy_asks_more_of_ends_of_higher_degree():
+    least = adaptive_intimacy(np.array([1, 9, 10, 19, 20, 29, 30, 500]))
+    assert least.round(3).tolist() == np.float32([0.652] * 4 + [0.751] * 2 + [0.774] * 2).tolist()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 25])
+def test_a_clique_of_any_size_survives_adaptive_intimacy(size):
+    sources, targets = edges_of(clique(0, size))
+    adjacency = build_adjacency(size, lambda: [(sources, targets)])
+    assert intimate_edges(*adjacency, sources, targets, "adaptive").all()
+
+
+def test_adaptive_intimacy_goes_by_the_lower_degree_of_the_ends():
+    rng = np.random.default_rng(0)
+    pairs = {tuple(sorted(pair)) for pair in rng.integers(0, 60, (900, 2)).tolist() if pair[0] != pair[1]}
+    sources, targets = edges_of(pairs)
+    adjacency = build_adjacency(60, lambda: [(sources, targets)])
+    degrees = np.bincount(np.concatenate([sources, targets]), minlength=60) + 1
+    lower = np.minimum(degrees[sources], degrees[targets])
+    assert lower.min() < 20 < lower.max()
+    close = node_intimacy(*adjacency, sources, targets)
+    asked = np.array([adaptive_intimacy(np.array([degree]))[0] for degree in lower])
+    assert intimate_edges(*adjacency, sources, targets, "adaptive").tolist() == (close >= asked).tolist()
+    assert intimate_edges(*adjacency, sources, targets, 0.3).tolist() == (close >= np.float32(0.3)).tolist()

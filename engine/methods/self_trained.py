@@ -6,6 +6,9 @@ those were never joined to anything, which is no proof that they should not have
 What the trees learn of an edge's surroundings holds beyond the pairs that the first clusters got right (self-training;
 Yarowsky, ACL 1995), and the map equation partitions by what they say.
 
+Of few rows, a metric is learned from the first clusters, and all this is done once more in the graph that the metric
+gives: other first clusters, with other mistakes. The log-odds of both scorers are averaged.
+
 Edges of rows left alone, most of them wrong, are missing from what was fitted, and the first clusters' own mistakes
 look like the truth: the fitted odds are wrong by a factor, which ``engine.learning.doubts`` estimates from the first
 clusters unless ``trees.doubts`` says it. As the labels are that doubtful, the trees are few and shallow, unless the
@@ -39,34 +42,39 @@ class SelfTrained(Method):
     first_metric = "first_metric"
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
-        """``edges``, ``first_point`` and ``first``, then the structural method's stages fitted to ``first``."""
-        n, k, step = graph.num_rows, graph.k, settings.partition.step
+        """``edges``, ``first_point``, ``first``, of two graphs of few rows; the structural method's fitted to those."""
         trees = TreesConfig(**SHALLOW | settings.trees.model_dump(exclude_unset=True))
         settings = settings.model_copy(update={"trees": trees})
-        (edges,) = Cosine().scoring_stages(graph, settings, None)
-        chosen: dict[str, Any] = {
-            "point": {"min_score": None, "max_size": None}, "step": step, "num_vertices": n,
-            "precision_bias": 0.0, "learned": False,
-        }  # fmt: skip
-        walk = point.cost(n, k)
         learned = []
         if graph.second is not None:
             inputs = {"features": graph.second.shape.originals or "", "first": "first"} | graph.ordered
-            cost = metric.learn_cost(n, graph.dim)
-            params = {"seed": settings.seed, "holdout": 0.0}
+            params, cost = {"seed": settings.seed, "holdout": 0.0}, metric.learn_cost(graph.num_rows, graph.dim)
             learn = "engine.stages.metric:learn"
             learned = [Stage(self.first_metric, learn, metric.VERSION, params, inputs, 1, cost, granule=1)]
-        return [
-            replace(edges, name="edges", scratch=True),
-            Stage("first_point", "engine.stages.point:run", point.VERSION, {"step": step}, {"knn": "knn"}, 1, walk,
-                  granule=1),
-            Stage("first", "engine.stages.partition:propagation", partition.VERSION, chosen,
-                  {"score": "edges", "point": "first_point"}, 1, partition.propagation_cost(n, k), granule=1),
-            *learned,
-            *structural.fitting_stages(graph, settings, {}, {"first": "first"}, {},
-                                       which_edges(settings)),
-        ]  # fmt: skip
+
+        def first(shape: GraphShape) -> list[Stage]:
+            return _first_stages(shape, settings)
+
+        known = {"first": "first"}
+        fitting = structural.fitting_stages(graph, settings, {}, known, {}, which_edges(settings), first)
+        return [*first(graph), *learned, *fitting]
 
     def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
         """Refuse: it learns in every run, from no labels."""
         raise ConfigError("method self_trained learns in every run, without labels; with labels train structural")
+
+
+def _first_stages(graph: GraphShape, settings: Settings) -> list[Stage]:
+    n, k, step = graph.num_rows, graph.k, settings.partition.step
+    (edges,) = Cosine().scoring_stages(graph, settings, None)
+    chosen: dict[str, Any] = {
+        "point": {"min_score": None, "max_size": None}, "step": step, "num_vertices": n,
+        "precision_bias": 0.0, "learned": False,
+    }  # fmt: skip
+    return [
+        replace(edges, name="edges", scratch=True),
+        Stage("first_point", "engine.stages.point:run", point.VERSION, {"step": step}, {"knn": "knn"}, 1,
+              point.cost(n, k), granule=1),
+        Stage("first", "engine.stages.partition:propagation", partition.VERSION, chosen,
+              {"score": "edges", "point": "first_point"}, 1, partition.propagation_cost(n, k), granule=1),
+    ]  # fmt: skip

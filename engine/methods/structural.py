@@ -10,7 +10,6 @@ no dimension: trained on some vectors it scores any others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from engine.config import Settings
@@ -64,22 +63,18 @@ class Structural(Method):
 
 def fitting_stages(
     graph: GraphShape, settings: Settings, params: Mapping[str, Any], known: Mapping[str, str],
-    where: Mapping[str, Any], edges: Mapping[str, Any],
+    where: Mapping[str, Any], edges: Mapping[str, Any], before: Callable[[GraphShape], list[Stage]] = lambda _: [],
 ) -> list[Stage]:  # fmt: skip
     """``neighborhoods``, ``fit_prior``, ``prior``, ``fit``, and ``score`` of the whole graph; first those of a second.
 
-    Identities are those of the labels that ``where`` names, or of the stage ``first`` among the inputs ``known``.
+    Identities are those of the labels that ``where`` names, or of the stage ``first`` among the inputs ``known``, which
+    ``before`` makes of the second graph.
     """
 
     def fits(shape: GraphShape, further: Mapping[str, str]) -> list[Stage]:
         return _fits(shape, settings, params, known, where, further)
 
-    second = _second_stages(graph, lambda shape: fits(shape, {}), {}, {"fit": "fit"}, {})
-    if graph.order:  # of first clusters, which are the first graph's
-        order = {"first_order": graph.order}
-        second = [
-            replace(stage, inputs={**stage.inputs, **order}) if "first" in stage.inputs else stage for stage in second
-        ]
+    second = _second_stages(graph, lambda shape: [*before(shape), *fits(shape, {})], {}, {"fit": "fit"}, {})
     projected = {"projected": graph.originals is not None}
     return [
         *second, *fits(graph, _second_inputs(graph) | {"second_fit": f"{SECOND}fit"} if second else {}),

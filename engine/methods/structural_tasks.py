@@ -108,14 +108,13 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     if "second_fit" in task.call.inputs and (other := load_file(task.input("second_fit") / FITTED_WEIGHTS)):
         tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
         facts["second_graph"] = True
-        held = (column[held_out] for column in edges[:2])
-        second = _second_scores(task).log_odds(*held, logits)
+        second = _second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
     if "first" in task.call.inputs:
         doubts = config.doubts
         facts["doubts"] = estimate_doubts(read_npy(task.input("first"), "roots")) if doubts is None else doubts
         (slope,), offset = structural.calibrate(same[held_out], logits)
         slopes, offset = [slope], offset - facts["doubts"] * float(np.log(2))
-        if second is not None:  # which has its own doubts; clusters found in the first graph cannot say which is better
+        if second is not None:  # which has its own doubts; clusters of the first graph cannot say which is better
             slopes, offset = [slope / 2, 0.5], offset / 2
     else:
         slopes, offset = structural.calibrate(same[held_out], logits, *(() if second is None else (second,)))

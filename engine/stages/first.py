@@ -10,33 +10,18 @@ LEAST_CLUSTERS = 50  # of two rows and more, for first clusters to be learned fr
 
 
 def first_identities(task: TaskContext) -> np.ndarray | None:
-    """The stage ``first``'s clusters by vertex of this stage's graph, -1 for rows alone; ``None`` if they are too few.
-
-    Where this stage works on a second graph, ``first_order`` is the ``order`` of the one that the clusters are of.
-    """
-    identities_N = _identities(task)
-    if identities_N is None or "first_order" not in task.call.inputs:
-        return identities_N
-    by_row_N = _by_row(identities_N, read_npy(task.input("first_order"), "row_of_vertex"))
-    return by_row_N[read_npy(task.input("order"), "row_of_vertex")]
-
-
-def first_identities_by_row(task: TaskContext) -> np.ndarray | None:
-    """The same, by row."""
-    identities_N = _identities(task)
-    if identities_N is None or "order" not in task.call.inputs:
-        return identities_N
-    return _by_row(identities_N, read_npy(task.input("order"), "row_of_vertex"))
-
-
-def _identities(task: TaskContext) -> np.ndarray | None:
+    """The stage ``first``'s clusters by vertex, -1 for rows alone; ``None`` if they are too few to learn from."""
     roots_N = np.asarray(read_npy(task.input("first"), "roots"))
     sizes_N = np.bincount(roots_N, minlength=len(roots_N))
     identities_N = np.where(sizes_N[roots_N] > 1, roots_N, -1).astype(np.int64)
     return identities_N if np.count_nonzero(sizes_N > 1) >= LEAST_CLUSTERS else None
 
 
-def _by_row(values_N: np.ndarray, row_of_vertex_N: np.ndarray) -> np.ndarray:
-    result = np.empty_like(values_N)
-    result[row_of_vertex_N] = values_N
-    return result
+def first_identities_by_row(task: TaskContext) -> np.ndarray | None:
+    """The same, by row."""
+    identities_N = first_identities(task)
+    if identities_N is None or "order" not in task.call.inputs:
+        return identities_N
+    by_row_N = np.empty_like(identities_N)
+    by_row_N[read_npy(task.input("order"), "row_of_vertex")] = identities_N
+    return by_row_N

@@ -120,7 +120,7 @@ def name_apart(stages: Sequence[Stage], prefix: str, **params: Any) -> tuple[lis
         replace(
             stage, name=names[stage.name], params={**stage.params, **params},
             inputs={name: names.get(origin, origin) for name, origin in stage.inputs.items()},
-            unless=names.get(stage.unless, ""), instead=names.get(stage.instead, ""),
+            unless=names.get(stage.unless, stage.unless), instead=names.get(stage.instead, stage.instead),
         )
         for stage in stages
     ], names  # fmt: skip

@@ -11,17 +11,20 @@ from safetensors.numpy import load_file
 from engine import cluster, evaluate, train
 from engine.errors import ConfigError, ManifestMismatch
 from engine.learning.metric import Metric, average_precision, choose_rows, choose_shrinkage, sum_scatter
+from engine.stages.edges import iterate_edges
 from engine.storage.arrays import map_array
 from engine.storage.manifest import read_json
+from engine.summary import stage_folder
 
 DIM = 12
+EDGE = ("source", "target", "score")
 
 
-def disturbed(num_identities: int, per: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def disturbed(num_identities: int, per: int, seed: int, most: float = 1.2) -> tuple[np.ndarray, np.ndarray]:
     """Rows of one identity differ in the first three dimensions most of all; all have an offset in common."""
     rng = np.random.default_rng(seed)
     identities = np.repeat(np.arange(num_identities), per)
-    spread = np.where(np.arange(DIM) < 3, 1.2, 0.12)
+    spread = np.where(np.arange(DIM) < 3, most, 0.12)
     centres = rng.standard_normal((num_identities, DIM)) * 0.5
     rows = centres[identities] + rng.standard_normal((len(identities), DIM)) * spread + 0.8
     mixed = np.linalg.qr(np.random.default_rng(99).standard_normal((DIM, DIM)))[0]
@@ -138,3 +141,52 @@ def test_training_projects_each_half_by_the_others_metric(tmp_path: Path) -> Non
     by_other = Metric(tensors["half_1.mean"], tensors["half_1.projection"]).project(unit.astype(np.float16))
     own = (halves == 0) & (np.arange(len(vectors)) != 7)
     np.testing.assert_allclose(projected[own][:, :DIM], by_other[own], atol=2e-3)
+
+
+def scores_by_rows(run: Path) -> dict[tuple[int, int], float]:
+    columns = [np.concatenate(parts) for parts in zip(*iterate_edges(stage_folder(run, "score"), EDGE), strict=True)]
+    order = stage_folder(run, "order")
+    if order is not None:
+        rows = np.load(order / "row_of_vertex.npy")
+        columns[:2] = [rows[column] for column in columns[:2]]
+    pairs = np.sort(np.stack(columns[:2], axis=1), axis=1)
+    return dict(zip(map(tuple, pairs.tolist()), columns[2].tolist(), strict=True))
+
+
+def test_few_rows_are_scored_in_two_graphs_however_their_vertices_are_numbered(tmp_path: Path) -> None:
+    small = {"trees.num_trees": 20, "trees.levels": 3, "knn.k": 20}
+    (fitting, known), (unseen, _) = disturbed(400, 6, 3, 0.9), disturbed(300, 6, 4, 0.9)
+    for name, rows in (("two", 200_000), ("one", 2_399)):
+        train(fitting, known, tmp_path / name, method="structural", **small, **{"metric.second_graph_rows": rows})
+    facts = {name: read_json(tmp_path / name / "model.json")["facts"] for name in ("one", "two")}
+    assert len(facts["two"]["slopes"]) == 2
+    assert len(facts["one"]["slopes"]) == 1
+    assert "second_graph" not in facts["one"]
+    found = {}
+    for model, mode in (("one", "exact"), ("two", "exact"), ("two", "partition")):
+        run = tmp_path / f"{model}-{mode}"
+        cluster(unseen, model=tmp_path / model, workspace=run, knn={"k": 20, "mode": mode, "num_probes": 1_000})
+        assert (stage_folder(run, "second_knn") is not None) == (model == "two")
+        found[model, mode] = scores_by_rows(run)
+    exact = found["two", "exact"]
+    likely = [pair for pair, score in exact.items() if score > 0.2]
+
+    def difference(other: dict[tuple[int, int], float]) -> float:
+        return float(np.mean([abs(exact[pair] - other.get(pair, 0.0)) for pair in likely]))
+
+    assert difference(found["two", "partition"]) < 1e-6
+    assert difference(found["one", "exact"]) > 0.01
+
+
+def test_without_labels_a_metric_comes_from_first_clusters(tmp_path: Path) -> None:
+    vectors, truth = disturbed(200, 6, 6, 0.4)
+    scores = {}
+    for name, rows in (("two", 200_000), ("one", 0)):
+        settings = {"method": "self_trained", "metric.second_graph_rows": rows}
+        result = cluster(vectors, workspace=tmp_path / name, **settings)
+        scores[name] = evaluate(result.labels, truth)["pairwise_f"]
+    assert scores["two"] > scores["one"] + 0.1
+    few = cluster(vectors[:60], workspace=tmp_path / "few", method="self_trained")  # too few clusters to learn from
+    tensors = load_file(stage_folder(few.run, "first_metric") / "metric.safetensors")
+    assert np.array_equal(tensors["metric.projection"], np.eye(DIM))
+    assert not tensors["metric.mean"].any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toy_graphs import toy_graph
@@ -10,6 +12,7 @@ from engine.config import TreesConfig
 from engine.errors import DataError
 from engine.graph.adjacency import undirected_edges
 from engine.graph.overlaps import AVERAGED, neighborhood_averages, vertex_profiles
+from engine.graph.support import store_priors
 from engine.learning import structural
 from engine.learning.training import hold_out
 
@@ -106,8 +109,50 @@ def test_calibration_undoes_a_slope_and_an_offset() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=2, size=20_000)
     same = rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
-    assert structural.calibrate(logits, same) == pytest.approx((0.5, -1), abs=0.06)
-    assert structural.calibrate(logits, np.ones(20_000, bool)) == (1.0, 0.0)
+    slopes, offset = structural.calibrate(same, logits)
+    assert (*slopes, offset) == pytest.approx((0.5, -1), abs=0.06)
+    assert structural.calibrate(np.ones(20_000, bool), logits) == ([1.0], 0.0)
+
+
+def test_calibration_weighs_two_scores_by_what_they_add_and_none_against_itself() -> None:
+    rng = np.random.default_rng(1)
+    first, second, noise = rng.normal(scale=2, size=(3, 40_000))
+    same = rng.random(40_000) < 1 / (1 + np.exp(-(0.7 * first + 0.2 * second - 1)))
+    slopes, offset = structural.calibrate(same, first, second)
+    assert (*slopes, offset) == pytest.approx((0.7, 0.2, -1), abs=0.06)
+    slopes, _ = structural.calibrate(same, noise - second, first)  # the first of these contradicts what is true
+    assert slopes[0] == 0
+    assert slopes[1] == pytest.approx(structural.calibrate(same, first)[0][0])
+    assert structural.calibrate(np.zeros(5, bool), *np.ones((2, 5))) == ([0.5, 0.5], 0.0)
+
+
+def test_a_second_graph_is_asked_by_either_end_and_by_its_own_numbers() -> None:
+    neighbors = np.array([[1, 2], [0, -1], [-1, -1], [1, -1]], np.int32)  # of its vertices
+    scores = store_priors(np.array([[0.9, 0.3], [0.9, 0], [0, 0], [1, 0]]))
+    vertices = np.array([3, 2, 1, 0], np.int32)  # of the first graph's vertices 0 to 3
+    second = structural.SecondScores(neighbors, scores, vertices)
+    sources, targets = np.array([2, 1, 0, 0], np.int32), np.array([3, 3, 2, 3], np.int32)
+    found = second.log_odds(sources, targets, np.array([5.0, 5.0, 5.0, 5.0], np.float32))
+    assert found[:2] == pytest.approx(np.log([9, 3 / 7]), abs=1e-3)  # 1 and 0 list each other; 0 lists 2
+    assert 11 < found[2] < 12  # certain, as far as can be stored
+    assert found[3] == structural.UNLISTED
+    assert second.log_odds(sources[3:], targets[3:], np.array([-4.0], np.float32)) == -4
+
+
+def test_a_second_graph_moves_scores_as_its_slope_says() -> None:
+    scorer, priors, _ = fitted()
+    listed = graph()
+    edges = undirected_edges(listed.neighbors_NK, listed.similarities_NK, 0, 480)
+    second = structural.SecondScores(
+        listed.neighbors_NK, structural.listed_scores(scorer, listed, priors, 0, 480, threads=2)
+    )
+    alone = structural.score_edges(scorer, listed, priors, edges)
+    both = structural.score_edges(
+        replace(scorer, slope=0.75, offset=-0.25, second_slope=0.5), listed, priors, edges, second
+    )
+    assert np.abs(both - alone).max() < 1e-3  # the mean of a score and itself
+    pieces = [structural.listed_scores(scorer, listed, priors, *rows) for rows in ((0, 100), (100, 480))]
+    assert np.array_equal(np.concatenate(pieces), second.scores_NK)
 
 
 def test_what_log_odds_explain_of_held_out_edges() -> None:

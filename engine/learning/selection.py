@@ -28,11 +28,12 @@ from engine.evaluation.metrics import PairCounts, f_from_counts, harmonic_mean
 
 Array = np.ndarray[Any, Any]
 
-VERSION = 6  # of what is chosen from the same scores
+VERSION = 7  # of what is chosen from the same scores
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 FINEST_LOGIT = 0.125
 MODULE_LOGITS = tuple(np.arange(2.0, -2.6, -0.5).tolist())  # floors of map equation and density peaks: beyond, F falls
-HEAD_START = 0.005  # of the map equation: unseen identities chain more than held-out ones among those trained on
+HEAD_START = 0.01  # of the map equation: unseen identities chain more than held-out ones, and it is tuned the least
+NO_WORSE = 0.002  # in F: floors of the map equation that are told apart by chance
 LINK_QUANTILES = 101
 SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)
 SIZE_FACTORS = (1.0, 1.5)
@@ -221,11 +222,16 @@ def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float, highest:
 
 
 def _scan(evaluate: Callable[[float], dict[str, Any]]) -> dict[str, Any]:
-    """Evaluate all of ``MODULE_LOGITS``; the best mean F of one, counted twice, and its two neighbours decides."""
+    """Evaluate all of ``MODULE_LOGITS``; the best mean F of one, counted twice, and its two neighbours decides.
+
+    Of those that are ``NO_WORSE`` the one next to even odds is taken, which is right if scores are calibrated.
+    """
     found = [evaluate(_score(logit)) for logit in MODULE_LOGITS]
     values = np.array([mean_f(each) for each in found])
     padded = np.concatenate([values[:1], values, values[-1:]])
-    return found[int(np.argmax(padded[:-2] + 2 * values + padded[2:]))]
+    smooth = (padded[:-2] + 2 * values + padded[2:]) / 4
+    as_good = np.flatnonzero(smooth >= smooth.max() - NO_WORSE)
+    return found[int(as_good[np.argmin(np.abs(np.array(MODULE_LOGITS)[as_good]))])]
 
 
 def _score(logit: float) -> float:

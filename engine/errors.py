@@ -19,6 +19,10 @@ class DataError(EngineError, ValueError):
     """Input data is missing, malformed, or disagrees with itself; names the file and the rows."""
 
 
+class RunBusy(DataError):
+    """Another process is working on the run: later, the same command may go on."""
+
+
 class ManifestMismatch(EngineError, ValueError):
     """The output folder holds a run of another source, or a model of another shape or format."""
 

@@ -18,13 +18,13 @@ PUBLISH_S = 10.0
 class EventLog:
     """Appends events to ``RUN/events.jsonl``. Every event has ``time`` (Unix seconds) and ``event`` (its kind).
 
-    Of a run at a URL the file is published anew every ``PUBLISH_S``.
+    Of a run at a URL the file is published anew every ``PUBLISH_S``: a killed process loses what came after.
     """
 
     def __init__(self, place: Place) -> None:
         self._path = place.root / EVENTS_FILE
         self._place = place
-        self._published = time.monotonic()
+        self._published = -PUBLISH_S  # so that the first event is seen at once
         # A line that a full disk cut off must not swallow the next one.
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             self._append("\n")

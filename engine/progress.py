@@ -145,9 +145,9 @@ def rate_and_left(stage: Stage, fraction: float, first_rows: int, elapsed_s: flo
     done = fraction - first_rows / stage.num_rows
     if done <= 0 or elapsed_s <= 0:
         return "", ""
-    left = elapsed_s * (1 - fraction) / done
+    left = round(elapsed_s * (1 - fraction) / done)
     rate = f"{done * stage.num_rows / elapsed_s:,.0f} rows/s," if stage.num_rows > 1 else ""
-    return rate, f"{left // 60:.0f}:{left % 60:02.0f} left"
+    return rate, f"{left // 60}:{left % 60:02} left"
 
 
 def make_display(show: bool) -> Display:

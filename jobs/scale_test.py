@@ -44,17 +44,25 @@ def work(arguments: argparse.Namespace) -> None:
     if is_url(arguments.out):
         raise ConfigError(f"--out {arguments.out}: the vectors are made there too; name a folder that every host sees")
     rows = []
-    for number, part in enumerate(arguments.parts.split(",")):
-        name, _, identities = part.partition("=")
-        if not identities and name not in PARTS:
-            raise SystemExit(f"--parts {part}: expected one of {', '.join(PARTS)}, or name=identities")
+    for number, (name, identities) in enumerate(sizes(arguments.parts).items(), start=1):
         print(f"== {name}", flush=True)
-        rows.append(measure(name, int(identities or PARTS[name]), 1 + number, arguments))
+        rows.append(measure(name, identities, number, arguments))
         print_effort(Path(arguments.out) / name)
     widths = [max(len(row[column]) for row in [HEADER, *rows]) for column in range(len(HEADER))]
     for row in [HEADER, *rows]:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     print("seconds: of all starts together; memory: most of the driver's machine, or of a worker if that was more")
+
+
+def sizes(parts: str) -> dict[str, int]:
+    """Identities of each part; raises ``ConfigError`` for what is neither a name nor ``name=identities``."""
+    found = {}
+    for part in parts.split(","):
+        name, _, identities = part.partition("=")
+        if not (identities.isdecimal() and int(identities)) and part not in PARTS:
+            raise ConfigError(f"--parts {part}: expected one of {', '.join(PARTS)}, or name=identities")
+        found[name] = int(identities or PARTS[name])
+    return found
 
 
 def measure(name: str, identities: int, seed: int, arguments: argparse.Namespace) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """What the jobs share: their arguments, exit codes, and the lines at their end.
 
 A job ends with 0 when it is done; with 2 when it was refused, so that submitting it again unchanged is of no use; with
-1 when it failed on the way, and with 130 or a signal when it was stopped. After these, submit it again with the same
-``--out``: what is committed is kept.
+1 when it failed on the way or another works on the run, and with 130 or a signal when it was stopped. After these,
+submit it again with the same ``--out``: what is committed is kept. ``ray job submit`` itself ends with 1 for all that
+failed, and with 0 for a job that was stopped: the job's last line says which.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from engine.api import open_run
 from engine.config import load_resources, parse_overrides
 from engine.effort import run_effort
-from engine.errors import DiskBudgetExceeded, EngineError, StorageFailed, TaskFailed
+from engine.errors import DiskBudgetExceeded, EngineError, RunBusy, StorageFailed, TaskFailed
 from engine.masking import masked
 
 AGAIN = "submit it again with the same --out: what was committed is kept"
@@ -51,7 +52,7 @@ def run_job(job: Callable[[], None]) -> int:
     """Run a job's work and return its exit code; errors are one line each."""
     try:
         job()
-    except (TaskFailed, StorageFailed, DiskBudgetExceeded) as error:
+    except (TaskFailed, StorageFailed, DiskBudgetExceeded, RunBusy) as error:
         return _end(FAILED, f"failed: {error}\n{AGAIN}")
     except EngineError as error:
         return _end(REFUSED, f"refused: {error}")

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from engine.errors import DataError, StorageFailed
+from engine.errors import DataError, RunBusy, StorageFailed
 from engine.storage import manifest
 from engine.storage.manifest import Record, explain_os_errors
 from engine.storage.remote import (
@@ -97,7 +97,7 @@ class Place:
         with stream:
             while not _try_lock(stream):
                 if time.monotonic() >= until:
-                    raise DataError(f"another process is working on {self}: wait for it, or choose another --out")
+                    raise RunBusy(f"another process is working on {self}: wait for it, or choose another --out")
                 time.sleep(0.05)
             yield
 
@@ -270,7 +270,7 @@ class _Lease:
                 time.sleep(min(1.0, LEASE_S / 10))
                 now = self._holder()
                 if now is not None and now != held:
-                    raise DataError(
+                    raise RunBusy(
                         f"another process is working on {self._storage.url} ({_word(now)}): wait for it, or choose "
                         f"another --out"
                     )

@@ -17,7 +17,7 @@ import pytest
 from conftest import RAY_CPUS
 from toy_stages import make_calls
 
-from engine.errors import ConfigError, DataError
+from engine.errors import DataError
 from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
 from engine.plan import CHUNK_ROWS
@@ -222,7 +222,7 @@ class TestRayOfAnySize:
         monkeypatch.setattr(module, "POLL_S", 0.05)
         monkeypatch.setattr(module, "START_TIMEOUT_S", 0.3)
         executor = RayExecutor(workers=0, **asked)
-        with pytest.raises(ConfigError, match=rf"no Ray worker of .*1 host\(s\) of {RAY_CPUS} CPUs, 0 GPUs"):
+        with pytest.raises(TaskFailed, match=rf"no Ray worker of .*1 host\(s\) of {RAY_CPUS} CPUs, 0 GPUs"):
             list(executor.run(make_calls(tmp_path, "count_up", 10)))
         executor.close()
 

@@ -77,3 +77,12 @@ def test_exit_codes(job: Any, error: BaseException, code: int, capsys: pytest.Ca
     text = capsys.readouterr().err
     assert ("submit it again" in text) == (code != 2)
     assert "a:b@" not in text
+
+
+@pytest.mark.parametrize("parts", ["tiny=20,bogus", "tiny=x", "tiny=0", "part1=", ""])
+def test_parts_are_refused_before_any_is_made(
+    job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: str
+) -> None:
+    assert job("scale_test", "--out", tmp_path / "out", "--parts", parts) == 2
+    assert "expected one of part1, part3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

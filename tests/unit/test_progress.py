@@ -18,6 +18,7 @@ def test_rate_and_time_left_count_what_this_run_did() -> None:
     assert rate_and_left(STAGE, 0.75, 500, 10.0) == ("25 rows/s,", "0:10 left")
     assert rate_and_left(STAGE, 0.5, 500, 10.0) == ("", "")
     assert rate_and_left(ONE_TASK, 0.25, 0, 60.0) == ("", "3:00 left")
+    assert rate_and_left(ONE_TASK, 0.25, 0, 59.9) == ("", "3:00 left")
 
 
 def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,8 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_cluster_without_authentication_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="that is a dashboard"):
+        check_token("http://127.0.0.1:8265")
     with pytest.raises(ConfigError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379: RAY_AUTH_MODE is not set, so anyone"):
         check_token("10.0.0.1:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -80,7 +82,7 @@ def test_nothing_at_the_address_is_told_in_bounded_time(monkeypatch: pytest.Monk
     monkeypatch.setattr(session.ray, "shutdown", lambda: None)
     for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "secret", "RAY_ADDRESS": "127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TaskFailed, match=r"Ray could not be reached at RAY_ADDRESS=127\.0\.0\.1:9: .*refused"):
+    with pytest.raises(TaskFailed, match=r"at RAY_ADDRESS=127\.0\.0\.1:9, or has another token: .*refused"):
         session.connect(1, 0)
 
 

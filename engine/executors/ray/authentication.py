@@ -27,10 +27,16 @@ def make_token() -> None:
 
 
 def check_token(address: str) -> None:
-    """Refuse to join a cluster without token authentication, or with a token that others can read.
+    """Refuse an address of no cluster, one without token authentication, and a token that others can read.
+
+    The cluster itself is not asked: one started without a token takes no workers from a driver that has one.
 
     Raises ``ConfigError`` that says what to set.
     """
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: that is a dashboard, for ray job submit; expected host:port, or auto"
+        )
     mode = os.environ.get(MODE, "")
     if mode.lower() != "token":
         raise ConfigError(

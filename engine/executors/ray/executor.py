@@ -116,7 +116,10 @@ class RayExecutor:
                 outcomes, lost_starts, started = self._collect(done)
                 failed_starts = 0 if started or outcomes else failed_starts + bool(lost_starts)
                 if lost_starts and failed_starts >= START_ATTEMPTS and not any(slot.call for slot in self._slots):
-                    raise TaskFailed(f"Ray could not start a worker, tried {START_ATTEMPTS} times: {lost_starts[0]}")
+                    raise TaskFailed(
+                        f"Ray could not start a worker, tried {START_ATTEMPTS} times: {lost_starts[0]}; is every host "
+                        f"of the cluster started with RAY_AUTH_MODE=token and the token given here?"
+                    )
                 if lost_starts:
                     time.sleep(1)
                 for outcome in outcomes:
@@ -220,8 +223,8 @@ class RayExecutor:
             raise ConfigError("--device cuda: this Ray cluster offers no GPU; use --device cpu")
         return 1.0 if offered >= self._asked else int(10_000 * offered / self._asked) / 10_000
 
-    def _no_room(self, size: WorkerSize) -> ConfigError:
-        return ConfigError(
+    def _no_room(self, size: WorkerSize) -> TaskFailed:
+        return TaskFailed(
             f"no Ray worker of {size} could start in {START_TIMEOUT_S:.0f} s; {_offered()}: ask for less "
             f"(threads, gpus, memory_bytes, custom_resources), or add hosts that hold it"
         )

@@ -47,7 +47,9 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
         raise
     except Exception as error:  # Ray raises the bare class for a part that did not come up in time
         ray.shutdown()
-        what = f"could not be reached at RAY_ADDRESS={address}" if address else "did not start"
+        what = "did not start"
+        if address:
+            what = f"could not be reached at RAY_ADDRESS={address}, or has another token"
         raise TaskFailed(
             f"Ray {what}: {error}; what was committed is kept: run the same command again, or use --executor local"
         ) from error

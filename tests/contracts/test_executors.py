@@ -17,7 +17,7 @@ import pytest
 from conftest import RAY_CPUS
 from toy_stages import make_calls
 
-from engine.errors import DataError
+from engine.errors import DataError, TaskFailed
 from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
 from engine.plan import CHUNK_ROWS

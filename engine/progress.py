@@ -64,7 +64,8 @@ class Plain(Quiet):
     def begin(self, stage: Stage, done_rows: int) -> None:
         self._started = self._last = time.monotonic()
         self._first = self._done = done_rows
-        work = f"{stage.num_rows:,} rows in {stage.num_tasks()} tasks" if stage.num_rows > 1 else "1 task"
+        tasks = stage.num_tasks()
+        work = f"{stage.num_rows:,} rows in {tasks} task{'s' * (tasks > 1)}" if stage.num_rows > 1 else "1 task"
         resumed = f", {done_rows:,} rows already committed" if done_rows else ""
         self.message(f"{stage.name}: {work}{resumed}")
 

@@ -85,7 +85,8 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
                         events.write("outputs_consumed", stage=name)
         except BaseException as error:
             with suppress(OSError):
-                events.write("run_failed", error=f"{type(error).__name__}: {error}")
+                failed = isinstance(error, Exception)  # else a signal, or Control-C
+                events.write("run_failed", error=f"{type(error).__name__}: {error}" if failed else "stopped")
                 events.publish()
             raise
         remove_stale(place, plan, events)

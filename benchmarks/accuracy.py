@@ -8,7 +8,7 @@ that were settled on the real sets: ``cosine:map_equation``, and ``self_trained`
 method's row without a partition is the one that training chose. What draws nothing at random is run with the first
 seed alone. Leiden and Infomap need ``--outside``, the interpreter of an environment with igraph and infomap, which are
 GPL and no part of this project. Rows of ``benchmarks/records/accuracy.json`` are replaced by data set, method and
-seed; ``--table`` only prints them, mean and spread (half of the range) over the seeds.
+seed; ``--table`` only prints them, mean and spread (half of the range) over the seeds, and what they cost.
 """
 
 from __future__ import annotations
@@ -94,6 +94,24 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def costs(rows: list[dict[str, Any]]) -> str:
+    """Markdown: seconds of training, seconds of the run, peak memory in GB of each method, first seed."""
+    first = {(row["method"], row["data"]): row for row in sorted(rows, key=_order, reverse=True)}
+    names = [name for name in SETS if any(data == name for _, data in first)]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for method in dict.fromkeys(row["method"] for row in sorted(rows, key=lambda row: _order(row)[1:])):
+        cells = [_cost(first.get((method, name), {"missing": ""})) for name in names]
+        lines.append("| " + " | ".join([method, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _cost(row: dict[str, Any]) -> str:
+    if "missing" in row:
+        return "–"
+    memory = f"{row['peak_bytes'] / 1e9:.1f}" if row.get("peak_bytes") else "–"
+    return f"{row['train_seconds']:.0f} / {row['run_seconds']:.0f} / {memory}"
+
+
 def _cell(rows: list[dict[str, Any]]) -> str:
     if not rows or "missing" in rows[0]:
         return "–"
@@ -117,7 +135,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is recorded")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(read_rows("accuracy")))
+        print(table(read_rows("accuracy")), costs(read_rows("accuracy")), sep="\n\n")
         return
     sets = arguments.only or list(SETS)
     if arguments.data is None and set(sets) - set(STANDINS):

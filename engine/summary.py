@@ -299,6 +299,8 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
         what = f"then a scorer was fitted to {learned:,} edges of those clusters, and rows were clustered anew by it"
         if learned:
             what += f", its odds divided by 2^{facts['doubts']:.1f} (trees.doubts)."
+            if facts.get("second_graph"):
+                what += " In a second graph, of a metric learned from them, this was done again: scores are of both."
         few = "they gave nothing to learn from, so they stand."
         notes.append(
             "No labels and no model were given: rows were clustered by cosine first, at an operating point read from "

@@ -251,7 +251,7 @@ def run_stages(
     stages, shape = graph_stages(source, settings, knn_graph, projection)
     further, members = committee_stages(committee, settings, source.num_rows)
     second = None
-    if model is not None and model.facts.get("second_graph"):
+    if model is not None and model.facts.get("second_graph") and _two_graphs(source, settings):
         second = second_graph(source, settings, None)
     elif model is None and method.first_metric and knn_graph is None and _two_graphs(source, settings):
         second = second_graph(source, settings, method.first_metric)

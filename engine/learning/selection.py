@@ -31,6 +31,7 @@ Array = np.ndarray[Any, Any]
 VERSION = 7  # of what is chosen from the same scores
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 FINEST_LOGIT = 0.125
+HIGHEST_LOGIT = 15.0
 MODULE_LOGITS = tuple(np.arange(2.0, -2.6, -0.5).tolist())  # floors of map equation and density peaks: beyond, F falls
 HEAD_START = 0.01  # of the map equation: unseen identities chain more than held-out ones, and it is tuned the least
 NO_WORSE = 0.002  # in F: floors of the map equation that are told apart by chance
@@ -60,9 +61,11 @@ def select_operating_points(
     of 2 down to ``FINEST_LOGIT`` around the best; of the others by steps of half a logit, where the mean of each and
     its neighbours decides, as their F is flat and rugged. Each comes with ``held_out_f``, ``held_out_precision``,
     ``held_out_recall`` (pairwise) and ``held_out_bcubed_f``; ``preferred`` names the best, the map equation with a
-    ``HEAD_START``. Equal F goes to the first tried, from high thresholds down. Memory: about 40 bytes per edge kept at
-    the lowest threshold tried. Raises ``DataError`` if no pair of rows could be counted.
+    ``HEAD_START``. Equal F of the first two goes to the first tried, from high thresholds down. Memory: about 40 bytes per edge
+    kept at the lowest threshold tried. Raises ``DataError`` if no pair of rows could be counted.
     """
+    if len(scores_E) == 0:
+        raise DataError("thresholds: no edge was scored; lower score.min_similarity")
     num_vertices = len(identities_N)
     _, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
     measure = _measure(identities_N, held_out_N)
@@ -103,8 +106,8 @@ def select_operating_points(
 
     lowest = _lowest_logit(scores_E, num_vertices, sizes)
     searches: dict[str, Callable[[], dict[str, Any]]] = {
-        "components": lambda: _search(best_intimacy, lowest, 15.0),
-        "propagation": lambda: _search(best_cap, lowest, 15.0),
+        "components": lambda: _search(best_intimacy, lowest, HIGHEST_LOGIT),
+        "propagation": lambda: _search(best_cap, lowest, HIGHEST_LOGIT),
         "density_peaks": lambda: _scan(peaks),
         "map_equation": lambda: _scan(modules),
     }
@@ -199,7 +202,7 @@ def _lowest_logit(scores_E: Array, num_vertices: int, sizes: Array) -> float:
     else:
         score = float(np.partition(scores_E, len(scores_E) - wanted)[len(scores_E) - wanted])
     score = min(max(score, 1e-6), 1 - 1e-7)
-    return max(-4.0, np.floor(np.log(score / (1 - score))))
+    return float(np.clip(np.floor(np.log(score / (1 - score))), -4.0, HIGHEST_LOGIT - 1))
 
 
 def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float, highest: float) -> dict[str, Any]:

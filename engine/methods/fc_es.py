@@ -107,7 +107,7 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
                 step=task.params["step"], seed=task.params["seed"], threads=task.threads,
             )
         )  # fmt: skip
-    values = [points[points["preferred"]]["held_out_f"] for points in found]
+    values = [selection.mean_f(points[points["preferred"]]) for points in found]
     best = int(np.argmax(values))
     preferred, points = found[best].pop("preferred"), found[best]
     facts = {"neighbors": counts[best], "held_out_f": dict(zip(map(str, counts), values, strict=True))}

@@ -112,12 +112,15 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     if "first" in task.call.inputs:
         doubts = config.doubts
         facts["doubts"] = estimate_doubts(read_npy(task.input("first"), "roots")) if doubts is None else doubts
-        (slope,), offset = structural.calibrate(same[held_out], logits)
-        slopes, offset = [slope], offset - facts["doubts"] * float(np.log(2))
+        slopes, offset = structural.calibrate(same[held_out], logits)
+        offset -= facts["doubts"] * float(np.log(2))
         if second is not None:  # which has its own doubts; clusters of the first graph cannot say which is better
-            slopes, offset = [slope / 2, 0.5], offset / 2
+            slopes, offset = [slopes[0] / 2, 0.5], offset / 2
     else:
-        slopes, offset = structural.calibrate(same[held_out], logits, *(() if second is None else (second,)))
+        slopes, offset = structural.calibrate(same[held_out], logits)
+        tensors["alone"] = np.array([*slopes, offset, 0.0])
+        if second is not None:
+            slopes, offset = structural.calibrate(same[held_out], logits, second)
     facts["slopes"] = slopes
     scorer = structural.StructuralScorer(priors, final, slopes[0], offset, sum(slopes[1:]))
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))
@@ -133,9 +136,14 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     if not tensors:
         roots_N = hold(("first", task.call.digest), lambda: np.array(read_npy(task.input("first"), "roots")))
         return write_edges(task, start, stop, lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32))
+    second = None
+    if any(name.startswith(SECOND_TENSORS) for name in tensors):
+        if "second" in task.call.inputs:
+            second = _second_scores(task)
+        else:  # too many rows, or not wanted
+            tensors = {**tensors, "calibration": tensors["alone"]}
     scorer = hold(("scorer", task.call.digest), lambda: structural.from_tensors(tensors))
     graph, priors_NK = _graph(task), task.array("prior", "priors")
-    second = _second_scores(task) if any(name.startswith(SECOND_TENSORS) for name in tensors) else None
 
     def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
         edges = EdgeList(sources, targets, similarities)

@@ -104,3 +104,12 @@ def test_the_map_equations_floor_lies_above_the_false_edges_of_most_modules() ->
     assert select(dense)["map_equation"]["held_out_f"] > select(dense)["components"]["held_out_f"] - 1e-9
     one, other = (select(dense, seed=3, threads=threads) for threads in (1, 2))
     assert one == other
+
+
+def test_certain_scores_and_no_scores() -> None:
+    sources, targets, scores, identities, held_out = planted_graph(0.6, 0.6)
+    certain = np.ones_like(scores)
+    found = select((sources, targets, certain, identities, held_out), partitions=("components", "propagation"))
+    assert found["components"]["min_score"] <= 1
+    with pytest.raises(DataError, match="no edge was scored"):
+        select((sources[:0], targets[:0], scores[:0], identities, held_out))

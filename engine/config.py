@@ -254,8 +254,8 @@ class MetricConfig(Section):
         "model takes those of any dimension",
     )  # fmt: skip
     second_graph_rows: int = Field(
-        200_000, ge=0, description="structural, self_trained: up to so many rows, of a training and of a run, edges are scored in two graphs, of "
-        "the vectors as they are and in the metric, and both scores count",
+        200_000, ge=0, description="structural, self_trained: up to so many rows, of a training and of a run, edges "
+        "are scored in two graphs, of the vectors as they are and in the metric, and both scores count",
     )  # fmt: skip
 
 

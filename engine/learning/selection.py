@@ -62,7 +62,7 @@ def select_operating_points(
     its neighbours decides, as their F is flat and rugged. Each comes with ``held_out_f``, ``held_out_precision``,
     ``held_out_recall`` (pairwise) and ``held_out_bcubed_f``; ``preferred`` names the best, the map equation with a
     ``HEAD_START``. Equal F of the first two goes to the first tried, from high thresholds down. Memory: about 40 bytes
-    per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair of rows could be counted, or no edge is.
+    per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair could be counted, or no edge is.
     """
     if len(scores_E) == 0:
         raise DataError("thresholds: no edge was scored; lower score.min_similarity")

@@ -17,7 +17,7 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -82,45 +82,35 @@ def _cosine_graph(folder: Path, features: np.ndarray, labels: np.ndarray) -> tup
     return read_edges(run), vertex_identities(run, labels)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: pairwise F / BCubed F of each method on each data set, mean ± spread where there are several seeds."""
+def table(rows: list[dict[str, Any]], cell: Callable[[list[dict[str, Any]]], str]) -> str:
+    """Markdown: a line for each method, a column for each data set, and in it what ``cell`` says of its seeds' rows."""
     cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for each in sorted(rows, key=lambda row: _order(row)[1:]):
         cells[each["method"], each["data"]].append(each)
     names = [name for name in SETS if any(data == name for _, data in cells)]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for method in dict.fromkeys(method for method, _ in cells):
-        lines.append("| " + " | ".join([method, *(_cell(cells.get((method, name), [])) for name in names)]) + " |")
+        found = [cells.get((method, name), []) for name in names]
+        said = [cell(each) if each and "missing" not in each[0] else "–" for each in found]
+        lines.append("| " + " | ".join([method, *said]) + " |")
     return "\n".join(lines)
 
 
-def costs(rows: list[dict[str, Any]]) -> str:
-    """Markdown: seconds of training, seconds of the run, peak memory in GB of each method, first seed."""
-    first = {(row["method"], row["data"]): row for row in sorted(rows, key=_order, reverse=True)}
-    names = [name for name in SETS if any(data == name for _, data in first)]
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for method in dict.fromkeys(row["method"] for row in sorted(rows, key=lambda row: _order(row)[1:])):
-        cells = [_cost(first.get((method, name), {"missing": ""})) for name in names]
-        lines.append("| " + " | ".join([method, *cells]) + " |")
-    return "\n".join(lines)
-
-
-def _cost(row: dict[str, Any]) -> str:
-    if "missing" in row:
-        return "–"
-    memory = f"{row['peak_bytes'] / 1e9:.1f}" if row.get("peak_bytes") else "–"
-    return f"{row['train_seconds']:.0f} / {row['run_seconds']:.0f} / {memory}"
-
-
-def _cell(rows: list[dict[str, Any]]) -> str:
-    if not rows or "missing" in rows[0]:
-        return "–"
+def scores(rows: list[dict[str, Any]]) -> str:
+    """Pairwise F / BCubed F, mean ± spread where there are several seeds."""
     parts = []
     for name in ("pairwise_f", "bcubed_f"):
         values = [100 * each[name] for each in rows]
         spread = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
         parts.append(f"{np.mean(values):.1f}{spread}")
     return " / ".join(parts)
+
+
+def costs(rows: list[dict[str, Any]]) -> str:
+    """Seconds of training / of the run / peak memory in GB, of the first seed."""
+    row = rows[0]
+    memory = f"{row['peak_bytes'] / 1e9:.1f}" if row.get("peak_bytes") else "–"
+    return f"{row['train_seconds']:.0f} / {row['run_seconds']:.0f} / {memory}"
 
 
 def main() -> None:
@@ -135,7 +125,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is recorded")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(read_rows("accuracy")), costs(read_rows("accuracy")), sep="\n\n")
+        rows = read_rows("accuracy")
+        print(table(rows, scores), table(rows, costs), sep="\n\n")
         return
     sets = arguments.only or list(SETS)
     if arguments.data is None and set(sets) - set(STANDINS):
@@ -146,7 +137,8 @@ def main() -> None:
             first = seed == arguments.seeds[0]
             for row in measure(arguments.data, name, work / name, seed, first, arguments.methods, arguments.outside):
                 record_row("accuracy", {}, row, ("data", "method", "seed"), _order)
-                print(f"{name:20} {row['method']:26} {_cell([row])}  {row.get('missing') or row['point']}", flush=True)
+                what = row.get("missing") or f"{scores([row])}  {row['point']}"
+                print(f"{name:20} {row['method']:26} {what}", flush=True)
 
 
 def _order(row: dict[str, Any]) -> tuple[int, int, str, int]:

@@ -393,6 +393,10 @@ _FULL_GRAPH: dict[str, Any] = {
     "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5, "evaluate_every": 500, "patience": 160,
 }  # fmt: skip
 
+_STAR_FC_STEPS: dict[str, Any] = {
+    "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-5, "max_steps": 2000, "edges_per_step": 8192,
+}  # fmt: skip
+
 _FIVE_PROPOSALS: dict[str, Any] = {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3}
 _UNITED: dict[str, Any] = {"thresholds": [0.6, 0.7], "min_size": 3, "union_thresholds": [0.6, 0.7, 0.75]}
 
@@ -402,13 +406,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "star_fc/original": {
         "method": "star_fc",
         "model": {"head": "concat", "hidden": 512, "head_hidden": 512},
-        "train": {
-            "optimizer": "sgd",
-            "learning_rate": 0.01,
-            "weight_decay": 1e-5,
-            "max_steps": 2000,
-            "edges_per_step": 8192,
-        },
+        "train": _STAR_FC_STEPS,
         "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
         "metric": {"learn": "none"},
     },
@@ -417,13 +415,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "knn": {"k": 120},
         "sampling": {"num_seeds": 1, "num_nearest": 1_149, "far_share": 0},
         "hierarchy": {"head": "concat", "hidden": 512, "head_hidden": 512},
-        "train": {
-            "optimizer": "sgd",
-            "learning_rate": 0.01,
-            "weight_decay": 1e-5,
-            "max_steps": 2000,
-            "edges_per_step": 8192,
-        },
+        "train": _STAR_FC_STEPS,
         "partition": {"method": "components", "min_score": 0.85, "min_intimacy": "adaptive"},
         "metric": {"learn": "none"},
     },

@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from engine.graph.adjacency import rank_listed
 from engine.graph.features import _AHEAD, _TABLE_BITS, MAX_RANKS, _hash, _place_row, held_end
 from engine.graph.intrinsics import prefetch_row
 from engine.tiles import map_tiles, tile_bounds
@@ -146,11 +147,10 @@ def fill_listed(neighbors: Array, priors: Array, sources: Array, targets: Array,
     for edge in range(len(sources)):
         out[edge] = -1
         for end, other in ((sources[edge], targets[edge]), (targets[edge], sources[edge])):
-            rank = 0
-            while out[edge] < 0 and rank < neighbors.shape[1] and neighbors[end, rank] >= 0:
-                if neighbors[end, rank] == other:
-                    out[edge] = priors[end, rank]
-                rank += 1
+            rank = rank_listed(neighbors[end], other)
+            if rank >= 0:
+                out[edge] = priors[end, rank]
+                break
 
 
 @numba.njit(nogil=True, cache=True, inline="always")

@@ -109,18 +109,16 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
         facts["second_graph"] = True
         second = _second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
+    slopes, offset = structural.calibrate(same[held_out], logits)
     if "first" in task.call.inputs:
         doubts = config.doubts
         facts["doubts"] = estimate_doubts(read_npy(task.input("first"), "roots")) if doubts is None else doubts
-        slopes, offset = structural.calibrate(same[held_out], logits)
         offset -= facts["doubts"] * float(np.log(2))
         if second is not None:  # which has its own doubts; clusters of the first graph cannot say which is better
             slopes, offset = [slopes[0] / 2, 0.5], offset / 2
-    else:
-        slopes, offset = structural.calibrate(same[held_out], logits)
+    elif second is not None:
         tensors["alone"] = np.array([*slopes, offset, 0.0])
-        if second is not None:
-            slopes, offset = structural.calibrate(same[held_out], logits, second)
+        slopes, offset = structural.calibrate(same[held_out], logits, second)
     facts["slopes"] = slopes
     scorer = structural.StructuralScorer(priors, final, slopes[0], offset, sum(slopes[1:]))
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))

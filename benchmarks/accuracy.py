@@ -51,7 +51,8 @@ def measure(
     features, labels, split = read_set(data, name)
     work.mkdir(parents=True, exist_ok=True)
     for part, array in (("features", features), ("labels", labels), ("split", split)):
-        np.save(work / f"{part}.npy", array)
+        if not (work / f"{part}.npy").exists():  # a file written again is another source
+            np.save(work / f"{part}.npy", array)
     given = {"data": name, "seed": seed}
     for kind in [each for each in wanted if each in outside.VALUES and python]:
         assert python is not None

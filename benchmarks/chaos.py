@@ -6,7 +6,8 @@ task may run again. Writes ``benchmarks/records/chaos.json``; ends with 1 if a c
 
 ``--cluster N``: N jobs on a Ray cluster of a head and three hosts, each a process, with kills of workers, actors,
 whole hosts and drivers, which are submitted again, so that every stage is struck by every kind in turn. Clusters a
-stand-in of ``--identities`` (or ``--part1``) and writes ``benchmarks/records/chaos_cluster.json``.
+stand-in of ``--identities`` (or ``--part1``), without labels or with ``--model``, and writes
+``benchmarks/records/chaos_cluster_IDENTITIES.json`` after every run; ``--first K`` adds runs K, K + 1, ... to it.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ def main() -> int:
     parser.add_argument("--record", type=Path, default=RECORD, help="where to write the record")
     parser.add_argument("--cluster", type=int, default=0, metavar="N", help="N runs on a Ray cluster instead")
     parser.add_argument("--identities", type=int, default=2000, help="with --cluster: size of the stand-in")
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="with --cluster: go on with run K")
+    parser.add_argument("--model", type=Path, help="with --cluster: the model to cluster with")
     parser.add_argument("--part1", action="store_true", help="with --cluster: the stand-in of part1, 8,573 identities")
     parser.add_argument("--set", action="append", default=[], help="with --cluster: a setting of the runs")
     arguments = parser.parse_args()
     if arguments.cluster:
-        identities, name = (
-            (8_573, "chaos_cluster_part1") if arguments.part1 else (arguments.identities, "chaos_cluster")
-        )
+        identities = 8_573 if arguments.part1 else arguments.identities
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            settings = parse_overrides(arguments.set)
-            return cluster_chaos.main(arguments.cluster, identities, arguments.seed, Path(folder), settings, name)
+            chaos = cluster_chaos.Chaos(identities, arguments.seed, parse_overrides(arguments.set), arguments.model)
+            return chaos.run(range(arguments.first, arguments.first + arguments.cluster), Path(folder))
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         scratch = Path(folder)
         features = scratch / "features.npy"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ import killing
 import psutil
 import ray_cluster
 import yaml
-from recording import write_record
+from recording import RECORDS, write_record
 
 from engine import api
 from engine.effort import run_effort
@@ -109,44 +111,66 @@ class Run:
             return before
 
 
-def main(runs: int, identities: int, seed: int, work: Path, settings: dict[str, Any], name: str) -> int:
-    """Cluster a stand-in undisturbed on the local executor, then ``runs`` times under kills; record and compare."""
-    data, rng = work / "data", random.Random(seed)
-    api.make_standin(data, identities, seed)
-    source = ["--features", str(data / "features.bin"), "--dim", "256"]
-    configs = {}
-    for executor in ("local", "ray"):
-        configs[executor] = work / f"{executor}.yaml"
-        resources = RESOURCES if executor == "ray" else {"executor": "local"}
-        configs[executor].write_text(yaml.safe_dump({**settings, "resources": resources}))
-    undisturbed = work / "undisturbed"
-    command = [sys.executable, str(JOB), *source, "--config", str(configs["local"]), "--out", str(undisturbed)]
-    started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    limit_s = 300 + 20 * (time.perf_counter() - started)
-    durations = killing.stage_seconds(undisturbed)
-    wanted = [(stage, KINDS[(n + at) % len(KINDS)]) for n in range(len(KINDS)) for at, stage in enumerate(durations)]
-    rows = []
-    with ray_cluster.running(HOSTS) as cluster:
-        for number in range(runs):
-            root = work / f"run{number}"
-            turn = [wanted[(number * KILLS_PER_RUN + n) % len(wanted)] for n in range(KILLS_PER_RUN)]
-            command = [sys.executable, str(JOB), *source, "--config", str(configs["ray"]), "--out", str(root)]
-            run = Run(number, root, command, cluster, rng)
-            row = run.finish(dict(turn), durations, limit_s)
-            row["same_bytes"] = not row["exit_code"] and (
-                killing.labels_bytes(root) == killing.labels_bytes(undisturbed)
-            )
-            rows.append(row)
-            print({name: value for name, value in row.items() if name != "kills"}, flush=True)
-    total: dict[str, Any] = {
-        "runs": runs, "kills": dict(Counter(kill["kind"] for row in rows for kill in row["kills"])),
-        "stages_struck": dict(Counter(kill["stage"] for row in rows for kill in row["kills"])),
-        "wrong_labels": sum(not row["same_bytes"] for row in rows), "hung": sum(row["hung"] for row in rows),
-    }  # fmt: skip
-    total |= {key: sum(row[key] for row in rows) for key in ("tasks", "retries", "lost")}
-    total |= {key: sum(row[key] for row in rows) for key in ("committed_again", "written_again")}
-    print(total)
-    facts = {"identities": identities, "seed": seed, "hosts": HOSTS, **RESOURCES, **settings}
-    write_record(name, facts, {"total": total, "runs": rows})
-    return int(bool(total["wrong_labels"] or total["hung"] or total["committed_again"] or total["written_again"]))
+@dataclass
+class Chaos:
+    """Runs over one stand-in, and the record that they are added to."""
+
+    identities: int
+    seed: int
+    settings: dict[str, Any]
+    model: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What the record is called."""
+        return f"chaos_cluster_{self.identities}"
+
+    def run(self, numbers: range, work: Path) -> int:
+        """Cluster undisturbed on the local executor, then once per number under kills; record and compare."""
+        data = work / "data"
+        api.make_standin(data, self.identities, self.seed)
+        job = [sys.executable, str(JOB), "--features", str(data / "features.bin"), "--dim", "256"]
+        job += ["--model", str(self.model.resolve())] if self.model else []
+        for executor in ("local", "ray"):
+            resources = RESOURCES if executor == "ray" else {"executor": "local"}
+            (work / f"{executor}.yaml").write_text(yaml.safe_dump({**self.settings, "resources": resources}))
+        undisturbed = work / "undisturbed"
+        command = [*job, "--config", str(work / "local.yaml"), "--out", str(undisturbed)]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        limit_s = 300 + 20 * (time.perf_counter() - started)
+        durations = killing.stage_seconds(undisturbed)
+        wanted = [
+            (stage, KINDS[(n + at) % len(KINDS)]) for n in range(len(KINDS)) for at, stage in enumerate(durations)
+        ]
+        record = RECORDS / f"{self.name}.json"
+        rows = json.loads(record.read_text())["results"]["runs"][: numbers.start] if numbers.start else []
+        with ray_cluster.running(HOSTS) as cluster:
+            for number in numbers:
+                root = work / f"run{number}"
+                turn = [wanted[(number * KILLS_PER_RUN + n) % len(wanted)] for n in range(KILLS_PER_RUN)]
+                command = [*job, "--config", str(work / "ray.yaml"), "--out", str(root)]
+                run = Run(number, root, command, cluster, random.Random(self.seed + number))
+                row = run.finish(dict(turn), durations, limit_s)
+                row["same_bytes"] = not row["exit_code"] and (
+                    killing.labels_bytes(root) == killing.labels_bytes(undisturbed)
+                )
+                rows.append(row)
+                print({name: value for name, value in row.items() if name != "kills"}, flush=True)
+                total = self._record(rows)
+                if row["same_bytes"]:
+                    shutil.rmtree(root)
+        print(total)
+        return int(any(total[key] for key in ("wrong_labels", "hung", "committed_again", "written_again")))
+
+    def _record(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        total: dict[str, Any] = {
+            "runs": len(rows), "kills": dict(Counter(kill["kind"] for row in rows for kill in row["kills"])),
+            "stages_struck": dict(Counter(kill["stage"] for row in rows for kill in row["kills"])),
+            "wrong_labels": sum(not row["same_bytes"] for row in rows), "hung": sum(row["hung"] for row in rows),
+        }  # fmt: skip
+        for key in ("tasks", "retries", "lost", "committed_again", "written_again"):
+            total[key] = sum(row[key] for row in rows)
+        facts = {"identities": self.identities, "seed": self.seed, "hosts": HOSTS, **RESOURCES, **self.settings}
+        write_record(self.name, {**facts, "model": self.model is not None}, {"total": total, "runs": rows})
+        return total

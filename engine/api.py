@@ -15,7 +15,7 @@ import xxhash
 
 from engine import summary
 from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
-from engine.config import MethodName, Resources, Settings, load_resources, load_settings
+from engine.config import MethodName, Resources, Settings, load_resources, load_settings, read_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
@@ -67,7 +67,7 @@ class Request:
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Request:
         values = {name: value for name, value in tree.items() if name != "source"}
-        return cls(**{**values, "settings": load_settings(overrides=values.get("settings", {}))})
+        return cls(**{**values, "settings": read_settings(values.get("settings", {}))})
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def _resolve(
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
         settings = settings.model_copy(update={"method": chosen})
     if kind != "store":
-        METHODS[settings.method].check(settings)
+        METHODS[settings.method].check(settings, training=kind == "training" or untrained)
     bound = model is not None and (METHODS[settings.method].trains or METHODS[model.method].clusters_itself)
     if model is not None and bound and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")

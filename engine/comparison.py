@@ -58,7 +58,7 @@ class Contender:
             known = ", ".join([*METHODS, *PRESETS])
             raise ConfigError(f"--methods {text}: no such method; known: {known}; each may be followed by :partition")
         if partition:
-            METHODS[method].check(load_settings(overrides={"partition.method": partition}))
+            METHODS[method].check(load_settings(overrides={"partition.method": partition}), training=False)
         return cls(text.strip(), method, preset, partition or None)
 
     @property
@@ -66,9 +66,10 @@ class Contender:
         return self.name.replace("/", "-").replace(":", "-")
 
     def settings(self, given: Mapping[str, Any], seed: int | None) -> Settings:
-        """Its preset's settings with those given, and its partition."""
+        """Its preset's settings, those given that it reads, and its partition."""
+        read = {name: value for name, value in given.items() if METHODS[self.method].reads(name, training=True)}
         partition = {"partition.method": self.partition} if self.partition else {}
-        return load_settings(self.preset, {**given, **partition}, method=self.method, seed=seed)
+        return load_settings(self.preset, {**read, **partition}, method=self.method, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def compare(
     """Train, run and score each of ``methods`` (see ``Contender``); run again, it takes up where it stopped.
 
     ``features`` and ``labels`` as ``train`` takes them. ``split``: a file of 0 (train) and 1 (test) per row, identities
-    in one only; default: half of the identities, drawn from the seed. ``settings``: of all methods, by dotted names;
-    refused where a method would ignore one. Rows of unknown identity, -1, are clustered with the test rows and not
-    scored. Writes ``comparison.json`` and ``comparison.html`` into ``out``, with each method's labels, report and
-    model. A method that cannot take the source gets a row that says why.
+    in one only; default: half of the identities, drawn from the seed. ``settings``: of the methods that read them, by
+    dotted names; refused if none does. Rows of unknown identity, -1, are clustered with the test rows and not scored.
+    Writes ``comparison.json`` and ``comparison.html`` into ``out``, with each method's labels, report and model. A
+    method that cannot take the source gets a row that says why.
     """
     contenders, out = [Contender.parse(text) for text in methods], Path(out).absolute()
     if len({each.slug for each in contenders}) < len(contenders):
@@ -124,8 +125,11 @@ def compare(
     for name, option in (("method", "--methods"), ("seed", "--seed")):
         if name in given:
             raise ConfigError(f"--set {name}={given[name]}: a comparison has it from {option}")
+    for name in given:
+        if not any(METHODS[each.method].reads(name, training=True) for each in contenders):
+            raise ConfigError(f"--set {name}={given[name]}: none of {','.join(methods)} reads it")
     for each in contenders:
-        METHODS[each.method].check(each.settings(given, seed))
+        METHODS[each.method].check(each.settings(given, seed), training=True)
     ingest = load_settings(overrides={name: value for name, value in given.items() if name.startswith("ingest")})
     request = api.Request(features=api.as_path(features, out / "given"), dim=dim, column=column, settings=ingest)
     store = api.prepare("store", out / STORE, request, using)

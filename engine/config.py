@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from engine.errors import ConfigError
 
@@ -312,8 +313,12 @@ class PartitionConfig(Section):
 
 
 class Settings(Section):
-    """Everything that can change a result."""
+    """Everything that can change a result.
 
+    ``named``: those set by name for one piece of work, which it must read; a file or preset may be for several.
+    """
+
+    _named: frozenset[str] = PrivateAttr(default=frozenset())
     method: MethodName = Field(
         "auto", description="auto: the model's; without one self_trained where N is neither small nor very large and "
         "no partition.min_score is set, else cosine; training: star_fc if settings of it are set or rows are many, "
@@ -337,6 +342,10 @@ class Settings(Section):
     baseline: BaselineConfig = BaselineConfig()
     trees: TreesConfig = TreesConfig()
     metric: MetricConfig = MetricConfig()
+
+    @property
+    def named(self) -> frozenset[str]:
+        return self._named
 
     def with_k(self, k: int) -> Settings:
         """The same settings with another ``knn.k``."""
@@ -472,6 +481,13 @@ def load_settings(
     pairs = overrides.items() if isinstance(overrides, dict) else parse_overrides(overrides).items()
     for name, value in [*pairs, *((k, v) for k, v in top.items() if v is not None)]:
         _assign(tree, name, value)
+    settings = read_settings(tree)
+    settings._named = frozenset(str(name) for name, _ in pairs)
+    return settings
+
+
+def read_settings(tree: Mapping[str, Any]) -> Settings:
+    """Settings of a mapping by section; raises ``ConfigError`` naming the unknown or malformed one."""
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:

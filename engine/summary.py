@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from engine import scratch
-from engine.config import MethodName, Settings
+from engine.config import Settings
 from engine.effort import run_effort
 from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
@@ -208,7 +208,7 @@ def report_data(root: Path) -> ReportData:
         reliability=_reliability(value.get("reliability")),
         galleries=[_gallery(name, value["galleries"][name]) for name in _GALLERIES],
         stages=_stage_rows(root, held),
-        settings=_flat({name: each for name, each in settings.items() if _is_read(method, name)}),
+        settings=_flat({name: each for name, each in settings.items() if METHODS[method].reads(name, training=False)}),
         versions=versions(),
         hardware=hardware(),
     )
@@ -385,11 +385,6 @@ def _stage_rows(root: Path, held: dict[str, Any]) -> list[StageRow]:
         rate = stage["num_rows"] / seconds if seconds > 0 and stage["num_rows"] > 1 else None
         rows.append(StageRow(stage["name"], len(records), seconds, peaks.get(stage["digest"]), rate))
     return rows
-
-
-def _is_read(method: MethodName, name: str) -> bool:
-    """Whether a run reads a setting, or section of them: a preset may have those of training, too."""
-    return name in ("method", "seed", "ingest", "knn", "score", "partition", *METHODS[method].run_sections)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

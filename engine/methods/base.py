@@ -86,8 +86,8 @@ class Method:
     empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
     ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``min_score``: of
     partitions, where neither settings nor a model say. ``run_sections``: of the settings, beside those of every method,
-    that its runs read. ``first_metric``: the stage that learns a metric for a second graph from first clusters, of a
-    method that makes such.
+    that its runs read; ``training_sections``: that its training reads, too. ``first_metric``: the stage that learns a
+    metric for a second graph from first clusters, of a method that makes such.
     """
 
     name: MethodName
@@ -99,6 +99,7 @@ class Method:
     chooses = False
     min_score: float | None = None
     run_sections: tuple[str, ...] = ()
+    training_sections: tuple[str, ...] = ()
     first_metric = ""
 
     @property
@@ -111,8 +112,21 @@ class Method:
         """Whether it gives clusters at once, so that no scored edges are partitioned."""
         return "own" in self.partitions
 
-    def check(self, settings: Settings) -> None:
+    def reads(self, name: str, *, training: bool) -> bool:
+        """Whether a run, or training, reads a setting, by its dotted name, or a section of them."""
+        section = name.partition(".")[0]
+        if section == "partition":
+            return not self.clusters_itself
+        further = self.run_sections + (self.training_sections if training else ())
+        return section in ("method", "seed", "ingest", "knn", "score", *further)
+
+    def check(self, settings: Settings, *, training: bool) -> None:
         """Refuse what ``settings`` ask for and the method would ignore; raises ``ConfigError``."""
+        named = [name for name in sorted(settings.named) if not name.startswith("partition")]
+        ignored = [name for name in named if not self.reads(name, training=training)]
+        if ignored:
+            what = f"training {self.name}" if training else f"a {self.name} run"
+            raise ConfigError(f"{', '.join(ignored)}: {what} reads no such settings; leave out {', '.join(ignored)}")
         asked = settings.partition.method
         if self.clusters_itself:
             given = settings.partition.model_fields_set - ({"method"} if asked == "auto" else set())

@@ -39,12 +39,13 @@ class Cdp(Method):
     name = "cdp"
     takes_committee = True
     run_sections = ("cdp",)
+    training_sections = ("train",)
     chooses = True
     partitions = ("propagation",)
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings, *, training: bool) -> None:
         """Refuse more votes than there are members, too."""
-        super().check(settings)
+        super().check(settings, training=training)
         config = settings.cdp
         if "accept" in config.model_fields_set and config.accept > len(config.committee):
             raise ConfigError(
@@ -75,6 +76,11 @@ class CdpMediator(Method):
     needs_model = True
     takes_committee = True
     run_sections = ("cdp",)
+    training_sections = ("train",)
+
+    def reads(self, name: str, *, training: bool) -> bool:
+        """A mediator takes the place of votes."""
+        return name != "cdp.accept" and super().reads(name, training=training)
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """The number of members that a model's weights belong to."""

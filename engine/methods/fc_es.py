@@ -31,7 +31,7 @@ from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext
 
-VERSION = 1
+VERSION = 2
 COUNTS = (10, 20, 40)  # of neighbours that training tries, beside all
 WALKED = 5e8  # listings that two ends are compared by, a second
 _HERE = "engine.methods.fc_es"
@@ -45,6 +45,7 @@ class FcEs(Method):
     chooses = True
     min_score = 0.22
     run_sections = ("fc_es",)
+    training_sections = ("train",)
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``walks``, how far each row's list is followed, and ``score``."""
@@ -110,6 +111,9 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     values = [selection.mean_f(points[points["preferred"]]) for points in found]
     best = int(np.argmax(values))
     preferred, points = found[best].pop("preferred"), found[best]
-    facts = {"neighbors": counts[best], "held_out_f": dict(zip(map(str, counts), values, strict=True))}
+    facts = {
+        "neighbors": counts[best], "min_similarity": task.params["min_similarity"],
+        "held_out_f": dict(zip(map(str, counts), values, strict=True)),
+    }  # fmt: skip
     task.write_json("selected", {"operating_points": points, "preferred": preferred, "facts": facts})
     return {"preferred": preferred, "neighbors": counts[best], **points[preferred]}

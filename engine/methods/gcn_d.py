@@ -54,14 +54,15 @@ class GcnD(Method):
     """GCN-D, or GCN-D and GCN-S."""
 
     needs_model = True
+    training_sections = ("gcn_d", "train")
     partitions = ("own",)
 
     def __init__(self, name: MethodName, *, segments: bool) -> None:
         self.name, self.segments = name, segments
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings, *, training: bool) -> None:
         """Refuse settings of unions where there are none, too."""
-        super().check(settings)
+        super().check(settings, training=training)
         given = settings.gcn_d.model_fields_set & {"union_thresholds", "union_similarity", "union_max_size"}
         if given and not settings.gcn_d.unions:
             names = ", ".join(f"gcn_d.{name}" for name in sorted(given))

@@ -58,6 +58,7 @@ class GcnE(Method):
 
     name = "gcn_e"
     needs_model = True
+    training_sections = ("gcn_v", "gcn_e", "sampling", "train")
     partitions = ("components",)
 
     def untrained(self, settings: Settings) -> dict[str, Any]:

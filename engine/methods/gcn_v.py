@@ -48,6 +48,7 @@ class GcnV(Method):
 
     name = "gcn_v"
     needs_model = True
+    training_sections = ("gcn_v", "sampling", "train")
     partitions = ("components",)
 
     def untrained(self, settings: Settings) -> dict[str, Any]:

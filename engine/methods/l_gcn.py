@@ -44,6 +44,7 @@ class LGcn(Method):
     name = "l_gcn"
     learned = True
     needs_model = True
+    training_sections = ("l_gcn", "sampling", "train")
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to."""

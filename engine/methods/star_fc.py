@@ -44,6 +44,7 @@ class StarFc(Method):
     learned = True
     needs_model = True
     metric_spaces = 1
+    training_sections: tuple[str, ...] = ("sampling", "model", "train", "metric")
 
     def network(self, settings: Settings) -> ModelConfig:
         """The network to train."""

@@ -26,6 +26,7 @@ class StarFcHierarchical(StarFc):
     """STAR-FC's stages, with Âx of smaller neighbourhoods before them."""
 
     name = "star_fc_hierarchical"
+    training_sections = ("sampling", "hierarchy", "train", "metric")
 
     def network(self, settings: Settings) -> ModelConfig:
         """The network to train."""

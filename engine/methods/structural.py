@@ -31,6 +31,7 @@ class Structural(Method):
     learned = True
     needs_model = True
     metric_spaces = 2
+    training_sections = ("trees", "metric")
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""

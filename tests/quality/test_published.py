@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from standins import standin
 
 from engine import cluster, compare, evaluate, train
 from engine.api import run_labels
+from engine.config import load_settings
 from engine.errors import ConfigError, DataError
 from engine.storage import manifest
 
@@ -18,6 +20,7 @@ SHORT: dict[str, Any] = {
     "train.max_steps": 60, "train.evaluate_every": 20, "knn.k": 40, "gcn_v.hidden": 64, "gcn_e.widths": [64, 32],
     "l_gcn.widths": [64, 32], "l_gcn.hidden": 32, "gcn_e.hidden": 32, "gcn_d.widths": [64, 32], "hierarchy.hidden": 32,
 }  # fmt: skip
+COMPARED = ("train", "knn", "gcn_v")
 STEPS: dict[str, dict[str, Any]] = {
     "gcn_d": {"train.max_steps": 300}, "gcn_s": {"train.max_steps": 300},
     "star_fc_hierarchical": {"train.max_steps": 20, "train.edges_per_step": 512},
@@ -38,8 +41,11 @@ def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(
 ) -> None:  # fmt: skip
     (vectors, labels), (others, truth) = standin(90, 10), standin(90, 11)
     settings = SHORT | STEPS.get(method, {})
+    config = tmp_path / "short.yaml"  # of all methods: what is set by name must be read
+    config.write_text(yaml.safe_dump(load_settings(overrides=settings).model_dump(mode="json", exclude_unset=True)))
     for threads in (1, 2):
-        train(vectors, labels, tmp_path / f"model{threads}", method=method, resources={"threads": threads}, **settings)
+        resources = {"threads": threads}
+        train(vectors, labels, tmp_path / f"model{threads}", method=method, resources=resources, config=config)
     model = tmp_path / "model1"
     weights = [(tmp_path / f"model{threads}/model.safetensors").read_bytes() for threads in (1, 2)]
     assert weights[0] == weights[1]
@@ -68,8 +74,10 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
         return compare(
             tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out",
             ["cosine:map_equation", "gcn_v", "cdp", "kmeans"],
-            settings=SHORT | {"ingest.zero_vectors": "drop", "cdp.committee": [str(tmp_path / "vectors.npy")],
-                              "baseline.num_clusters": 10**6},
+            settings={name: value for name, value in SHORT.items() if name.startswith(COMPARED)} | {
+                "ingest.zero_vectors": "drop", "cdp.committee": [str(tmp_path / "vectors.npy")],
+                "baseline.num_clusters": 10**6,
+            },
             tell=lambda row: seen.append(row.name), **more,
         )  # fmt: skip
 
@@ -103,7 +111,8 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     with pytest.raises(ConfigError, match="no such method"):
         compare(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out", ["gcn_w"])
     for methods, setting, message in (
-        (["kmeans"], "partition.precision_bias", "kmeans clusters by itself"), (["cosine"], "method", "from --methods"),
+        (["kmeans"], "partition.precision_bias", "none of kmeans reads it"),
+        (["cosine"], "l_gcn.hidden", "none of cosine reads it"), (["cosine"], "method", "from --methods"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             compare(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out", methods, settings={setting: 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engine.api import STRUCTURAL_ROWS, choose_trained
 from engine.config import Resources, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.ingest import describe_source
+from engine.methods import METHODS
 from engine.plan import make_plan
 
 POINT = {"min_score": 0.8, "max_size": 50}
@@ -137,6 +139,34 @@ def test_labels_of_another_length_are_refused_before_work_starts(tmp_path: Path)
 def test_unknown_settings_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown setting {name}; known here"):
         cluster(blobs()[0], workspace=tmp_path / "run", **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "in_training", "in_a_run"),
+    [
+        ("star_fc", "trees.levels", False, False),
+        ("star_fc", "model.hidden", True, False),
+        ("star_fc_hierarchical", "model.hidden", False, False),
+        ("cdp", "cdp.committee", True, True),
+        ("cdp_mediator", "cdp.accept", False, False),
+        ("gcn_s", "gcn_d.min_size", True, False),
+        ("structural", "train.max_steps", False, False),
+        ("cosine", "knn.k", True, True),
+        ("gcn_v", "partition.max_size", True, True),
+    ],
+)
+def test_a_setting_by_name_must_be_read_but_a_file_is_for_several_methods(
+    method: str, name: str, in_training: bool, in_a_run: bool, tmp_path: Path
+) -> None:
+    value: Any = ["a.npy"] if name == "cdp.committee" else 2
+    for training, read in ((True, in_training), (False, in_a_run)):
+        work = f"training {method}" if training else f"a {method} run"
+        refused = pytest.raises(ConfigError, match=f"{name}: {work} reads no such settings; leave out {name}")
+        with nullcontext() if read else refused:
+            METHODS[method].check(load_settings(overrides={name: value}), training=training)
+        section, leaf = name.split(".")
+        (tmp_path / "settings.yaml").write_text(f"{section}: {{{leaf}: {value}}}\n")
+        METHODS[method].check(load_settings(tmp_path / "settings.yaml"), training=training)
 
 
 def test_an_output_folder_with_another_run_is_refused_unchanged(tmp_path: Path) -> None:

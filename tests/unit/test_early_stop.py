@@ -115,9 +115,10 @@ def test_without_a_model_theta_is_the_published_one() -> None:
 def test_training_chooses_neighbors_and_theta(tmp_path: Path) -> None:
     (vectors, labels), (others, truth) = standin(20, 10), standin(20, 11)
     given: dict[str, Any] = {"method": "fc_es", "knn.k": 20}
-    train(vectors, labels, tmp_path / "model", **given)
+    train(vectors, labels, tmp_path / "model", **given, **{"score.min_similarity": 0.05})
     model = manifest.read_json(tmp_path / "model/model.json")
     assert set(model["operating_points"]) == {"components", "propagation", "density_peaks", "map_equation"}
+    assert model["facts"]["min_similarity"] == 0.05
     tried = model["facts"]["held_out_f"]
     assert set(tried) == {"10", "20"}
     assert tried[str(model["facts"]["neighbors"])] == max(tried.values())

@@ -33,6 +33,7 @@ from conftest import make_blobs  # noqa: E402
 
 from engine.config import parse_overrides  # noqa: E402
 from engine.summary import hardware, versions  # noqa: E402
+from engine.synth import PARTS  # noqa: E402
 
 RECORD = Path(__file__).parent / "records" / "chaos.json"
 NUM_ROWS, DIM = 30_000, 32
@@ -53,7 +54,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], help="with --cluster: a setting of the runs")
     arguments = parser.parse_args()
     if arguments.cluster:
-        identities = 8_573 if arguments.part1 else arguments.identities
+        identities = PARTS["part1"] if arguments.part1 else arguments.identities
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             chaos = cluster_chaos.Chaos(identities, arguments.seed, parse_overrides(arguments.set), arguments.model)
             return chaos.run(range(arguments.first, arguments.first + arguments.cluster), Path(folder))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.synth import synthesize
+from engine.synth import PARTS, synthesize
 
-STANDINS = {"standin_500": 500, "standin_2000": 2_000, "part1": 8_573}  # identities of either split
+STANDINS = {"standin_500": 500, "standin_2000": 2_000, "part1": PARTS["part1"]}  # identities of either split
 SETS = ("historical_figures", "pooled_faces", "pricerunner", *STANDINS)
 
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -25,13 +25,11 @@ from typing import Any
 from recording import RECORDS, read_rows, record_row
 from run_graph import stage_table
 
-from engine import api, evaluate, summary
+from engine import api, evaluate, summary, synth
 from engine.storage.formats import read_labels
 from engine.storage.manifest import bytes_below, file_checksum
 
-PARTS = {
-    "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
-}  # fmt: skip
+PARTS = {name: identities for name, identities in synth.PARTS.items() if name != "ultra-large"}
 
 
 def run(command: list[str], folder: Path, kill_after: float | None = None) -> tuple[float, int]:

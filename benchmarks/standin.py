@@ -33,13 +33,12 @@ from engine.evaluation.sweep import threshold_sweep
 from engine.graph.adjacency import undirected_edges
 from engine.graph.knn import exact_neighbors, neighbors_of_rows
 from engine.summary import hardware, versions
-from engine.synth import synthesize
+from engine.synth import PARTS, synthesize
 from engine.tiles import usable_cores
 
 RECORD = Path(__file__).parent / "records" / "standin.json"
 IDENTITIES, K, MAX_SIZE, STEP = 2_000, 80, 600, 0.05
-PART_IDENTITIES, PART_SEED, PART_QUERIES = 8_573, 1, 5_000
-MEMORY_IDENTITIES = 147_000
+PART_SEED, PART_QUERIES = 1, 5_000
 # Component thresholds descend (one sweep); the coarse ones are among the fine ones.
 COMPONENT_THRESHOLDS = {"components": np.arange(90, 30, -5) / 100, "finer_components": np.arange(180, 60, -1) / 200}
 PROPAGATION_THRESHOLDS = {"propagation": np.arange(40, 66, 5) / 100, "finer_propagation": np.arange(40, 66) / 100}
@@ -130,14 +129,14 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def part_share(threads: int) -> dict[str, Any]:
     """Share of sampled rows' neighbours that have the row's label, at the size of a benchmark part."""
-    standin = synthesize(PART_IDENTITIES, PART_SEED, threads)
+    standin = synthesize(PARTS["part1"], PART_SEED, threads)
     started = time.perf_counter()
     features_ND, labels_N = standin.rows(0, standin.num_rows, threads)
     rate = round(standin.num_rows / (time.perf_counter() - started))
     queries_M = np.linspace(0, standin.num_rows - 1, PART_QUERIES).astype(np.int32)
     neighbors_MK, _ = neighbors_of_rows(features_ND, queries_M, K, None, threads)
     return {
-        "identities": PART_IDENTITIES,
+        "identities": PARTS["part1"],
         "seed": PART_SEED,
         "rows": standin.num_rows,
         "queries": PART_QUERIES,
@@ -149,9 +148,9 @@ def part_share(threads: int) -> dict[str, Any]:
 def peak_memory() -> dict[str, Any]:
     """Peak resident memory of drawing ten million rows' identities and then a few blocks, in a process of its own."""
     script = (
-        "import resource; from itertools import islice; from engine.synth import synthesize;"
+        "import resource; from itertools import islice; from engine.synth import PARTS, synthesize;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        f"empty = peak(); s = synthesize({MEMORY_IDENTITIES}, 1, 2); drawn = peak();"
+        f"empty = peak(); s = synthesize({PARTS['ten-million']}, 1, 2); drawn = peak();"
         "blocks = [len(y) for _, y in islice(s.blocks(threads=2), 8)]; print(s.num_rows, empty, drawn, peak())"
     )
     rows, empty, drawn, blocks = subprocess.run(
@@ -159,7 +158,7 @@ def peak_memory() -> dict[str, Any]:
     ).stdout.split()
     unit = 1 if platform.system() == "Darwin" else 1024
     return {
-        "identities": MEMORY_IDENTITIES,
+        "identities": PARTS["ten-million"],
         "rows": int(rows),
         "imports_bytes": int(empty) * unit,
         "synthesize_bytes": int(drawn) * unit,

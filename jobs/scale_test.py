@@ -20,12 +20,8 @@ from engine.errors import ConfigError
 from engine.events import read_events
 from engine.storage.formats import read_labels
 from engine.storage.remote import is_url
+from engine.synth import PARTS
 
-# Identities; about 68 rows each. Ultra-large has the 52 million rows of the published split of that name.
-PARTS = {
-    "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
-    "ultra-large": 765_000,
-}  # fmt: skip
 HEADER = ("part", "rows", "seconds", "memory GB", "pairwise F", "BCubed F", "hosts", "retries", "lost s")
 
 

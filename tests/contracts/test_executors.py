@@ -134,15 +134,19 @@ class TestLocal(ExecutorContract):
 
 
 @pytest.mark.ray
-class TestRay(ExecutorContract):
+class OnRay:
+    workers = 2
+
     @pytest.fixture(scope="class")
     def executor(self, ray_session: None) -> Iterator[Executor]:
         from engine.executors.ray import RayExecutor
 
-        executor = RayExecutor(workers=2, threads=1)
+        executor = RayExecutor(workers=self.workers, threads=1)
         yield executor
         executor.close()
 
+
+class TestRay(OnRay, ExecutorContract):
     def test_a_killed_worker_is_replaced_and_its_task_runs_again(self, executor: Executor, tmp_path: Path) -> None:
         (tmp_path / "markers").mkdir()
         calls = make_calls(tmp_path / "stage", "die", 2 * CHUNK_ROWS, markers=str(tmp_path / "markers"))
@@ -180,17 +184,10 @@ class TestRay(ExecutorContract):
             RayExecutor(workers=1, threads=1, device="cuda:1")
 
 
-@pytest.mark.ray
-class TestRayOfAnySize:
+class TestRayOfAnySize(OnRay):
     """Workers left to the cluster; what is the same for any number of them ``TestRay`` keeps."""
 
-    @pytest.fixture(scope="class")
-    def executor(self, ray_session: None) -> Iterator[Executor]:
-        from engine.executors.ray import RayExecutor
-
-        executor = RayExecutor(workers=0, threads=1)
-        yield executor
-        executor.close()
+    workers = 0
 
     def test_it_fills_what_is_there(self, executor: Executor, tmp_path: Path) -> None:
         (tmp_path / "room").mkdir()

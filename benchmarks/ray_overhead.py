@@ -1,7 +1,7 @@
 """What Ray costs: against the local executor, from one worker to two, and in the driver at 10^5 tasks.
 
-    python benchmarks/ray_overhead.py                 # a stand-in: Ray's overhead per task; two workers against one
-    python benchmarks/ray_overhead.py --schedule      # no data: the driver's seconds and memory over 10^5 empty tasks
+    python benchmarks/ray_overhead.py [--model FOLDER]  # part1: Ray's overhead; two workers of a thread against one
+    python benchmarks/ray_overhead.py --schedule        # no data: the driver's seconds and memory over 10^5 empty tasks
 
 Writes ``benchmarks/records/ray_overhead.json``, or ``ray_schedule.json``.
 """
@@ -9,6 +9,7 @@ Writes ``benchmarks/records/ray_overhead.json``, or ``ray_schedule.json``.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -23,15 +24,17 @@ from engine.memory import tree_bytes
 from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
+from engine.synth import PARTS
 
-TIMED = ("knn", "score")
+TIMED = {"knn": ("probes_", "near_", "join_", "knn"), "score": ("score",)}  # starts of the stages' names
 
 
 def main() -> None:
     """Measure what was asked for, print it, write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--identities", type=int, default=1000, help="size of the stand-in")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn; the fastest counts")
+    parser.add_argument("--identities", type=int, default=PARTS["part1"], help="size of the stand-in")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each, in turn; the fastest counts")
+    parser.add_argument("--model", type=Path, help="a STAR-FC model; default: one of 50 steps on the stand-in itself")
     parser.add_argument("--schedule", action="store_true", help="simulate 64 hosts instead")
     parser.add_argument("--tasks", type=int, default=100_000, help="with --schedule")
     arguments = parser.parse_args()
@@ -39,15 +42,18 @@ def main() -> None:
         if arguments.schedule:
             schedule(Path(folder), arguments.tasks)
         else:
-            compare(Path(folder), arguments.identities, arguments.rounds)
+            compare(Path(folder), arguments.identities, arguments.rounds, arguments.model)
 
 
-def compare(work: Path, identities: int, rounds: int) -> None:
-    """One thread each: the local executor, one Ray worker, two; seconds of searching and scoring."""
+def compare(work: Path, identities: int, rounds: int, model: str | Path | None) -> None:
+    """One thread each: the local executor, one Ray worker, two; seconds of searching and scoring.
+
+    ``ray_overhead``: what one Ray worker takes beyond the local executor, as a share.
+    """
     api.make_standin(work / "data", identities, 1)
     source = work / "data/features.bin"
-    settings = {"knn": {"mode": "exact", "recall_samples": 0}, "partition.curve_rows": 0}
-    model = api.train(
+    settings = {"knn.recall_samples": 0, "partition.curve_rows": 0}
+    model = model or api.train(
         source, work / "data/labels.meta", work / "model", dim=256, method="star_fc", resources={"threads": 2},
         **{"train.max_steps": 50, "metric.learn": "none"},
     )  # fmt: skip
@@ -60,17 +66,18 @@ def compare(work: Path, identities: int, rounds: int) -> None:
         for kind, resources in kinds.items():
             root = work / f"{kind}-{number}"
             request = api.Request(str(source), load_settings(overrides=settings), model=str(model), dim=256)
-            given = Resources(threads=1, block_rows=2 * CHUNK_ROWS, memory_bytes=8 << 30, **resources)
+            given = Resources(threads=1, memory_bytes=8 << 30, **resources)
             api.execute(api.prepare("run", root, request, given), progress=False)
             found[kind].append(stage_times(root))
+            print(kind, found[kind][-1], flush=True)
+            shutil.rmtree(root)
     rows = {}
     for stage in TIMED:
         best = {kind: min((each[stage] for each in runs), key=lambda times: times["s"]) for kind, runs in found.items()}
         rows[stage] = {
-            **{f"{kind}, s": times["s"] for kind, times in best.items()}, "tasks": best["local"]["tasks"],
+            **{f"{kind}, s": round(times["s"], 2) for kind, times in best.items()}, "tasks": best["local"]["tasks"],
             "two_against_one": round(best["1 worker"]["s"] / best["2 workers"]["s"], 2),
-            "local, s of a task beside its own": best["local"]["beside_s"],
-            "ray, s of a task beside its own": best["1 worker"]["beside_s"],
+            "ray_overhead": round(best["1 worker"]["s"] / best["local"]["s"] - 1, 3),
         }  # fmt: skip
     for stage, row in rows.items():
         print(stage, row)
@@ -78,14 +85,13 @@ def compare(work: Path, identities: int, rounds: int) -> None:
 
 
 def stage_times(root: Path) -> dict[str, dict[str, float]]:
-    """Seconds and tasks of each stage; ``beside_s``: seconds that each task took beside those that it measured."""
-    events = read_events(root)
-    found = {}
-    for event in events:
-        if event["event"] == "stage_finished" and event["tasks_run"]:
-            own = sum(e["seconds"] for e in events if e["event"] == "task_committed" and e["stage"] == event["stage"])
-            beside = round((event["seconds"] - own) / event["tasks_run"], 4)
-            found[event["stage"]] = {"s": event["seconds"], "tasks": event["tasks_run"], "beside_s": beside}
+    """Seconds from start to end, and tasks, of the stages that count as searching and as scoring."""
+    found = {name: {"s": 0.0, "tasks": 0} for name in TIMED}
+    for event in read_events(root):
+        for name, starts in TIMED.items():
+            if event["event"] == "stage_finished" and event["stage"].startswith(starts):
+                found[name]["s"] += event["seconds"]
+                found[name]["tasks"] += event["tasks_run"]
     return found
 
 

@@ -10,8 +10,8 @@ Deviations: those of GCN-V; candidates are looked for among the K neighbours tha
 KNN graph of K = 160 over GCN-V's embeddings), and told apart by the vectors: embeddings of identities not trained on
 are worse (``gcn_e.inputs=embedded`` is the published way); convolutions average over candidates that list each other,
 unweighted; the network trains on the same share of vertices that it serves (published: 70 % skipped in training, 80 %
-in use); the pass, the least cosine and the least probability are chosen on held-out identities (published: cosine
-0.80).
+in use); the pass, the least cosine and the least probability, which takes the cosine's place where the network was
+asked, are chosen on held-out identities (published: cosine 0.80 for all links, here the least probability 0).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold
 from engine.tiles import map_tiles, tile_bounds
 
-VERSION = 2
+VERSION = 3
 TILE_PIVOTS = 32
 PREFIX = "confidence."  # of the names of GCN-V's weights in the model's file
 PROBABILITIES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
@@ -141,14 +141,14 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write links as GCN-V's stage does, of both passes, and ``probabilities`` (N,) float32, 1 where none was asked."""
+    """Write links as GCN-V's stage does, of both passes, and ``probabilities`` (N,) float32, NaN where none was asked."""
     config = GcnEConfig(**task.params["network"])
     candidates = hold(("candidates", task.call.digest), lambda: _Candidates(task, config))
     network = _network(task, candidates.inputs_NI.shape[1], config)
     neighbors_nK = candidates.neighbors_NK[start:stop]
     listed = listed_in_passes(task, start, stop)
     linked, cosines = find_links(task, start, listed, candidates.confidence_N)
-    probabilities = np.ones(stop - start, np.float32)
+    probabilities = np.full(stop - start, np.nan, np.float32)
     undecided_N = hold(("undecided", task.call.digest), lambda: candidates.undecided(np.arange(len(candidates))))
     pivots = np.flatnonzero(undecided_N[start:stop]) + start
 

@@ -191,10 +191,15 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def link_columns(task: TaskContext, number: int, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """What every vertex links to and the link's cosine, of one pass; less links of a probability below ``least``."""
+    """What every vertex links to and the link's cosine, of one pass.
+
+    With ``least`` above 0 a link that has a probability is none below it, and else of cosine 1, so that none cuts it.
+    """
     linked_N, cosines_N = (np.ascontiguousarray(task.array("links", name)[:, number]) for name in ("linked", "cosines"))
     if least:
-        linked_N = np.where(task.array("links", "probabilities") >= np.float32(least), linked_N, -1)
+        probabilities_N = task.array("links", "probabilities")
+        linked_N = np.where(probabilities_N < np.float32(least), -1, linked_N)
+        cosines_N = np.where(probabilities_N >= np.float32(least), np.float32(1), cosines_N)
     return linked_N, cosines_N
 
 

@@ -141,7 +141,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 
 
 def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write links as GCN-V's stage does, of both passes, and ``probabilities`` (N,) float32, NaN where none was asked."""
+    """Write both passes' links as GCN-V does, and ``probabilities`` (N,) float32, NaN where none was asked."""
     config = GcnEConfig(**task.params["network"])
     candidates = hold(("candidates", task.call.digest), lambda: _Candidates(task, config))
     network = _network(task, candidates.inputs_NI.shape[1], config)

@@ -1,12 +1,14 @@
 """From .bin to labels at every size, part1 to ten million vectors, with a model trained on part0.
 
     python benchmarks/scale.py [--parts part1,part9] [--kill] [--set knn.recall=0.97] [--model FOLDER] [--work FOLDER]
+        [--method cdp] [--remark "beside other work"]
 
 Each part is made, run in a process of its own, measured and deleted (ten-million needs about 50 GB of free disk; with
 ``--work`` what it made stays and is used again).
 ``--kill`` kills the run at half of the time it took and resumes it: the labels must be the same bytes. Rows of
-``benchmarks/records/scale.json`` are replaced by part and ``--set``; ``--plot`` draws those without any ``--set``
-as ``benchmarks/records/scale.svg``, but for those that a ``remark`` was added to: other work disturbed them.
+``benchmarks/records/scale.json`` are replaced by part, method (the model's; ``--method`` one that needs no model) and
+``--set``; ``--plot`` draws STAR-FC's without any ``--set`` as ``benchmarks/records/scale.svg``, but for those with a
+``remark``: other work disturbed them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from run_graph import stage_table
 
 from engine import api, evaluate, summary, synth
 from engine.storage.formats import read_labels
-from engine.storage.manifest import bytes_below, file_checksum
+from engine.storage.manifest import bytes_below, file_checksum, read_run
 
 PARTS = {name: identities for name, identities in synth.PARTS.items() if name != "ultra-large"}
 
@@ -52,18 +54,18 @@ def run(command: list[str], folder: Path, kill_after: float | None = None) -> tu
     return seconds, most
 
 
-def measure(part: str, work: Path, model: Path, settings: list[str], kill: bool) -> dict[str, Any]:
+def measure(part: str, work: Path, scorer: list[str], settings: list[str], kill: bool) -> dict[str, Any]:
     """Make, run and measure one part; returns its row."""
     data, folder = work / part, work / f"run-{part}"
     if not (data / "labels.meta").exists():
         api.make_standin(data, PARTS[part], 1 if part == "part1" else 1 + list(PARTS).index(part))
     source, given = str(data / "features.bin"), [word for pair in settings for word in ("--set", pair)]
-    command = ["run", "--features", source, "--dim", "256", "--model", str(model), *given, "--out", str(folder)]
+    command = ["run", "--features", source, "--dim", "256", *scorer, *given, "--out", str(folder)]
     seconds, disk_bytes = run(command, folder)
     truth, labels = read_labels(data / "labels.meta"), api.run_labels(folder)
     stages = stage_table(folder)
     row = {
-        "part": part, "identities": PARTS[part], "num_rows": len(truth), "seconds": round(seconds, 1),
+        "part": part, "method": read_run(folder)["plan"]["facts"]["method"], "identities": PARTS[part], "num_rows": len(truth), "seconds": round(seconds, 1),
         "peak_bytes": max(stage["peak_bytes"] for stage in stages),
         "disk_bytes": disk_bytes, "disk_bytes_after": bytes_below(folder),
         "recall": summary.recall_estimate(folder), **evaluate(labels, truth), "stages": stages,
@@ -116,23 +118,27 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true", help="run each a second time, killed at half time and resumed")
     parser.add_argument("--set", action="append", default=[], dest="settings", help="a setting of the runs")
     parser.add_argument("--model", type=Path, help="a trained model; default: train one on part0 first")
+    parser.add_argument("--method", help="one that needs no model, in place of a trained one")
+    parser.add_argument("--remark", help="what to say of these rows: other work beside them, another training set")
     parser.add_argument("--work", type=Path, help="folder for data, kept, and runs; default: a temporary one")
     parser.add_argument("--plot", action="store_true", help="only draw the recorded rows")
     arguments = parser.parse_args()
     if arguments.plot:
-        undisturbed = [row for row in read_rows("scale") if not row["settings"] and "remark" not in row]
-        plot(undisturbed, RECORDS / "scale.svg")
+        plain = [row for row in read_rows("scale") if row["method"] == "star_fc" and not row["settings"]]
+        plot([row for row in plain if "remark" not in row], RECORDS / "scale.svg")
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         model = arguments.model or work / "model"
-        if arguments.model is None:
+        if arguments.model is None and arguments.method is None:
             api.make_standin(work / "part0", PARTS["part1"], 0)
             api.train(
                 work / "part0/features.bin", work / "part0/labels.meta", model, dim=256, method="star_fc", progress=True
             )
+        scorer = ["--method", arguments.method] if arguments.method else ["--model", str(model)]
+        remark = {"remark": arguments.remark} if arguments.remark else {}
         for part in arguments.parts.split(","):
-            row = measure(part, work, model, arguments.settings, arguments.kill)
+            row = measure(part, work, scorer, arguments.settings, arguments.kill) | remark
             if arguments.work is None:
                 shutil.rmtree(work / part)
             print(
@@ -141,7 +147,9 @@ def main() -> None:
             )  # fmt: skip
             record_row(
                 "scale", {"dim": 256, "model": "star_fc trained on part0"}, {**row, "settings": arguments.settings},
-                ("part", "settings"), lambda each: (list(PARTS).index(each["part"]), each["settings"]),
+                ("part", "method", "settings"),
+                lambda each: (list(PARTS).index(each["part"]), each["method"] != "star_fc", each["method"],
+                              each["settings"]),
             )  # fmt: skip
 
 

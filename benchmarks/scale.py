@@ -65,7 +65,8 @@ def measure(part: str, work: Path, scorer: list[str], settings: list[str], kill:
     truth, labels = read_labels(data / "labels.meta"), api.run_labels(folder)
     stages = stage_table(folder)
     row = {
-        "part": part, "method": read_run(folder)["plan"]["facts"]["method"], "identities": PARTS[part], "num_rows": len(truth), "seconds": round(seconds, 1),
+        "part": part, "method": read_run(folder)["plan"]["facts"]["method"], "identities": PARTS[part],
+        "num_rows": len(truth), "seconds": round(seconds, 1),
         "peak_bytes": max(stage["peak_bytes"] for stage in stages),
         "disk_bytes": disk_bytes, "disk_bytes_after": bytes_below(folder),
         "recall": summary.recall_estimate(folder), **evaluate(labels, truth), "stages": stages,

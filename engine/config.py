@@ -163,7 +163,9 @@ class GcnEConfig(Section):
 class LGcnConfig(Section):
     """L-GCN's network over pivot subgraphs, which ``train`` trains."""
 
-    widths: tuple[int, ...] = Field((512, 512, 256, 256), min_length=1, description="widths of the convolutions")
+    widths: tuple[int, ...] = Field(
+        (256, 256, 128, 128), min_length=1, description="widths of the convolutions; published twice as wide"
+    )
     hidden: int = Field(256, ge=1, description="width of the classifier's hidden layer")
     second_hop: int = Field(5, ge=0, description="neighbours of each neighbour that join a pivot's subgraph")
     active: int = Field(5, ge=1, description="members are joined if either lists the other among its first so many")
@@ -427,6 +429,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": _STAR_FC_STEPS,
         "partition": {"method": "components", "min_score": 0.85, "min_intimacy": "adaptive"},
         "metric": {"learn": "none"},
+    },
+    "l_gcn/original": {
+        "method": "l_gcn",
+        "l_gcn": {"widths": [512, 512, 256, 256]},
+        "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4},
+        "partition": {"method": "propagation", "max_size": 300, "step": 0.6},
     },
     "cdp/original": {"method": "cdp", "knn": {"k": 15}, "partition": {"max_size": 600, "step": 0.05}},
     "cdp_mediator/original": {

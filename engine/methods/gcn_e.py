@@ -46,7 +46,7 @@ from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold
 from engine.tiles import map_tiles, tile_bounds
 
-VERSION = 3
+VERSION = 4
 TILE_PIVOTS = 32
 PREFIX = "confidence."  # of the names of GCN-V's weights in the model's file
 PROBABILITIES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
@@ -118,7 +118,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     usable_N = np.zeros(len(identities_N), np.bool_)
     for name, part_N in (("held-out", held_out_N), ("other", ~held_out_N)):  # those learned by heart are surer
         part = np.flatnonzero(part_N)
-        usable_N[part] = candidates.undecided(part)
+        usable_N[part] = candidates.undecided(part) if name == "held-out" else candidates.several_N[part]
         if not (usable_N & part_N & (identities_N >= 0)).any():
             raise DataError(
                 f"training gcn_e: of {len(part):,} rows of {name} identities, none of the {1 - config.skip_share:.0%} "

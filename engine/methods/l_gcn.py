@@ -6,7 +6,8 @@ probabilities. How it partitions: size-capped propagation, as published, or whic
 held-out identities.
 
 Deviations: vectors are standardised by statistics of members measured once, not by batch statistics that padding
-enters; training stops on held-out identities and draws pivots evenly over identities of any size; the same numbers of
+enters; convolutions are half as wide (``l_gcn/original`` has the published widths, which take some three times as long
+on CPUs); training stops on held-out identities and draws pivots evenly over identities of any size; the same numbers of
 neighbours (``second_hop``, ``active``) serve training and use; neighbours below the similarity that a model stores are
 neither scored nor members. Unlabelled vectors are scored like any others.
 """

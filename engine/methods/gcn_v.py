@@ -171,9 +171,8 @@ def find_links(
 
 
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows: a link's cosine, -1 for an edge that is no link, or too improbable a one."""
-    least = task.params.get("min_probability", 0.0)
-    linked_N, cosines_N = hold(("links", task.call.digest), lambda: link_columns(task, task.params["pass"], least))
+    """Write the edges of these rows: a link's cosine, -1 for an edge that is no link."""
+    linked_N, cosines_N = hold(("links", task.call.digest), lambda: link_columns(task, task.params["pass"]))
     return write_edges(task, start, stop, lambda a, b, _: link_scores(a, b, linked_N, cosines_N))
 
 
@@ -190,16 +189,9 @@ def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     return {"preferred": "components", **points[best]}
 
 
-def link_columns(task: TaskContext, number: int, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """What every vertex links to and the link's cosine, of one pass.
-
-    With ``least`` above 0 a link that has a probability is none below it, and else of cosine 1, so that none cuts it.
-    """
+def link_columns(task: TaskContext, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """What every vertex links to, -1 if to nothing, and the link's cosine: one column of the stage ``links``."""
     linked_N, cosines_N = (np.ascontiguousarray(task.array("links", name)[:, number]) for name in ("linked", "cosines"))
-    if least:
-        probabilities_N = task.array("links", "probabilities")
-        linked_N = np.where(probabilities_N < np.float32(least), -1, linked_N)
-        cosines_N = np.where(probabilities_N >= np.float32(least), np.float32(1), cosines_N)
     return linked_N, cosines_N
 
 

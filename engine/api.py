@@ -253,11 +253,11 @@ def _resolve(
         trains = kind == "training"
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
         settings = settings.model_copy(update={"method": chosen})
-    if kind != "store":
-        METHODS[settings.method].check(settings, training=kind == "training" or untrained)
     bound = model is not None and (METHODS[settings.method].trains or METHODS[model.method].clusters_itself)
     if model is not None and bound and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
+    if kind != "store":
+        METHODS[settings.method].check(settings, training=kind == "training" or untrained)
     if untrained and model is None and METHODS[settings.method].needs_model:
         facts = METHODS[settings.method].untrained(settings)
         points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}

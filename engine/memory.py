@@ -69,6 +69,7 @@ class PeakMemory:
     def __init__(self, interval_s: float = 0.25) -> None:
         self.peak_bytes = 0
         self._interval_s = interval_s
+        self._reading = threading.Lock()  # so that no sample begun before a reset counts after it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
 
@@ -84,7 +85,8 @@ class PeakMemory:
 
     def reset(self) -> None:
         """Start a new peak from the present use."""
-        self.peak_bytes = tree_bytes()
+        with self._reading:
+            self.peak_bytes = tree_bytes()
 
     def take(self) -> int:
         """Return the peak since the last reset and start a new one."""
@@ -96,6 +98,7 @@ class PeakMemory:
         pause = self._interval_s
         while not self._stop.wait(pause):
             started = time.perf_counter()
-            self.peak_bytes = max(self.peak_bytes, tree_bytes())
+            with self._reading:
+                self.peak_bytes = max(self.peak_bytes, tree_bytes())
             # The system walks every mapped page to answer: never spend more than a twentieth of the time on it.
             pause = max(self._interval_s, 20 * (time.perf_counter() - started))

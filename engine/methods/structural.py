@@ -31,7 +31,8 @@ class Structural(Method):
     learned = True
     needs_model = True
     metric_spaces = 2
-    training_sections = ("trees", "metric")
+    run_sections = ("metric",)
+    training_sections = ("trees",)
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""

@@ -115,15 +115,15 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     config = GcnEConfig(**network["gcn_e"])
     candidates, identities_N = _Candidates(task, config), vertex_identities(task)
     held_out_N = hold_out(identities_N, task.params["train"]["holdout"], task.params["seed"])
-    usable_N = np.zeros(len(identities_N), np.bool_)
-    for name, part_N in (("held-out", held_out_N), ("other", ~held_out_N)):  # those learned by heart are surer
-        part = np.flatnonzero(part_N)
-        usable_N[part] = candidates.undecided(part) if name == "held-out" else candidates.several_N[part]
+    usable_N, held = candidates.several_N.copy(), np.flatnonzero(held_out_N)
+    usable_N[held] = candidates.undecided(held)  # among themselves: rows learned by heart are surer
+    for name, part_N in (("held-out", held_out_N), ("other", ~held_out_N)):
         if not (usable_N & part_N & (identities_N >= 0)).any():
             raise DataError(
-                f"training gcn_e: of {len(part):,} rows of {name} identities, none of the {1 - config.skip_share:.0%} "
-                f"of highest confidence lists two rows of higher confidence to choose from; expected more rows, or a "
-                f"lower gcn_e.skip_share or knn.k (here {candidates.neighbors_NK.shape[1]})"
+                f"training gcn_e: of {np.count_nonzero(part_N):,} rows of {name} identities, none that counts lists "
+                f"two rows of higher confidence to choose from (of held-out ones the {1 - config.skip_share:.0%} of "
+                f"highest confidence count); expected more rows, or a lower gcn_e.skip_share or knn.k "
+                f"(here {candidates.neighbors_NK.shape[1]})"
             )
     data = PivotData(
         features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=identities_N,
@@ -165,9 +165,10 @@ def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         logits = score_pivots(network, candidates.inputs_NI, own, batch, device=task.call.device)
         probabilities, rows = 1 / (1 + np.exp(-logits)), own[batch.scored_rows] - start
         near = [cosines_nK[rows, batch.scored_ranks] for cosines_nK in listed]
+        likeliest, *nearest = (np.lexsort((batch.scored_ranks, -values, rows)) for values in (logits, *near))
         linked[own - start] = -1
         for column, (least, number) in enumerate(product(leasts, range(len(listed)))):
-            order = np.lexsort((batch.scored_ranks, -(near[number] if least else logits), rows))
+            order = nearest[number] if least else likeliest
             order = order[probabilities[order] >= least]
             first = order[np.unique(rows[order], return_index=True)[1]]
             linked[rows[first], column] = neighbors_nK[rows[first], batch.scored_ranks[first]]

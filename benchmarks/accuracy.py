@@ -34,10 +34,10 @@ from engine.methods.baselines import KINDS
 
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 NETWORKS = ("gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_d/20_proposals", "gcn_s", "star_fc_hierarchical")
-SEEDED = ("self_trained", *NETWORKS, "star_fc", "structural", "kmeans", "minibatch_kmeans", "spectral",
+SEEDED = ("self_trained", "fc_eser", *NETWORKS, "star_fc", "structural", "kmeans", "minibatch_kmeans", "spectral",
           "chinese_whispers")  # fmt: skip
 METHODS = (
-    *KINDS, "cdp", "fc_es", "cosine", "cosine:map_equation", "self_trained", *outside.VALUES, *NETWORKS,
+    *KINDS, "cdp", "fc_es", "fc_eser", "cosine", "cosine:map_equation", "self_trained", *outside.VALUES, *NETWORKS,
     *(name for method in ("star_fc", "structural") for name in (*(f"{method}:{each}" for each in PARTITIONS), method)),
 )  # fmt: skip
 

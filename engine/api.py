@@ -253,6 +253,8 @@ def _resolve(
         trains = kind == "training"
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
         settings = settings.model_copy(update={"method": chosen})
+    if model is not None and "k" not in settings.knn.model_fields_set:  # what was learned is of as many neighbours
+        settings = settings.with_k(min(model.k, source.num_rows - 1))
     bound = model is not None and (METHODS[settings.method].trains or METHODS[model.method].clusters_itself)
     if model is not None and bound and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")

@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 
 MethodName = Literal[
     "auto", "star_fc", "star_fc_hierarchical", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn",
-    "gcn_d", "gcn_s", "cdp", "cdp_mediator", "fc_es", "kmeans", "minibatch_kmeans",
+    "gcn_d", "gcn_s", "cdp", "cdp_mediator", "fc_es", "fc_eser", "kmeans", "minibatch_kmeans",
     "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
     "chinese_whispers", "rank_order",
 ]  # fmt: skip
@@ -209,11 +209,13 @@ class CdpConfig(Section):
 
 
 class FcEsConfig(Section):
-    """FC-ES's walks."""
+    """FC-ES's walks, and what FC-ESER takes back."""
 
     neighbors: int = Field(
         0, ge=0, le=80, description="nearest neighbours of each row that are read; 0: as training chose, else knn.k"
     )
+    delta: float = Field(0.12, ge=0, le=1, description="fc_eser: least NEP of an edge that is taken back")
+    eta: float = Field(0.6, ge=0, le=1, description="fc_eser: least probability of an edge that is taken back")
 
 
 class BaselineConfig(Section):
@@ -445,6 +447,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "fc_es/original": {
         "method": "fc_es",
+        "partition": {"method": "map_equation", "weight": "score", "min_score": 0.22},
+    },
+    "fc_eser/original": {
+        "method": "fc_eser",
+        "fc_es": {"neighbors": 80},
         "partition": {"method": "map_equation", "weight": "score", "min_score": 0.22},
     },
     "gcn_d/2_proposals": {"method": "gcn_d", "gcn_d": {"thresholds": [0.7, 0.75], "min_size": 3}},

@@ -28,46 +28,52 @@ _AHEAD = 4
 _WEIGHTS = np.round(_UNIT * np.exp((np.arange(_BINS + 1) / _BINS - 1) / WIDTH)).astype(np.int64)
 
 
-def walk_neighbors(
+def edge_probabilities(
     neighbors_NK: Array, similarities_NK: Array, start: int, stop: int, *, count: int = MAX_RANKS, threads: int = 1
 ) -> Array:
-    """Compute (n, C) float16 for rows ``start..stop``: the least NEP met up to each listed neighbour, in their order.
+    """Compute (n, C) float16 for rows ``start..stop``: NEP of each listed neighbour, in their order.
 
     Only the first C neighbours are read, ``count`` of the K at most. A vertex steps to itself and to each of them with
     probability proportional to exp(-(2 - 2 cos) / 0.5), cosines clipped to [0, 1]. NEP of i and j is half the
     probability that i steps to a vertex that both list, themselves counted, and half that j does (FC-ES, arXiv
-    2408.13431, and its released code). A walk that stops at the first NEP below a threshold passes the neighbours whose
-    value here reaches it. Places without a neighbour get 0.
+    2408.13431, and its released code). Places without a neighbour get 0. A walk that stops at the first NEP below a
+    threshold passes the neighbours whose least NEP up to there reaches it.
     """
     if count > MAX_RANKS:
-        raise ValueError(f"count {count}: walks read {MAX_RANKS} neighbours at most")
+        raise ValueError(f"count {count}: NEP reads {MAX_RANKS} neighbours at most")
     neighbors, known = np.asarray(neighbors_NK), np.asarray(similarities_NK)
     result = np.zeros((stop - start, min(count, neighbors.shape[1])), np.float16)
 
     def run(tile: tuple[int, int]) -> None:
-        reached = np.zeros((tile[1] - tile[0], result.shape[1]), np.float32)
-        _walk(neighbors, known, tile[0], reached)
-        result[tile[0] - start : tile[1] - start] = reached
+        found = np.zeros((tile[1] - tile[0], result.shape[1]), np.float32)
+        _compare(neighbors, known, tile[0], found)
+        result[tile[0] - start : tile[1] - start] = found
 
     map_tiles(run, tile_bounds(start, stop, TILE_ROWS), threads)
     return result
 
 
-def farther_walks(neighbors_NK: Array, reached_NC: Array, sources: Array, targets: Array, *, threads: int = 1) -> Array:
-    """Give each edge (E,) float32 the larger of its ends' values in ``reached_NC`` (``walk_neighbors``)."""
-    neighbors, reached = np.asarray(neighbors_NK), np.asarray(reached_NC).view(np.int16)
+def edge_scores(
+    neighbors_NK: Array, nep_NC: Array, sources: Array, targets: Array, *, walked: bool, threads: int = 1
+) -> Array:
+    """Give each edge (E,) float32 the larger value of its ends: their NEP of it, 0 where they do not list it.
+
+    ``walked``: the least NEP met up to there instead, so the largest threshold at which a walk of either end passes it.
+    ``nep_NC``: as ``edge_probabilities`` gives it.
+    """
+    neighbors, nep = np.asarray(neighbors_NK), np.asarray(nep_NC).view(np.int16)
     result = np.zeros(len(sources), np.float32)
 
     def run(tile: tuple[int, int]) -> None:
         part = slice(*tile)
-        _take_larger(neighbors, reached, sources[part], targets[part], result[part])
+        _take_larger(neighbors, nep, sources[part], targets[part], walked, result[part])
 
     map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
     return result
 
 
 @numba.njit(nogil=True, cache=True)
-def _walk(neighbors: Array, known: Array, first: int, out: Array) -> None:
+def _compare(neighbors: Array, known: Array, first: int, out: Array) -> None:
     width = out.shape[1]
     places = np.empty(1 << _TABLE_BITS, np.uint8)
     ids = np.full(MAX_RANKS + 2, np.int32(-1))
@@ -83,7 +89,6 @@ def _walk(neighbors: Array, known: Array, first: int, out: Array) -> None:
             total += weights[length]
             length += 1
         multiplier = _place_row(ids, length, places, multiplier)
-        least = np.float64(1.0)
         for rank in range(length - 1):
             later = ids[min(rank + 1 + _AHEAD, length - 1)]
             prefetch_row(neighbors, later)
@@ -104,8 +109,7 @@ def _walk(neighbors: Array, known: Array, first: int, out: Array) -> None:
                 own_total += weight
                 own_shared += weight if found else np.int64(0)
                 row_shared += row_weight if found else np.int64(0)
-            least = min(least, 0.5 * (row_shared / total + own_shared / own_total))
-            out[place_out, rank] = least
+            out[place_out, rank] = 0.5 * (row_shared / total + own_shared / own_total)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -115,9 +119,12 @@ def _weigh(cosine: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True)
-def _take_larger(neighbors: Array, reached: Array, sources: Array, targets: Array, out: Array) -> None:
+def _take_larger(neighbors: Array, nep: Array, sources: Array, targets: Array, walked: bool, out: Array) -> None:
     for edge in range(len(sources)):
         for own, other in ((sources[edge], targets[edge]), (targets[edge], sources[edge])):
             rank = rank_listed(neighbors[own], other)
-            if 0 <= rank < reached.shape[1]:
-                out[edge] = max(out[edge], widen(reached[own, rank]))
+            if 0 <= rank < nep.shape[1]:
+                value = widen(nep[own, rank])
+                for earlier in range(rank if walked else 0):
+                    value = min(value, widen(nep[own, earlier]))
+                out[edge] = max(out[edge], value)

@@ -5,7 +5,7 @@ from engine.methods.base import GraphShape, Method, Model, read_model
 from engine.methods.baselines import KINDS, Baseline
 from engine.methods.cdp import Cdp, CdpMediator
 from engine.methods.cosine import Cosine
-from engine.methods.fc_es import FcEs
+from engine.methods.fc_es import FcEs, FcEser
 from engine.methods.gcn_d import GcnD
 from engine.methods.gcn_e import GcnE
 from engine.methods.gcn_v import GcnV
@@ -20,7 +20,7 @@ METHODS: dict[MethodName, Method] = {
     "star_fc_hierarchical": StarFcHierarchical(), "structural": Structural(),
     "gcn_v": GcnV(), "gcn_e": GcnE(), "l_gcn": LGcn(),
     "gcn_d": GcnD("gcn_d", segments=False), "gcn_s": GcnD("gcn_s", segments=True),
-    "cdp": Cdp(), "cdp_mediator": CdpMediator(), "fc_es": FcEs(),
+    "cdp": Cdp(), "cdp_mediator": CdpMediator(), "fc_es": FcEs(), "fc_eser": FcEser(),
     **{name: Baseline(name) for name in KINDS},
 }  # fmt: skip
 

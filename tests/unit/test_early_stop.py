@@ -10,13 +10,16 @@ import pytest
 from standins import standin
 from toy_graphs import make_graph
 
-from engine import cluster, evaluate, train
+from engine import cluster, evaluate, summary, train
 from engine.config import load_settings
+from engine.errors import ConfigError
 from engine.graph.adjacency import undirected_edges
-from engine.graph.early_stop import farther_walks, walk_neighbors
-from engine.methods import GraphShape
+from engine.graph.early_stop import edge_probabilities, edge_scores
+from engine.methods import METHODS, GraphShape
 from engine.pipeline import partition_stages
+from engine.stages.edges import iterate_edges
 from engine.storage import manifest
+from engine.storage.arrays import map_array
 
 Array = np.ndarray[Any, Any]
 
@@ -36,32 +39,30 @@ def nep(neighbors: Array, similarities: Array, first: int, second: int) -> float
 def test_the_first_neighbors_alone_are_those_of_a_shorter_graph() -> None:
     neighbors, similarities = make_graph(60, 14, seed=6)
     short = np.ascontiguousarray(neighbors[:, :5]), np.ascontiguousarray(similarities[:, :5])
-    reached = walk_neighbors(neighbors, similarities, 0, 60, count=5)
-    assert np.array_equal(reached, walk_neighbors(*short, 0, 60))
+    values = edge_probabilities(neighbors, similarities, 0, 60, count=5)
+    assert np.array_equal(values, edge_probabilities(*short, 0, 60))
     edges = undirected_edges(neighbors, similarities, 0, 60)
     nearest = undirected_edges(neighbors, similarities, 0, 60, max_per_vertex=5)
-    scores = farther_walks(neighbors, reached, edges.sources, edges.targets)
+    scores = edge_scores(neighbors, values, edges.sources, edges.targets, walked=True)
     assert (scores > 0).sum() == len(nearest.sources) < len(edges.sources)
     with pytest.raises(ValueError, match="80 neighbours at most"):
-        walk_neighbors(neighbors, similarities, 0, 60, count=81)
+        edge_probabilities(neighbors, similarities, 0, 60, count=81)
 
 
 @pytest.mark.parametrize(("num", "width"), [(50, 12), (110, 95)])
-def test_walks_hold_the_least_nep_so_far(num: int, width: int) -> None:
+def test_values_are_the_nep_of_what_is_listed(num: int, width: int) -> None:
     neighbors, similarities = make_graph(num, width, seed=3)
-    found = walk_neighbors(neighbors, similarities, 0, num)
-    parts = [walk_neighbors(neighbors, similarities, a, b, threads=2) for a, b in ((0, 17), (17, num))]
+    found = edge_probabilities(neighbors, similarities, 0, num)
+    parts = [edge_probabilities(neighbors, similarities, a, b, threads=2) for a, b in ((0, 17), (17, num))]
     assert np.array_equal(found, np.concatenate(parts))
     assert found.shape[1] == min(width, 80)
     neighbors, similarities = neighbors[:, :80], similarities[:, :80]
     for row in range(0, num, 1 if num < 100 else 9):
-        least = 1.0
         for rank, other in enumerate(neighbors[row]):
             if other < 0:
                 assert not found[row, rank:].any()
                 break
-            least = min(least, nep(neighbors, similarities, row, other))
-            assert found[row, rank] == pytest.approx(least, abs=2e-3)
+            assert found[row, rank] == pytest.approx(nep(neighbors, similarities, row, other), abs=2e-3)
 
 
 def test_nep_is_the_same_bits_from_either_end() -> None:
@@ -73,15 +74,16 @@ def test_nep_is_the_same_bits_from_either_end() -> None:
             rank = int(np.flatnonzero(neighbors[own] == other)[0])
             for array, original in zip(moved, (neighbors, similarities), strict=True):
                 array[own, [0, rank]] = original[own, [rank, 0]]
-        found = walk_neighbors(*moved, 0, 40)
+        found = edge_probabilities(*moved, 0, 40)
         assert found[a, 0] == found[b, 0] > 0
 
 
 def test_edges_that_reach_a_threshold_are_those_of_the_walks_that_stop_there() -> None:
     graph = make_graph(60, 14, seed=5)
     edges = undirected_edges(*graph, 0, 60)
-    scores = farther_walks(graph[0], walk_neighbors(*graph, 0, 60), edges.sources, edges.targets)
-    swapped = farther_walks(graph[0], walk_neighbors(*graph, 0, 60), edges.targets, edges.sources, threads=2)
+    found = edge_probabilities(*graph, 0, 60)
+    scores = edge_scores(graph[0], found, edges.sources, edges.targets, walked=True)
+    swapped = edge_scores(graph[0], found, edges.targets, edges.sources, walked=True, threads=2)
     assert np.array_equal(scores, swapped)
     values = {
         (row, int(other)): nep(*graph, row, int(other)) for row in range(60) for other in graph[0][row] if other >= 0
@@ -101,6 +103,9 @@ def test_edges_that_reach_a_threshold_are_those_of_the_walks_that_stop_there() -
         kept = scores >= np.float32(theta)
         assert set(zip(edges.sources[kept].tolist(), edges.targets[kept].tolist(), strict=True)) == linked
     assert tried > 3
+    own = edge_scores(graph[0], found, edges.sources, edges.targets, walked=False)
+    for a, b, score in zip(edges.sources.tolist(), edges.targets.tolist(), own, strict=True):
+        assert score == pytest.approx(max(values.get((a, b), 0), values.get((b, a), 0)), abs=2e-3)
 
 
 def test_without_a_model_theta_is_the_published_one() -> None:
@@ -126,3 +131,38 @@ def test_training_chooses_neighbors_and_theta(tmp_path: Path) -> None:
         found = cluster(others, workspace=tmp_path / name, **given, **more).labels
         print(name, evaluate(found, truth)["pairwise_f"])
         assert evaluate(found, truth)["pairwise_f"] > 0.7
+
+
+def test_edges_beyond_the_stop_come_back_with_what_the_trees_say_of_them(tmp_path: Path) -> None:
+    (vectors, labels), (others, truth) = standin(40, 10), standin(40, 11)
+    given: dict[str, Any] = {"knn.k": 20, "fc_es.neighbors": 20}
+    train(vectors, labels, tmp_path / "model", method="fc_eser", **given, **{"fc_es.delta": 0.2, "fc_es.eta": 0.7})
+    facts = manifest.read_json(tmp_path / "model/model.json")["facts"]
+    assert (facts["neighbors"], facts["delta"], facts["eta"]) == (20, 0.2, 0.7)
+    found = cluster(others, model=tmp_path / "model", workspace=tmp_path / "run").labels
+    knn, folder = summary.stage_folder(tmp_path / "run", "knn"), summary.stage_folder(tmp_path / "run", "score")
+    graph = map_array(knn, "neighbors"), map_array(knn, "similarities")
+    columns = zip(*iterate_edges(folder, ("source", "target", "score")), strict=True)
+    sources, targets, scores = (np.concatenate(column) for column in columns)
+    values = edge_probabilities(*graph, 0, len(others), count=20)
+    passed, own = (edge_scores(graph[0], values, sources, targets, walked=walked) for walked in (True, False))
+    back = scores > passed
+    assert 0 < back.sum() < len(back)
+    assert np.array_equal(scores[~back], passed[~back])
+    assert own[back].min() >= np.float32(0.2)
+    assert scores[back].min() >= np.float32(0.7)
+    same = truth[sources] == truth[targets]
+    assert same[back].mean() > 0.7 > same[~back & (passed < 0.22) & (own >= np.float32(0.2))].mean()
+    plain = cluster(others, workspace=tmp_path / "plain", config="fc_es/original", **given).labels
+    f, plain_f = (evaluate(each, truth)["pairwise_f"] for each in (found, plain))
+    print(f, plain_f)
+    assert f > plain_f
+
+
+def test_what_is_taken_back_is_settled_by_training(tmp_path: Path) -> None:
+    for method, training in (("fc_es", True), ("fc_es", False), ("fc_eser", False)):
+        settings = load_settings(method=method, overrides={"fc_es.delta": 0.2})
+        with pytest.raises(ConfigError, match=r"fc_es\.delta"):
+            METHODS[settings.method].check(settings, training=training)
+    settings = load_settings(method="fc_eser", overrides={"fc_es.delta": 0.2})
+    METHODS["fc_eser"].check(settings, training=True)

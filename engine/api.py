@@ -15,7 +15,7 @@ import xxhash
 
 from engine import summary
 from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
-from engine.config import MethodName, Resources, Settings, load_resources, load_settings, read_settings
+from engine.config import MethodName, Resources, Settings, fingerprint, load_resources, load_settings, read_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
@@ -240,6 +240,13 @@ def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], bloc
     return projections
 
 
+def describe_work(kind: Kind, request: Request) -> str:
+    """Fingerprint of all that a training or run would do, but for what a model yet to be trained will say."""
+    source = describe_source(request.features, dim=request.dim, column=request.column)
+    settings, _, build = _resolve(kind, request, source, untrained=kind == "run")
+    return fingerprint([(stage.name, stage.version, stage.params) for stage in build(settings)])
+
+
 def _resolve(
     kind: Kind, request: Request, source: Source, *, untrained: bool = False
 ) -> tuple[Settings, Model | None, Callable[[Settings], list[Stage]]]:
@@ -261,7 +268,10 @@ def _resolve(
     if kind != "store":
         METHODS[settings.method].check(settings, training=kind == "training" or untrained)
     if untrained and model is None and METHODS[settings.method].needs_model:
-        facts = METHODS[settings.method].untrained(settings)
+        method = METHODS[settings.method]
+        facts = method.untrained(settings)
+        if method.metric_spaces and settings.metric.learn == "auto" and not request.knn_graph:
+            facts = {**facts, "shrinkage": 1.0, "second_graph": method.metric_spaces == 2}
         points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}
         model = Model("", settings.method, source.dim, settings.knn.k, "", points, "components", facts)
     if kind == "training" and labels is None:

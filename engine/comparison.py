@@ -150,7 +150,8 @@ def compare(
     rows = []
     for each in contenders:
         vectors = [store.source.digest, *(part.request.features for part in parts.values())]
-        key = fingerprint([*vectors, each.name, given, seed, *(member.source.digest for member in committee)])
+        work = _work(each, parts, given, seed)
+        key = fingerprint([*vectors, each.name, given, seed, *(member.source.digest for member in committee), *work])
         row = _finished(out, each, key)
         if row is None:
             row = _measure(out, each, parts, labels_N[split_N == 1], given, seed, using, progress)
@@ -198,6 +199,19 @@ def _measure(
     shutil.copyfile(folder / summary.REPORT_FILE, out / "runs" / f"{each.slug}.html")
     point = {name: value for name, value in summary.operating_point(folder).items() if name in POINT}
     return ComparisonRow(each.name, api.evaluate(found, truth), seconds, spent, peak_bytes, point)
+
+
+def _work(each: Contender, parts: Mapping[int, Part], given: Mapping[str, Any], seed: int | None) -> list[str]:
+    """What would be done: another version of the package may do otherwise, and its rows are measured anew."""
+    settings, found = each.settings(given, seed), []
+    kinds: tuple[tuple[api.Kind, Part], ...] = ("training", parts[0]), ("run", parts[1])
+    for kind, part in kinds:
+        try:
+            if kind == "run" or METHODS[each.method].trains:
+                found.append(api.describe_work(kind, part.asked(settings)))
+        except EngineError as error:  # the method cannot take the source, or needs what training will choose
+            found.append(str(error))
+    return found
 
 
 def _cost(folder: Path) -> tuple[float, int]:

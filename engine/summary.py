@@ -307,11 +307,17 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
             f"the graph; {what if learned else few}"
         )
     if stage_folder(root, "project"):
-        notes.append("Similarities are cosines in a metric that the model learned from its training labels.")
+        what = "Similarities are cosines in a metric that the model learned from its training labels"
+        second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
+        notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
     if "reason" in point:
         notes.append(
             "No threshold was given and no model trained on such data: the operating point is read from the graph. "
             f"{point['reason']}"
+        )
+    if value["num_singletons"] == value["num_clusters"] > 1:
+        notes.append(
+            "No two rows were found to belong together; --precision-bias -2, for example, asks for less proof."
         )
     if "metrics" in value:
         notes.append("The identities given served for the scores in this report only, never for the clusters.")

@@ -131,13 +131,22 @@ def dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
 
 def knn_dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """DBSCAN of the KNN graph: only listed neighbours count and join; noise stays alone."""
-    graph = sample.sparse_matrix(slice(None), np.maximum(1 - sample.edges.similarities.astype(np.float64), 1e-9))
+    """DBSCAN of the KNN graph (Ester et al., KDD 1996): only edges of it count and join; noise stays alone.
+
+    A row of too few edges joins the nearest dense row that it has an edge to, of equally near ones the first, where the
+    paper leaves open which.
+    """
+    sources, targets, similarities = sample.edges
     for point in points:
-        found = _library("sklearn.cluster").DBSCAN(
-            metric="precomputed", eps=point["distance"], min_samples=point["min_rows"]
-        )
-        yield _noise_alone(found.fit(graph).labels_)
+        kept = similarities >= np.float32(1 - point["distance"])
+        a, b, near = sources[kept], targets[kept], similarities[kept]
+        dense_N = np.bincount(a, minlength=len(sample)) + np.bincount(b, minlength=len(sample)) + 1 >= point["min_rows"]
+        both, first, second = dense_N[a] & dense_N[b], dense_N[a] & ~dense_N[b], ~dense_N[a] & dense_N[b]
+        sparse, dense = np.concatenate([b[first], a[second]]), np.concatenate([a[first], b[second]])
+        order = np.lexsort((dense, -np.concatenate([near[first], near[second]]), sparse))
+        rows, firsts = np.unique(sparse[order], return_index=True)
+        links = np.concatenate([a[both], rows]), np.concatenate([b[both], dense[order][firsts]])
+        yield component_roots(len(sample), *links)
 
 
 def hdbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:

@@ -26,7 +26,7 @@ from engine.plan import Cost, Stage
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext
 
-VERSION = 1
+VERSION = 2
 DISTANCES = tuple(round(float(each), 2) for each in np.arange(0.05, 0.81, 0.01))
 _HERE = "engine.methods.baselines"
 

@@ -83,6 +83,11 @@ class FcEser(Method):
             return training
         return super().reads(name, training=training)
 
+    def untrained(self, settings: Settings) -> dict[str, Any]:
+        """What is taken back."""
+        config = settings.fc_es
+        return {"neighbors": config.neighbors or MAX_RANKS, "delta": config.delta, "eta": config.eta}
+
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``pairs``, the trees' probability of every edge; ``nep`` and ``score``."""
         assert model is not None

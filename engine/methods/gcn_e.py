@@ -260,5 +260,5 @@ def _links(
 
 
 def _products(k: int, width: int, config: GcnEConfig) -> float:
-    """Multiplications of one vertex, of whose neighbours a quarter are candidates."""
-    return float(max(k // 4, 1) * count_products(width, config.widths))
+    """Multiplications of one vertex, of whose neighbours half are candidates."""
+    return float(max(k // 2, 1) * count_products(width, config.widths))

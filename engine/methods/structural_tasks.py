@@ -107,7 +107,6 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     second = None
     if "second_fit" in task.call.inputs and (other := load_file(task.input("second_fit") / FITTED_WEIGHTS)):
         tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
-        facts["second_graph"] = True
         second = _second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
     slopes, offset = structural.calibrate(same[held_out], logits)
     if "first" in task.call.inputs:
@@ -119,6 +118,11 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     elif second is not None:
         tensors["alone"] = np.array([*slopes, offset, 0.0])
         slopes, offset = structural.calibrate(same[held_out], logits, second)
+    if sum(slopes[1:]) > 0:
+        facts["second_graph"] = True
+    else:  # a run would make that graph in vain
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(SECOND_TENSORS)}
+        tensors.pop("alone", None)
     facts["slopes"] = slopes
     scorer = structural.StructuralScorer(priors, final, slopes[0], offset, sum(slopes[1:]))
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))

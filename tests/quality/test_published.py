@@ -24,6 +24,7 @@ COMPARED = ("train", "knn", "gcn_v")
 STEPS: dict[str, dict[str, Any]] = {
     "gcn_d": {"train.max_steps": 300}, "gcn_s": {"train.max_steps": 300},
     "star_fc_hierarchical": {"train.max_steps": 20, "train.edges_per_step": 512},
+    "fc_eser": {"trees.num_trees": 40},
 }  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> float:
     return evaluate(cluster(others, model=model, **{"knn.k": 40}).labels, truth)["pairwise_f"]
 
 
-@pytest.mark.parametrize("method", ["gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "star_fc_hierarchical"])
+@pytest.mark.parametrize("method", ["gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "fc_eser", "star_fc_hierarchical"])
 def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(
     method: str, plain: float, tmp_path: Path
 ) -> None:  # fmt: skip
@@ -108,6 +109,12 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     before = (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns
     assert run() == rows
     assert (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns == before  # nothing was measured again
+    kept = (tmp_path / "out/rows/cdp.json").stat().st_mtime_ns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.methods.gcn_v.VERSION", -1)  # another version of the package
+        run()
+    assert (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns > before
+    assert (tmp_path / "out/rows/cdp.json").stat().st_mtime_ns == kept
     with pytest.raises(ConfigError, match="no such method"):
         compare(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out", ["gcn_w"])
     for methods, setting, message in (

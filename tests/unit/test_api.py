@@ -14,6 +14,7 @@ import pytest
 
 from engine import api, cluster, evaluate, train
 from engine.api import STRUCTURAL_ROWS, choose_trained
+from engine.compute_cluster import ComputeCluster
 from engine.config import Resources, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.ingest import describe_source
@@ -302,3 +303,32 @@ def test_what_is_trained_follows_rows_and_settings_unless_it_is_said(tmp_path: P
         train(vectors, identities, tmp_path / model, **given)
         assert json.loads((tmp_path / model / "model.json").read_text())["method"] == expected
         assert len(cluster(vectors, model=tmp_path / model).labels) == len(vectors)
+
+
+def test_a_run_takes_as_many_neighbours_as_its_model_unless_it_is_said(tmp_path: Path) -> None:
+    vectors, identities = blobs()
+    train(vectors, identities, tmp_path / "model", method="cdp", **{"knn.k": 7})
+    for given, expected in (({}, 7), ({"knn.k": 9}, 9)):
+        request = api.Request(
+            features=api.as_path(vectors, tmp_path / "given"), model=str(tmp_path / "model"),
+            settings=load_settings(overrides=given),
+        )  # fmt: skip
+        assert api.prepare("run", tmp_path / "run", request).plan.stage("knn").params["k"] == expected
+
+
+def test_a_plan_without_a_model_has_the_stages_of_one(tmp_path: Path) -> None:
+    request = api.Request(features="", settings=load_settings(method="structural"))
+    hosts = ComputeCluster(hosts=1, memory_bytes=1 << 36)
+    few, many = (
+        {stage.name for stage in projection.stages} for projection in api.project(request, hosts, [100_000, 1_000_000])
+    )
+    assert {"project", "second_listed", "score"} <= few
+    assert "project" in many
+    assert "second_listed" not in many
+
+
+def test_a_run_that_joins_nothing_says_so(tmp_path: Path) -> None:
+    vectors, _ = blobs()
+    result = cluster(vectors, workspace=tmp_path / "run", partition={"min_score": 1.0, "method": "components"})
+    assert len(set(result.labels)) == len(vectors)
+    assert "No two rows were found to belong together" in result.report.read_text()

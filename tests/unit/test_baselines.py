@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine import cluster, evaluate, train
-from engine.clustering.baselines import Sample, chinese_whispers, rank_order
+from engine.clustering.baselines import Sample, chinese_whispers, knn_dbscan, rank_order
 from engine.errors import ConfigError, DataError
 from engine.methods.baselines import KINDS, Baseline
 from engine.pipeline import METHODS
@@ -39,6 +39,31 @@ def test_clear_clusters_are_found(name: str) -> None:
     point = {key: SETTINGS[key] for key in kind.values} | ({"distance": 0.1} if name == "rank_order" else {})
     (found,) = kind.search(sample(vectors, 20), [point])
     assert evaluate(found.astype(np.int64), labels)["pairwise_f"] > (0.8 if name == "rank_order" else 0.9)
+
+
+def test_knn_dbscan_is_scikit_learns_of_the_listed_pairs() -> None:
+    sklearn = pytest.importorskip("sklearn.cluster")
+    vectors, _ = blobs(12, 10)
+    given = sample(vectors + 0.15 * np.random.default_rng(5).normal(size=vectors.shape).astype(np.float32), 9)
+    apart = np.full((len(given), len(given)), 3.0)
+    for row, others in enumerate(given.neighbors_NK):
+        apart[row, others] = apart[others, row] = 1 - given.similarities_NK[row]
+    np.fill_diagonal(apart, 0)
+    borders = 0
+    for distance, least in product((0.05, 0.1, 0.15, 0.2), (2, 4, 7)):
+        model = sklearn.DBSCAN(eps=distance, min_samples=least, metric="precomputed").fit(apart)
+        (found,) = knn_dbscan(given, [{"distance": distance, "min_rows": least}])
+        dense = np.zeros(len(given), bool)
+        dense[model.core_sample_indices_] = True
+        assert evaluate(found[dense].astype(np.int64), model.labels_[dense])["pairwise_f"] == 1 or not dense.any()
+        near = np.where(dense & (apart <= distance), apart, 3.0)
+        for row in np.flatnonzero(~dense):
+            if near[row].min() < 3:
+                borders += 1
+                assert found[row] == found[near[row].argmin()]
+            else:
+                assert (found == found[row]).sum() == 1
+    assert borders > 20
 
 
 def test_rank_distances_are_those_of_the_paper() -> None:

@@ -122,20 +122,14 @@ class Method:
 
     def check(self, settings: Settings, *, training: bool) -> None:
         """Refuse what ``settings`` ask for and the method would ignore; raises ``ConfigError``."""
-        named = [name for name in sorted(settings.named) if not name.startswith("partition")]
-        ignored = [name for name in named if not self.reads(name, training=training)]
+        ignored = [name for name in sorted(settings.named) if not self.reads(name, training=training)]
         if ignored:
-            what = f"training {self.name}" if training else f"a {self.name} run"
-            raise ConfigError(f"{', '.join(ignored)}: {what} reads no such settings; leave out {', '.join(ignored)}")
+            what = f"training of {self.name}" if training else f"a run of {self.name}"
+            why = ", as it clusters by itself" if self.clusters_itself else ""
+            names = ", ".join(ignored)
+            raise ConfigError(f"{names}: {what} reads no such settings{why}; leave out {names}")
         asked = settings.partition.method
-        if self.clusters_itself:
-            given = settings.partition.model_fields_set - ({"method"} if asked == "auto" else set())
-            if given:
-                names = ", ".join(f"partition.{name}" for name in sorted(given))
-                raise ConfigError(
-                    f"{names}: method {self.name} clusters by itself and partitions no scores; leave out {names}"
-                )
-        elif self.partitions and asked not in ("auto", *self.partitions):
+        if self.partitions and not self.clusters_itself and asked not in ("auto", *self.partitions):
             raise ConfigError(f"partition.method {asked}: method {self.name} knows only {', '.join(self.partitions)}")
 
     def untrained(self, settings: Settings) -> dict[str, Any]:

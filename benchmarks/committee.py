@@ -1,8 +1,8 @@
-"""CDP with a committee of other embeddings: ``python benchmarks/committee.py --data ../shared/data [--only pricerunner]``.
+"""CDP with a committee of other embeddings: ``python benchmarks/committee.py --data ../shared/data``.
 
 The committee of a text set is made here of its ``items.txt``: tf-idf of character pairs, of character triples to
-quintuples, of words and of word pairs, each fitted on the train identities and projected to 256 dimensions by random
-signs. The base is the set's own embedding. Thresholds and size caps are chosen on the train identities, test identities
+quintuples, of words and of word pairs, each fitted to all items, without labels, and projected to 256 dimensions by
+random signs. The base is the set's own embedding. Thresholds and size caps are chosen on the train identities, test identities
 are scored: the base alone, votes of one member up to all, the mediator without and with the committee.
 """
 
@@ -23,6 +23,7 @@ from engine import compare
 
 TEXTS = ("historical_figures", "pricerunner")
 DIM = 256
+KEY = ("data", "method", "members", "accept", "k")
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"analyzer": "char_wb", "ngram_range": (2, 2)},
     {"analyzer": "char_wb", "ngram_range": (3, 5), "min_df": 2},
@@ -31,15 +32,14 @@ MEMBERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def write_committee(data: Path, name: str, split: np.ndarray, work: Path) -> list[str]:
+def write_committee(data: Path, name: str, work: Path) -> list[str]:
     """Embed the items in each member's way; returns the files."""
     items = (data / name / "items.txt").read_text().splitlines()
     paths = []
     for number, given in enumerate(MEMBERS):
         words = TfidfVectorizer(sublinear_tf=True, **given)
-        words.fit([item for item, part in zip(items, split, strict=True) if part == 0])
         signs = SparseRandomProjection(DIM, density=1.0, dense_output=True, random_state=number)
-        vectors = signs.fit_transform(words.transform(items)).astype(np.float32)
+        vectors = signs.fit_transform(words.fit_transform(items)).astype(np.float32)
         vectors[~vectors.any(axis=1)] = 1 / np.sqrt(DIM)  # an item of unknown words alone
         paths.append(str(work / f"member-{number}.npy"))
         np.save(paths[-1], vectors)
@@ -59,7 +59,7 @@ def main() -> None:
             features, labels, split = read_set(args.data, name)
             for part, array in (("features", features), ("labels", labels), ("split", split)):
                 np.save(work / f"{part}.npy", array)
-            committee = {"cdp.committee": write_committee(args.data, name, split, work)}
+            committee = {"cdp.committee": write_committee(args.data, name, work)}
             votes = [("cdp", {**committee, "cdp.accept": accept}) for accept in range(1, len(MEMBERS) + 1)]
             for method, given in [("cdp", {}), *votes, ("cdp_mediator", {}), ("cdp_mediator", committee)]:
                 (row,) = compare(
@@ -72,9 +72,8 @@ def main() -> None:
                     **row.scores, "point": row.point, "train_seconds": row.train_seconds,
                     "run_seconds": row.run_seconds, "peak_bytes": row.peak_bytes,
                 }  # fmt: skip
-                key = ("data", "method", "members", "accept", "k")
-                record_row("committee", {"dim": DIM}, found, key, lambda each: [str(each[part]) for part in key])
-                print(*(found[part] for part in key), *(f"{row.scores[f]:.3f}" for f in ("pairwise_f", "bcubed_f")))
+                record_row("committee", {"dim": DIM}, found, KEY, lambda each: [str(each[part]) for part in KEY])
+                print(*(found[part] for part in KEY), *(f"{row.scores[f]:.3f}" for f in ("pairwise_f", "bcubed_f")))
 
 
 if __name__ == "__main__":

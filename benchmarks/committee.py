@@ -2,8 +2,8 @@
 
 The committee of a text set is made here of its ``items.txt``: tf-idf of character pairs, of character triples to
 quintuples, of words and of word pairs, each fitted to all items, without labels, and projected to 256 dimensions by
-random signs. The base is the set's own embedding. Thresholds and size caps are chosen on the train identities, test identities
-are scored: the base alone, votes of one member up to all, the mediator without and with the committee.
+random signs. The base is the set's own embedding. Thresholds and size caps are chosen on the train identities, test
+identities are scored: the base alone, votes of one member up to all, the mediator without and with the committee.
 """
 
 from __future__ import annotations

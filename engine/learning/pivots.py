@@ -26,6 +26,7 @@ from engine.tiles import single_threaded_kernels
 Array = np.ndarray[Any, Any]
 
 FAST_BFLOAT16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # bool() is False
+PRODUCT_ROWS = 2_048  # rows of a bfloat16 product are filled up to so many: torch keeps a kernel of each shape met
 HELD_OUT_PIVOTS = 384
 STANDARDISED_PIVOTS = 256
 
@@ -230,4 +231,6 @@ def _halves(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
 def _product(rows: Tensor, weights: Tensor) -> Tensor:
     if rows.is_cuda or not FAST_BFLOAT16:
         return rows @ weights.T
-    return (rows.bfloat16() @ weights.bfloat16().T).float()
+    padded = torch.zeros((-(-len(rows) // PRODUCT_ROWS) * PRODUCT_ROWS, rows.shape[1]), dtype=torch.bfloat16)
+    padded[: len(rows)] = rows
+    return (padded @ weights.bfloat16().T)[: len(rows)].float()

@@ -33,7 +33,7 @@ from engine import api, compare, evaluate
 from engine.methods.baselines import KINDS
 
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
-NETWORKS = ("gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_d/20_proposals", "gcn_s", "star_fc_hierarchical")
+NETWORKS = ("cdp_mediator", "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_d/20_proposals", "gcn_s", "star_fc_hierarchical")
 SEEDED = ("self_trained", "fc_eser", *NETWORKS, "star_fc", "structural", "kmeans", "minibatch_kmeans", "spectral",
           "chinese_whispers")  # fmt: skip
 METHODS = (

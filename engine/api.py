@@ -211,7 +211,8 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
             workers=workers,
             threads=threads,
             memory_of_each=on_cluster(resources),
-            facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method},
+            facts={"num_rows": source.num_rows, "dim": source.dim, "method": settings.method}
+            | ({"model_k": model.k} if model is not None else {}),
         )
 
     try:
@@ -483,7 +484,7 @@ def choose_device(asked: str) -> str:
 
 def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "features") -> str:
     """The path itself; an array is saved beside the run first, named by its content, so that the run can be resumed."""
-    if not isinstance(value, np.ndarray):
+    if isinstance(value, (str, Path)):
         return absolute(value)
     if is_url(beside):
         raise ConfigError(f"{name}: an array cannot be kept beside {beside}; save it to a file, or at a URL, first")

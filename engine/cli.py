@@ -422,14 +422,19 @@ def status(folder: RunFolder, as_json: Json = False) -> None:
 def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Option("--out", help="file to write")],
-    file_format: Annotated[LabelFile, typer.Option("--format", help="npy, txt, parquet or meta")] = LabelFile.npy,
+    file_format: Annotated[
+        LabelFile | None, typer.Option("--format", help="npy (default), txt, parquet or meta")
+    ] = None,
     clusters: Annotated[bool, typer.Option("--clusters", help="one row per cluster instead, as Parquet")] = False,
 ) -> None:
     """Write a run's labels in the row order of the source.
 
     Parquet has the rows' ids and items too, how sure each row is, and the other cluster that it is nearest to.
     """
-    api.export(folder, out, "parquet" if clusters else file_format.value, clusters=clusters)
+    if clusters and (file_format not in (None, LabelFile.parquet) or out.suffix not in ("", ".parquet")):
+        raise ConfigError(f"--clusters writes Parquet: expected --out CLUSTERS.parquet, got {out}")
+    kind = LabelFile.parquet if clusters else file_format or LabelFile.npy
+    api.export(folder, out, kind.value, clusters=clusters)
     console.print(f"{'clusters' if clusters else 'labels'}: {out}", highlight=False, soft_wrap=True)
 
 

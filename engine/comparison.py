@@ -19,7 +19,7 @@ import numpy as np
 from engine import api, summary
 from engine.apart import execute_apart
 from engine.config import PRESETS, MethodName, Resources, Settings, fingerprint, load_settings
-from engine.errors import ConfigError, DataError, EngineError
+from engine.errors import ConfigError, DataError, EngineError, RunBusy
 from engine.evaluation.comparison import ComparisonRow, render_comparison
 from engine.events import read_events
 from engine.methods import METHODS
@@ -190,6 +190,8 @@ def _measure(
         folder = out / "run"
         request = replace(parts[1].asked(settings), model=None if model is None else str(model), labels=None)
         execute_apart("run", folder, request, resources, progress=progress)
+    except RunBusy:  # says nothing of the method
+        raise
     except EngineError as error:
         return ComparisonRow(each.name, missing=str(error))
     found = api.run_labels(folder)

@@ -494,10 +494,11 @@ def load_settings(
     tree = _read_config(config)
     tree.pop("resources", None)
     pairs = overrides.items() if isinstance(overrides, dict) else parse_overrides(overrides).items()
-    for name, value in [*pairs, *((k, v) for k, v in top.items() if v is not None)]:
+    named = [*pairs, *((name, value) for name, value in top.items() if value is not None)]
+    for name, value in named:
         _assign(tree, name, value)
     settings = read_settings(tree)
-    settings._named = frozenset(str(name) for name, _ in pairs)
+    settings._named = frozenset(str(name) for name, _ in named)
     return settings
 
 

@@ -183,7 +183,7 @@ def measure_recall(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     recall, recall_above = knn.measure_recall(task.array("knn", "similarities")[rows], exact_SK, RECALL_FLOOR)
     return {
         "k": task.params["k"], "samples": len(rows), "recall": recall, "recall_above_floor": recall_above,
-        "floor": RECALL_FLOOR,
+        "floor": RECALL_FLOOR, "neighbors_above_floor": int((exact_SK >= RECALL_FLOOR).sum()),
     }  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from standins import standin
 from engine import cluster, compare, evaluate, train
 from engine.api import run_labels
 from engine.config import load_settings
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, RunBusy
 from engine.storage import manifest
+from engine.storage.places import open_place
 
 SHORT: dict[str, Any] = {
     "train.max_steps": 60, "train.evaluate_every": 20, "knn.k": 40, "gcn_v.hidden": 64, "gcn_e.widths": [64, 32],
@@ -115,6 +116,10 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
         run()
     assert (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns > before
     assert (tmp_path / "out/rows/cdp.json").stat().st_mtime_ns == kept
+    (tmp_path / "out/rows/gcn_v.json").unlink()
+    with open_place(tmp_path / "out/training").locked(), pytest.raises(RunBusy, match="another process is working on"):
+        run()
+    assert not (tmp_path / "out/rows/gcn_v.json").exists()  # which says nothing of the method
     with pytest.raises(ConfigError, match="no such method"):
         compare(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out", ["gcn_w"])
     for methods, setting, message in (

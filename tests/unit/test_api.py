@@ -333,3 +333,25 @@ def test_a_run_that_joins_nothing_says_so(tmp_path: Path) -> None:
     result = cluster(vectors, workspace=tmp_path / "run", partition={"min_score": 1.0, "method": "components"})
     assert len(set(result.labels)) == len(vectors)
     assert "No two rows were found to belong together" in result.report.read_text()
+
+
+def test_lists_are_vectors_and_labels_too(tmp_path: Path) -> None:
+    vectors, identities = blobs(10, 6)
+    found = cluster(vectors.tolist(), workspace=tmp_path / "run", partition=POINT).labels
+    assert evaluate(found, identities)["pairwise_f"] == 1.0
+
+
+def test_a_precision_bias_is_refused_where_nothing_reads_it() -> None:
+    for method, refused in (("kmeans", True), ("gcn_d", True), ("cosine", False)):
+        settings = load_settings(method=method, **{"partition.precision_bias": 2.0})
+        with pytest.raises(ConfigError, match="as it clusters by itself") if refused else nullcontext():
+            METHODS[method].check(settings, training=False)
+
+
+def test_a_run_with_other_neighbours_than_its_model_says_so(tmp_path: Path) -> None:
+    vectors, identities = blobs()
+    train(vectors, identities, tmp_path / "model", method="cdp", **{"knn.k": 7})
+    same = cluster(vectors, model=tmp_path / "model", workspace=tmp_path / "same").report.read_text()
+    other = cluster(vectors, model=tmp_path / "model", workspace=tmp_path / "other", **{"knn.k": 9}).report.read_text()
+    assert "learned from graphs" not in same
+    assert "The model learned from graphs of 7 neighbours, this one has 9 (knn.k)." in other

@@ -115,7 +115,9 @@ def test_a_baseline_is_trained_and_run_like_any_method(tmp_path) -> None:  # typ
         with pytest.raises(ConfigError, match=f"is a average_linkage model, --method {method} was asked for"):
             cluster(vectors, model=tmp_path / "model", method=method, baseline={"num_clusters": 3})
     for setting, value in {"method": "map_equation", "precision_bias": 1}.items():
-        with pytest.raises(ConfigError, match="run of average_linkage reads no such settings, as it clusters by itself"):
+        with pytest.raises(
+            ConfigError, match="run of average_linkage reads no such settings, as it clusters by itself"
+        ):
             cluster(vectors, model=tmp_path / "model", partition={setting: value})
 
 

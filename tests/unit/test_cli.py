@@ -126,6 +126,8 @@ def test_ingest_then_run_from_the_store(
         (["plan", "--hosts", "2", "--rows", "3e9"], "int32 ids"),
         (["status", "{data}"], "holds no run"),
         (["export", "{data}", "--out", "f"], "holds no run"),
+        (["export", "{data}", "--clusters", "--out", "f.npy"], "expected --out CLUSTERS.parquet, got f.npy"),
+        (["export", "{data}", "--clusters", "--format", "npy", "--out", "f"], "--clusters writes Parquet"),
         (["evaluate", "--labels", "{data}/x.meta"], "either --run RUN or --pred FILE"),
     ],
 )

@@ -13,7 +13,7 @@ Edges of rows left alone, most of them wrong, are missing from what was fitted, 
 look like the truth: the fitted odds are wrong by a factor, which ``engine.learning.doubts`` estimates from the first
 clusters unless ``trees.doubts`` says it. As the labels are that doubtful, the trees are few and shallow, unless the
 settings say otherwise, and there is one round: a second one lowers F. Where the first clusters give nothing to learn
-from they are the result.
+from, the result is the clustering by cosine of least codelength, which unlike them leaves nothing out for one percent.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from engine.clustering.operating_point import cluster_by_codelength
 from engine.config import TreesConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, neighborhood_averages, vertex_profiles
@@ -132,11 +133,11 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the edges of these rows with the probability that both ends are one identity.
 
-    Where the first clusters gave nothing to learn from, they are certain.
+    Where the first clusters gave nothing to learn from, those of least codelength are certain.
     """
     tensors = _tensors(task, "fit")
     if not tensors:
-        roots_N = hold(("first", task.call.digest), lambda: np.array(read_npy(task.input("first"), "roots")))
+        roots_N = hold(("roots", task.call.digest), lambda: np.array(read_npy(task.input("fit"), "roots")))
         return write_edges(task, start, stop, lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32))
     second = None
     if any(name.startswith(SECOND_TENSORS) for name in tensors):
@@ -182,6 +183,9 @@ def _second_vertices(task: TaskContext) -> np.ndarray | None:
 
 
 def _learned_nothing(task: TaskContext) -> dict[str, Any]:
+    """Where the first clusters are few, what lies apart from them is more likely of one than of none."""
+    graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
+    task.write_npy("roots", cluster_by_codelength(*graph, threads=task.threads))
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save({})))
     return {"trees": 0, "edges": 0}
 

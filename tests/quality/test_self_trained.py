@@ -79,3 +79,12 @@ def test_clusters_that_teach_nothing_stand(tmp_path: Path) -> None:
     assert learned_edges(result.run) == 0
     assert evaluate(result.labels, np.repeat(np.arange(20), 30))["pairwise_f"] == 1
     assert "they gave nothing to learn from" in result.report.read_text()
+
+
+@pytest.mark.parametrize("identities", [1, 2])
+def test_rows_at_the_edge_of_few_large_identities_are_not_left_out(identities: int) -> None:
+    random = np.random.default_rng(7)
+    centres = unit(random.normal(size=(identities, 128)))
+    truth = np.repeat(np.arange(identities), 3_000 // identities)
+    vectors = unit(centres[truth] + 0.8 * unit(random.normal(size=(3_000, 128))) * random.uniform(0.8, 1.2, (3_000, 1)))
+    assert evaluate(cluster(vectors, method="self_trained").labels, truth)["pairwise_f"] == 1

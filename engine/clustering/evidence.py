@@ -14,6 +14,7 @@ Array = np.ndarray[Any, Any]
 LEAST_PROBABILITY = 0.5  # what the map equation takes edges from, unless a model or a setting says otherwise
 LEAST_COSINE = 0.4  # settled on labelled sets, with weights of bandwidth 0.1; too low for tiny clusters
 COSINE_BANDWIDTH = 0.1
+COSINE_ROOM = 0.25  # of what is left above a cosine, at most its bandwidth: 5.8 doublings reach 1
 CERTAIN = 1 - 1e-6  # probabilities above count as this one
 
 
@@ -24,9 +25,13 @@ def log_odds(scores: Any) -> Any:
 
 
 def biased_score(score: float, bias: float, learned: bool) -> float:
-    """The score that is as sure as ``score`` after its odds have doubled ``bias`` times."""
+    """The score that is as sure as ``score`` after its odds have doubled ``bias`` times.
+
+    Where cosines are high they lie close together, so a doubling is at most a share of what is left up to 1.
+    """
     if not learned:
-        return score + bias * float(np.log(2)) * COSINE_BANDWIDTH
+        bandwidth = min(COSINE_BANDWIDTH, COSINE_ROOM * max(1 - score, 0.0))
+        return score + bias * float(np.log(2)) * bandwidth
     return float(1 / (1 + np.exp(-(log_odds(score) + bias * np.log(2)))))
 
 

@@ -25,7 +25,7 @@ from engine.stages.edges import iterate_edges
 from engine.storage.context import TaskContext, read_npy, stage_facts
 from engine.storage.formats import read_labels
 
-VERSION = 2
+VERSION = 3
 BIASES = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 
 Array = np.ndarray[Any, Any]

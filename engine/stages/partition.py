@@ -31,7 +31,7 @@ from engine.storage.context import CompanionTask, TaskCall, TaskContext, committ
 from engine.storage.manifest import read_json
 from engine.storage.tables import read_columns
 
-VERSION = 3
+VERSION = 4
 FAN_IN = 8
 RANGE_ROWS = 1 << 28  # more vertices are united in ranges: 1 GiB of parents each
 FOREST_RANGE = f"{__name__}:ForestRange"

@@ -255,6 +255,7 @@ def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:
     assert evidence.biased_score(0.75, -2.0, True) == pytest.approx(3 / 7)
     assert evidence.biased_score(1.0, 30.0, True) <= 1
     assert evidence.biased_score(0.5, 1.0, False) == pytest.approx(0.5 + 0.1 * np.log(2))
+    assert evidence.biased_score(0.94, 4.0, False) == pytest.approx(0.94 + 0.06 * np.log(2))
     weights = evidence.edge_weights(np.array([0.8], np.float32), "log_odds", evidence.biased_score(0.5, 1.0, True))
     assert weights == pytest.approx([np.log(2)], abs=1e-6)
     score = run_tasks(tmp_path, "score", write_table, chunks(0), {})

@@ -37,7 +37,6 @@ from engine.methods import METHODS, base
 from engine.methods.fitting import FITTED_WEIGHTS
 from engine.plan import Cost, Plan, Stage, pending_ranges
 from engine.storage import manifest
-from engine.storage.arrays import map_array
 from engine.storage.context import committed_records, stage_facts
 from engine.storage.places import Place, open_place, open_stage
 from engine.version import __version__
@@ -318,11 +317,11 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
         what = "Similarities are cosines in a metric that the model learned from its training labels"
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
-    facts = manifest.read_run(root)["plan"]["facts"]
-    knn = stage_folder(root, "knn")
-    listed = map_array(knn, "neighbors").shape[1] if knn else 0
-    if listed and facts.get("model_k", listed) != listed:
-        notes.append(f"The model learned from graphs of {facts['model_k']} neighbours, this one has {listed} (knn.k).")
+    plan = manifest.read_run(root)["plan"]
+    listed = next(stage["params"]["k"] for stage in plan["stages"] if stage["name"] == "knn")
+    learned_of = plan["facts"].get("model_k", listed)
+    if learned_of != listed:
+        notes.append(f"The model learned from graphs of {learned_of} neighbours, this one has {listed} (knn.k).")
     if "reason" in point:
         notes.append(
             "No threshold was given and no model trained on such data: the operating point is read from the graph. "

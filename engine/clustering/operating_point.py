@@ -66,12 +66,7 @@ def choose_operating_point(
     num_vertices, weights_F = len(neighbors_NK), forest[2]
     if not len(weights_F):
         return OperatingPoint(0.0, 1, "no vertex has a neighbour")
-    rates_N, flows_N = _walk(neighbors_NK, similarities_NK)
-
-    def measure(min_score: float, max_size: int) -> float:
-        roots_N = propagate(num_vertices, *forest, min_score=min_score, max_size=max_size, step=step)
-        return _codelength(neighbors_NK, similarities_NK, rates_N, flows_N, roots_N)
-
+    _, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
     lowest = float(weights_F[-1])
     max_size, least_bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
     # Bisect the similarities of the forest, where every cut is one: past the best threshold codelength only rises.
@@ -105,15 +100,9 @@ def cluster_by_codelength(
     num_vertices = len(neighbors_NK)
     if not len(forest[2]):
         return np.arange(num_vertices, dtype=id_dtype(num_vertices))
-    rates_N, flows_N = _walk(neighbors_NK, similarities_NK)
-
-    def cluster(max_size: int) -> Ids:
-        return propagate(num_vertices, *forest, min_score=float(forest[2][-1]), max_size=max_size, step=step)
-
-    def measure(max_size: int) -> float:
-        return _codelength(neighbors_NK, similarities_NK, rates_N, flows_N, cluster(max_size))
-
-    return cluster(_best_size(measure, num_vertices, threads)[0])
+    cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
+    lowest = float(forest[2][-1])
+    return cluster(lowest, _best_size(lambda size: measure(lowest, size), num_vertices, threads)[0])
 
 
 def choose_scored_point(
@@ -137,16 +126,9 @@ def choose_scored_point(
     if not forests:
         return OperatingPoint(LEAST_SCORE, 1, "no vertex has a neighbour")
     forest = _merge(forests)
-    rates_N, flows_N = _walk(neighbors_NK, similarities_NK)
-
-    def cluster(max_size: int) -> NDArray[Any]:
-        return propagate(num_vertices, *forest, min_score=0.0, max_size=max_size, step=step)
-
-    def measure(max_size: int) -> float:
-        return _codelength(neighbors_NK, similarities_NK, rates_N, flows_N, cluster(max_size))
-
-    max_size, least_bits = _best_size(measure, num_vertices, threads)
-    roots_N, held = cluster(max_size), 0
+    cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
+    max_size, least_bits = _best_size(lambda size: measure(0.0, size), num_vertices, threads)
+    roots_N, held = cluster(0.0, max_size), 0
     counts = np.zeros(SCORE_BINS + 1, np.int64)
     for sources, targets, scores in edges():
         held += int((roots_N[sources] == roots_N[targets]).sum())
@@ -160,6 +142,21 @@ def choose_scored_point(
         f"({least_bits:.3f}); they hold {held:,} edges, and {kept[int(min_score * SCORE_BINS)]:,} reach a score of "
         f"{min_score:.3f}.",
     )
+
+
+def _clusterings(
+    neighbors_NK: NDArray[Any], similarities_NK: NDArray[Any], forest: Forest, step: float
+) -> tuple[Callable[[float, int], Ids], Callable[[float, int], float]]:
+    """What clusters the forest at a threshold and size cap, and what tells the bits of a step of the walk then."""
+    rates_N, flows_N = _walk(neighbors_NK, similarities_NK)
+
+    def cluster(min_score: float, max_size: int) -> Ids:
+        return propagate(len(neighbors_NK), *forest, min_score=min_score, max_size=max_size, step=step)
+
+    def measure(min_score: float, max_size: int) -> float:
+        return _codelength(neighbors_NK, similarities_NK, rates_N, flows_N, cluster(min_score, max_size))
+
+    return cluster, measure
 
 
 def _best_size(measure: Callable[[int], float], num_vertices: int, threads: int) -> tuple[int, float]:

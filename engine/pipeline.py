@@ -318,7 +318,8 @@ def partition_stages(shape: GraphShape, settings: Settings, model: Model | None)
         given["min_intimacy"] = 0.0
     stages, chosen = [], {}
     if any(value is None for value in given.values()):
-        walk, inputs = {"step": config.step}, {"knn": "knn"} | ({"score": "score"} if model or method.learned else {})
+        walk, inputs = {"step": config.step}, {"knn": "knn"}
+        inputs |= {"score": "score"} if model or method.learned else {"features": shape.features}
         stages.append(_single("point", "engine.stages.point:run", point.VERSION, walk, inputs, point.cost(n, k)))
         chosen = {"point": "point"}
     version = partition.VERSION

@@ -43,7 +43,12 @@ class OperatingPoint:
 
 
 def choose_operating_point(
-    neighbors_NK: NDArray[Any], similarities_NK: NDArray[Any], *, step: float = 0.05, threads: int = 1
+    neighbors_NK: NDArray[Any],
+    similarities_NK: NDArray[Any],
+    *,
+    step: float = 0.05,
+    threads: int = 1,
+    chance: float | None = None,
 ) -> OperatingPoint:
     """Choose ``min_score`` and ``max_size`` for ``propagate`` over a KNN graph by least codelength.
 
@@ -51,7 +56,8 @@ def choose_operating_point(
     Both may be memory-mapped; similarities other than float32 are copied. The walk steps from i to its neighbour j with
     probability ∝ exp(s_ij / 0.03), symmetrised.
     First the size cap of least codelength is found with no threshold; then, with that cap, the highest threshold whose
-    codelength is within 1 % of the least, as codelength gains little from leaving outliers out, and users much.
+    codelength is within 1 % of the least, as codelength gains little from leaving outliers out, and users much. With
+    ``chance``, that of ``chance_similarity``, it is the threshold, and the size cap that of least codelength then.
     Takes some 25 to 40 passes over vertices and edges; memory: about 12 bytes per vertex for the forest, and 25 per
     vertex and thread. Neighbours past the twentieth hardly matter, so of a large graph the first 20 columns will do.
     Equal for any number of threads. Raises ``DataError`` for arrays that disagree.
@@ -67,8 +73,16 @@ def choose_operating_point(
     if not len(weights_F):
         return OperatingPoint(0.0, 1, "no vertex has a neighbour")
     _, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
-    lowest = float(weights_F[-1])
+    lowest = float(weights_F[-1]) if chance is None else chance
     max_size, least_bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
+    if chance is not None:
+        return OperatingPoint(
+            chance,
+            max_size,
+            f"Few rows have a neighbour nearer than unrelated vectors come by chance, which takes a cosine of "
+            f"{chance:.3f}: only such neighbours count, in clusters of at most {max_size} rows (more only where no "
+            f"threshold separates them), which describe a walk on the neighbour graph in the fewest bits per step.",
+        )
     # Bisect the similarities of the forest, where every cut is one: past the best threshold codelength only rises.
     thresholds = weights_F[np.linspace(len(weights_F) - 1, 0, NUM_THRESHOLDS).astype(np.int64)]
     good, bad = 0, NUM_THRESHOLDS

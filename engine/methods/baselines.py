@@ -26,7 +26,7 @@ from engine.plan import Cost, Stage
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext
 
-VERSION = 2
+VERSION = 3
 DISTANCES = tuple(round(float(each), 2) for each in np.arange(0.05, 0.81, 0.01))
 _HERE = "engine.methods.baselines"
 
@@ -44,12 +44,13 @@ class Kind:
 
 
 _PAIRS: dict[str, Any] = {"most_rows": 40_000, "pair_bytes": 8, "pair_seconds": 3e-8}
+_HEIGHTS = tuple(round(float(each), 2) for each in np.geomspace(0.05, 200, 80))  # of merges, which grow with the rows
 _RANKS = tuple(round(float(each), 3) for each in np.geomspace(0.02, 4, 40))
 KINDS: dict[MethodName, Kind] = {
     "kmeans": Kind(baselines.kmeans, {"num_clusters": ()}, most_rows=1_000_000, pair_seconds=2e-9),
     "minibatch_kmeans": Kind(baselines.minibatch_kmeans, {"num_clusters": ()}, most_rows=3_000_000),
     "spectral": Kind(baselines.spectral, {"num_clusters": ()}, most_rows=100_000, row_bytes=8_000),
-    "ward": Kind(baselines.ward, {"distance": DISTANCES}, **_PAIRS),
+    "ward": Kind(baselines.ward, {"distance": _HEIGHTS}, **_PAIRS),
     "average_linkage": Kind(baselines.average_linkage, {"distance": DISTANCES}, **_PAIRS),
     "single_linkage": Kind(baselines.single_linkage, {"distance": DISTANCES}),
     "dbscan": Kind(baselines.dbscan, {"min_rows": (2, 5), "distance": DISTANCES[::4]}, most_rows=100_000,

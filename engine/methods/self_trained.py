@@ -73,8 +73,8 @@ def _first_stages(graph: GraphShape, settings: Settings) -> list[Stage]:
     }  # fmt: skip
     return [
         replace(edges, name="edges", scratch=True),
-        Stage("first_point", "engine.stages.point:run", point.VERSION, {"step": step}, {"knn": "knn"}, 1,
-              point.cost(n, k), granule=1),
+        Stage("first_point", "engine.stages.point:run", point.VERSION, {"step": step},
+              {"knn": "knn", "features": graph.features}, 1, point.cost(n, k), granule=1),
         Stage("first", "engine.stages.partition:propagation", partition.VERSION, chosen,
               {"score": "edges", "point": "first_point"}, 1, partition.propagation_cost(n, k), granule=1),
     ]  # fmt: skip

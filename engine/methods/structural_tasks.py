@@ -21,9 +21,10 @@ from engine.plan import CHUNK_ROWS
 from engine.stages.edges import write_edges
 from engine.stages.first import first_identities
 from engine.stages.metric import learned, vertex_identities
-from engine.storage.context import TaskContext, hold, read_npy
+from engine.storage.context import TaskContext, hold, read_npy, stage_facts
 
 LEAST_EXPLAINED = 0.25  # of the entropy of clusters held out, for what was learned of the others to be used
+MOSTLY_ALONE = 0.9  # of the rows, for first clusters that teach nothing to stand as they are
 SECOND_TENSORS = "second."  # before the names of the second graph's scorer in a model
 
 
@@ -133,7 +134,8 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
 def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write the edges of these rows with the probability that both ends are one identity.
 
-    Where the first clusters gave nothing to learn from, those of least codelength are certain.
+    Where the first clusters gave nothing to learn from, those of least codelength are certain. Where few rows have a
+    neighbour nearer than chance, an edge that is no nearer is none: how such edges look was not learned.
     """
     tensors = _tensors(task, "fit")
     if not tensors:
@@ -147,10 +149,12 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
             tensors = {**tensors, "calibration": tensors["alone"]}
     scorer = hold(("scorer", task.call.digest), lambda: structural.from_tensors(tensors))
     graph, priors_NK = _graph(task), task.array("prior", "priors")
+    chance = stage_facts(task.input("first"))[0].get("chance", -1.0) if "first" in task.call.inputs else -1.0
 
     def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
         edges = EdgeList(sources, targets, similarities)
-        return structural.score_edges(scorer, graph, priors_NK, edges, second, threads=task.threads)
+        scores = structural.score_edges(scorer, graph, priors_NK, edges, second, threads=task.threads)
+        return np.where(similarities < np.float32(chance), np.float32(0), scores)
 
     return write_edges(task, start, stop, give)
 
@@ -183,9 +187,12 @@ def _second_vertices(task: TaskContext) -> np.ndarray | None:
 
 
 def _learned_nothing(task: TaskContext) -> dict[str, Any]:
-    """Where the first clusters are few, what lies apart from them is more likely of one than of none."""
-    graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    task.write_npy("roots", cluster_by_codelength(*graph, threads=task.threads))
+    """What lies apart from few first clusters is more likely of one than of none, unless that is nearly all."""
+    roots_N = np.asarray(read_npy(task.input("first"), "roots"))
+    if (np.bincount(roots_N, minlength=len(roots_N)) == 1).sum() < MOSTLY_ALONE * len(roots_N):
+        graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
+        roots_N = cluster_by_codelength(*graph, threads=task.threads)
+    task.write_npy("roots", roots_N)
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save({})))
     return {"trees": 0, "edges": 0}
 

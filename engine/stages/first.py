@@ -7,6 +7,7 @@ import numpy as np
 from engine.storage.context import TaskContext, read_npy
 
 LEAST_CLUSTERS = 50  # of two rows and more, for first clusters to be learned from
+LEAST_JOINED = 0.01  # of the rows, likewise: there are some in noise
 
 
 def first_identities(task: TaskContext) -> np.ndarray | None:
@@ -14,7 +15,8 @@ def first_identities(task: TaskContext) -> np.ndarray | None:
     roots_N = np.asarray(read_npy(task.input("first"), "roots"))
     sizes_N = np.bincount(roots_N, minlength=len(roots_N))
     identities_N = np.where(sizes_N[roots_N] > 1, roots_N, -1).astype(np.int64)
-    return identities_N if np.count_nonzero(sizes_N > 1) >= LEAST_CLUSTERS else None
+    enough = np.count_nonzero(sizes_N > 1) >= LEAST_CLUSTERS and (identities_N >= 0).mean() >= LEAST_JOINED
+    return identities_N if enough else None
 
 
 def first_identities_by_row(task: TaskContext) -> np.ndarray | None:

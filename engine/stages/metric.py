@@ -23,7 +23,7 @@ from engine.storage.context import TaskContext, hold, read_npy, stage_facts
 from engine.storage.formats import read_labels
 from engine.tiles import tile_bounds
 
-VERSION = 1
+VERSION = 2
 WEIGHTS = "metric.safetensors"
 FEWEST_PER_DIMENSION = 2  # identities, for a fit in their own metric
 

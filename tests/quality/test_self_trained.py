@@ -53,11 +53,27 @@ def test_labels_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("dim", [8, 64])
-def test_noise_does_not_collapse_into_one_cluster(dim: int) -> None:
-    vectors = unit(np.random.default_rng(dim).normal(size=(3_000, dim)))
+def test_noise_of_few_dimensions_does_not_collapse_into_one_cluster() -> None:
+    vectors = unit(np.random.default_rng(8).normal(size=(3_000, 8)))
     labels = cluster(vectors, method="self_trained", **FEW).labels
     assert np.bincount(labels).max() < 300
+
+
+@pytest.mark.parametrize(("method", "dim"), [("self_trained", 64), ("self_trained", 512), ("cosine", 128)])
+def test_noise_stays_apart(method: str, dim: int) -> None:
+    vectors = unit(np.random.default_rng(dim).normal(size=(3_000, dim)))
+    assert cluster(vectors, method=method, **(FEW if method == "self_trained" else {})).labels.max() > 2_950
+
+
+def test_pairs_are_found_among_noise(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    pairs = np.repeat(unit(random.normal(size=(150, 96))), 2, axis=0)
+    pairs = unit(pairs + 0.5 / np.sqrt(96) * random.normal(size=pairs.shape))
+    vectors = np.concatenate([pairs, unit(random.normal(size=(1_500, 96)))])
+    truth = np.concatenate([np.repeat(np.arange(150), 2), np.arange(150, 1_650)])
+    result = cluster(vectors, method="self_trained", workspace=tmp_path / "run", **FEW)
+    assert learned_edges(result.run) > 0
+    assert evaluate(result.labels, truth)["pairwise_f"] > 0.95
 
 
 def test_duplicates_a_giant_and_rows_alone_stay_apart() -> None:

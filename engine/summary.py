@@ -305,10 +305,16 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
             what += f", its odds divided by 2^{facts['doubts']:.1f} (trees.doubts)."
             if facts.get("second_graph"):
                 what += " In a second graph, of a metric learned from them, this was done again: scores are of both."
-        few = (
-            "they gave nothing to learn from, so those stand that describe a walk on the graph in the fewest bits, "
-            "whatever the precision bias."
-        )
+        few = "they gave nothing to learn from, so "
+        if facts.get("first_stand"):
+            few += "they stand, whatever the precision bias."
+        else:
+            few += "those stand that describe a walk on the graph in the fewest bits, whatever the precision bias."
+        if chance := stage_facts(first)[0].get("chance"):
+            notes.append(
+                "Few rows have a neighbour nearer than unrelated vectors come by chance, which takes a cosine of "
+                f"{chance:.3f} here: only such neighbours count."
+            )
         notes.append(
             "No labels and no model were given: rows were clustered by cosine first, at an operating point read from "
             f"the graph; {what if learned else few}"

@@ -189,12 +189,13 @@ def _second_vertices(task: TaskContext) -> np.ndarray | None:
 def _learned_nothing(task: TaskContext) -> dict[str, Any]:
     """What lies apart from few first clusters is more likely of one than of none, unless that is nearly all."""
     roots_N = np.asarray(read_npy(task.input("first"), "roots"))
-    if (np.bincount(roots_N, minlength=len(roots_N)) == 1).sum() < MOSTLY_ALONE * len(roots_N):
+    stand = bool((np.bincount(roots_N, minlength=len(roots_N)) == 1).sum() >= MOSTLY_ALONE * len(roots_N))
+    if not stand:
         graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
         roots_N = cluster_by_codelength(*graph, threads=task.threads)
     task.write_npy("roots", roots_N)
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save({})))
-    return {"trees": 0, "edges": 0}
+    return {"trees": 0, "edges": 0, "first_stand": stand}
 
 
 def _graph(task: TaskContext) -> structural.Neighborhoods:

@@ -87,17 +87,17 @@ def fit_trees(
         nodes, splits = np.zeros(len(targets), np.int32), np.full((inner, 2), -1, np.int32)
         for level in range(config.levels):
             found = map_tiles(
-                lambda column, nodes=nodes, level=level, pair=(gradients, curvatures): _best_splits(  # type: ignore[misc]
-                    binned[column], nodes, *pair, level, config.l2, config.min_weight
+                lambda columns, nodes=nodes, level=level, pair=(gradients, curvatures): _best_splits(  # type: ignore[misc]
+                    binned, columns, nodes, *pair, level, config.l2, config.min_weight
                 ),
-                offered.tolist(),
+                np.array_split(offered, min(len(offered), 4 * threads)),
                 threads,
             )
-            gains = np.stack([gain for gain, _ in found])
+            gains, lasts = (np.concatenate(part) for part in zip(*found, strict=True))
             for place in range(1 << level):
                 winner = int(np.argmax(gains[:, place]))
                 if gains[winner, place] > 0:
-                    splits[(1 << level) - 1 + place] = offered[winner], found[winner][1][place]
+                    splits[(1 << level) - 1 + place] = offered[winner], lasts[winner, place]
             _descend(binned, nodes, splits)
         values = _leaf_values(nodes, gradients, curvatures, inner, config.l2, config.rate)
         logits += values[nodes - inner]
@@ -157,29 +157,31 @@ def _bin(inputs: Array, edges: list[Array], threads: int) -> Array:
 
 @numba.njit(nogil=True, cache=True)
 def _best_splits(
-    bins: Array, nodes: Array, gradients: Array, curvatures: Array, level: int, l2: float, min_weight: float
-) -> tuple[Array, Array]:
-    """Find one input's best split of each node of a level: gains (0: none) and the last bin that goes left."""
+    binned: Array, columns: Array, nodes: Array, gradients: Array, curvatures: Array, level: int, l2: float,
+    min_weight: float,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Find each input's best split of each node of a level: gains (0: none) and the last bin that goes left."""
     count, first = 1 << level, (1 << level) - 1
-    sums = np.zeros((count, MAX_BINS, 2), np.float64)
-    for row in range(len(bins)):
-        node, place = nodes[row] - first, bins[row]
-        sums[node, place, 0] += gradients[row]
-        sums[node, place, 1] += curvatures[row]
-    gains, lasts = np.zeros(count, np.float64), np.zeros(count, np.int32)
-    for node in range(count):
-        gradient, curvature = sums[node, :, 0].sum(), sums[node, :, 1].sum()
-        whole = gradient * gradient / (curvature + l2)
-        left, left_curvature = 0.0, 0.0
-        for last in range(MAX_BINS - 1):
-            left += sums[node, last, 0]
-            left_curvature += sums[node, last, 1]
-            right, right_curvature = gradient - left, curvature - left_curvature
-            if min(left_curvature, right_curvature) * 4 < min_weight:  # a row in doubt has a curvature of 1/4
-                continue
-            gain = left * left / (left_curvature + l2) + right * right / (right_curvature + l2) - whole
-            if gain > gains[node] + 1e-9:
-                gains[node], lasts[node] = gain, last
+    gains, lasts = np.zeros((len(columns), count), np.float64), np.zeros((len(columns), count), np.int32)
+    for number, column in enumerate(columns):
+        bins, sums = binned[column], np.zeros((count, MAX_BINS, 2), np.float64)
+        for row in range(len(bins)):
+            node, place = nodes[row] - first, bins[row]
+            sums[node, place, 0] += gradients[row]
+            sums[node, place, 1] += curvatures[row]
+        for node in range(count):
+            gradient, curvature = sums[node, :, 0].sum(), sums[node, :, 1].sum()
+            whole = gradient * gradient / (curvature + l2)
+            left, left_curvature = 0.0, 0.0
+            for last in range(MAX_BINS - 1):
+                left += sums[node, last, 0]
+                left_curvature += sums[node, last, 1]
+                right, right_curvature = gradient - left, curvature - left_curvature
+                if min(left_curvature, right_curvature) * 4 < min_weight:  # a row in doubt has a curvature of 1/4
+                    continue
+                gain = left * left / (left_curvature + l2) + right * right / (right_curvature + l2) - whole
+                if gain > gains[number, node] + 1e-9:
+                    gains[number, node], lasts[number, node] = gain, last
     return gains, lasts
 
 

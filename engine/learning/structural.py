@@ -326,7 +326,7 @@ def _logits(trees: Trees, inputs: Array, out: Array) -> None:
 
 
 def _probability(logits: Array) -> Array:
-    return 1 / (1 + np.exp(-logits))
+    return 1 / (1 + np.exp(np.minimum(-logits, 80)))  # float32 ends at 88
 
 
 def _least(parts: list[tuple[Array, ...]], room: int) -> tuple[Array, ...]:

@@ -202,6 +202,11 @@ class CdpConfig(Section):
     committee: tuple[str, ...] = Field((), description="other vectors of the same rows, in any format of a source")
     accept: int = Field(1, ge=0, description="vote: members that must list a pair too; at most all of them")
 
+    @field_validator("committee", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     @field_validator("committee")
     @classmethod
     def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:

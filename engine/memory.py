@@ -90,8 +90,9 @@ class PeakMemory:
 
     def take(self) -> int:
         """Return the peak since the last reset and start a new one."""
-        peak = max(self.peak_bytes, tree_bytes())
-        self.reset()
+        with self._reading:
+            present = tree_bytes()
+            peak, self.peak_bytes = max(self.peak_bytes, present), present
         return peak
 
     def _sample(self) -> None:

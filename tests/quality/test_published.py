@@ -25,7 +25,7 @@ COMPARED = ("train", "knn", "gcn_v")
 STEPS: dict[str, dict[str, Any]] = {
     "gcn_d": {"train.max_steps": 300}, "gcn_s": {"train.max_steps": 300},
     "star_fc_hierarchical": {"train.max_steps": 20, "train.edges_per_step": 512},
-    "fc_eser": {"trees.num_trees": 40},
+    "fc_eser": {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 60_000},
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The structural scorer trained on the run's own first clusters: no labels, no model, no threshold.
 
-``first`` clusters the graph by cosine, at the operating point that describes a walk on it in the fewest bits. The
+``first`` clusters the graph by cosine, at the operating point that describes a walk on it in the fewest bits; where few
+rows have a neighbour nearer than chance (``engine.clustering.chance``), by such edges, and no other edge counts. The
 structural scorer is then fitted to those clusters as if they were identities, all but rows that are alone in theirs:
 those were never joined to anything, which is no proof that they should not have been, so nothing is learned from them.
 What the trees learn of an edge's surroundings holds beyond the pairs that the first clusters got right (self-training;
@@ -13,7 +14,8 @@ Edges of rows left alone, most of them wrong, are missing from what was fitted, 
 look like the truth: the fitted odds are wrong by a factor, which ``engine.learning.doubts`` estimates from the first
 clusters unless ``trees.doubts`` says it. As the labels are that doubtful, the trees are few and shallow, unless the
 settings say otherwise, and there is one round: a second one lowers F. Where the first clusters give nothing to learn
-from, the result is the clustering by cosine of least codelength, which unlike them leaves nothing out for one percent.
+from, the result is the clustering by cosine of least codelength, which unlike them leaves nothing out for one percent,
+unless nearly all rows are alone in them: then they stand.
 """
 
 from __future__ import annotations

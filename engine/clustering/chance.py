@@ -21,7 +21,7 @@ FEW = 1 / 3  # of the rows with such a neighbour, up to which most of the rest i
 CROWD = 16  # neighbours that are a crowd, where chance has a quarter as many as near
 FEW_CROWDED = 3 / 4  # of the rows in one, likewise: large identities may be seen by their density alone
 RELATED = 0.1  # median cosine of rows drawn at random, from which they are of a common direction
-FEWEST_DIMENSIONS = 16  # in fewer, unrelated rows lie too close to be told from related ones
+FEWEST_DIMENSIONS = 12  # in fewer, unrelated rows lie too close to be told from related ones
 DRAWN_ROWS, DRAWN_OTHERS = 4_096, 64
 SAME = 0.01  # difference of a graph's similarities from the vectors' cosines, at most
 

@@ -25,6 +25,7 @@ BANDWIDTH = 0.03  # similarity below the nearest neighbour's at which a step is 
 REACH = 8 * BANDWIDTH  # neighbours further below are never stepped to
 TOLERANCE = 0.01  # rise of the codelength that a higher threshold may cost
 NUM_THRESHOLDS = 128
+FEW_CLUSTERS, LARGE_CLUSTERS = 50, 20  # fewer, of more rows on average: nothing but identities much larger than K
 SCORE_BINS = 4_096
 LEAST_SCORE = 0.5  # of an edge kept on the word of a model of other data
 TILE_ROWS = 1 << 15
@@ -56,7 +57,8 @@ def choose_operating_point(
     Both may be memory-mapped; similarities other than float32 are copied. The walk steps from i to its neighbour j with
     probability ∝ exp(s_ij / 0.03), symmetrised.
     First the size cap of least codelength is found with no threshold; then, with that cap, the highest threshold whose
-    codelength is within 1 % of the least, as codelength gains little from leaving outliers out, and users much. With
+    codelength is within 1 % of the least, as codelength gains little from leaving outliers out, and users much. Where
+    clusters are few and large it would leave their own edges out: then it is the threshold of least codelength. With
     ``chance``, that of ``chance_similarity``, it is the threshold, and the size cap that of least codelength then.
     Takes some 25 to 40 passes over vertices and edges; memory: about 12 bytes per vertex for the forest, and 25 per
     vertex and thread. Neighbours past the twentieth hardly matter, so of a large graph the first 20 columns will do.
@@ -72,9 +74,11 @@ def choose_operating_point(
     num_vertices, weights_F = len(neighbors_NK), forest[2]
     if not len(weights_F):
         return OperatingPoint(0.0, 1, "no vertex has a neighbour")
-    _, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
+    cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
     lowest = float(weights_F[-1]) if chance is None else chance
     max_size, least_bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
+    if chance is None and (few := _few_large(forest, cluster, measure, max_size, least_bits, threads)):
+        return few
     if chance is not None:
         return OperatingPoint(
             chance,
@@ -116,7 +120,9 @@ def cluster_by_codelength(
         return np.arange(num_vertices, dtype=id_dtype(num_vertices))
     cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
     lowest = float(forest[2][-1])
-    return cluster(lowest, _best_size(lambda size: measure(lowest, size), num_vertices, threads)[0])
+    max_size, bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
+    few = _few_large(forest, cluster, measure, max_size, bits, threads)
+    return cluster(few.min_score, few.max_size) if few else cluster(lowest, max_size)
 
 
 def choose_scored_point(
@@ -182,6 +188,34 @@ def _best_size(measure: Callable[[int], float], num_vertices: int, threads: int)
     bits.update(zip(sizes, map_tiles(measure, sizes, threads), strict=True))
     max_size = min(sorted(bits), key=lambda size: bits[size])
     return max_size, bits[max_size]
+
+
+def _few_large(
+    forest: Forest, cluster: Callable[[float, int], Ids], measure: Callable[[float, int], float], max_size: int,
+    bits: float, threads: int,
+) -> OperatingPoint | None:  # fmt: skip
+    """The point of least codelength, of thresholds alone, too, if the size cap of least gives few and large clusters.
+
+    Such clusters hang together by a few edges of the forest, its last: each is tried as the first that is left out.
+    """
+    weights_F = forest[2]
+    sizes_M = np.unique(cluster(float(weights_F[-1]), max_size), return_counts=True)[1]
+    num_vertices = int(sizes_M.sum())
+    if len(sizes_M) >= FEW_CLUSTERS or sizes_M.mean() < LARGE_CLUSTERS:
+        return None
+    thresholds = np.unique(weights_F[-2 * FEW_CLUSTERS :])
+    found = map_tiles(lambda least: measure(float(least), num_vertices), thresholds.tolist(), threads)
+    place = int(np.argmin(found))
+    if found[place] < bits:
+        min_score, max_size, bits = float(thresholds[place]), num_vertices, found[place]
+    else:
+        min_score = float(weights_F[-1])
+    return OperatingPoint(
+        min_score,
+        max_size,
+        f"Few and large clusters, of edges of {min_score:.3f} and more and of at most {max_size} rows, describe a walk "
+        f"on the neighbour graph in the fewest bits per step ({bits:.3f}).",
+    )
 
 
 def _forest(neighbors_NK: NDArray[Any], similarities_NK: NDArray[Any], threads: int) -> Forest:

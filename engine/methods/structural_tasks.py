@@ -13,7 +13,7 @@ from engine.config import TreesConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, neighborhood_averages, vertex_profiles
 from engine.learning import structural
-from engine.learning.doubts import estimate_doubts
+from engine.learning.doubts import estimate_doubts, limit_doubts
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
 from engine.methods.fitting import FITTED_WEIGHTS, weights_path
@@ -103,7 +103,8 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         progress=lambda done, of: task.report(done / of, f"tree {done:,} of {of:,}"),
     )  # fmt: skip
     logits = final.logits(inputs[held_out], threads=task.threads)
-    if "first" in task.call.inputs and structural.explained_share(logits, same[held_out]) < LEAST_EXPLAINED:
+    explained = structural.explained_share(logits, same[held_out])
+    if "first" in task.call.inputs and explained < LEAST_EXPLAINED:
         return _learned_nothing(task)
     tensors, facts = learned(task)
     second = None
@@ -112,8 +113,11 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         second = _second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
     slopes, offset = structural.calibrate(same[held_out], logits)
     if "first" in task.call.inputs:
-        doubts = config.doubts
-        facts["doubts"] = estimate_doubts(read_npy(task.input("first"), "roots")) if doubts is None else doubts
+        facts["doubts"] = config.doubts
+        if config.doubts is None:
+            inside = slopes[0] * logits[same[held_out]] + offset
+            doubts = estimate_doubts(read_npy(task.input("first"), "roots"))
+            facts["doubts"] = limit_doubts(doubts, explained, inside)
         offset -= facts["doubts"] * float(np.log(2))
         if second is not None:  # which has its own doubts; clusters of the first graph cannot say which is better
             slopes, offset = [slopes[0] / 2, 0.5], offset / 2
@@ -187,9 +191,10 @@ def _second_vertices(task: TaskContext) -> np.ndarray | None:
 
 
 def _learned_nothing(task: TaskContext) -> dict[str, Any]:
-    """What lies apart from few first clusters is more likely of one than of none, unless that is nearly all."""
+    """What lies apart from few first clusters is more likely of one than of none, unless nearly all is, or noise."""
     roots_N = np.asarray(read_npy(task.input("first"), "roots"))
-    stand = bool((np.bincount(roots_N, minlength=len(roots_N)) == 1).sum() >= MOSTLY_ALONE * len(roots_N))
+    alone = (np.bincount(roots_N, minlength=len(roots_N)) == 1).sum()
+    stand = bool(alone >= MOSTLY_ALONE * len(roots_N)) or "chance" in stage_facts(task.input("first"))[0]
     if not stand:
         graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
         roots_N = cluster_by_codelength(*graph, threads=task.threads)

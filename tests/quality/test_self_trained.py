@@ -25,15 +25,20 @@ def learned_edges(run: Path) -> int:
     return int(stage_facts(folder)[0]["edges"])
 
 
+def first_roots(run: Path) -> np.ndarray:
+    folder = summary.stage_folder(run, "first")
+    assert folder is not None
+    return read_npy(folder, "roots")
+
+
 def test_what_is_learned_from_the_first_clusters_beats_them(tmp_path: Path) -> None:
     vectors, labels = standin(120, 11)
     first = evaluate(cluster(vectors, method="cosine").labels, labels)
     result = cluster(vectors, workspace=tmp_path / "run", **FEW)  # the default, at this size
     assert learned_edges(result.run) > 10_000
-    fitted, first_clusters = (summary.stage_folder(result.run, stage) for stage in ("fit", "first"))
+    fitted = summary.stage_folder(result.run, "fit")
     assert fitted is not None
-    assert first_clusters is not None
-    assert stage_facts(fitted)[0]["doubts"] == estimate_doubts(read_npy(first_clusters, "roots"))
+    assert stage_facts(fitted)[0]["doubts"] == estimate_doubts(first_roots(result.run))
     found = evaluate(result.labels, labels)
     assert found["pairwise_f"] > first["pairwise_f"] + 0.02
     assert found["bcubed_f"] > first["bcubed_f"]
@@ -74,6 +79,30 @@ def test_pairs_are_found_among_noise(tmp_path: Path) -> None:
     result = cluster(vectors, method="self_trained", workspace=tmp_path / "run", **FEW)
     assert learned_edges(result.run) > 0
     assert evaluate(result.labels, truth)["pairwise_f"] > 0.95
+
+
+def among_noise(num_identities: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Identities of 30 rows, of a mean cosine of 1 / (1 + spread²), and 1,500 rows of noise, in random order."""
+    random = np.random.default_rng(9)
+    centres = np.repeat(unit(random.normal(size=(num_identities, 128))), 30, axis=0)
+    rows = unit(centres + spread / np.sqrt(128) * random.normal(size=centres.shape))
+    labels = np.concatenate([np.repeat(np.arange(num_identities), 30), num_identities + np.arange(1_500)])
+    order = random.permutation(len(labels))
+    return np.concatenate([rows, unit(random.normal(size=(1_500, 128)))])[order], labels[order]
+
+
+def test_few_identities_among_noise_are_what_is_nearer_than_chance(tmp_path: Path) -> None:
+    vectors, truth = among_noise(15, 0.9)
+    result = cluster(vectors, method="self_trained", workspace=tmp_path / "run", **FEW)
+    assert learned_edges(result.run) == 0
+    assert "only such neighbours count" in result.report.read_text()
+    assert evaluate(result.labels, truth)["pairwise_f"] > 0.97
+
+
+def test_many_identities_among_noise_are_not_doubted_away() -> None:
+    vectors, truth = among_noise(40, 0.7)
+    labels = cluster(vectors, method="self_trained", **{**FEW, "trees.num_trees": 30, "trees.levels": 4}).labels
+    assert evaluate(labels, truth)["pairwise_f"] > 0.9
 
 
 def test_duplicates_a_giant_and_rows_alone_stay_apart() -> None:

@@ -7,6 +7,7 @@ from engine.clustering.operating_point import (
     _walk,
     choose_operating_point,
     choose_scored_point,
+    cluster_by_codelength,
 )
 from engine.clustering.propagation import propagate
 from engine.errors import DataError
@@ -37,7 +38,7 @@ def edges_of(neighbors, similarities):
 def test_clusters_of_any_size_are_found(num_clusters, size):
     neighbors, similarities, truth = blobs(num_clusters, size, 0.4)
     point = choose_operating_point(neighbors, similarities)
-    assert size <= point.max_size < 2 * size
+    assert size <= point.max_size < (2 * size if num_clusters > 50 else len(truth) + 1)
     roots = propagate(
         len(truth),
         *edges_of(neighbors, similarities),
@@ -50,6 +51,19 @@ def test_clusters_of_any_size_are_found(num_clusters, size):
     assert not (same & ~together).any()
     assert (same & together).sum() > 0.95 * together.sum()
     assert f"{point.min_score:.3f}" in point.reason
+
+
+@pytest.mark.parametrize("sizes", [[1_500], [1_200, 20], [500, 150, 60, 20, 6, 2]])
+def test_few_large_clusters_are_whole_and_small_ones_beside_them_apart(sizes):
+    rng = np.random.default_rng(3)
+    truth = np.repeat(np.arange(len(sizes)), sizes)
+    points = rng.normal(size=(len(sizes), 96))[truth] + 0.5 * rng.normal(size=(len(truth), 96))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    graph = neighbors_of(points.astype(np.float32), 80)
+    point = choose_operating_point(*graph)
+    chosen = propagate(len(truth), *edges_of(*graph), min_score=point.min_score, max_size=point.max_size, step=0.05)
+    for roots in (chosen, cluster_by_codelength(*graph, threads=2)):
+        assert ((roots[:, None] == roots) == (truth[:, None] == truth)).all()
 
 
 def test_outliers_are_left_out():

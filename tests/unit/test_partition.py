@@ -270,7 +270,7 @@ def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:
     assert (stage.params["precision_bias"], stage.params["learned"]) == (0.5, True)
 
 
-@pytest.mark.parametrize(("method", "read"), [("self_trained", {"knn", "score"}), ("cosine", {"knn"})])
+@pytest.mark.parametrize(("method", "read"), [("self_trained", {"knn", "score"}), ("cosine", {"knn", "features"})])
 def test_a_least_score_is_found_on_what_is_scored(method: str, read: set[str]) -> None:
     settings = Settings(method=method, partition={"method": "propagation"})  # type: ignore[arg-type]
     first = partition_stages(GraphShape(3_000, 8, 20, "ingest", None), settings, None)[0]

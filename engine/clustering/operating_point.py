@@ -77,7 +77,7 @@ def choose_operating_point(
     cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
     lowest = float(weights_F[-1]) if chance is None else chance
     max_size, least_bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
-    if chance is None and (few := _few_large(forest, cluster, measure, max_size, least_bits, threads)):
+    if chance is None and (few := _few_large(similarities_NK, forest, cluster, measure, max_size, least_bits, threads)):
         return few
     if chance is not None:
         return OperatingPoint(
@@ -121,7 +121,7 @@ def cluster_by_codelength(
     cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
     lowest = float(forest[2][-1])
     max_size, bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
-    few = _few_large(forest, cluster, measure, max_size, bits, threads)
+    few = _few_large(similarities_NK, forest, cluster, measure, max_size, bits, threads)
     return cluster(few.min_score, few.max_size) if few else cluster(lowest, max_size)
 
 
@@ -191,17 +191,19 @@ def _best_size(measure: Callable[[int], float], num_vertices: int, threads: int)
 
 
 def _few_large(
-    forest: Forest, cluster: Callable[[float, int], Ids], measure: Callable[[float, int], float], max_size: int,
-    bits: float, threads: int,
+    similarities_NK: NDArray[Any], forest: Forest, cluster: Callable[[float, int], Ids],
+    measure: Callable[[float, int], float], max_size: int, bits: float, threads: int,
 ) -> OperatingPoint | None:  # fmt: skip
     """The point of least codelength, of thresholds alone, too, if the size cap of least gives few and large clusters.
 
     Such clusters hang together by a few edges of the forest, its last: each is tried as the first that is left out.
+    ``None``, too, if a tenth of the rows have nearest neighbours half as alike as another tenth's: there is noise.
     """
     weights_F = forest[2]
     sizes_M = np.unique(cluster(float(weights_F[-1]), max_size), return_counts=True)[1]
     num_vertices = int(sizes_M.sum())
-    if len(sizes_M) >= FEW_CLUSTERS or sizes_M.mean() < LARGE_CLUSTERS:
+    least, most = np.quantile(similarities_NK[:, 0], (0.1, 0.9))
+    if len(sizes_M) >= FEW_CLUSTERS or sizes_M.mean() < LARGE_CLUSTERS or least < most / 2:
         return None
     thresholds = np.unique(weights_F[-2 * FEW_CLUSTERS :])
     found = map_tiles(lambda least: measure(float(least), num_vertices), thresholds.tolist(), threads)

@@ -310,15 +310,12 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
             few += "they stand, whatever the precision bias."
         else:
             few += "those stand that describe a walk on the graph in the fewest bits, whatever the precision bias."
-        if chance := stage_facts(first)[0].get("chance"):
-            notes.append(
-                "Few rows have a neighbour nearer than unrelated vectors come by chance, which takes a cosine of "
-                f"{chance:.3f} here: only such neighbours count."
-            )
         notes.append(
             "No labels and no model were given: rows were clustered by cosine first, at an operating point read from "
             f"the graph; {what if learned else few}"
         )
+        if "chance" in (clustered := stage_facts(first)[0]):
+            notes.append(clustered["reason"])
     if stage_folder(root, "project"):
         what = "Similarities are cosines in a metric that the model learned from its training labels"
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"

@@ -13,6 +13,19 @@ from engine.learning.minibatches import GraphData
 Array = np.ndarray[Any, Any]
 
 
+def unit(vectors: Array) -> Array:
+    """Rows of length one, float32."""
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def exact_graph(vectors: Array, k: int) -> tuple[Array, Array]:
+    """Neighbours and cosines (N, K) of every unit row but itself, all pairs compared."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -2)
+    neighbors = np.argsort(-cosines, axis=1, kind="stable")[:, :k].astype(np.int32)
+    return neighbors, np.take_along_axis(cosines, neighbors, axis=1)
+
+
 def make_graph(num: int, width: int, seed: int, short_rows: bool = True) -> tuple[Array, Array]:
     """Random directed lists, some shorter than ``width``, some similarities below 0."""
     rng = np.random.default_rng(seed)

@@ -61,6 +61,6 @@ def chance_similarity(
         deviate *= (8 * freedom + 3) / (8 * freedom + 1)  # Wallace, Ann. Math. Stat. 1959: of t, inverted
         return float(max(median, 0.0) + np.sqrt(-np.expm1(-(deviate**2) / freedom)))
 
-    crowd = min(CROWD, num_neighbors)
-    near, crowded = listed_SK[:, 0] > reach(CHANCE), listed_SK[:, crowd - 1] > reach(crowd / 4)
-    return reach(CHANCE) if near.mean() < FEW and crowded.mean() < FEW_CROWDED else None
+    least, crowd = reach(CHANCE), min(CROWD, num_neighbors)
+    near, crowded = listed_SK[:, 0] > least, listed_SK[:, crowd - 1] > reach(crowd / 4)
+    return least if near.mean() < FEW and crowded.mean() < FEW_CROWDED else None

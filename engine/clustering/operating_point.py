@@ -77,8 +77,6 @@ def choose_operating_point(
     cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
     lowest = float(weights_F[-1]) if chance is None else chance
     max_size, least_bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
-    if chance is None and (few := _few_large(similarities_NK, forest, cluster, measure, max_size, least_bits, threads)):
-        return few
     if chance is not None:
         return OperatingPoint(
             chance,
@@ -87,6 +85,8 @@ def choose_operating_point(
             f"{chance:.3f}: only such neighbours count, in clusters of at most {max_size} rows (more only where no "
             f"threshold separates them), which describe a walk on the neighbour graph in the fewest bits per step.",
         )
+    if few := _few_large(similarities_NK, forest, cluster, measure, max_size, least_bits, threads):
+        return few
     # Bisect the similarities of the forest, where every cut is one: past the best threshold codelength only rises.
     thresholds = weights_F[np.linspace(len(weights_F) - 1, 0, NUM_THRESHOLDS).astype(np.int64)]
     good, bad = 0, NUM_THRESHOLDS
@@ -199,11 +199,12 @@ def _few_large(
     Such clusters hang together by a few edges of the forest, its last: each is tried as the first that is left out.
     ``None``, too, if a tenth of the rows have nearest neighbours half as alike as another tenth's: there is noise.
     """
-    weights_F = forest[2]
-    sizes_M = np.unique(cluster(float(weights_F[-1]), max_size), return_counts=True)[1]
-    num_vertices = int(sizes_M.sum())
+    weights_F, num_vertices = forest[2], len(similarities_NK)
+    num_clusters = np.count_nonzero(np.bincount(cluster(float(weights_F[-1]), max_size)))
+    if num_clusters >= FEW_CLUSTERS or num_vertices < LARGE_CLUSTERS * num_clusters:
+        return None
     least, most = np.quantile(similarities_NK[:, 0], (0.1, 0.9))
-    if len(sizes_M) >= FEW_CLUSTERS or sizes_M.mean() < LARGE_CLUSTERS or least < most / 2:
+    if least < most / 2:
         return None
     thresholds = np.unique(weights_F[-2 * FEW_CLUSTERS :])
     found = map_tiles(lambda least: measure(float(least), num_vertices), thresholds.tolist(), threads)

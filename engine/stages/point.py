@@ -34,7 +34,8 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     else:
         features_ND = task.array("features", "features")
         chance = chance_similarity(features_ND, neighbors_NK, similarities_NK, threads=task.threads)
-        facts = {} if chance is None else {"chance": chance}
+        if chance is not None:
+            facts["chance"] = chance
         point = choose_operating_point(neighbors_NK, similarities_NK, chance=chance, **walk)
     facts |= {"min_score": float(point.min_score), "max_size": int(point.max_size), "reason": point.reason}
     task.write_json("point", facts)

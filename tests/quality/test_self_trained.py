@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from standins import standin
+from toy_graphs import unit
 
 from engine import cluster, evaluate, summary
 from engine.learning.doubts import estimate_doubts
 from engine.storage.context import read_npy, stage_facts
 
 FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def learned_edges(run: Path) -> int:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from toy_graphs import exact_graph, unit
 
 from engine.clustering.chance import chance_similarity
 
 Array = np.ndarray
 
 
-def unit(vectors: Array) -> Array:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def graph(vectors: Array, k: int = 20) -> tuple[Array, Array]:
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -2)
-    neighbors = np.argsort(-cosines, axis=1, kind="stable")[:, :k].astype(np.int32)
-    return neighbors, np.take_along_axis(cosines, neighbors, axis=1)
+def graph(vectors: Array) -> tuple[Array, Array]:
+    return exact_graph(vectors, 20)
 
 
 def noise(rows: int, dim: int, seed: int = 0) -> Array:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from toy_graphs import exact_graph
 
 from engine.clustering.operating_point import (
     LEAST_SCORE,
@@ -19,14 +20,7 @@ def blobs(num_clusters, size, noise, seed=0, dim=32):
     truth = np.repeat(np.arange(num_clusters), size)
     points = rng.normal(size=(num_clusters, dim))[truth] + noise * rng.normal(size=(len(truth), dim))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    return *neighbors_of(points.astype(np.float32), 30), truth
-
-
-def neighbors_of(points, num_neighbors):
-    similarities = points @ points.T
-    np.fill_diagonal(similarities, -2)
-    neighbors = np.argsort(-similarities, axis=1, kind="stable")[:, :num_neighbors].astype(np.int32)
-    return neighbors, np.take_along_axis(similarities, neighbors, 1)
+    return *exact_graph(points.astype(np.float32), 30), truth
 
 
 def edges_of(neighbors, similarities):
@@ -59,7 +53,7 @@ def test_few_large_clusters_are_whole_and_small_ones_beside_them_apart(sizes):
     truth = np.repeat(np.arange(len(sizes)), sizes)
     points = rng.normal(size=(len(sizes), 96))[truth] + 0.5 * rng.normal(size=(len(truth), 96))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    graph = neighbors_of(points.astype(np.float32), 80)
+    graph = exact_graph(points.astype(np.float32), 80)
     point = choose_operating_point(*graph)
     chosen = propagate(len(truth), *edges_of(*graph), min_score=point.min_score, max_size=point.max_size, step=0.05)
     for roots in (chosen, cluster_by_codelength(*graph, threads=2)):
@@ -71,7 +65,7 @@ def test_outliers_are_left_out():
     centres = rng.normal(size=(20, 64)).repeat(15, axis=0)
     points = np.concatenate([centres + 0.4 * rng.normal(size=centres.shape), rng.normal(size=(20, 64))])
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    neighbors, similarities = neighbors_of(points.astype(np.float32), 30)
+    neighbors, similarities = exact_graph(points.astype(np.float32), 30)
     point = choose_operating_point(neighbors, similarities)
     assert point.min_score > np.median(similarities[300:, 0])
 

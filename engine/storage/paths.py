@@ -1,0 +1,179 @@
+"""The one gate for places that someone names: which files may be read, which may be written, what lies in a folder.
+
+A place comes from a user's option, a file of a run, or the listing of a storage. Each of these functions says in one
+sentence what is wrong with a place; none of them opens it, so a FIFO or a device is refused and never waited for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from engine.errors import ConfigError, DataError
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+_REASONS = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ELOOP: "its symbolic links lead in a circle",
+    errno.ENAMETOOLONG: "the name is too long for this file system",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EROFS: "the file system is read-only",
+    errno.EISDIR: "is a folder",
+}
+
+
+def os_reason(error: OSError) -> str:
+    """What an operating system's error means, in words that follow a path and a colon."""
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+
+
+def check_file(path: Path, what: str = "file") -> Path:
+    """Return ``path`` if it is a regular file that this process may read, or a symbolic link to one.
+
+    ``what`` names the kind of file that is expected. Raises ``DataError``.
+    """
+    mode = _existing(path, what)
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: is {_kind(mode)}, expected a regular file")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: permission denied; it cannot be read")
+    return path
+
+
+def check_folder_of_files(path: Path, what: str = "folder") -> Path:
+    """Return ``path`` if it is a folder that this process may list. Raises ``DataError``."""
+    mode = _existing(path, what)
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"{path}: is {_kind(mode)}, expected a folder")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise DataError(f"{path}: permission denied; it cannot be listed")
+    return path
+
+
+def check_out_file(place: str | Path, *, option: str = "--out", never: Iterable[Path] = ()) -> Path:
+    """Return the absolute path of a file that a command is to write, or to replace.
+
+    ``never``: files that the command reads; none of them is replaced. Missing parent folders are no error. Raises
+    ``ConfigError``, before anything is written, for a place where no file can be written.
+    """
+    path = _out_path(place, option)
+    mode = _out_mode(path, option)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise ConfigError(f"{option} {path}: is {_kind(mode)}, expected the name of a file to write")
+    for source in never:
+        if source.exists() and mode is not None and os.path.samefile(source, path):
+            raise ConfigError(f"{option} {path}: is a file that this command reads; choose another name")
+    _check_parent(path, option)
+    return path
+
+
+def check_out_folder(place: str | Path, *, option: str = "--out") -> Path:
+    """Return the absolute path of a folder that a command is to fill; it need not exist.
+
+    Raises ``ConfigError``, before anything is written, for a place where no folder can be written.
+    """
+    path = _out_path(place, option)
+    mode = _out_mode(path, option)
+    if mode is None:
+        _check_parent(path, option)
+        return path
+    if not stat.S_ISDIR(mode):
+        raise ConfigError(f"{option} {path}: is {_kind(mode)}, expected the name of a folder")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {path}: permission denied, or read-only; choose another folder")
+    return path
+
+
+def below(folder: Path, name: str) -> Path:
+    """Join a name that someone else wrote (a storage's listing, a record) to the folder that it must stay in.
+
+    ``name`` is relative, with ``/`` between its parts. Raises ``DataError`` for a name that would leave the folder, or
+    that no storage gives: absolute, empty, with a part of ``.`` or ``..``, a backslash or a NUL.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name != "/".join(parts) or ".." in parts or "." in parts or set("\\\0") & set(name):
+        raise DataError(f"{folder}: refused the name {name!r}: expected one that stays in this folder")
+    return folder.joinpath(*parts)
+
+
+@contextmanager
+def explain_reading(path: Path) -> Iterator[None]:
+    """Turn an operating system's error while reading ``path`` into a ``DataError`` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {os_reason(error)}") from error
+
+
+def _existing(path: Path, what: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(f"{path}: is a link to {os.readlink(path)}, which does not exist") from None
+        raise DataError(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise DataError(f"{path}: {os_reason(error)}") from None
+    except ValueError as error:  # a NUL in the name
+        raise DataError(f"{str(path)!r}: not a path: {error}") from None
+
+
+def _kind(mode: int) -> str:
+    return next((word for test, word in _KINDS if test(mode)), "a file")
+
+
+def _out_path(place: str | Path, option: str) -> Path:
+    text = str(place)
+    if not text.strip():
+        raise ConfigError(f"{option} is empty; name a place to write to")
+    if "\0" in text:
+        raise ConfigError(f"{option} {text!r}: not a path: it holds a NUL")
+    return Path(os.path.abspath(text))
+
+
+def _out_mode(path: Path, option: str) -> int | None:
+    """Mode of what is there now, or ``None`` where nothing is."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ConfigError(f"{option} {path}: is a link to {os.readlink(path)}, which does not exist") from None
+        return None
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {os_reason(error)}") from None
+
+
+def _check_parent(path: Path, option: str) -> None:
+    """Refuse a place whose nearest existing parent cannot take it."""
+    for parent in path.parents:
+        try:
+            mode = os.stat(parent).st_mode
+        except FileNotFoundError:
+            if parent.is_symlink():
+                raise ConfigError(f"{option} {path}: {parent} is a link that leads nowhere") from None
+            continue
+        except OSError as error:
+            raise ConfigError(f"{option} {path}: {os_reason(error)}") from None
+        if not stat.S_ISDIR(mode):
+            raise ConfigError(f"{option} {path}: {parent} is {_kind(mode)}, not a folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"{option} {path}: permission denied, or read-only: {parent} cannot be written")
+        limit = os.pathconf(parent, "PC_NAME_MAX")
+        for part in path.relative_to(parent).parts:
+            if len(os.fsencode(part)) > limit - _TEMPORARY_BYTES:
+                raise ConfigError(f"{option} {path}: the name {part[:40]}... is too long for this file system")
+        return
+
+
+_TEMPORARY_BYTES = 16  # what a temporary name adds: two dots, a process id, "tmp"

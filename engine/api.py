@@ -25,7 +25,7 @@ from engine.ingest import Source, describe_source
 from engine.memory import free_bytes
 from engine.methods import METHODS, Model, read_model
 from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
-from engine.plan import Plan, Stage, largest_fitting, make_plan
+from engine.plan import Plan, Stage, largest_fitting, make_plan, stage_digests
 from engine.progress import make_display
 from engine.runner import Workshop, check_folder, run_plan
 from engine.stages.explain import ROW_COLUMNS, read_clusters
@@ -245,7 +245,7 @@ def describe_work(kind: Kind, request: Request) -> str:
     """Fingerprint of all that a training or run would do, but for what a model yet to be trained will say."""
     source = describe_source(request.features, dim=request.dim, column=request.column)
     settings, _, build = _resolve(kind, request, source, untrained=kind == "run")
-    return fingerprint([(stage.name, stage.version, stage.params) for stage in build(settings)])
+    return fingerprint(stage_digests(build(settings), source.digest))
 
 
 def _resolve(

@@ -195,26 +195,10 @@ def make_plan(
     ``threads`` are those of each worker; so is ``memory_bytes`` with ``memory_of_each``, else it is shared out equally.
     Raises ``MemoryBudgetExceeded`` naming the worst stage and ``DiskBudgetExceeded``.
     """
-    digests: dict[str, str] = {}
     sized = []
     sharing = 1 if memory_of_each else workers
     allowed = memory_bytes // sharing
-    for stage in stages:
-        upstream = {name: digests.get(origin, "outside") for name, origin in sorted(stage.inputs.items())}
-        if stage.instead:  # which outputs these are depends on the check
-            upstream |= {"unless": digests[stage.unless], "instead": digests[stage.instead]}
-        digest = fingerprint(
-            [
-                stage.name,
-                stage.function,
-                stage.version,
-                dict(stage.params),
-                upstream,
-                source_digest,
-                stage.num_rows,
-            ]
-        )
-        digests[stage.name] = digest
+    for stage, digest in zip(stages, stage_digests(stages, source_digest), strict=True):
         rows = fit_block(stage, allowed, block_rows, workers, threads)
         sized.append(replace(stage, digest=digest, block_rows=rows, threads=threads))
     plan = Plan(kind, tuple(sized), dict(facts or {}))
@@ -233,6 +217,23 @@ def make_plan(
             f"free {human_bytes(plan.disk_bytes - free_disk_bytes)}, or choose an --out on a larger disk"
         )
     return plan
+
+
+def stage_digests(stages: Sequence[Stage], source_digest: str) -> list[str]:
+    """The fingerprint of each stage: of what it is, of its parameters, and of all that it reads.
+
+    The module that a stage's function lies in is no part of it, so code may move.
+    """
+    digests: dict[str, str] = {}
+    for stage in stages:
+        upstream = {name: digests.get(origin, "outside") for name, origin in sorted(stage.inputs.items())}
+        if stage.instead:  # which outputs these are depends on the check
+            upstream |= {"unless": digests[stage.unless], "instead": digests[stage.instead]}
+        what = stage.function.rpartition(":")[2]
+        digests[stage.name] = fingerprint(
+            [stage.name, what, stage.version, dict(stage.params), upstream, source_digest, stage.num_rows]
+        )
+    return [digests[stage.name] for stage in stages]
 
 
 def _fewer(refused: Sequence[Stage], memory_bytes: int, workers: int) -> str:

@@ -46,8 +46,8 @@ from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold
 from engine.tiles import map_tiles, tile_bounds
 
-VERSION = 4
-LINKS_VERSION = 2
+VERSION = 5
+LINKS_VERSION = 3
 TILE_PIVOTS = 32
 PREFIX = "confidence."  # of the names of GCN-V's weights in the model's file
 PROBABILITIES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.0)  # the first leave GCN-V's links nearly as they are

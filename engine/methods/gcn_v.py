@@ -38,7 +38,7 @@ from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
 from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold
 
-VERSION = 1
+VERSION = 2
 PASSES = ("vectors", "embedded")
 _HERE = "engine.methods.gcn_v"
 

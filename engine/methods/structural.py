@@ -19,7 +19,7 @@ from engine.methods.base import GraphShape, Method, Model, select_stage, which_e
 from engine.methods.structural_tasks import SECOND_TENSORS
 from engine.plan import Cost, Stage, name_apart
 
-VERSION = 9
+VERSION = 10
 SECOND = "second_"  # before the names of the second graph's stages
 _TASKS = "engine.methods.structural_tasks"
 

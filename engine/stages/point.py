@@ -10,7 +10,7 @@ from engine.plan import Cost
 from engine.stages.edges import iterate_edges
 from engine.storage.context import TaskContext
 
-VERSION = 2
+VERSION = 3
 
 
 def cost(num_rows: int, k: int) -> Cost:

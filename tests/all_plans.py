@@ -1,0 +1,83 @@
+"""Plans of every kind, so that a test sees every stage that the engine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from engine import api
+from engine.config import Settings, load_settings
+from engine.errors import ConfigError
+from engine.ingest import Source, describe_source
+from engine.methods import METHODS, Model
+from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
+from engine.plan import Stage
+
+DIM, K = 16, 20
+PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
+GRAPHS = ({}, {"knn.mode": "exact"}, {"knn.mode": "partition"}, {"knn.mode": "ivf"})
+CHOSEN = {"num_clusters": 10, "distance": 0.5, "min_rows": 5, "selection": "eom"}  # what training gives a baseline
+POINTS = {
+    "components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {"min_score": 0.5, "max_size": 50},
+    "density_peaks": {"min_score": 0.5}, "map_equation": {"min_score": 0.5, "weight": "log_odds"},
+}  # fmt: skip
+
+
+def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
+    """The stages of a store, and of the trainings and runs of each method, with every partition and kind of graph.
+
+    ``folder``: for small files of vectors, labels and a graph.
+    """
+    source, labels, graph = _write(folder, num_rows)
+    yield from store_stages(source, load_settings())
+    for name, method in METHODS.items():
+        for given in _given(name):
+            settings = load_settings(None, given)
+            committee = [source] if method.takes_committee else []
+            if method.trains:
+                for outside in (None, graph):
+                    yield from training_stages(source, settings, labels, outside, committee)
+            for model in _models(settings):
+                for outside in (None, graph):
+                    if outside is None or model is None or "shrinkage" not in model.facts:
+                        yield from run_stages(source, settings, model, outside, labels, [] if model else committee)
+
+
+def _given(method: str) -> Iterator[dict[str, object]]:
+    partitions = [{}] if METHODS[method].clusters_itself else [
+        {**({} if point is None else {"partition.min_score": point}), "partition.method": partition}
+        for partition in PARTITIONS for point in (None, 0.5)
+    ]  # fmt: skip
+    ranges = [{"partition.method": "components", "partition.min_score": 0.5, "partition.union_find_ranges": 2}]
+    for further in [*partitions, *([] if METHODS[method].clusters_itself else ranges)]:
+        for graph in GRAPHS:
+            given = {"method": method, "knn.k": K, **further, **graph}
+            try:
+                METHODS[method].check(load_settings(None, given), training=False)
+            except ConfigError:  # the method has no such partition
+                continue
+            yield given
+
+
+def _models(settings: Settings) -> list[Model | None]:
+    method = METHODS[settings.method]
+    if not method.trains:
+        return [None]
+    facts = {**method.untrained(settings), "point": CHOSEN, "neighbors": 10}
+    models = [facts]
+    if method.metric_spaces:
+        models += [{**facts, "shrinkage": 1.0, "second_graph": method.metric_spaces == 2}]
+    return [Model("model", settings.method, DIM, K, "digest", POINTS, "components", each) for each in models]
+
+
+def _write(folder: Path, num_rows: int) -> tuple[Source, OutsideFile, OutsideFile]:
+    rng = np.random.default_rng(0)
+    np.save(folder / "features.npy", rng.standard_normal((num_rows, DIM)).astype(np.float32))
+    np.save(folder / "labels.npy", np.arange(num_rows) // 5)
+    np.save(folder / "graph.npy", np.tile(np.arange(K + 1), (num_rows, 1)))
+    labels, graph = OutsideFile.describe(folder / "labels.npy"), OutsideFile.describe(folder / "graph.npy")
+    assert labels is not None
+    assert graph is not None
+    return describe_source(api.as_path(folder / "features.npy", folder)), labels, graph

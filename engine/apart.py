@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine import api
-from engine.config import Resources
 from engine.errors import EngineError, RunBusy
+from engine.stopping import CODES, GRACE_S, SIGNALS, stop_cleanly
 
-INTERRUPTED, BUSY = 130, 75
+if TYPE_CHECKING:  # loading them takes seconds, in which the process may be told to stop
+    from engine import api
+    from engine.config import Resources
+
+BUSY = 75
 END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 
@@ -27,31 +31,50 @@ def execute_apart(kind: api.Kind, folder: Path, request: api.Request, resources:
         "kind": kind, "folder": str(folder), "request": request.as_dict(), "resources": resources.model_dump(),
         "progress": progress, "parent": os.getpid(),
     }  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, "-m", "engine.apart"], input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=False
-    )
-    if ended.returncode == INTERRUPTED:
+    command = [sys.executable, "-m", "engine.apart"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            output, _ = child.communicate(json.dumps(asked))
+        except BaseException:
+            _stop(child)
+            raise
+    code = child.returncode
+    if code in CODES or -code in SIGNALS:
         raise KeyboardInterrupt
-    if ended.returncode:
-        said = ended.stdout.strip().splitlines()
-        what = f"by signal {-ended.returncode}, for want of memory?" if ended.returncode < 0 else ended.returncode
-        kind_of = RunBusy if ended.returncode == BUSY else EngineError
+    if code:
+        said = output.strip().splitlines()
+        what = f"by signal {-code}, for want of memory?" if code < 0 else code
+        kind_of = RunBusy if code == BUSY else EngineError
         raise kind_of(said[-1] if said else f"the {kind} in {folder} ended {what}")
+
+
+def _stop(child: subprocess.Popen[str]) -> None:
+    """Tell a process to stop, and end it if it takes too long over that."""
+    child.terminate()
+    try:
+        child.wait(GRACE_S / 2)
+    except subprocess.TimeoutExpired:
+        child.kill()
 
 
 def main() -> None:
     """Run what the standard input asks for; an error is one line of the output."""
-    asked = json.load(sys.stdin)
+    stop_cleanly(silent=True)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != asked["parent"]:
-            raise SystemExit(INTERRUPTED)
+    try:
+        asked = json.load(sys.stdin)
+    except ValueError:  # the parent ended while it asked
+        asked = {"parent": None}
+    if asked["parent"] != os.getppid():
+        raise SystemExit(128 + signal.SIGTERM)
+    from engine import api
+    from engine.config import Resources
+
     try:
         request, resources = api.Request.from_dict(asked["request"]), Resources(**asked["resources"])
         prepared = api.prepare(asked["kind"], asked["folder"], request, resources)
         api.execute(prepared, progress=asked["progress"])
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         named = "" if isinstance(error, EngineError) else f"{type(error).__name__}: "
         print(named + (str(error).splitlines() or ["no message"])[0])

@@ -28,6 +28,7 @@ from engine.methods import METHODS
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
+from engine.stopping import stop_cleanly
 from engine.storage.places import open_place
 from engine.storage.remote import absolute
 from engine.version import __version__
@@ -504,15 +505,12 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point: engine errors are one clear line and exit code 2."""
+    """Run the command line: engine errors are one clear line and exit code 2."""
     try:
         app(standalone_mode=True)
     except EngineError as error:
         print(masked(f"asterism: error: {error}"), file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("asterism: stopped; what was committed is kept, run again to resume", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _run_request(
@@ -557,4 +555,5 @@ def _text(place: str | None) -> str | None:
 
 
 if __name__ == "__main__":
+    stop_cleanly()
     main()

@@ -7,7 +7,6 @@ process of its own.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -130,6 +129,7 @@ def compare(
             raise ConfigError(f"--set {name}={given[name]}: none of {','.join(methods)} reads it")
     for each in contenders:
         METHODS[each.method].check(each.settings(given, seed), training=True)
+    manifest.remove_abandoned(out.rglob(".*.tmp"))
     ingest = load_settings(overrides={name: value for name, value in given.items() if name.startswith("ingest")})
     request = api.Request(features=api.as_path(features, out / "given"), dim=dim, column=column, settings=ingest)
     store = api.prepare("store", out / STORE, request, using)
@@ -184,9 +184,8 @@ def _measure(
             execute_apart("training", folder, parts[0].asked(settings), resources, progress=progress)
             spent = _cost(folder)[0]
             model = out / "models" / each.slug
-            model.mkdir(parents=True, exist_ok=True)
             for name in (MODEL_FILE, WEIGHTS_FILE):
-                shutil.copyfile(folder / name, model / name)
+                manifest.copy_atomic(folder / name, model / name)
         folder = out / "run"
         request = replace(parts[1].asked(settings), model=None if model is None else str(model), labels=None)
         execute_apart("run", folder, request, resources, progress=progress)
@@ -196,9 +195,8 @@ def _measure(
         return ComparisonRow(each.name, missing=str(error))
     found = api.run_labels(folder)
     seconds, peak_bytes = _cost(folder)
-    (out / "runs").mkdir(exist_ok=True)
     write_labels(out / "runs" / f"{each.slug}.npy", found, "npy")
-    shutil.copyfile(folder / summary.REPORT_FILE, out / "runs" / f"{each.slug}.html")
+    manifest.copy_atomic(folder / summary.REPORT_FILE, out / "runs" / f"{each.slug}.html")
     point = {name: value for name, value in summary.operating_point(folder).items() if name in POINT}
     return ComparisonRow(each.name, api.evaluate(found, truth), seconds, spent, peak_bytes, point)
 

@@ -9,6 +9,11 @@ are those of ``jobs/submission.py``.
 
 from __future__ import annotations
 
+from engine.stopping import stop_cleanly
+
+if __name__ == "__main__":
+    stop_cleanly()  # before what takes seconds to load
+
 import argparse
 
 import numpy as np

@@ -7,6 +7,11 @@ Writes two runs, each with an HTML report, and prints how the clusters compare w
 
 from __future__ import annotations
 
+from engine.stopping import stop_cleanly
+
+if __name__ == "__main__":
+    stop_cleanly()  # before what takes seconds to load
+
 import argparse
 import time
 from pathlib import Path

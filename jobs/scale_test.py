@@ -9,6 +9,11 @@ A part's vectors are made on the host that runs this script, in bounded memory, 
 
 from __future__ import annotations
 
+from engine.stopping import stop_cleanly
+
+if __name__ == "__main__":
+    stop_cleanly()  # before what takes seconds to load
+
 import argparse
 from pathlib import Path
 

@@ -1,9 +1,9 @@
 """What the jobs share: their arguments, exit codes, and the lines at their end.
 
 A job ends with 0 when it is done; with 2 when it was refused, so that submitting it again unchanged is of no use; with
-1 when it failed on the way or another works on the run, and with 130 or a signal when it was stopped. After these,
-submit it again with the same ``--out``: what is committed is kept. ``ray job submit`` itself ends with 1 for all that
-failed, and with 0 for a job that was stopped: the job's last line says which.
+1 when it failed on the way or another works on the run, and with 130 (Ctrl-C) or 143 (SIGTERM) when it was stopped.
+After these, submit it again with the same ``--out``: what is committed is kept. ``ray job submit`` itself ends with 1
+for all that failed, and with 0 for a job that was stopped: the job's last line says which.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.errors import DiskBudgetExceeded, EngineError, RunBusy, StorageFaile
 from engine.masking import masked
 
 AGAIN = "submit it again with the same --out: what was committed is kept"
-DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130
+DONE, FAILED, REFUSED = 0, 1, 2
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -58,8 +58,6 @@ def run_job(job: Callable[[], None]) -> int:
         return _end(REFUSED, f"refused: {error}")
     except OSError as error:
         return _end(FAILED, f"failed: {type(error).__name__}: {error}\n{AGAIN}")
-    except KeyboardInterrupt:
-        return _end(STOPPED, f"stopped\n{AGAIN}")
     return DONE
 
 

@@ -8,6 +8,11 @@ The folder that it writes is what ``jobs/cluster.py --model`` takes. Exit codes 
 
 from __future__ import annotations
 
+from engine.stopping import stop_cleanly
+
+if __name__ == "__main__":
+    stop_cleanly()  # before what takes seconds to load
+
 import argparse
 import json
 

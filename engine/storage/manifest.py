@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
 import xxhash
 
+from engine import stopping
 from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
 
 FORMAT_VERSION = 1
@@ -65,10 +68,9 @@ def explain_os_errors(path: Path) -> Iterator[None]:
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> OutputFile:
     """Write a file through a temporary name, fsync, rename; return its size and checksum (path = file name)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with stopping.temporary(temporary_path(path)) as temporary:
             with open(temporary, "wb") as stream:
                 write(stream)
                 stream.flush()
@@ -76,8 +78,6 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> OutputFile:
             checksum = file_checksum(temporary)
             num_bytes = temporary.stat().st_size
             os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return OutputFile(path.name, num_bytes, checksum)
 
 
@@ -104,10 +104,29 @@ def file_checksum(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def copy_atomic(source: Path, path: Path) -> OutputFile:
+    """Copy a file, atomically, replacing what was there."""
+    with open(source, "rb") as stream:
+        return write_atomic(path, lambda copy: shutil.copyfileobj(stream, copy))
+
+
+def temporary_path(path: Path) -> Path:
+    """The name under which this process writes a file until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def remove_temporaries(root: Path) -> None:
     """Delete what killed writers left half-written below ``root``; only for who holds the run's lock."""
     for path in root.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def remove_abandoned(temporaries: Iterable[Path]) -> None:
+    """Delete those temporary files whose writer, by the process id in their name, no longer runs on this machine."""
+    for path in temporaries:
+        writer = path.name.split(".")[-2]
+        if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+            path.unlink(missing_ok=True)
 
 
 def bytes_below(root: Path) -> int:

@@ -45,6 +45,7 @@ from engine.clustering.range_union_find import VertexRange, iterate_roots, unite
 from engine.clustering.union_find import UnionFind, component_roots
 from engine.config import Settings
 from engine.executors.local import LocalExecutor
+from engine.ingest import Source
 from engine.methods import GraphShape
 from engine.pipeline import partition_stages
 from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
@@ -88,7 +89,8 @@ def run(root: Path, stages: list[Stage]) -> dict[str, Path]:
     """Run stages as the runner runs any, planned within 2 GB."""
     plan = make_plan("run", stages, source_digest="random", memory_bytes=MEMORY_BYTES, free_disk_bytes=10**15)
     workshop = Workshop(Place(root), LocalExecutor(), Quiet(), usable_cores(), "cpu")
-    return run_plan(plan, workshop, {"source": {"digest": "random"}})
+    source = Source("random", {}, plan.stages[0].num_rows, 1, 4, "random", None, [])
+    return run_plan(plan, workshop, {"features": "random", "settings": {}, "source": source.as_dict()})
 
 
 def make_edges(work: Path, num_vertices: int, degree: int) -> Path:

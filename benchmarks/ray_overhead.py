@@ -20,6 +20,7 @@ from recording import write_record
 from engine import api
 from engine.config import Resources, load_settings
 from engine.events import read_events
+from engine.ingest import Source
 from engine.memory import tree_bytes
 from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
 from engine.progress import Quiet
@@ -112,7 +113,8 @@ def schedule(work: Path, num_tasks: int, hosts: int = 64, workers_per_host: int 
     plan = make_plan(
         "run", stages, source_digest="s", memory_bytes=8 << 30, free_disk_bytes=1 << 60, block_rows=CHUNK_ROWS
     )
-    request = {"source": {"digest": "s", "path": "s", "num_rows": 1, "dim": 1}}
+    source = Source("s", {}, 1, 1, 4, "s", None, [])
+    request = {"features": "s", "settings": {}, "source": source.as_dict()}
     row: dict[str, Any] = {"tasks": num_tasks, "hosts": hosts, "workers": hosts * workers_per_host}
     base = tree_bytes()
     for what in ("run", "resume"):

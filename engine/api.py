@@ -188,13 +188,12 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     place, resources = open_place(root), resources or Resources()
     place.refresh()
     root = place.root
-    held = manifest.read_run(root)["request"] if (root / manifest.RUN_FILE).is_file() else {}
+    held = _known_request(root)
     source = describe_source(
         request.features, dim=request.dim, column=request.column, items_column=request.items_column,
         known=held.get("source"),
     )  # fmt: skip
     settings, model, build = _resolve(kind, request, source)
-    check_folder(place, kind, {"source": source.as_dict()})
     workers = count_workers(resources)
     threads = _threads(resources, workers)
     memory_bytes = _budget(resources, threads)
@@ -220,7 +219,16 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     except (MemoryBudgetExceeded, DiskBudgetExceeded) as error:
         k = largest_fitting(lambda k: _fits(plan_at, settings.with_k(k)), min(settings.knn.k, source.num_rows - 1))
         raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
+    check_folder(place, plan, {"source": source.as_dict()})
     return Prepared(kind, place, request, source, model, plan, resources, _device(resources), threads)
+
+
+def _known_request(root: Path) -> dict[str, Any]:
+    """The request of the run that a folder holds; nothing where its manifest is missing or damaged."""
+    try:
+        return dict(manifest.read_run(root)["request"])
+    except DataError:  # ``check_folder`` says what can be done
+        return {}
 
 
 def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], block_rows: int = 0) -> list[Projection]:
@@ -360,7 +368,7 @@ def run_labels(root: str | Path) -> np.ndarray:
 
 def _labels(folder_here: Path, root: str | Path) -> np.ndarray:
     summary.refuse_others(folder_here)
-    folder = summary.stage_folder(folder_here, "labels")
+    folder = summary.stage_folder(folder_here, "labels", "labels.npy")
     if folder is None:
         raise DataError(f"{root} has no labels yet: asterism resume {root}")
     return np.array(read_npy(folder, "labels"))
@@ -380,13 +388,14 @@ def export(root: str | Path, out: str | Path, file_format: str, *, clusters: boo
             raise ConfigError(f"clusters are exported as parquet, not as {file_format}")
         write_labels(out, labels, file_format)  # type: ignore[arg-type]
         return
-    explained = summary.stage_folder(here, "explain")
+    tables = ["clusters"] if clusters else [f"{name}.npy" for name in ROW_COLUMNS]
+    explained = summary.stage_folder(here, "explain", *tables)
     if explained is None:
         raise DataError(f"{root} is not finished yet: asterism resume {root}")
     if clusters:
         write_parquet(out, as_columns(read_clusters(explained)))
         return
-    vectors = summary.vectors_folder(here)
+    vectors = summary.vectors_folder(here, "rows")
     known = {"id": row_column(vectors, "id"), "item": row_column(vectors, "item")}
     columns = {name: column for name, column in known.items() if column is not None}
     write_labels(out, labels, "parquet", columns | {name: read_npy(explained, name) for name in ROW_COLUMNS})

@@ -266,7 +266,7 @@ def _write_parts(out: Path, labels_N: np.ndarray, split_N: np.ndarray, committee
 def _write_rows(folder: Path, store: Path, rows: np.ndarray) -> str:
     path = folder / ("features.npy" if store.name == STORE else f"{store.name}.npy")
     if not path.exists():
-        features_ND = map_array(summary.vectors_folder(store), "features")
+        features_ND = map_array(summary.vectors_folder(store, "features"), "features")
         manifest.write_atomic(path, lambda stream: _copy_rows(stream, features_ND, rows))
     return str(path)
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engine.masking import masked
 from engine.storage.manifest import explain_os_errors
+from engine.storage.owned import tree_checksum
+from engine.storage.paths import check_file, explain_reading
 from engine.storage.places import Place
 
 EVENTS_FILE = "events.jsonl"
+MOST_LINE_BYTES = 1 << 20
+_SUM = "sum"  # key of a line's checksum
 PUBLISH_S = 10.0
 
 
 class EventLog:
     """Appends events to ``RUN/events.jsonl``. Every event has ``time`` (Unix seconds) and ``event`` (its kind).
+
+    A line ends with a checksum of the rest of it, because events are appended and a file's checksum would not last.
 
     Of a run at a URL the file is published anew every ``PUBLISH_S``: a killed process loses what came after.
     """
@@ -26,12 +35,18 @@ class EventLog:
         self._place = place
         self._published = -PUBLISH_S  # so that the first event is seen at once
         # A line that a full disk cut off must not swallow the next one.
-        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
-            self._append("\n")
+        if os.path.lexists(self._path):
+            check_file(self._path)
+            with explain_reading(self._path), open(self._path, "rb") as stream:
+                stream.seek(max(0, self._path.stat().st_size - 1))
+                whole = stream.read(1) in (b"\n", b"")
+            if not whole:
+                self._append("\n")
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event; the line is flushed to the system at once, so a killed process loses none."""
-        self._append(json.dumps({"time": round(time.time(), 3), "event": event, **masked(facts)}, default=str) + "\n")
+        tree = json.loads(json.dumps({"time": round(time.time(), 3), "event": event, **masked(facts)}, default=str))
+        self._append(json.dumps({**tree, _SUM: tree_checksum(tree)[:16]}) + "\n")
         if time.monotonic() - self._published >= PUBLISH_S:
             self.publish()
 
@@ -46,14 +61,69 @@ class EventLog:
 
 
 def read_events(root: Path) -> list[dict[str, Any]]:
-    """Read all complete events of a run; a line cut off by a kill is passed over."""
+    """Read all events of a run; a line cut off by a kill, or damaged, is passed over.
+
+    Events tell what a run took and no result, so one that is lost costs a figure. Raises ``DataError`` for a file that
+    is no regular one.
+    """
     path = root / EVENTS_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
+    check_file(path)
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
+    with explain_reading(path), open(path, "rb") as stream:
+        while line := stream.readline(MOST_LINE_BYTES):
+            if (event := _parse(line)) is not None:
+                events.append(event)
     return events
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        tree = json.loads(line)
+        checksum = tree.pop(_SUM)
+        if checksum != tree_checksum(tree)[:16]:
+            return None
+        _TYPES.get(tree.get("event"), _ANY).validate_python(tree)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return dict(tree)
+
+
+class _Event(BaseModel):
+    """What every event has; those that are read have more."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    time: float
+    event: str
+
+
+class _Started(_Event):
+    executor: str
+    kind: str
+
+
+class _StageFinished(_Event):
+    stage: str
+    digest: str
+    peak_bytes: Annotated[int, Field(ge=0)]
+    tasks_run: Annotated[int, Field(ge=0)]
+
+
+class _Committed(_Event):
+    stage: str
+    host: str = "unknown"
+
+
+class _Failed(_Event):
+    stage: str
+    lost: bool = False
+    lost_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+_ANY = TypeAdapter(_Event)
+_TYPES: dict[Any, TypeAdapter[Any]] = {
+    "run_started": TypeAdapter(_Started), "stage_finished": TypeAdapter(_StageFinished),
+    "task_committed": TypeAdapter(_Committed), "task_failed": TypeAdapter(_Failed),
+}  # fmt: skip

@@ -16,6 +16,7 @@ from numba import njit
 
 from engine.errors import DataError
 from engine.storage import manifest
+from engine.storage.context import is_committed
 from engine.storage.formats import open_source
 from engine.storage.places import open_place
 from engine.storage.remote import Storage, absolute, is_url, local_copy, original_names
@@ -191,6 +192,8 @@ def _describe_store(path: Path, dim: int | None) -> Source:
     if dim is not None and dim != source["dim"]:
         raise DataError(f"{path}: --dim {dim} was given, the store holds {source['dim']} dimensions")
     folder = path / f"ingest-{ingest['digest'][:12]}"
+    if not is_committed(folder, ingest["digest"], ingest["num_rows"]):
+        raise DataError(f"{folder}: commit records are missing or damaged; asterism resume {path} mends the store")
     return Source(
         str(path.absolute()), source["spec"], source["num_rows"], source["dim"], source["item_bytes"],
         f"store:{ingest['digest']}", str(folder.absolute()), [], zero_vectors=ingest["params"]["zero_vectors"],

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from engine.config import fingerprint
 from engine.errors import DiskBudgetExceeded, MemoryBudgetExceeded
@@ -59,24 +61,27 @@ class Stage:
     stand for its own. The outputs of a ``scratch`` stage are deleted once no stage to come reads them.
 
     The one task of a stage with ``all_workers`` may share its work out among companions in the other workers' places.
+
+    Folders are named by ``name`` and ``digest``, so the limits declared here are checked where a stage is read from a
+    file.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-z_0-9]{1,100}$")]
     function: str
     version: int
     params: Mapping[str, Any]
     inputs: Mapping[str, str]
-    num_rows: int
+    num_rows: Annotated[int, Field(ge=0, le=2**40)]
     cost: Cost
     where: Mapping[str, Any] = field(default_factory=dict)
-    granule: int = CHUNK_ROWS
+    granule: Annotated[int, Field(ge=1)] = CHUNK_ROWS
     unless: str = ""
     instead: str = ""
     scratch: bool = False
     all_workers: bool = False
-    block_rows: int = 0
+    block_rows: Annotated[int, Field(ge=0)] = 0
     threads: int = 1
-    digest: str = ""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = ""
 
     @property
     def folder(self) -> str:
@@ -262,6 +267,16 @@ def largest_fitting(fits: Callable[[int], bool], below: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def count_pending(stage: Stage, committed: Sequence[tuple[int, int]]) -> int:
+    """The number of tasks that ``pending_ranges`` gives, however large it is."""
+    count, position, block = 0, 0, stage.block_rows or max(stage.num_rows, 1)
+    for start, stop in [*sorted(committed), (stage.num_rows, stage.num_rows)]:
+        if position < start:
+            count += -(-start // block) - position // block
+        position = max(position, stop)
+    return count
 
 
 def pending_ranges(stage: Stage, committed: Sequence[tuple[int, int]]) -> list[Task]:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.attempts import run_calls
-from engine.errors import DataError, ManifestMismatch
-from engine.events import EventLog
+from engine.errors import DataError, EngineError, ManifestMismatch
+from engine.events import EventLog, read_events
 from engine.executors.base import Executor
 from engine.memory import PeakMemory, return_unused
 from engine.plan import Plan, Stage, Task, pending_ranges
@@ -25,7 +26,9 @@ from engine.progress import Display, Ticker
 from engine.scratch import discard_consumed, is_consumed, is_enough, restore, stages_to_run
 from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
-from engine.storage.places import LOCK_FILE, Place
+from engine.storage.owned import STAGE
+from engine.storage.paths import below
+from engine.storage.places import LOCK_FILE, Place, open_stage
 from engine.version import __version__
 
 
@@ -53,15 +56,20 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
     ``EngineError``. What was committed stays, whatever happens.
     """
     place, root = workshop.place, workshop.root
-    check_folder(place, plan.kind, request)
+    check_folder(place, plan, request)
     with place.locked():
         place.refresh()
-        check_folder(place, plan.kind, request)
-        manifest.remove_temporaries(root)
+        known = check_folder(place, plan, request)
+        manifest.sweep(root)
+        if (shared := shared_folder(root)) is not None:
+            workshop.display.message(shared)
         held = {"kind": plan.kind, "request": request, "plan": plan.as_dict(), "state": "running"}
         manifest.write_run(root, held)
         place.publish(root / manifest.RUN_FILE)
         events = EventLog(place)
+        if not known:
+            workshop.display.message(f"{root / manifest.RUN_FILE} was missing or damaged: it is written anew")
+            events.write("damage_found", damage=f"{root / manifest.RUN_FILE} was missing or damaged")
         events.write(
             "run_started", kind=plan.kind, executor=workshop.executor.name, version=__version__, pid=os.getpid()
         )
@@ -71,6 +79,7 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
                 for stage in plan.stages:
                     _withdraw_damaged(root / stage.folder, stage, events, workshop)
                 needed = stages_to_run(plan, root)
+                check_stores(plan, needed)
                 for number, stage in enumerate(plan.stages):
                     if stage.unless and is_enough(folders[stage.unless]):
                         events.write("stage_not_needed", stage=stage.name, digest=stage.digest)
@@ -89,7 +98,8 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
                 events.write("run_failed", error=f"{type(error).__name__}: {error}" if failed else "stopped")
                 events.publish()
             raise
-        remove_stale(place, plan, events)
+        if known:  # else whose outputs the others are is not known
+            remove_stale(place, plan, events)
         manifest.write_run(root, {**held, "state": "finished"})
         events.write("run_finished")
         events.publish()
@@ -97,25 +107,84 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
     return folders
 
 
-def check_folder(place: Place, kind: str, request: dict[str, Any]) -> None:
-    """Refuse a folder that holds something other than this run, before anything is written."""
-    root = place.root
+def check_folder(place: Place, plan: Plan, request: dict[str, Any]) -> bool:
+    """Refuse a folder that holds something other than this run, before anything is written.
+
+    Returns whether its manifest says so, or the folder is empty. ``False``: the manifest is missing or damaged, but a
+    stage there has the fingerprint of one of the plan, which covers the source: the run can go on from it.
+    """
+    root, path = place.root, place.root / manifest.RUN_FILE
     if root.exists() and not root.is_dir():
         raise ManifestMismatch(f"{place} is a file; --out must name a folder")
-    if not (root / manifest.RUN_FILE).exists():
-        if place.entries() - {LOCK_FILE}:
-            raise ManifestMismatch(f"{place} is not empty and holds no run: choose another --out; nothing was changed")
-        return
-    held = manifest.read_run(root)
-    if held["kind"] != kind:
+    if not os.path.lexists(path):
+        if not place.entries() - {LOCK_FILE}:
+            return True
+        if _holds_stages(root, plan):
+            return False
+        raise ManifestMismatch(f"{place} is not empty and holds no run: choose another --out; nothing was changed")
+    try:
+        held = manifest.read_run(root)
+    except DataError:
+        if path.is_file() and _holds_stages(root, plan):
+            return False
+        raise
+    if held["kind"] != plan.kind:
         raise ManifestMismatch(
-            f"{place} holds a {held['kind']}, not a {kind}: choose another --out; nothing was changed"
+            f"{place} holds a {held['kind']}, not a {plan.kind}: choose another --out; nothing was changed"
         )
     if held["request"]["source"]["digest"] != request["source"]["digest"]:
         raise ManifestMismatch(
             f"{place} holds a run of another source ({_describe(held['request']['source'])}); asked for "
             f"{_describe(request['source'])}: choose another --out, or the same source; nothing was changed"
         )
+    return True
+
+
+def _holds_stages(root: Path, plan: Plan) -> bool:
+    """Tell whether a folder without a manifest holds a stage of this plan, and nothing says that it is of another kind.
+
+    A store's only stage may begin a run or a training too, so the folder's events are asked for their kind.
+    """
+    started = [event["kind"] for event in read_events(root) if event["event"] == "run_started"]
+    if started and started[-1] != plan.kind:
+        return False
+    return any(_is_intact(root / stage.folder, stage) for stage in plan.stages)
+
+
+def _is_intact(folder: Path, stage: Stage) -> bool:
+    try:
+        return folder_digest(folder) == stage.digest
+    except EngineError:
+        return False
+
+
+def shared_folder(root: Path) -> str | None:
+    """Say that a folder is another user's and open to everybody, so that anyone may change what a run goes on from."""
+    found = os.stat(root)
+    if found.st_uid == os.geteuid() or not found.st_mode & stat.S_IWOTH:
+        return None
+    return (
+        f"{root} belongs to user {found.st_uid} and everybody may write into it: what others put there is trusted; "
+        f"choose a folder of your own if you do not trust them"
+    )
+
+
+def check_stores(plan: Plan, needed: Collection[str]) -> None:
+    """Compare the stores that the ``needed`` stages read with their checksums, before any work.
+
+    Raises ``DataError`` for one that is damaged.
+    """
+    names = {stage.name for stage in plan.stages}
+    origins = {origin for stage in plan.stages if stage.name in needed for origin in stage.inputs.values()} - names
+    for origin in sorted(origins):
+        place, folder = open_stage(origin)
+        place.refresh()
+        place.fetch_records(folder)
+        for record in committed_records(folder, folder_digest(folder)):
+            if (damage := place.find_damage(folder, record)) is not None:
+                raise DataError(
+                    f"{damage}: the store is damaged; asterism resume {place} computes it again from its source"
+                )
 
 
 def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events: EventLog, memory: PeakMemory) -> None:
@@ -158,15 +227,17 @@ _STAGE_FOLDER = re.compile(r"[a-z_0-9]+-[0-9a-f]{12}")
 
 def _prepare(folder: Path, stage: Stage, place: Place) -> None:
     with manifest.explain_os_errors(folder):
+        for path in (folder, folder / "records"):
+            if not path.is_dir():
+                manifest.remove_place(path)
         (folder / "records").mkdir(parents=True, exist_ok=True)
         restore(folder, place)
-    try:
-        intact = folder_digest(folder) == stage.digest
-    except (OSError, DataError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        manifest.write_json(folder / "stage.json", asdict(stage))
-        place.publish(folder / "stage.json")
+    if not _is_intact(folder, stage):
+        path = folder / manifest.STAGE_FILE
+        if not path.is_file():
+            manifest.remove_place(path)
+        manifest.write_owned(path, STAGE, asdict(stage))
+        place.publish(path)
 
 
 def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, workshop: Workshop) -> None:
@@ -177,13 +248,18 @@ def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, workshop: Wo
     for path in manifest.damaged_records(folder):
         display.message(f"{stage.name}: {path} is damaged: computing the rows it stood for again")
         events.write("damage_found", stage=stage.name, damage=f"{path} is damaged")
-        path.unlink()
+        manifest.remove_place(path)
         place.withdraw(path)
     for record in committed_records(folder, stage.digest):
-        damage = place.find_damage(folder, record)
+        beyond = record.stop > stage.num_rows
+        damage = f"{folder} has a record of other rows" if beyond else place.find_damage(folder, record)
         if damage is not None:
             display.message(f"{stage.name}: {damage}: computing rows {record.start:,}..{record.stop:,} again")
             events.write("damage_found", stage=stage.name, start=record.start, stop=record.stop, damage=damage)
+            for output in record.outputs:
+                path = below(folder, output.path)
+                if os.path.lexists(path) and not path.is_file():  # nothing is renamed over a folder
+                    manifest.remove_place(path)
             manifest.discard_record(folder, record)
             place.withdraw(manifest.record_path(folder, record))
 

@@ -11,9 +11,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine.errors import DataError, EngineError
 from engine.plan import Plan, Stage
 from engine.storage import manifest
-from engine.storage.context import committed_records, release_held, stage_facts
+from engine.storage.context import is_committed, release_held, stage_facts
+from engine.storage.owned import MARK, RESUME, read_owned
 from engine.storage.places import Place
 from engine.storage.remote import drop_outputs
 
@@ -22,17 +24,27 @@ MARK_FILE = "consumed.json"
 
 def is_enough(folder: Path) -> bool:
     """Tell whether a finished check found that what it checked will do."""
-    return bool(stage_facts(folder)[0]["enough"])
+    enough = stage_facts(folder)[0].get("enough")
+    if not isinstance(enough, bool):
+        raise DataError(f"{folder}: its record does not say whether it is enough, got {enough!r}; {RESUME}")
+    return enough
 
 
 def is_finished(folder: Path, stage: Stage) -> bool:
     """Tell whether all rows of a stage were committed, whether or not its outputs are still there."""
-    return sum(record.stop - record.start for record in committed_records(folder, stage.digest)) == stage.num_rows
+    return is_committed(folder, stage.digest, stage.num_rows)
 
 
 def is_consumed(folder: Path) -> bool:
-    """Tell whether a finished stage's outputs were deleted, as no stage to come read them."""
-    return (folder / MARK_FILE).exists()
+    """Tell whether a finished stage's outputs were deleted, as no stage to come read them.
+
+    A damaged mark is none: then the outputs are missing, and are made again if anything still needs them.
+    """
+    try:
+        read_owned(folder / MARK_FILE, MARK)
+    except EngineError:
+        return False
+    return True
 
 
 def not_needed(stages: Sequence[Stage], root: Path) -> set[str]:
@@ -74,7 +86,8 @@ def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path], place: 
             continue
         later = {folders.get(name) for after in plan.stages[done:] for name in (*after.inputs.values(), after.instead)}
         if folder not in later:
-            manifest.write_json(folder / MARK_FILE, {})
+            manifest.remove_place(folder / MARK_FILE)
+            manifest.write_owned(folder / MARK_FILE, MARK, {})
             place.publish(folder / MARK_FILE)
             release_held()  # files that are still mapped would keep their space
             drop_outputs(folder)

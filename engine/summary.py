@@ -35,9 +35,9 @@ from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
 from engine.methods import METHODS, base
 from engine.methods.fitting import FITTED_WEIGHTS
-from engine.plan import Cost, Plan, Stage, pending_ranges
+from engine.plan import Cost, Plan, Stage, count_pending
 from engine.storage import manifest
-from engine.storage.context import committed_records, stage_facts
+from engine.storage.context import check_outputs, committed_records, is_committed, stage_facts
 from engine.storage.places import Place, open_place, open_stage
 from engine.version import __version__
 
@@ -62,16 +62,20 @@ _GALLERIES = {
 }
 
 
-def stage_folder(root: Path, name: str) -> Path | None:
-    """Folder of a finished stage of the run's present plan, with its outputs here, or ``None``."""
+def stage_folder(root: Path, name: str, *reads: str) -> Path | None:
+    """Folder of a finished stage of the run's present plan, with its outputs here, or ``None``.
+
+    ``reads``: the outputs that the caller will read, files or folders, which are compared with their checksums. Raises
+    ``DataError`` for one that is damaged.
+    """
     stage = next((s for s in manifest.read_run(root)["plan"]["stages"] if s["name"] == name), None)
     if stage is None:
         return None
     folder = root / f"{name}-{stage['digest'][:12]}"
-    done = sum(record.stop - record.start for record in committed_records(folder, stage["digest"]))
-    if done != stage["num_rows"]:
+    if not is_committed(folder, stage["digest"], stage["num_rows"]):
         return None
     open_place(root).fetch(folder)
+    check_outputs(folder, *reads)
     return folder
 
 
@@ -92,15 +96,17 @@ def refuse_others(root: Path) -> None:
         raise DataError(f"{root} holds {held}, no clusters: asterism run {option} {root} makes some")
 
 
-def vectors_folder(root: Path) -> Path:
-    """Folder of the ingested source that a run reads: its own, or the store's."""
+def vectors_folder(root: Path, *reads: str) -> Path:
+    """Folder of the ingested source that a run reads: its own, or the store's; ``reads`` as ``stage_folder`` takes."""
     source = manifest.read_run(root)["request"]["source"]
-    folder = None if source["store"] else stage_folder(root, "ingest")
+    folder = None if source["store"] else stage_folder(root, "ingest", *reads)
     if source["store"]:
         place, folder = open_stage(source["store"])
         place.fetch(folder)
     if folder is None or not folder.is_dir():
         raise DataError(f"{root}: the ingested vectors are not there ({source['path']})")
+    if source["store"]:
+        check_outputs(folder, *reads)
     return folder
 
 
@@ -118,7 +124,7 @@ def run_status(root: Path) -> dict[str, Any]:
         stages.append({
             "stage": stage["name"], "rows": stage["num_rows"], "rows_committed": done,
             "tasks_committed": len(records),
-            "tasks": len(records) + len(pending_ranges(planned, [(record.start, record.stop) for record in records])),
+            "tasks": len(records) + count_pending(planned, [(record.start, record.stop) for record in records]),
             "task_seconds": round(sum(record.seconds for record in records), 3),
             "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
         })  # fmt: skip
@@ -162,7 +168,7 @@ def report_data(root: Path) -> ReportData:
     refuse_others(root)
     held = manifest.read_run(root)
     source, settings = held["request"]["source"], held["request"]["settings"]
-    folder = stage_folder(root, "analysis")
+    folder = stage_folder(root, "analysis", "analysis.json")
     if folder is None:
         raise DataError(f"{root} is not finished yet: asterism resume {root}")
     value = manifest.read_json(folder / "analysis.json")
@@ -219,7 +225,7 @@ def report_data(root: Path) -> ReportData:
 
 
 def _curve(root: Path) -> list[SweepRow]:
-    folder = stage_folder(root, "curve")
+    folder = stage_folder(root, "curve", "curve.json")
     return [] if folder is None else [SweepRow(**row) for row in manifest.read_json(folder / "curve.json")["rows"]]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from engine.errors import DataError
 from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
+from engine.ingest import Source
 from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
@@ -249,13 +250,18 @@ class Messages(Quiet):
         self.texts.append(text)
 
 
+def toy_request(source: str) -> dict[str, Any]:
+    """What a run of a toy plan was asked."""
+    described = Source(f"{source}.npy", {}, 1, 1, 4, source, None, [])
+    return {"features": described.path, "settings": {}, "source": described.as_dict()}
+
+
 def run_toy(
     root: Path, plan: Plan, executor: Executor | None = None, *, source: str = "s", messages: Messages | None = None
 ) -> dict[str, Path]:
     """Run a toy plan and drop what was held, as the API does."""
     executor = executor or LocalExecutor()
-    request = {"source": {"digest": source, "path": f"{source}.npy", "num_rows": 1, "dim": 1}}
     try:
-        return run_plan(plan, Workshop(Place(root), executor, messages or Quiet(), 1, "cpu"), request)
+        return run_plan(plan, Workshop(Place(root), executor, messages or Quiet(), 1, "cpu"), toy_request(source))
     finally:
         executor.close()

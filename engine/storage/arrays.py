@@ -10,16 +10,20 @@ import ctypes
 import mmap
 import os
 import weakref
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import DataError
 from engine.plan import CHUNK_ROWS
-from engine.storage.manifest import OutputFile, bytes_checksum, read_json, write_atomic
+from engine.storage.manifest import OutputFile, bytes_checksum, write_atomic
+from engine.storage.owned import RESUME, Kind, Rows, read_owned
+from engine.storage.paths import os_reason
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -68,7 +72,7 @@ def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[Ou
     outputs = []
     for begin in range(start, stop, CHUNK_ROWS):
         chunk = np.ascontiguousarray(rows[begin - start : begin - start + CHUNK_ROWS], dtype=dtype)
-        padding = (CHUNK_ROWS - len(chunk)) * int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        padding = (CHUNK_ROWS - len(chunk)) * prod(shape[1:]) * dtype.itemsize
         key = "/".join(["c", str(begin // CHUNK_ROWS), *("0" for _ in shape[1:])])
         path = folder / name / key
         data = chunk.data.cast("B")
@@ -84,17 +88,18 @@ def map_array(folder: Path, name: str) -> np.ndarray:
     cache, not the process's memory.
     """
     shape, dtype = _metadata(folder / name)
-    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    row_bytes = prod(shape[1:]) * dtype.itemsize
     chunk_bytes = CHUNK_ROWS * row_bytes
     num_chunks = -(-shape[0] // CHUNK_ROWS)
     suffix = "/0" * (len(shape) - 1)
-    paths = [folder / name / f"c/{i}{suffix}" for i in range(num_chunks)]
-    for path in paths:
-        if not path.is_file() or path.stat().st_size != chunk_bytes:
-            raise DataError(f"{path}: missing or truncated chunk, expected {chunk_bytes:,} bytes; resume the run")
+    paths = []
+    for number in range(num_chunks):  # the first that is missing ends a promise of very many
+        paths.append(folder / name / f"c/{number}{suffix}")
+        if not paths[-1].is_file() or paths[-1].stat().st_size != chunk_bytes:
+            raise DataError(f"{paths[-1]}: missing or truncated chunk, expected {chunk_bytes:,} bytes; resume the run")
     if chunk_bytes % mmap.PAGESIZE:
         flat = np.concatenate([np.fromfile(path, dtype) for path in paths]) if paths else np.empty(0, dtype)
-        array = flat[: int(np.prod(shape, dtype=np.int64))].reshape(shape)
+        array = flat[: prod(shape)].reshape(shape)
         array.flags.writeable = False
         return array
     return _map_files(paths, chunk_bytes, shape, dtype)
@@ -103,21 +108,23 @@ def map_array(folder: Path, name: str) -> np.ndarray:
 def _map_files(paths: list[Path], chunk_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     total = chunk_bytes * len(paths)
     base = _check(_LIBC.mmap(None, total, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0), paths[0])
-    for i, path in enumerate(paths):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            address = base + i * chunk_bytes
-            _check(
-                _LIBC.mmap(address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, 0),
-                path,
-            )
-        finally:
-            os.close(handle)
+    try:
+        for i, path in enumerate(paths):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                address = base + i * chunk_bytes
+                _check(
+                    _LIBC.mmap(address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, 0),
+                    path,
+                )
+            finally:
+                os.close(handle)
+    except OSError as error:
+        _LIBC.munmap(base, total)
+        raise DataError(f"{path}: cannot be mapped: {os_reason(error)}") from error
     buffer = (ctypes.c_char * total).from_address(base)
     weakref.finalize(buffer, _LIBC.munmap, base, total)
-    array: np.ndarray = np.frombuffer(
-        memoryview(buffer).cast("B"), dtype=dtype, count=int(np.prod(shape, dtype=np.int64))
-    ).reshape(shape)
+    array: np.ndarray = np.frombuffer(memoryview(buffer).cast("B"), dtype=dtype, count=prod(shape)).reshape(shape)
     array.flags.writeable = False
     return array
 
@@ -129,8 +136,23 @@ def _check(address: int | None, path: Path) -> int:
     return address
 
 
+class _Metadata(BaseModel):
+    """What is read of ``zarr.json``; zarr writes more."""
+
+    model_config = ConfigDict(strict=True)
+
+    shape: Annotated[list[Rows], Field(min_length=1, max_length=2)]
+    data_type: Literal[
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+        "float64",
+    ]  # fmt: skip
+
+
+_METADATA = Kind(_Metadata, RESUME, sealed=False)
+
+
 def _metadata(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if not (path / "zarr.json").is_file():
         raise DataError(f"{path} holds no array: zarr.json is missing")
-    tree = read_json(path / "zarr.json")
+    tree = read_owned(path / "zarr.json", _METADATA)
     return tuple(tree["shape"]), np.dtype(tree["data_type"]).newbyteorder("<")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
+from engine.errors import DataError, EngineError
 from engine.storage import arrays, manifest, tables
 from engine.storage.companions import Companions, StartCompanions, start_here
 from engine.storage.manifest import OutputFile, Record
+from engine.storage.owned import PROGRESS, RESUME, read_owned
+from engine.storage.paths import below, check_file
 from engine.storage.places import Place, open_stage
 from engine.storage.remote import in_use, is_url, local_copy, original_names
 
@@ -149,7 +153,7 @@ class TaskContext:
         now = time.monotonic()
         if now - self._reported >= 0.5:
             self._reported = now
-            manifest.write_json(self.folder / PROGRESS_FILE, {"fraction": fraction, "text": text})
+            manifest.write_owned(self.folder / PROGRESS_FILE, PROGRESS, {"fraction": fraction, "text": text})
             if now - self._published >= PUBLISH_S:
                 self._published = now
                 self.place.publish(self.folder / PROGRESS_FILE)
@@ -163,15 +167,19 @@ class TaskContext:
 def read_progress(folder: Path) -> tuple[float, str] | None:
     """What the stage's long task last reported: fraction done and a word about it."""
     try:
-        value = manifest.read_json(folder / PROGRESS_FILE)
-    except (OSError, ValueError):
+        value = read_owned(folder / PROGRESS_FILE, PROGRESS)
+    except EngineError:  # it tells of the past, and the next one follows
         return None
     return float(value["fraction"]), str(value["text"])
 
 
 def read_npy(folder: Path, name: str) -> np.ndarray:
-    """Map an array that ``write_npy`` wrote."""
-    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    """Map an array that ``write_npy`` wrote. Raises ``DataError`` for a file that is none."""
+    path = check_file(folder / f"{name}.npy")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, TypeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as an array ({error}); resume the run") from None
 
 
 def table_parts(folder: Path, table: str) -> list[Path]:
@@ -186,23 +194,54 @@ def table_parts(folder: Path, table: str) -> list[Path]:
 
 
 def stage_facts(folder: Path) -> list[dict[str, Any]]:
-    """The facts that a stage's tasks returned, in row order."""
-    return [record.facts for record in committed_records(folder, folder_digest(folder))]
+    """The facts that a stage's tasks returned, in row order. Raises ``DataError`` if it has committed none."""
+    facts = [record.facts for record in committed_records(folder, folder_digest(folder))]
+    if not facts:
+        raise DataError(f"{folder} holds no commit record: it is not finished, or damaged; {RESUME}")
+    return facts
 
 
-def committed_records(folder: Path, digest: str) -> list[Record]:
-    """A stage's valid records, in row order, without those that another record covers."""
+def committed_records(folder: Path, digest: str, num_rows: int | None = None) -> list[Record]:
+    """A stage's valid records, in row order, without those that another record covers, or that are of other rows."""
     kept: list[Record] = []
     for record in manifest.read_records(folder, digest):
-        if kept and record.start < kept[-1].stop:
+        if (kept and record.start < kept[-1].stop) or (num_rows is not None and record.stop > num_rows):
             continue
         kept.append(record)
     return kept
 
 
+def is_committed(folder: Path, digest: str, num_rows: int) -> bool:
+    """Tell whether all rows of a stage were committed."""
+    return sum(record.stop - record.start for record in committed_records(folder, digest, num_rows)) == num_rows
+
+
+_FOUND_INTACT: set[tuple[Any, ...]] = set()
+
+
+def check_outputs(folder: Path, *names: str) -> None:
+    """Compare a stage's committed outputs with their checksums, once in a process; ``names``: files, or folders.
+
+    Raises ``DataError`` for the first that is damaged: what is read for a result is checked before it is used.
+    """
+    for record in committed_records(folder, folder_digest(folder)):
+        for output in record.outputs:
+            if not any(output.path == name or output.path.startswith(f"{name}/") for name in names):
+                continue
+            path = below(folder, output.path)
+            with suppress(OSError):
+                state = os.stat(path)
+                if (key := (path, state.st_ino, state.st_size, state.st_mtime_ns, output)) in _FOUND_INTACT:
+                    continue
+            if (damage := manifest.output_damage(folder, output)) is not None:
+                raise DataError(f"{damage}: it was damaged after it was written; asterism resume {folder.parent} "
+                                f"computes it again")  # fmt: skip
+            _FOUND_INTACT.add(key)
+
+
 def folder_digest(folder: Path) -> str:
     """The full fingerprint of the stage whose outputs lie in ``folder``."""
-    return str(manifest.read_json(folder / "stage.json")["digest"])
+    return str(manifest.read_stage(folder)["digest"])
 
 
 def run_call(

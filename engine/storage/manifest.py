@@ -11,41 +11,49 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import psutil
 import xxhash
+from pydantic import Field
 
 from engine import stopping
-from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
+from engine.errors import DataError, DiskBudgetExceeded
+from engine.storage.owned import RESUME, RUN, STAGE, Count, Digest, Kind, Rows, Text, read_owned, seal
+from engine.storage.paths import below, explain_reading, os_reason
 
-FORMAT_VERSION = 1
 RUN_FILE = "run.json"
+STAGE_FILE = "stage.json"
+_PLAIN = Kind(dict[str, Any], RESUME, sealed=False)
 
 
 @dataclass(frozen=True)
 class OutputFile:
     """One committed file: its name relative to the stage's folder, size, and xxh3-128 checksum."""
 
-    path: str
-    num_bytes: int
-    checksum: str
+    path: Text
+    num_bytes: Count
+    checksum: Digest
 
 
 @dataclass(frozen=True)
 class Record:
     """The commit record of one task."""
 
-    digest: str
-    start: int
-    stop: int
+    digest: Text
+    start: Rows
+    stop: Rows
     outputs: tuple[OutputFile, ...]
     facts: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
+RECORD = Kind(Record, RESUME)
 
 
 @contextmanager
@@ -67,11 +75,15 @@ def explain_os_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> OutputFile:
-    """Write a file through a temporary name, fsync, rename; return its size and checksum (path = file name)."""
+    """Write a file through a temporary name, fsync, rename; return its size and checksum (path = file name).
+
+    The folder is not flushed: after a power failure the old file may be back under the name, never half a file. What a
+    record then misses is found by its checksum, and made again.
+    """
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with stopping.temporary(temporary_path(path)) as temporary:
-            with open(temporary, "wb") as stream:
+            with open_new(temporary) as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -81,18 +93,32 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> OutputFile:
     return OutputFile(path.name, num_bytes, checksum)
 
 
+def open_new(path: Path) -> BinaryIO:
+    """Open a temporary file for writing, in place of what a killed process left there; a link is never followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
 def write_json(path: Path, value: Any) -> OutputFile:
     """Write JSON atomically."""
     text = json.dumps(value, indent=1, sort_keys=True)
     return write_atomic(path, lambda stream: stream.write(text.encode()))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file the engine wrote; a damaged one is a ``DataError`` naming it."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); it was damaged after it was written") from None
+def write_owned(path: Path, kind: Kind, tree: Any) -> OutputFile:
+    """Write a file that ``read_owned`` reads, atomically."""
+    return write_json(path, seal(tree, kind))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of plain data without a checksum of its own."""
+    return read_owned(path, _PLAIN)
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """What ``stage.json`` says of the stage whose outputs lie in a folder. Raises ``DataError`` if it is damaged."""
+    return read_owned(folder / STAGE_FILE, STAGE)
 
 
 def file_checksum(path: Path) -> str:
@@ -115,10 +141,21 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def remove_temporaries(root: Path) -> None:
-    """Delete what killed writers left half-written below ``root``; only for who holds the run's lock."""
-    for path in root.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def sweep(root: Path) -> None:
+    """Delete what killed writers left half-written below ``root``; only for who holds the run's lock.
+
+    Raises ``DataError`` for a symbolic link, because what a run writes through one would lie outside its folder.
+    """
+    for entry in os.scandir(root):
+        if entry.is_symlink():
+            raise DataError(
+                f"{entry.path}: is a link to {os.readlink(entry.path)}; a run's folder holds files and folders of its "
+                f"own: delete the link, or put what it leads to in its place"
+            )
+        if entry.is_dir():
+            sweep(Path(entry.path))
+        elif entry.name.startswith(".") and entry.name.endswith(".tmp"):
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def remove_abandoned(temporaries: Iterable[Path]) -> None:
@@ -141,8 +178,7 @@ def bytes_below(root: Path) -> int:
 
 def write_record(folder: Path, record: Record) -> None:
     """Commit a task: write its record, with a checksum of its own, the last act of the task."""
-    tree = json.loads(json.dumps(asdict(record)))
-    write_json(record_path(folder, record), {"record": tree, "checksum": _tree_checksum(tree)})
+    write_owned(record_path(folder, record), RECORD, asdict(record))
 
 
 def record_path(folder: Path, record: Record) -> Path:
@@ -152,33 +188,30 @@ def record_path(folder: Path, record: Record) -> Path:
 
 def read_records(folder: Path, digest: str) -> list[Record]:
     """Read the stage's valid records in row order; records of another fingerprint, or damaged ones, are passed over."""
-    found = (_read_record(path) for path in _record_paths(folder))
+    found = (_read_record(folder, path) for path in _record_paths(folder))
     return [record for record in found if record is not None and record.digest == digest]
 
 
 def damaged_records(folder: Path) -> list[Path]:
     """The stage's record files that are not what was written."""
-    return [path for path in _record_paths(folder) if _read_record(path) is None]
+    return [path for path in _record_paths(folder) if _read_record(folder, path) is None]
 
 
 def _record_paths(folder: Path) -> list[Path]:
     return sorted((folder / "records").glob("[0-9]*.json"))
 
 
-def _read_record(path: Path) -> Record | None:
+def _read_record(folder: Path, path: Path) -> Record | None:
+    """A record, unless it is damaged, of other rows than its name says, or of files outside the stage's folder."""
     try:
-        held = json.loads(path.read_bytes())
-        tree = held["record"]
-        if _tree_checksum(tree) != held["checksum"]:
-            return None
+        tree = read_owned(path, RECORD)
         outputs = tuple(OutputFile(**item) for item in tree.pop("outputs"))
-        return Record(outputs=outputs, **tree)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        for output in outputs:
+            below(folder, output.path)
+    except DataError:
         return None
-
-
-def _tree_checksum(tree: Any) -> str:
-    return bytes_checksum(json.dumps(tree, sort_keys=True).encode())
+    record = Record(outputs=outputs, **tree)
+    return record if record.start < record.stop and record_path(folder, record) == path else None
 
 
 def bytes_checksum(data: bytes) -> str:
@@ -194,35 +227,43 @@ def find_damage(folder: Path, record: Record) -> str | None:
 
 def output_damage(folder: Path, output: OutputFile) -> str | None:
     """Check a file against its checksum; return what is wrong, or ``None``."""
-    path = folder / output.path
-    if not path.is_file():
-        return f"{path} is missing"
-    if path.stat().st_size != output.num_bytes:
-        return f"{path} has {path.stat().st_size:,} bytes, its record says {output.num_bytes:,}"
-    if file_checksum(path) != output.checksum:
-        return f"{path} does not match its checksum"
-    return None
+    path = below(folder, output.path)
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        return f"{path} is missing" if missing else f"{path} cannot be read: {os_reason(error)}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path} is no regular file"
+    if found.st_size != output.num_bytes:
+        return f"{path} has {found.st_size:,} bytes, its record says {output.num_bytes:,}"
+    with explain_reading(path):
+        return None if file_checksum(path) == output.checksum else f"{path} does not match its checksum"
 
 
 def discard_record(folder: Path, record: Record) -> None:
     """Withdraw a commit whose outputs are damaged, so that the task is done again."""
-    record_path(folder, record).unlink(missing_ok=True)
+    remove_place(record_path(folder, record))
+
+
+def remove_place(path: Path) -> None:
+    """Delete what is at a name that a file of the run should have: a file, a link, or a whole folder."""
+    with explain_os_errors(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_run(root: Path) -> dict[str, Any]:
-    """Read a run's manifest. Raises ``DataError`` if there is none, ``ManifestMismatch`` for another format."""
+    """Read a run's manifest. Raises ``DataError`` if there is none, or a damaged one, ``ManifestMismatch`` for another
+    format."""
     path = root / RUN_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise DataError(f"{root} holds no run: {RUN_FILE} is missing")
-    manifest: dict[str, Any] = read_json(path)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ManifestMismatch(
-            f"{path}: format version {manifest.get('format_version')}, this version reads {FORMAT_VERSION}; "
-            f"use the version that wrote it, or another --out"
-        )
-    return manifest
+    return read_owned(path, RUN)
 
 
 def write_run(root: Path, manifest: dict[str, Any]) -> None:
     """Write a run's manifest."""
-    write_json(root / RUN_FILE, {"format_version": FORMAT_VERSION, **manifest})
+    write_owned(root / RUN_FILE, RUN, manifest)

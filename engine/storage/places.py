@@ -179,7 +179,7 @@ class Mirror(Place):
         mark = folder / "complete"
         with exclusive(folder):
             self.fetch_records(folder)
-            records = manifest.read_records(folder, manifest.read_json(folder / "stage.json")["digest"])
+            records = manifest.read_records(folder, manifest.read_stage(folder)["digest"])
             outputs = {output.path: (output, record) for record in records for output in record.outputs}
             digest = manifest.bytes_checksum(repr(sorted(o.checksum + p for p, (o, _) in outputs.items())).encode())
             if mark.exists() and mark.read_text() == digest:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine.errors import DataError
 from engine.storage.manifest import OutputFile, write_atomic
+from engine.storage.owned import RESUME
+from engine.storage.paths import check_file
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> OutputFile:
@@ -24,14 +27,25 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> OutputFile:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Map an Arrow IPC file; numeric columns are read without a copy."""
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+    """Map an Arrow IPC file; numeric columns are read without a copy. Raises ``DataError`` for a file that is none.
+
+    Lengths are checked against the file; texts, whose offsets lie in the file, are checked whole by ``read_joined``.
+    """
+    try:
+        with pa.memory_map(str(check_file(path))) as source:
+            table = pa.ipc.open_file(source).read_all()
+            table.validate()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error}); {RESUME}") from None
+    return table
 
 
 def read_columns(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     """Read numeric columns as arrays, without a copy where the table has one batch."""
     table = read_table(path)
+    for name in names:
+        if name not in table.column_names or not pa.types.is_primitive(table.schema.field(name).type):
+            raise DataError(f"{path}: expected a column {name} of numbers; {RESUME}")
     return tuple(table.column(name).to_numpy() for name in names)
 
 
@@ -40,4 +54,9 @@ def read_joined(paths: Sequence[Path], name: str) -> pa.ChunkedArray | None:
     parts = [read_table(path) for path in paths]
     if not parts or name not in parts[0].column_names:
         return None
-    return pa.chunked_array([chunk for part in parts for chunk in part.column(name).chunks])
+    joined = pa.chunked_array([chunk for part in parts for chunk in part.column(name).chunks])
+    try:
+        joined.validate(full=True)
+    except pa.ArrowException as error:
+        raise DataError(f"{paths[0].parent}: the column {name} is damaged ({error}); {RESUME}") from None
+    return joined

@@ -8,7 +8,7 @@ from engine.storage.places import Place
 
 def test_events_are_appended_in_order(tmp_path: Path) -> None:
     assert read_events(tmp_path) == []
-    EventLog(Place(tmp_path)).write("run_started", pid=1)
+    EventLog(Place(tmp_path)).write("run_started", kind="run", executor="local", pid=1)
     EventLog(Place(tmp_path)).write("run_failed", error=ValueError("x"), where=Path("a"))
     events = read_events(tmp_path)
     assert [event["event"] for event in events] == ["run_started", "run_failed"]

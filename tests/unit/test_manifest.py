@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from toy_stages import toy_request
 
 from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
+from engine.plan import Plan
 from engine.storage import manifest
 from engine.storage.manifest import OutputFile, Record
 
@@ -88,8 +90,12 @@ def test_other_os_errors_pass() -> None:
 def test_a_run_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no run"):
         manifest.read_run(tmp_path)
-    manifest.write_run(tmp_path, {"kind": "run"})
+    held = {"kind": "run", "state": "running", "request": toy_request("s"), "plan": Plan("run", ()).as_dict()}
+    manifest.write_run(tmp_path, held)
     assert manifest.read_run(tmp_path)["kind"] == "run"
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": 1}))
+    with pytest.raises(ManifestMismatch, match=r"written by an earlier version .*1, this version reads 2"):
+        manifest.read_run(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"format_version": 99}))
-    with pytest.raises(ManifestMismatch, match="format version 99, this version reads 1"):
+    with pytest.raises(ManifestMismatch, match=r"written by a later version .*99, this version reads 2"):
         manifest.read_run(tmp_path)

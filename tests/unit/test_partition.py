@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from engine.clustering.adjacency import build_adjacency, build_weighted_adjacenc
 from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy
-from engine.config import Settings
+from engine.config import Settings, fingerprint
 from engine.errors import ConfigError
 from engine.methods import GraphShape
 from engine.pipeline import partition_stages
-from engine.plan import CHUNK_ROWS
+from engine.plan import CHUNK_ROWS, Cost, Stage
 from engine.stages import partition
 from engine.stages.edges import iterate_edges, read_edges
 from engine.storage.context import TaskCall, TaskContext, read_npy, run_call, stage_facts
-from engine.storage.manifest import write_json
+from engine.storage.manifest import STAGE_FILE, write_owned
+from engine.storage.owned import STAGE
 from engine.storage.tables import read_columns
 
 N = 5 * CHUNK_ROWS + 17
@@ -45,9 +46,11 @@ def run_tasks(root: Path, stage: str, function, cuts: list[int], inputs: dict[st
     """Run a stage's tasks between the cuts, last first, and return its folder."""
     folder = root / stage
     (folder / "records").mkdir(parents=True)
-    write_json(folder / "stage.json", {"digest": stage})
+    digest = fingerprint(stage)
+    described = Stage(stage, stage, 1, {}, {}, cuts[-1], Cost(), digest=digest)
+    write_owned(folder / STAGE_FILE, STAGE, asdict(described))
     paths = {name: str(path) for name, path in inputs.items()}
-    call = TaskCall("", stage, stage, str(folder), paths, params or {}, {}, cuts[-1], 0, 0, 2, "cpu")
+    call = TaskCall("", stage, digest, str(folder), paths, params or {}, {}, cuts[-1], 0, 0, 2, "cpu")
     for start, stop in reversed(list(pairwise(cuts))):
         run_call(replace(call, start=start, stop=stop), function)
     return folder

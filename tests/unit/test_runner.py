@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +139,39 @@ def test_a_damaged_stage_description_is_written_again(tmp_path: Path, how: str) 
     text = path.read_text()
     damaged(root, "numbers-*/stage.json", how)
     assert toy(root).ran == []
-    if how != "flipped":
-        assert path.read_text() == text
+    assert path.read_text() == text
 
 
-def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
-    toy(tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text("{")
-    with pytest.raises(DataError, match=r"run\.json: not valid JSON"):
-        toy(tmp_path / "run")
+@pytest.mark.parametrize("text", [None, "", "{", "{}"])
+def test_a_lost_manifest_is_named_and_the_same_command_goes_on(tmp_path: Path, text: str | None) -> None:
+    root = tmp_path / "run"
+    toy(root)
+    path = root / "run.json"
+    path.unlink() if text is None else path.write_text(text)
+    stale = root / "other-0123456789ab"
+    stale.mkdir()
+    with pytest.raises(DataError, match=r"run\.json"):
+        manifest.read_run(root)
+    messages = Messages()
+    run_toy(root, make_toy_plan(NUM_ROWS, block_rows=CHUNK_ROWS), messages=messages)
+    assert kinds(root).count("task_committed") == len(ALL_TASKS)
+    assert "run.json was missing or damaged: it is written anew" in messages.texts[0]
+    assert manifest.read_run(root)["state"] == "finished"
+    assert stale.exists()  # whose it is was not known
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_lost_manifest_is_written_for_no_other_source_and_no_other_kind(tmp_path: Path, text: str | None) -> None:
+    root = tmp_path / "run"
+    toy(root)
+    (root / "run.json").unlink()
+    if text is not None:
+        (root / "run.json").write_text(text)
+    before = snapshot(root)
+    for plan in (make_toy_plan(NUM_ROWS, source="t"), replace(make_toy_plan(NUM_ROWS), kind="training")):
+        with pytest.raises((DataError, ManifestMismatch), match=r"run\.json: not valid|holds no run"):
+            run_toy(root, plan, source="t")
+        assert snapshot(root) == before
 
 
 def test_another_source_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from toy_stages import CrashingExecutor, Killed, make_steered_plan, make_toy_pla
 from engine.events import read_events
 from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan, peak_disk_bytes
 from engine.scratch import is_consumed
+from engine.storage import manifest
 from engine.storage.context import read_npy
+from engine.storage.owned import MARK
 from engine.summary import run_status
 
 NUM_ROWS = 2 * CHUNK_ROWS + 5
@@ -81,7 +83,7 @@ def test_a_mark_left_by_a_killed_removal_is_enough(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run_toy(root, toy_plan(), CrashingExecutor(6))
     (folder,) = root.glob("doubled-*")
-    (folder / "consumed.json").write_text("{}")  # marked, and killed before the files went
+    manifest.write_owned(folder / "consumed.json", MARK, {})  # marked, and killed before the files went
     assert run(root, toy_plan()) == ["numbers"] * 3 + ["doubled"] * 3 + ["total"]
     assert total(root) == TOTAL
 

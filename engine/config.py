@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from engine.errors import ConfigError
+from engine.presets import PRESETS
+from engine.yaml_files import SHOWN, parse_yaml, read_yaml
 
 MethodName = Literal[
     "auto", "star_fc", "star_fc_hierarchical", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn",
@@ -25,13 +26,39 @@ MethodName = Literal[
 ]  # fmt: skip
 
 
-TwoOrMore = Annotated[int, Field(ge=2)]
+def _holds_switch(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, bool) or any(_holds_switch(each) for each in inner)
+
+
+MAX_INTEGER = 2**63 - 1
+TwoOrMore = Annotated[int, Field(ge=2, le=MAX_INTEGER)]
+Width = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 
 class Section(BaseModel):
-    """Base of every settings section: immutable, unknown fields refused."""
+    """Base of every settings section: immutable; unknown fields, NaN, infinity and more than 64 bits are refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    No setting is true or false: either would pass for 1 or 0 where a number is meant.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switches(cls, value: Any) -> Any:
+        if _holds_switch(value):
+            raise ValueError("no setting is true or false")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _in_64_bits(cls, value: Any) -> Any:
+        if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise ValueError(f"expected at most {MAX_INTEGER}")
+        return value
 
 
 class IngestConfig(Section):
@@ -91,9 +118,6 @@ class ModelConfig(Section):
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the edge head while training")
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
 class HierarchyConfig(ModelConfig):
     """The network of ``star_fc_hierarchical``."""
 
@@ -130,7 +154,7 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd = published")
     learning_rate: float = Field(2e-3, gt=0, description="initial learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
-    milestones: tuple[float, ...] = Field(
+    milestones: tuple[Share, ...] = Field(
         (0.5, 0.8, 0.9), description="shares of max_steps where the rate falls tenfold"
     )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
@@ -151,7 +175,7 @@ class GcnEConfig(Section):
     inputs: Literal["vectors", "embedded"] = Field(
         "vectors", description="what candidates are told apart by; embedded: GCN-V's embeddings, as published"
     )
-    widths: tuple[int, ...] = Field((512, 512, 256, 256), min_length=1, description="widths of the convolutions")
+    widths: tuple[Width, ...] = Field((512, 512, 256, 256), min_length=1, description="widths of the convolutions")
     hidden: int = Field(256, ge=1, description="width of the classifier's hidden layer")
     active: int = Field(10, ge=1, description="candidates are joined if either lists the other among its first so many")
     skip_share: float = Field(
@@ -163,7 +187,7 @@ class GcnEConfig(Section):
 class LGcnConfig(Section):
     """L-GCN's network over pivot subgraphs, which ``train`` trains."""
 
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field(
         (256, 256, 128, 128), min_length=1, description="widths of the convolutions; published twice as wide"
     )
     hidden: int = Field(256, ge=1, description="width of the classifier's hidden layer")
@@ -175,7 +199,7 @@ class LGcnConfig(Section):
 class GcnDConfig(Section):
     """GCN-D's and GCN-S's cluster proposals and networks."""
 
-    thresholds: tuple[float, ...] = Field(
+    thresholds: tuple[Cosine, ...] = Field(
         (0.35, 0.45, 0.55, 0.65, 0.75), min_length=1, description="least similarities of super-vertices"
     )
     max_size: int = Field(300, ge=2, description="vertices of a proposal at most")
@@ -184,12 +208,12 @@ class GcnDConfig(Section):
         (), description="pairs (k, most): super-vertices that are among each other's k nearest, itself counted, are "
         "joined, most of them at most, and each union is a proposal too",
     )  # fmt: skip
-    union_thresholds: tuple[float, ...] = Field(
+    union_thresholds: tuple[Cosine, ...] = Field(
         (), description="least similarities of the super-vertices that are joined; none: those of thresholds"
     )
     union_similarity: float = Field(0.4, ge=-1, le=1, description="least cosine of two means that are joined")
     union_max_size: int = Field(500, ge=2, description="vertices of a union at most")
-    widths: tuple[int, ...] = Field((512, 64), min_length=1, description="widths of the convolutions")
+    widths: tuple[Width, ...] = Field((512, 64), min_length=1, description="widths of the convolutions")
     proposals_per_step: int = Field(32, ge=1, description="proposals of one minibatch")
     num_seeds: int = Field(3, ge=1, description="gcn_s: seeds tried in each proposal")
     least_iop: float = Field(0.1, ge=0, le=1, description="gcn_s: proposals of predicted IoP from here on are cut")
@@ -294,7 +318,7 @@ class PartitionConfig(Section):
         "density_peaks: each row joins its best neighbour among denser ones; map_equation: modules in which a walk "
         "along the scored edges stays longest",
     )
-    min_score: float | None = Field(None, description="tau 1: edges of lower score are pruned")
+    min_score: float | None = Field(None, ge=-1, le=1, description="tau 1: edges of lower score are pruned")
     min_intimacy: Annotated[float, Field(ge=0, le=1)] | Literal["adaptive"] | None = Field(
         None,
         description="tau 2: edges of lower node intimacy are pruned; adaptive: 0.65 to 0.77, by their ends' degrees",
@@ -333,7 +357,7 @@ class Settings(Section):
         "no partition.min_score is set, else cosine; training: star_fc if settings of it are set or rows are many, "
         "else structural",
     )  # fmt: skip
-    seed: int = Field(0, ge=0, description="seeds sampling, training and k-means")
+    seed: int = Field(0, ge=0, le=MAX_INTEGER, description="seeds sampling, training and k-means")
     ingest: IngestConfig = IngestConfig()
     knn: KnnConfig = KnnConfig()
     score: ScoreConfig = ScoreConfig()
@@ -380,7 +404,9 @@ class Resources(Section):
     )  # fmt: skip
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for training and scoring")
     gpus: float = Field(0, ge=0, description="ray: GPUs of each worker; 0 = with device cuda one or a fair share")
-    custom_resources: dict[str, float] = Field({}, description="ray: a cluster's own resources that a worker asks for")
+    custom_resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="ray: a cluster's own resources that a worker asks for"
+    )
     block_rows: int = Field(0, ge=0, description="rows per task; 0 = chosen by the plan from memory and time")
 
     @field_validator("memory_bytes", mode="before")
@@ -405,86 +431,6 @@ def parse_bytes(text: str, option: str = "--memory") -> int:
     if count <= 0:
         raise ConfigError(f"{option} {text or repr(text)}: expected a size such as 8GB or 500MiB")
     return count
-
-
-_FULL_GRAPH: dict[str, Any] = {
-    "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5, "evaluate_every": 500, "patience": 160,
-}  # fmt: skip
-
-_STAR_FC_STEPS: dict[str, Any] = {
-    "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-5, "max_steps": 2000, "edges_per_step": 8192,
-}  # fmt: skip
-
-_FIVE_PROPOSALS: dict[str, Any] = {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3}
-_UNITED: dict[str, Any] = {"thresholds": [0.6, 0.7], "min_size": 3, "union_thresholds": [0.6, 0.7, 0.75]}
-
-# Published settings, by name: ``--config star_fc/original``.
-PRESETS: dict[str, dict[str, Any]] = {
-    "star_fc/default": {"method": "star_fc"},
-    "star_fc/original": {
-        "method": "star_fc",
-        "model": {"head": "concat", "hidden": 512, "head_hidden": 512},
-        "train": _STAR_FC_STEPS,
-        "partition": {"method": "components", "min_score": 0.70, "min_intimacy": 0.72},
-        "metric": {"learn": "none"},
-    },
-    "star_fc_hierarchical/original": {
-        "method": "star_fc_hierarchical",
-        "knn": {"k": 120},
-        "sampling": {"num_seeds": 1, "num_nearest": 1_149, "far_share": 0},
-        "hierarchy": {"head": "concat", "hidden": 512, "head_hidden": 512},
-        "train": _STAR_FC_STEPS,
-        "partition": {"method": "components", "min_score": 0.85, "min_intimacy": "adaptive"},
-        "metric": {"learn": "none"},
-    },
-    "l_gcn/original": {
-        "method": "l_gcn",
-        "l_gcn": {"widths": [512, 512, 256, 256]},
-        "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4},
-        "partition": {"method": "propagation", "max_size": 300, "step": 0.6},
-    },
-    "cdp/original": {"method": "cdp", "knn": {"k": 15}, "partition": {"max_size": 600, "step": 0.05}},
-    "cdp_mediator/original": {
-        "method": "cdp_mediator",
-        "knn": {"k": 15},
-        "train": {"optimizer": "sgd", "learning_rate": 1e-3, "edges_per_step": 1_024},
-        "partition": {"method": "propagation", "max_size": 600, "step": 0.05},
-    },
-    "fc_es/original": {
-        "method": "fc_es",
-        "partition": {"method": "map_equation", "weight": "score", "min_score": 0.22},
-    },
-    "fc_eser/original": {
-        "method": "fc_eser",
-        "fc_es": {"neighbors": 80},
-        "partition": {"method": "map_equation", "weight": "score", "min_score": 0.22},
-    },
-    "gcn_d/2_proposals": {"method": "gcn_d", "gcn_d": {"thresholds": [0.7, 0.75], "min_size": 3}},
-    "gcn_d/5_proposals": {"method": "gcn_d", "gcn_d": _FIVE_PROPOSALS},
-    "gcn_d/8_proposals": {"method": "gcn_d", "gcn_d": {**_UNITED, "unions": [[2, 8], [3, 5]]}},
-    "gcn_d/20_proposals": {
-        "method": "gcn_d",
-        "gcn_d": {**_UNITED, "unions": [[2, 8], [2, 12], [2, 16], [3, 5], [3, 10], [4, 4]]},
-    },
-    "gcn_d/ms1m": {
-        "method": "gcn_d",
-        "gcn_d": _FIVE_PROPOSALS,
-        "train": {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4},
-    },
-    "gcn_v/ms1m": {
-        "method": "gcn_v",
-        "gcn_v": {"vertices_per_step": 0},
-        "train": {**_FULL_GRAPH, "max_steps": 80_000, "milestones": [0.5, 0.8, 0.9]},
-        "partition": {"min_score": 0.65},
-    },
-    "gcn_v/deepfashion": {
-        "method": "gcn_v",
-        "knn": {"k": 5},
-        "gcn_v": {"vertices_per_step": 0},
-        "train": {**_FULL_GRAPH, "max_steps": 80_000, "milestones": [0.5, 0.8, 0.9]},
-        "partition": {"min_score": 0.80},
-    },
-}
 
 
 def load_settings(
@@ -520,7 +466,8 @@ def load_resources(config: str | Path | None = None, **given: Any) -> Resources:
 
     Raises ``ConfigError`` naming the unknown or malformed one.
     """
-    tree = _read_config(config).get("resources") or {}
+    tree = _read_config(config).get("resources")
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{config}: resources: expected a mapping, got {type(tree).__name__}")
     try:
@@ -548,23 +495,20 @@ def _jsonable(value: Any) -> Any:
     raise TypeError(f"cannot fingerprint {type(value).__name__}")
 
 
-def _read_config(config: str | Path | None) -> dict[str, Any]:
+def _read_config(config: str | Path | None, named_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a preset or file, over those of the preset it names; ``named_by``: the files that led here."""
     if config is None:
         return {}
     if str(config) in PRESETS:
         return json.loads(json.dumps(PRESETS[str(config)]))
     path = Path(config)
-    if not path.is_file():
-        raise ConfigError(f"no such configuration: {config} is neither a file nor one of {', '.join(sorted(PRESETS))}")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {type(tree).__name__}")
-    base = _read_config(tree.pop("preset", None))
+    if path.absolute() in named_by:
+        raise ConfigError(f"{path}: its preset leads back to itself, by way of {len(named_by)} file(s)")
+    tree = read_yaml(path, f"configuration, nor one of {', '.join(sorted(PRESETS))}")
+    preset = tree.pop("preset", None)
+    if not isinstance(preset, str | None):
+        raise ConfigError(f"{path}: preset: expected a name or a file, got {str(preset)[:SHOWN]}")
+    base = _read_config(preset, (*named_by, path.absolute()))
     for name, value in tree.items():
         _assign(base, name, value)
     return base
@@ -574,10 +518,7 @@ def _split_override(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise ConfigError(f"--set takes name=value, for example knn.k=40; got {text!r}")
-    try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {name}: {value!r} is not a valid value") from None
+    return name.strip(), parse_yaml(value, f"--set {name}: {value[:SHOWN]!r}")
 
 
 def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
@@ -600,7 +541,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown setting {name}; known here: {', '.join(_known(item['loc'], model))}")
         else:
-            lines.append(f"setting {name}: {item['msg']}, got {item['input']!r}")
+            lines.append(
+                f"setting {name}: {item['msg'].removeprefix('Value error, ')}, got {repr(item['input'])[:SHOWN]}"
+            )
     return "; ".join(lines)
 
 

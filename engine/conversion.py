@@ -22,6 +22,7 @@ from engine.errors import ConfigError, DataError
 from engine.methods.base import write_model
 from engine.methods.gcn_e import PREFIX
 from engine.storage import manifest
+from engine.storage.paths import check_file
 
 State = Mapping[str, Tensor]
 Converted = tuple[dict[str, Tensor], int, dict[str, Any], dict[str, dict[str, float]]]
@@ -181,8 +182,7 @@ _STARTS = (b"PK", b"\x80")  # of torch's files, now and before 1.6
 
 
 def _read(path: Path) -> _Reader:
-    if not path.is_file():
-        raise DataError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; {_STATE}")
+    num_bytes = check_file(path, "state dict").stat().st_size
     tree = _read_tree(path)
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else tree
     if not isinstance(state, dict):
@@ -193,6 +193,10 @@ def _read(path: Path) -> _Reader:
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             kind = "quantised" if value.is_quantized else f"{value.layout} of {value.dtype}".replace("torch.", "")
             raise DataError(f"{path}: tensor {name} is {kind}; expected dense real numbers")
+        if value.numel() * value.element_size() > num_bytes:
+            raise DataError(
+                f"{path}: tensor {name} of shape {tuple(value.shape)} is to hold more than the {num_bytes:,} bytes here"
+            )
         if not torch.isfinite(value.float()).all():
             raise DataError(f"{path}: tensor {name} holds NaN or infinity")
     return _Reader(path, {name.removeprefix("module."): value for name, value in state.items()})

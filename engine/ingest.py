@@ -14,10 +14,12 @@ import numpy as np
 import xxhash
 from numba import njit
 
+from engine.config import fingerprint
 from engine.errors import DataError
 from engine.storage import manifest
 from engine.storage.context import is_committed
-from engine.storage.formats import open_source
+from engine.storage.formats import VectorSource, open_source
+from engine.storage.paths import explain_reading, lies_there
 from engine.storage.places import open_place
 from engine.storage.remote import Storage, absolute, is_url, local_copy, original_names
 
@@ -25,6 +27,7 @@ NAMED_ROWS = 8
 WHOLE_BYTES = 64 << 20  # sources up to this size are digested whole
 SAMPLES, SAMPLE_BYTES = 256, 64 << 10  # of larger ones
 _ZERO, _BAD = 1, 2
+_COPY = "copy:"
 _TINY, _HUGE = 1e-200, 1e200
 
 
@@ -33,8 +36,8 @@ class Source:
     """What a run reads: how to open it, its shape, and a digest that tells it from others.
 
     ``store``: folder of the committed ``ingest`` stage, if the source was ingested before. ``stats`` are the sizes and
-    times of the files that the digest was computed from, so that it need not be computed again. ``zero_vectors``: how a
-    store was told to treat them.
+    times of the source's files (``file_stats``), so that the digest need not be computed again. ``version`` follows
+    them, and tells whether what is read is what was described. ``zero_vectors``: how a store was told to treat them.
     """
 
     path: str
@@ -47,6 +50,7 @@ class Source:
     stats: list[list[Any]]
     sequential: bool = False
     zero_vectors: str | None = None
+    version: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.__dict__, "spec": dict(self.spec)}
@@ -74,21 +78,53 @@ def describe_source(
         return _describe_store(path, dim)
     source = open_source(path, dim=dim, column=column, items_column=items_column)
     source.items(0, 0)
-    files = [Path(file) for file in source.files()]
-    stats = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    files, stats = [Path(file) for file in source.files()], file_stats(source)
     if known is not None and known.get("stats") == stats and known.get("spec") == source.spec():
         digest = str(known["digest"])
     else:
-        digest = _digest(files, stats, source.num_rows, source.dim)
+        digest = _digest(files, stats[: len(files)], source.num_rows, source.dim)
     return Source(
         source.path, source.spec(), source.num_rows, source.dim, source.dtype.itemsize, digest, None, stats,
-        source.sequential,
+        source.sequential, version=_version(stats),
     )  # fmt: skip
+
+
+def file_stats(source: VectorSource) -> list[list[Any]]:
+    """Path, size and time of change of each file of a source: those of its vectors, then those of ids and items."""
+    found = []
+    for file in (*source.files(), *source.companions()):
+        with explain_reading(file):
+            state = file.stat()
+        found.append([str(file), state.st_size, state.st_mtime_ns])
+    return found
+
+
+def refuse_changed(source: VectorSource, version: str) -> None:
+    """Raise ``DataError`` if a source's files have not the number, sizes and times of a ``Source.version``."""
+    if version.startswith(_COPY):
+        unchanged, changed = version == _copy_version(Path(source.path)), source.path
+    else:
+        stats = file_stats(source)
+        unchanged, changed = version == _version(stats), max(stats, key=lambda each: each[2])[0]
+    if not unchanged:
+        raise DataError(
+            f"{source.path}: changed while it was read ({changed}), so rows of both states could be mixed; wait until "
+            f"it is written, then start again with another --out"
+        )
+
+
+def _version(stats: list[list[Any]]) -> str:
+    return fingerprint(stats)
+
+
+def _copy_version(copy: Path) -> str:
+    """Version of a source at a URL: its copy's folder is named by what the storage lists of it."""
+    return f"{_COPY}{copy.parent.name}"
 
 
 def is_store(path: Path) -> bool:
     """Tell whether ``path`` is a folder that ``asterism ingest`` made."""
-    return (path / manifest.RUN_FILE).is_file()
+    return lies_there(path / manifest.RUN_FILE)
 
 
 def normalise(rows_ND: np.ndarray, first_row: int, path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +246,7 @@ def _describe_url(url: str, dim: int | None, column: str | None, items_column: s
     copy = local_copy(url)
     with original_names({str(copy): url}):
         source = describe_source(copy, dim=dim, column=column, items_column=items_column)
-    return replace(source, path=url, spec={**source.spec, "path": url}, stats=[])
+    return replace(source, path=url, spec={**source.spec, "path": url}, stats=[], version=_copy_version(copy))
 
 
 def _digest(files: list[Path], stats: list[list[Any]], num_rows: int, dim: int) -> str:

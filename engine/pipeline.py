@@ -30,6 +30,7 @@ from engine.plan import CHUNK_ROWS, Cost, Stage, name_apart
 from engine.stages import analysis, curve, explain, ingest, knn, metric, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
+from engine.storage.paths import check_file, check_readable
 from engine.storage.remote import absolute, local_copy
 
 GraphMembers = tuple[Mapping[str, str], ...]
@@ -50,9 +51,11 @@ class OutsideFile:
         if path is None:
             return None
         found = local_copy(path)
-        files = sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found]
-        if not found.exists() or not files:
-            raise DataError(f"{path}: no such file or folder")
+        files = sorted(p for p in found.rglob("*") if not p.is_dir()) if check_readable(found) else [found]
+        if not files:
+            raise DataError(f"{path}: an empty folder")
+        for file in files:
+            check_file(file)
         return cls(absolute(path), "+".join(file_checksum(file) for file in files), column)
 
 
@@ -61,7 +64,7 @@ def store_stages(source: Source, settings: Settings) -> list[Stage]:
     config = settings.ingest
     params = {"zero_vectors": config.zero_vectors, "dtype": config.dtype}
     cost = ingest.cost(source.num_rows, source.dim, source.item_bytes, config.dtype, source.path)
-    where = {"spec": dict(source.spec)}
+    where = {"spec": dict(source.spec), "version": source.version}
     return [Stage("ingest", "engine.stages.ingest:run", ingest.VERSION, params, {}, source.num_rows, cost, where)]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.ingest import normalise, refuse_zeros
+from engine.errors import DataError
+from engine.ingest import normalise, refuse_changed, refuse_zeros
 from engine.plan import CHUNK_ROWS, Cost
 from engine.storage.arrays import write_rows
 from engine.storage.context import TaskContext, hold, stage_facts, table_parts
@@ -38,10 +39,12 @@ def cost(num_rows: int, dim: int, item_bytes: int, dtype: str, path: str) -> Cos
 def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Write ``features`` (N, D), unit rows, zero vectors as zeros; and ``rows`` with ids and items where there are.
 
-    Chunks are normalised and written while the next ones are read: each byte is read once, in order.
+    Chunks are normalised and written while the next ones are read: each byte is read once, in order. A source that is
+    not, before and after, what the plan was made of is a ``DataError``, and nothing is committed.
     """
-    spec = dict(task.where["spec"])
-    source = hold(("source", repr(sorted(spec.items()))), lambda: open_source(**spec))
+    spec, version = dict(task.where["spec"]), task.where["version"]
+    source = hold(("source", repr(sorted(spec.items())), version), lambda: open_source(**spec))
+    refuse_changed(source, version)
     task.create_rows("features", (source.dim,), task.params["dtype"])
 
     def store(chunk: tuple[int, np.ndarray]) -> tuple[list[OutputFile], np.ndarray]:
@@ -57,6 +60,8 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     zeros = np.concatenate(found)
     if task.params["zero_vectors"] == "error":
         refuse_zeros(zeros, source.path)
+    if len(zeros) == task.call.num_rows:
+        raise DataError(f"{source.path}: all {len(zeros):,} rows are zero vectors; none has a direction to cluster by")
     columns: dict[str, Any] = {}
     if (ids := source.ids()) is not None:
         columns["id"] = ids[start:stop]
@@ -64,6 +69,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         columns["item"] = items
     if columns:
         task.write_table("rows", columns)
+    refuse_changed(source, version)
     return {"zero_rows": zeros.tolist()}
 
 
@@ -82,6 +88,8 @@ def usable_rows(folder: Any, num_rows: int) -> np.ndarray | None:
     zeros = zero_rows(folder)
     if not len(zeros):
         return None
+    if len(zeros) == num_rows:
+        raise DataError(f"{folder}: all {num_rows:,} rows are zero vectors; none has a direction to cluster by")
     usable = np.ones(num_rows, dtype=np.bool_)
     usable[zeros] = False
     return usable

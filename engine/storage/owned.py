@@ -136,6 +136,7 @@ class SourceFile(Sealed):
     stats: list[tuple[Text, Count, int]]
     sequential: bool
     zero_vectors: Literal["error", "drop", "singleton"] | None
+    version: Text = ""
 
 
 class RequestFile(Sealed):

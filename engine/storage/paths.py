@@ -61,6 +61,20 @@ def check_folder_of_files(path: Path, what: str = "folder") -> Path:
     return path
 
 
+def check_readable(path: Path, what: str = "file or folder") -> bool:
+    """Tell whether ``path`` is a folder; if not, it is a regular file. Raises ``DataError`` if it cannot be read."""
+    if stat.S_ISDIR(_existing(path, what)):
+        check_folder_of_files(path, what)
+        return True
+    check_file(path, what)
+    return False
+
+
+def lies_there(path: Path) -> bool:
+    """Tell whether anything at all lies at ``path``, be it a dangling link; never raises."""
+    return os.path.lexists(path)
+
+
 def check_out_file(place: str | Path, *, option: str = "--out", never: Iterable[Path] = ()) -> Path:
     """Return the absolute path of a file that a command is to write, or to replace.
 

@@ -151,10 +151,10 @@ def test_what_cannot_be_converted_is_refused_with_its_reason(tmp_path: Path) -> 
     for name, message in (
         ("short", "no tensor classifier.0.bias"), ("more", "of another network: conv2.weight"),
         ("shape", r"classifier.0.bias is of shape \(3,\), expected \(32,\)"), ("unsafe", "and none is unpickled"),
-        ("absent", "no such file; expected a state dict"), ("none", r"\(0, 32\), expected \('any but 0', "),
+        ("absent", "no such state dict"), ("none", r"\(0, 32\), expected \('any but 0', "),
         ("numbered", "holds a Tensor under 0; expected"), ("sparse", "conv1.weight is sparse_coo of float32"),
         ("module", r"holds objects of torch\.\S+, and none is unpickled"), ("damaged", "cannot be read"),
-        ("empty", "is empty"), ("text", "begins with b'a text'"), ("folder", "a folder; expected"),
+        ("empty", "is empty"), ("text", "begins with b'a text'"), ("folder", "is a folder, expected a regular file"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
             convert("gcn_v", [tmp_path / f"{name}.pth"], tmp_path / "model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,60 @@ def test_a_store_holds_unit_rows_and_opens_as_a_source(tmp_path: Path) -> None:
     assert (source.num_rows, source.dim) == (5000, 6)
     with pytest.raises(DataError, match="--dim 7"):
         describe_source(tmp_path / "store", dim=7)
+
+
+def rewriting(path: Path, rows: np.ndarray, at: int) -> Callable[..., np.ndarray]:
+    """A ``read`` that lets somebody else write the file anew once ``at`` blocks were read."""
+    whole, number = PartedSource.read, iter(range(1_000))
+
+    def read(source: PartedSource, start: int, stop: int) -> np.ndarray:
+        block = whole(source, start, stop)
+        if next(number) == at:
+            np.save(path, rows)
+        return block
+
+    return read
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_source_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((10_000, 4)).astype(np.float32)
+    path = save(tmp_path / "x.npy", rows)
+    os.utime(path, ns=(1, 1))
+    monkeypatch.setattr(PartedSource, "read", rewriting(path, -rows, at))
+    with pytest.raises(DataError, match=r"x\.npy: changed while it was read"):
+        ingest(tmp_path / "store", path, block_rows=4096)
+    records = list((tmp_path / "store").glob("ingest-*/records/*"))
+    assert len(records) == (0 if at == 0 else 2)  # what was read before the change
+
+
+def test_a_part_items_or_time_that_changes_between_plan_and_task_is_refused(tmp_path: Path) -> None:
+    def make(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "0.npy", np.eye(4, dtype=np.float32))
+        (tmp_path / name / "items.txt").write_text("a\n" * 4)
+        return tmp_path / name
+
+    for name, change in (
+        ("time", lambda path: os.utime(path / "0.npy", ns=(5, 5))),
+        ("items", lambda path: (path / "items.txt").write_text("longer\n" * 4)),
+        ("parts", lambda path: np.save(path / "1.npy", np.eye(4, dtype=np.float32))),
+    ):
+        path = make(name)
+        prepared = api.prepare("store", tmp_path / f"{name}-store", api.Request(features=str(path)))
+        change(path)
+        with pytest.raises(DataError, match=f"{name}: changed while it was read|one line for each of 8"):
+            api.execute(prepared, progress=False)
+        assert not list((tmp_path / f"{name}-store").glob("ingest-*/records/*"))
+
+
+@pytest.mark.parametrize("rows", [7, 9000])
+def test_a_source_of_zero_vectors_alone_is_refused(tmp_path: Path, rows: int) -> None:
+    path = save(tmp_path / "x.npy", np.zeros((rows, 4), np.float32))
+    settings = load_settings(overrides={"ingest.zero_vectors": "drop"})
+    request = api.Request(features=str(path), settings=settings)
+    prepared = api.prepare("run", tmp_path / "run", request, Resources(block_rows=4096))
+    with pytest.raises(DataError, match=f"all {rows:,} rows are zero vectors"):
+        api.execute(prepared, progress=False)

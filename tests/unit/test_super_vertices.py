@@ -12,10 +12,11 @@ from toy_graphs import toy_graph
 from engine import cluster, evaluate, train
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import component_roots
-from engine.config import PRESETS, GcnDConfig
+from engine.config import GcnDConfig
 from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.learning.super_vertices import Proposals, mean_vectors, nearest_means, propose
+from engine.presets import PRESETS
 
 Array = np.ndarray[Any, Any]
 

@@ -5,6 +5,8 @@ Blocks are read with plain reads, not through a memory map, so that a pass over 
 
 from __future__ import annotations
 
+import io
+import math
 import struct
 import threading
 import zipfile
@@ -17,12 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import DataError
-from engine.storage.formats.sources import Vectors, check_matrix
+from engine.storage.formats.sources import Vectors, check_matrix, check_promise
+from engine.storage.paths import check_file, explain_reading
 
 PREFERRED_NAMES = ("features", "data", "embeddings", "embedding", "vectors")
 _FVECS_MAX_DIM = 1 << 20
+_MAX_HEADER_BYTES = 1 << 16  # of a .npy file; that of three numbers takes 118
+_MAX_VALUES = 1 << 62
 # What zipfile raises for damaged, encrypted or unsupported archives.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, UnicodeError, OSError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, UnicodeError, ValueError, OverflowError,
+    OSError,
+)  # fmt: skip
 
 
 class RawRows:
@@ -53,16 +61,14 @@ class RawRows:
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return a copy of rows ``start..stop`` in the stored dtype."""
         if self._fortran:
-            # Mapped for this read only: its pages are given back at once.
-            mapped = np.memmap(self.path, self.dtype, "r", self._offset, self.shape, "F")
-            return np.array(mapped[start:stop], order="C")
+            return self._read_columns(start, stop)
         block = np.empty((stop - start, *self.shape[1:]), self.dtype)
         if block.nbytes == 0:
             return block
         view = block.reshape(-1).view(np.uint8).data
         at = self._offset + start * (block.nbytes // len(block))
         if self._member is None:
-            with self.path.open("rb", buffering=0) as file:
+            with explain_reading(self.path), self.path.open("rb", buffering=0) as file:
                 file.seek(at)
                 self._fill(file, view, start, stop)
         else:
@@ -71,6 +77,17 @@ class RawRows:
                 self._fill(stream, view, start, stop)
                 self._stream, self._position = stream, at + len(view)
         return block
+
+    def _read_columns(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read rows of an array in Fortran order, a column at a time."""
+        turned = np.empty((*self.shape[:0:-1], stop - start), self.dtype)
+        if turned.nbytes:
+            columns = turned.reshape(-1, stop - start)
+            with explain_reading(self.path), self.path.open("rb", buffering=0) as file:
+                for number, column in enumerate(columns):
+                    file.seek(self._offset + (number * self.num_rows + start) * self.dtype.itemsize)
+                    self._fill(file, column.view(np.uint8).data, start, stop)
+        return np.ascontiguousarray(turned.T)
 
     def _fill(self, file: Any, view: memoryview, start: int, stop: int) -> None:
         filled = 0
@@ -119,7 +136,7 @@ class FvecsVectors:
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, path: Path) -> None:
-        size = path.stat().st_size
+        size = check_file(path).stat().st_size
         self.path = path
         self.dim = int(np.fromfile(path, "<i4", 1)[0]) if size >= 4 else 0
         if size and not 0 < self.dim <= _FVECS_MAX_DIM:
@@ -146,7 +163,7 @@ class FvecsVectors:
 
 def open_bin(path: Path, dim: int | None) -> RawVectors:
     """Open headerless little-endian float32 rows; raises ``DataError`` without ``dim`` or if it does not divide."""
-    size = path.stat().st_size
+    size = check_file(path).stat().st_size
     if dim is None:
         raise DataError(f"{path}: a .bin file does not record its dimension; give it with --dim")
     if dim < 1:
@@ -163,7 +180,7 @@ def open_bin(path: Path, dim: int | None) -> RawVectors:
 
 def open_fbin(path: Path) -> RawVectors:
     """Open ``.fbin``: uint32 rows, uint32 dimension, then float32 rows, little-endian."""
-    size = path.stat().st_size
+    size = check_file(path).stat().st_size
     if size < 8:
         raise DataError(f"{path}: {size} bytes, but an .fbin header alone takes 8; the file is empty or truncated")
     num_rows, dim = (int(value) for value in np.fromfile(path, "<u4", 2))
@@ -177,8 +194,8 @@ def open_fbin(path: Path) -> RawVectors:
 
 
 def open_npy(path: Path) -> RawRows:
-    """Open a ``.npy`` file of any shape; raises ``DataError`` for object arrays and truncated files."""
-    with path.open("rb") as file:
+    """Open a ``.npy`` file of any shape; raises ``DataError`` for object arrays and files of another size."""
+    with check_file(path).open("rb") as file:
         shape, fortran, dtype = _read_npy_header(path, file)
         offset = file.tell()
     _check_npy_size(path, shape, dtype, path.stat().st_size - offset)
@@ -192,12 +209,15 @@ def open_npz(path: Path, name: str | None = None, preferred: Sequence[str] = PRE
     decompressed as they are read, in constant memory; a read that goes backwards starts again from the first row.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(check_file(path)) as archive:
             info = archive.getinfo(_choose_member(path, archive.namelist(), name, preferred))
+            _check_member(path, info, archive.start_dir)
             with archive.open(info) as stream:
                 shape, fortran, dtype = _read_npy_header(path, stream)
                 offset = stream.tell()
             _check_npy_size(path, shape, dtype, info.file_size - offset)
+    except DataError:
+        raise
     except _ZIP_ERRORS as error:
         raise DataError(f"{path}: not a readable .npz file ({error}); is it truncated?") from error
     if info.compress_type == zipfile.ZIP_STORED:
@@ -215,14 +235,31 @@ def _choose_member(path: Path, members: Sequence[str], name: str | None, preferr
     if name is not None and name not in names:
         raise DataError(f"{path}: has no array {name!r}; it has {', '.join(names) or 'none'}")
     if name is None:
-        candidates = names if len(names) == 1 else [known for known in preferred if known in names]
+        candidates = names if len(set(names)) == 1 else [known for known in preferred if known in names]
         if not candidates:
             raise DataError(
                 f"{path}: cannot tell which array to read: it has {', '.join(names) or 'none'}; "
                 f"expected one array only, or one named {', '.join(preferred)}"
             )
         name = candidates[0]
+    if names.count(name) > 1:
+        raise DataError(f"{path}: has {names.count(name)} arrays named {name!r}; expected one of each name")
     return f"{name}.npy"
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo, end: int) -> None:
+    """Refuse a zip member whose sizes cannot be true: more than the file holds, or than it can be packed into."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(
+            f"{path}: {info.filename} is packed by a method that np.savez never writes; save it by np.savez"
+        )
+    stored = info.compress_type == zipfile.ZIP_STORED
+    if info.header_offset + info.compress_size > end or (stored and info.file_size != info.compress_size):
+        raise DataError(
+            f"{path}: {info.filename} is to take {info.compress_size:,} bytes, and {info.file_size:,} unpacked, of "
+            f"{end:,}; the file is damaged"
+        )
+    check_promise(f"{path}: {info.filename}", info.file_size, info.compress_size)
 
 
 def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
@@ -237,8 +274,14 @@ def _read_npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool
     try:
         version = np.lib.format.read_magic(file)
         # Version 3.0 differs only in field names of structured arrays, which no reader here takes.
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = reader(file)
+        reader, width = {
+            (1, 0): (np.lib.format.read_array_header_1_0, 2), (2, 0): (np.lib.format.read_array_header_2_0, 4),
+        }[version]  # fmt: skip
+        length = file.read(width)
+        num_bytes = int.from_bytes(length, "little")
+        if num_bytes > _MAX_HEADER_BYTES:  # numpy would take the memory before it looks
+            raise ValueError(f"its header is to take {num_bytes:,} bytes")
+        shape, fortran, dtype = reader(io.BytesIO(length + file.read(num_bytes)))
     except Exception as error:  # damaged headers make numpy raise nearly anything
         raise DataError(f"{path}: not a readable .npy array ({error}); is it empty or truncated?") from error
     if dtype.hasobject:
@@ -247,13 +290,15 @@ def _read_npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool
         )
     if not shape:
         raise DataError(f"{path}: holds a single number, not rows")
+    if min(shape) < 0 or dtype.itemsize == 0 or math.prod(max(size, 1) for size in shape) > _MAX_VALUES:
+        raise DataError(f"{path}: its header says {dtype} of shape {shape}, which no array is; the file is damaged")
     return shape, fortran, dtype
 
 
 def _check_npy_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], got: int) -> None:
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if got < expected:
+    expected = math.prod(shape) * dtype.itemsize
+    if got != expected:
         raise DataError(
             f"{path}: its header says {dtype} of shape {shape}, which takes {expected} bytes, got {got}; "
-            f"the file is truncated"
+            f"the file is {'truncated' if got < expected else 'longer than its header says'}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,17 @@ class ColumnNames:
     """Identifiers and items taken from columns beside the vectors, or from metadata files in the same row order."""
 
     def __init__(self, tables: Sequence[TableFile], items_column: str | None) -> None:
-        names = tables[0].schema.names
-        id_column = next((name for name in ID_COLUMNS if name in names), None)
-        items_column = items_column or next((name for name in ITEM_COLUMNS if name in names), None)
+        id_column = _common_column(tables, ID_COLUMNS, "ids")
+        items_column = items_column or _common_column(tables, ITEM_COLUMNS, "items; choose with --items-column")
         self._ids = None if id_column is None else TableColumn(tables, id_column)
         self._items = None if items_column is None else TableColumn(tables, items_column)
+        self._tables = tables
+        for table in tables if id_column is not None else ():
+            if table.schema.field(id_column).type != tables[0].schema.field(id_column).type:
+                raise DataError(
+                    f"{table.path}: column {id_column!r} is {table.schema.field(id_column).type}, but "
+                    f"{tables[0].path} has {tables[0].schema.field(id_column).type}; all files of a source must agree"
+                )
 
     def ids(self) -> pa.ChunkedArray | None:
         if self._ids is None:
@@ -81,6 +88,21 @@ class ColumnNames:
             return None
         values = (value for piece in self._items.read(start, stop) for value in piece.array.to_pylist())
         return ["" if value is None else str(value) for value in values]
+
+    def files(self) -> list[Path]:
+        return [table.path for table in self._tables]
+
+
+def _common_column(tables: Sequence[TableFile], known: Sequence[str], what: str) -> str | None:
+    """The first of the known columns that the files have; raises ``DataError`` if it is another for some of them."""
+    found = [next((name for name in known if name in table.schema.names), None) for table in tables]
+    for table, name in zip(tables, found, strict=True):
+        if name != found[0]:
+            raise DataError(
+                f"{table.path}: has {name or 'no column'} for {what}, but {tables[0].path} has "
+                f"{found[0] or 'none'}; all files of a source must agree"
+            )
+    return found[0]
 
 
 def _only_vector_column(table: TableFile) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from engine.errors import DataError
 from engine.storage.formats.binary import RawRows, open_npy, open_npz
 from engine.storage.formats.sources import check_range
+from engine.storage.paths import check_readable, lies_there
 
 NO_NEIGHBOR = -1
 NO_SIMILARITY = -2.0  # below any cosine
@@ -68,6 +69,9 @@ class KnnGraphSource:
                 raise DataError(
                     f"{self.path}: row {start + int(np.argmin(whole))} has a neighbour id that is not whole"
                 )
+        if ids.dtype.kind == "u" and ids.size and ids.max() > np.iinfo(np.int64).max:
+            row = int(np.argmax((ids > np.iinfo(np.int64).max).any(axis=1)))
+            raise DataError(f"{self.path}: row {start + row} has a neighbour id of {ids[row].max()}; write -1 for none")
         return ids.astype(np.int64)
 
 
@@ -79,9 +83,7 @@ def open_knn_graph(path: str | Path, num_rows: int) -> KnnGraphSource:
     Raises ``DataError`` for other shapes, another number of rows, and ids that a float type cannot hold exactly.
     """
     path = Path(abspath(path))
-    if not path.exists():
-        raise DataError(f"{path}: no such KNN graph")
-    if path.is_dir():
+    if check_readable(path, "KNN graph"):
         graph = _open_folder(path)
     elif path.suffix.lower() == ".npz":
         rows = open_npz(path, preferred=("data",))
@@ -106,7 +108,7 @@ def open_knn_graph(path: str | Path, num_rows: int) -> KnnGraphSource:
 
 def _open_folder(path: Path) -> KnnGraphSource:
     for name in ("neighbors.npy", "similarities.npy"):
-        if not (path / name).is_file():
+        if not lies_there(path / name):
             raise DataError(f"{path}: a folder holding a KNN graph needs {name}")
     neighbors = _open_neighbors(path / "neighbors.npy")
     similarities = open_npy(path / "similarities.npy")

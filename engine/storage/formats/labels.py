@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from os.path import abspath
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import DataError
-from engine.storage.formats.binary import open_npy, open_npz
+from engine.storage.formats.binary import RawRows, open_npy, open_npz
 from engine.storage.formats.tables import TABLE_SUFFIXES, TableColumn, open_table
+from engine.storage.paths import check_file, explain_reading
 
 Labels = npt.NDArray[np.int64]
 
 LABEL_NAMES = ("label", "labels", "identity", "identities", "cluster", "clusters", "data")
 _TEXT_SUFFIXES = (".meta", ".txt")
 _LARGEST_EXACT_FLOAT = float(1 << 53)
+_PIECE_BYTES = 1 << 23  # of a text; no line of labels is longer
 
 
 def read_labels(path: str | Path, num_rows: int | None = None, *, column: str | None = None) -> Labels:
@@ -29,31 +32,26 @@ def read_labels(path: str | Path, num_rows: int | None = None, *, column: str | 
     ``.meta`` and ``.txt``: one integer per line. ``.npy`` and ``.npz``: (N,) or (N, 1). Parquet and Arrow: a column of
     integers. Floats that are whole numbers are accepted. ``column`` names the array or column; by default the only
     one, or a usual name such as ``label``. Raises ``DataError`` naming the line or row of anything that is not an
-    integer of at least -1, and if ``num_rows`` is given and differs. Peak memory: the file and its labels.
+    integer of at least -1, and if ``num_rows`` is given and differs. Peak memory: twice the labels, and the file.
     """
-    path = Path(abspath(path))
+    path = check_file(Path(abspath(path)), "file of labels")
     suffix = path.suffix.lower()
-    if not path.is_file():
-        raise DataError(f"{path}: no such file of labels")
     if column is not None and suffix in (*_TEXT_SUFFIXES, ".npy"):
         raise DataError(f"{path}: column={column!r} was given, but this format has nothing to choose: leave it out")
     what = "row"
     if suffix in _TEXT_SUFFIXES:
         labels, what = _parse_text(path), "line"
     elif suffix == ".npy":
-        rows = open_npy(path)
-        labels = _whole_numbers(path, rows.read(0, rows.num_rows))
+        labels = _read_array(path, open_npy(path), num_rows)
     elif suffix == ".npz":
-        rows = open_npz(path, column, LABEL_NAMES)
-        labels = _whole_numbers(path, rows.read(0, rows.num_rows))
+        labels = _read_array(path, open_npz(path, column, LABEL_NAMES), num_rows)
     elif suffix in TABLE_SUFFIXES:
         labels = _read_column(path, column)
     else:
         raise DataError(f"{path}: not a known format of labels; supported: .meta, .txt, .npy, .npz, .parquet, .arrow")
     if len(labels) == 0:
         raise DataError(f"{path}: holds no labels")
-    if num_rows is not None and len(labels) != num_rows:
-        raise DataError(f"{path}: expected {num_rows} labels, one per row of the vectors, got {len(labels)}")
+    _check_number(path, len(labels), num_rows)
     if labels.min() < -1:
         row = int(np.argmax(labels < -1))
         raise DataError(
@@ -63,21 +61,45 @@ def read_labels(path: str | Path, num_rows: int | None = None, *, column: str | 
 
 
 def _parse_text(path: Path) -> Labels:
-    text = np.fromfile(path, np.uint8)
-    labels = np.empty(int(np.count_nonzero(text == 0x0A)) + 1, np.int64)
-    num_lines, bad_start, bad_stop = _parse_lines(text, labels)
-    if bad_start >= 0:
-        shown = bytes(text[bad_start : min(bad_stop, bad_start + 40)]).decode("utf-8", "replace")
-        raise DataError(f"{path}: line {num_lines + 1} is {shown!r}, expected one integer")
-    return labels[:num_lines]
+    found, num_lines, blank = [np.empty(0, np.int64)], 0, False
+    for piece in _whole_lines(path):
+        text = np.frombuffer(piece, np.uint8)
+        labels = np.empty(piece.count(b"\n") + 1, np.int64)
+        parsed, bad_start, bad_stop, blank = _parse_lines(text, labels, blank)
+        num_lines += parsed
+        if bad_start < 0 and len(piece) > _PIECE_BYTES and b"\n" not in piece:
+            num_lines, bad_start, bad_stop = num_lines - parsed, 0, len(piece)
+        if bad_start >= 0:
+            shown = piece[bad_start : min(bad_stop, bad_start + 40)].decode("utf-8", "replace")
+            raise DataError(f"{path}: line {num_lines + 1} is {shown!r}, expected one integer")
+        found.append(labels[:parsed].copy())
+    return np.concatenate(found)
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Yield a text in pieces that end with a line; a line that is longer than a piece comes alone, and cut."""
+    rest = b""
+    with explain_reading(path), path.open("rb") as file:
+        while read := file.read(_PIECE_BYTES):
+            lines, end, rest = (rest + read).rpartition(b"\n")
+            if end:
+                yield lines + end
+            if len(rest) > _PIECE_BYTES:
+                yield rest
+                return
+    if rest:
+        yield rest
 
 
 @numba.njit(nogil=True, cache=True)
-def _parse_lines(text: Any, out: Any) -> tuple[int, int, int]:
-    """Parse one integer per line; blank lines may only end the text. Return lines parsed, and the bad line's bounds."""
+def _parse_lines(text: Any, out: Any, after_blank: bool) -> tuple[int, int, int, bool]:
+    """Parse one integer per line; blank lines may only end the text.
+
+    Return lines parsed, the bad line's bounds, and whether there was a blank line. ``after_blank``: there was before.
+    """
     num_lines = 0
     at = 0
-    blank = -1  # start of the first blank line seen
+    blank = 0 if after_blank else -1  # start of the first blank line seen
     size = len(text)
     while at < size:
         start = at
@@ -111,12 +133,12 @@ def _parse_lines(text: Any, out: Any) -> tuple[int, int, int]:
                 blank = start
             continue
         if blank >= 0:
-            return num_lines, blank, blank
+            return num_lines, blank, blank, True
         if state == 3 or digits == 0:
-            return num_lines, start, stop
+            return num_lines, start, stop, False
         out[num_lines] = -value if negative else value
         num_lines += 1
-    return num_lines, -1, -1
+    return num_lines, -1, -1, blank >= 0
 
 
 def _read_column(path: Path, column: str | None) -> Labels:
@@ -139,11 +161,21 @@ def _read_column(path: Path, column: str | None) -> Labels:
     return _whole_numbers(path, array.to_numpy())
 
 
+def _read_array(path: Path, rows: RawRows, num_rows: int | None) -> Labels:
+    if rows.shape[1:] not in ((), (1,)):
+        raise DataError(f"{path}: expected one label per row, shape (N,) or (N, 1), got shape {rows.shape}")
+    if rows.dtype.kind not in "iuf":
+        raise DataError(f"{path}: holds {rows.dtype}, expected integers")
+    _check_number(path, rows.num_rows, num_rows)
+    return _whole_numbers(path, rows.read(0, rows.num_rows).reshape(-1))
+
+
+def _check_number(path: Path, got: int, expected: int | None) -> None:
+    if expected is not None and got != expected:
+        raise DataError(f"{path}: expected {expected} labels, one per row of the vectors, got {got}")
+
+
 def _whole_numbers(path: Path, values: npt.NDArray[Any]) -> Labels:
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise DataError(f"{path}: expected one label per row, shape (N,) or (N, 1), got shape {values.shape}")
     if values.dtype.kind == "f":
         whole = (values == np.rint(values)) & (np.abs(values) <= _LARGEST_EXACT_FLOAT)
     elif values.dtype.kind == "u":

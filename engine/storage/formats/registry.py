@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from os.path import abspath
+from os.path import abspath, isdir
 from pathlib import Path
 
 from engine.errors import DataError
@@ -14,6 +14,7 @@ from engine.storage.formats.sources import PartedSource, SourceOptions, VectorSo
 from engine.storage.formats.tables import TABLE_SUFFIXES, open_table, table_files
 from engine.storage.formats.texts import TextNames, companion_items, line_offsets
 from engine.storage.formats.zarr_array import ZarrVectors, is_zarr
+from engine.storage.paths import check_file, check_folder_of_files, check_readable, lies_there
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
 _SUPPORTED = (
@@ -43,8 +44,7 @@ def open_source(
     empty, truncated, pickled, of another shape or type, or an option the format cannot honour.
     """
     path = Path(abspath(path))
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+    is_folder = check_readable(path)
     options = SourceOptions(dim, column, items_column)
     for known in FORMATS:
         if known.matches(path):
@@ -55,9 +55,7 @@ def open_source(
             f"save the vectors with np.save and pass the .npy"
         )
     found = (
-        f"a folder of {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'nothing'}"
-        if path.is_dir()
-        else "a file"
+        f"a folder of {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'nothing'}" if is_folder else "a file"
     )
     raise DataError(f"{path}: {found} of no known format; supported: {_SUPPORTED}")
 
@@ -133,7 +131,8 @@ def _open_image_embeddings(path: Path, options: SourceOptions) -> VectorSource:
 def _open_cdp(path: Path, options: SourceOptions) -> VectorSource:
     """Open ``list.txt`` (one name per row) with ``features/<model>.bin``, one file per model."""
     options.refuse(path, "items_column")
-    models = {file.stem: file for file in natural_order(list((path / "features").glob("*.bin")))}
+    folder = check_folder_of_files(path / "features")
+    models = {file.stem: file for file in natural_order(list(folder.glob("*.bin")))}
     model = options.column or (next(iter(models)) if len(models) == 1 else None)
     if model is None or model not in models:
         raise DataError(
@@ -142,7 +141,7 @@ def _open_cdp(path: Path, options: SourceOptions) -> VectorSource:
         )
     file = models[model]
     num_rows = line_offsets(path / "list.txt", 1 << 20)[1]
-    size = file.stat().st_size
+    size = check_file(file).stat().st_size
     if size == 0 or num_rows == 0 or size % (4 * num_rows):
         raise DataError(
             f"{file}: {size} bytes is not a whole number of float32 for each of the {num_rows} names in list.txt"
@@ -160,8 +159,8 @@ def _with_items(
 
 
 def _numbered(path: Path, prefix: str, suffix: str) -> list[Path]:
-    folder = path / prefix if (path / prefix).is_dir() else path
-    return natural_order(list(folder.glob(f"{prefix}_*{suffix}")))
+    folder = check_folder_of_files(path / prefix) if isdir(path / prefix) else path
+    return natural_order([p for p in folder.iterdir() if p.name.startswith(f"{prefix}_") and p.suffix == suffix])
 
 
 def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
@@ -180,7 +179,7 @@ FORMATS: list[Format] = [
     Format("fbin", _has_suffix(".fbin"), _open_fbin),
     Format("tables", _has_suffix(*TABLE_SUFFIXES), _open_tables),
     Format("zarr", is_zarr, _open_zarr),
-    Format("cdp", lambda path: (path / "list.txt").is_file() and _holds("features/*.bin")(path), _open_cdp),
+    Format("cdp", lambda path: lies_there(path / "list.txt") and _holds("features/*.bin")(path), _open_cdp),
     Format("image_embeddings", _holds("metadata_*.parquet", "metadata/metadata_*.parquet"), _open_image_embeddings),
     Format("npy_folder", _holds("*.npy"), _open_npy_folder),
     Format("table_folder", _holds(*(f"*{suffix}" for suffix in TABLE_SUFFIXES)), _open_tables),

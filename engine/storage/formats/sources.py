@@ -16,6 +16,8 @@ from engine.errors import DataError
 
 Vectors = npt.NDArray[Any]
 
+MAX_DIM = 1 << 20
+_MOST_COMPRESSED, _SMALL_BYTES = 1_100, 64 << 20  # deflate packs at most 1,032 bytes into one
 _CAST_TO_FLOAT32 = (np.dtype(np.uint8), np.dtype(np.int8))
 _READ_AS_THEY_ARE = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
@@ -63,6 +65,10 @@ class VectorSource(Protocol):
         """Return every file the vectors are stored in, in row order."""
         ...
 
+    def companions(self) -> list[Path]:
+        """Return further files, which hold ids or items of the rows."""
+        ...
+
     def spec(self) -> dict[str, Any]:
         """Return the JSON-like arguments with which ``open_source`` opens the same source in another process."""
         ...
@@ -87,6 +93,7 @@ class RowNames(Protocol):
 
     def ids(self) -> pa.ChunkedArray | None: ...
     def items(self, start: int, stop: int) -> list[str] | None: ...
+    def files(self) -> list[Path]: ...
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,9 @@ class PartedSource:
     def files(self) -> list[Path]:
         return list(self._files)
 
+    def companions(self) -> list[Path]:
+        return [] if self._names is None else [file for file in self._names.files() if file not in set(self._files)]
+
     def spec(self) -> dict[str, Any]:
         return {"path": self.path, **asdict(self._options)}
 
@@ -217,6 +227,9 @@ class ArraySource:
     def files(self) -> list[Path]:
         return []
 
+    def companions(self) -> list[Path]:
+        return []
+
     def spec(self) -> dict[str, Any]:
         raise DataError("an array in memory cannot be reopened by another process; save it as .npy and pass the path")
 
@@ -231,6 +244,8 @@ def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> t
         raise DataError(f"{where}: holds Python objects (pickled), which are never loaded; save a plain float32 array")
     if len(shape) != 2 or shape[1] == 0:
         raise DataError(f"{where}: expected a 2-D array (rows, dimension), got shape {tuple(shape)}")
+    if shape[0] < 0 or not 0 < shape[1] <= MAX_DIM:
+        raise DataError(f"{where}: expected rows of dimension 1 to {MAX_DIM:,}, got shape {tuple(shape)}")
     native = dtype.newbyteorder("=")
     if native in _CAST_TO_FLOAT32:
         native = np.dtype(np.float32)
@@ -240,6 +255,19 @@ def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> t
             f"convert vectors with .astype('float32'), or check that this is no file of labels or neighbours"
         )
     return int(shape[0]), int(shape[1]), native
+
+
+def check_promise(where: object, promised_bytes: int, stored_bytes: int) -> None:
+    """Raise ``DataError`` if compressed bytes are far too few for what their header says they hold.
+
+    Vectors and ids hardly compress, so a header that promises a thousand times the stored bytes is damaged; it would
+    have memory taken for rows that are not there.
+    """
+    if promised_bytes > _MOST_COMPRESSED * stored_bytes + _SMALL_BYTES:
+        raise DataError(
+            f"{where}: its header says that it holds {promised_bytes:,} bytes, but only {stored_bytes:,} are stored; "
+            f"the file is damaged"
+        )
 
 
 def check_range(where: object, start: int, stop: int, num_rows: int) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import DataError
 from engine.storage.formats.sources import natural_order
+from engine.storage.paths import check_file
 
 TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 _BATCH_ROWS = 4096
-_TABLE_ERRORS = (pa.ArrowException, OSError, UnicodeError, OverflowError)  # of damaged files
+_TABLE_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)  # of damaged files
+_MOST_ROWS = 1 << 40
 _BUFFER_BYTES = 1 << 20
 
 
@@ -48,8 +51,13 @@ class ParquetTable(TableFile):
         self.path = path
         with pq.ParquetFile(path) as file:
             self.schema = file.schema_arrow
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            sizes = [group.num_rows for group in groups]
+            for group in groups:
+                _check_columns(path, group)
+            if file.metadata.num_rows != sum(sizes):
+                raise ValueError(f"{file.metadata.num_rows} rows, but {sum(sizes)} in its row groups")
+        self._starts = _starts(sizes)
         self.num_rows = int(self._starts[-1])
 
     def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
@@ -78,7 +86,7 @@ class ArrowTable(TableFile):
             flat = [i for i, field in enumerate(self.schema) if not pa.types.is_nested(field.type)]
             reader = self._reader(file, (flat or [0])[0])
             sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
-        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._starts = _starts(sizes)
         self.num_rows = int(self._starts[-1])
 
     def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
@@ -104,6 +112,8 @@ class TableColumn:
         for table in tables:
             if column not in table.schema.names:
                 raise DataError(f"{table.path}: has no column {column!r}; it has {', '.join(table.schema.names)}")
+            if table.schema.names.count(column) > 1:
+                raise DataError(f"{table.path}: has several columns named {column!r}; expected one")
         self.column = column
         self.type = tables[0].schema.field(column).type
         self._tables = tables
@@ -142,15 +152,42 @@ class TableColumn:
                 for first_row, values in table.batches(self.column, local):
                     skip = max(local - first_row, 0)
                     if skip < len(values):
+                        # What lies outside its buffers, or is no UTF-8, ends the process when it is read.
+                        values.validate(full=True)
                         yield Piece(table.path, first_row + skip, values[skip:])
             except _TABLE_ERRORS as error:
                 raise DataError(f"{table.path}: column {self.column!r} cannot be read: {error}") from error
 
 
+def _starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    """First row of each row group or batch, and the number of rows."""
+    if any(size < 0 for size in sizes) or sum(sizes) > _MOST_ROWS:
+        raise ValueError(f"its parts are to hold {sum(sizes)} rows")
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def _check_columns(path: Path, group: pq.RowGroupMetaData) -> None:
+    """Refuse a row group whose columns lie outside the file, or hold fewer values than it has rows."""
+    size = path.stat().st_size
+    for i in range(group.num_columns):
+        column = group.column(i)
+        begins = [at for at in (column.data_page_offset, column.dictionary_page_offset) if at is not None]
+        ends = max(begins) + 1, min(begins) + column.total_compressed_size
+        if min(begins) < 0 or max(ends) > size or column.num_values < group.num_rows:
+            raise ValueError(
+                f"column {column.path_in_schema} has {column.num_values} values of {group.num_rows} rows, in "
+                f"{column.total_compressed_size} bytes"
+            )
+
+
 def open_table(path: Path) -> TableFile:
     """Open a Parquet or Arrow IPC file by its suffix; raises ``DataError`` if it is not one or is damaged."""
+    check_file(path)
     try:
-        return ParquetTable(path) if TABLE_SUFFIXES[path.suffix.lower()] == "parquet" else ArrowTable(path)
+        table = ParquetTable(path) if TABLE_SUFFIXES[path.suffix.lower()] == "parquet" else ArrowTable(path)
+        if any(not name.isprintable() for name in table.schema.names):  # which raises where one is no UTF-8
+            raise ValueError(f"columns are named {table.schema.names!r}")
+        return table
     except _TABLE_ERRORS as error:
         kind = TABLE_SUFFIXES[path.suffix.lower()]
         raise DataError(f"{path}: not a readable {kind} file ({error}); is it truncated?") from error

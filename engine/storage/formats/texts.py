@@ -11,10 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.errors import DataError
+from engine.storage.paths import check_file, lies_there
 
 ITEMS_FILE = "items.txt"
 _LINES_PER_MARK = 1024
 _CHUNK_BYTES = 1 << 22
+_LINE_BYTES = 1 << 20  # of one item at most
 
 
 class TextNames:
@@ -45,10 +47,17 @@ class TextNames:
             return []
         with self._path.open("rb") as file:
             file.seek(int(self._marks[start // _LINES_PER_MARK]))
-            for _ in range(start % _LINES_PER_MARK):
-                file.readline()
-            lines = (file.readline() for _ in range(stop - start))
-            return [line.decode("utf-8", "replace").rstrip("\r\n") for line in lines]
+            for row in range(start - start % _LINES_PER_MARK, start):
+                self._text(file.readline(_LINE_BYTES + 1), row)
+            return [self._text(file.readline(_LINE_BYTES + 1), row) for row in range(start, stop)]
+
+    def files(self) -> list[Path]:
+        return [self._path]
+
+    def _text(self, line: bytes, row: int) -> str:
+        if len(line) > _LINE_BYTES:
+            raise DataError(f"{self._path}: line {row + 1} is longer than {_LINE_BYTES:,} bytes; expected one item")
+        return line.decode("utf-8", "replace").rstrip("\r\n")
 
     def _index(self) -> npt.NDArray[np.int64]:
         marks, num_lines = line_offsets(self._path, _LINES_PER_MARK)
@@ -63,7 +72,7 @@ class TextNames:
 def companion_items(beside: Path, num_rows: int) -> TextNames | None:
     """Return the items of ``items.txt`` in the folder ``beside``, if there is one."""
     path = beside / ITEMS_FILE
-    return TextNames(path, num_rows) if path.is_file() else None
+    return TextNames(check_file(path), num_rows) if lies_there(path) else None
 
 
 def line_offsets(path: Path, every: int) -> tuple[npt.NDArray[np.int64], int]:
@@ -71,7 +80,7 @@ def line_offsets(path: Path, every: int) -> tuple[npt.NDArray[np.int64], int]:
     marks: list[npt.NDArray[Any]] = [np.zeros(1, np.int64)]
     num_ends = at = 0
     last = b"\n"
-    with path.open("rb") as file:
+    with check_file(path).open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == 0x0A)
             # End number n (from 1) is where line n begins.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,12 @@ import zarr
 
 from engine.errors import DataError
 from engine.storage.formats.binary import PREFERRED_NAMES
-from engine.storage.formats.sources import Vectors, check_matrix
+from engine.storage.formats.sources import Vectors, check_matrix, check_promise
+from engine.storage.paths import below, check_file, lies_there
 
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
+_METADATA = (*_MARKERS, ".zattrs", ".zmetadata")
+_METADATA_BYTES = 64 << 20
 _MAX_KEPT_BYTES = 64 << 20
 _TOGETHER_BYTES = 32 << 20
 
@@ -22,21 +28,29 @@ class ZarrVectors:
     """A ``Part`` that is a zarr array. Keeps the last rows of chunks it decoded, up to 64 MiB.
 
     So consecutive blocks smaller than a chunk decode it once; larger chunks are decoded again for each block. Small
-    chunks are decoded several at a time, on zarr's threads.
+    chunks are decoded several at a time, on zarr's threads. An array with a chunk that is not stored is refused:
+    zarr would read rows of the fill value.
     """
 
     def __init__(self, path: Path, name: str | None) -> None:
+        _check_metadata(path)
         try:
             opened = zarr.open(str(path), mode="r")
-        except (ValueError, TypeError, KeyError, OSError) as error:
+            self._array = opened if isinstance(opened, zarr.Array) else _choose_array(path, opened, name)
+            stored = self._array.metadata.zarr_format == 3 and self._array.shards
+            stored = stored or self._array.chunks
+        except DataError:
+            raise
+        except Exception as error:  # damaged metadata makes zarr raise nearly anything
             raise DataError(f"{path}: not a readable zarr array or group: {error}") from error
-        self._array = opened if isinstance(opened, zarr.Array) else _choose_array(path, opened, name)
         if isinstance(opened, zarr.Array) and name is not None:
             raise DataError(f"{path}: is a zarr array, not a group, so it has no array {name!r}; leave --column out")
         self.path = path
         self.num_rows, self.dim, self.dtype = check_matrix(path, self._array.shape, np.dtype(self._array.dtype))
         chunk_rows = self._array.chunks[0]
         chunk_bytes = chunk_rows * self.dim * self.dtype.itemsize
+        self._files = self._check_chunks(stored)
+        self._otherwise = _filled_otherwise(self._array) if stored != self._array.chunks else None
         self._keeps = chunk_bytes <= _MAX_KEPT_BYTES
         self._kept_rows = chunk_rows * max(1, _TOGETHER_BYTES // chunk_bytes) if self._keeps else 0
         self._kept_start, self._kept = 0, np.empty((0, self.dim), self.dtype)
@@ -60,18 +74,64 @@ class ZarrVectors:
 
     def files(self) -> list[Path]:
         """Return the metadata and chunk files of the array, sorted."""
-        return sorted(p for p in (self.path / self._array.path).rglob("*") if p.is_file())
+        return list(self._files)
+
+    def _check_chunks(self, stored: tuple[int, ...]) -> list[Path]:
+        """Return the array's files; raises ``DataError`` for a chunk, or shard, that is missing or far too small."""
+        folder = below(self.path, self._array.path) if self._array.path else self.path
+        files = [folder / name for name in _METADATA if lies_there(folder / name)]
+        item_bytes = np.dtype(self._array.dtype).itemsize
+        rows, columns = (-(-size // max(part, 1)) for size, part in zip(self._array.shape, stored, strict=True))
+        num_bytes = 0
+        for place in ((row, column) for row in range(rows) for column in range(columns)):
+            key = self._array.metadata.encode_chunk_key(place)
+            if not lies_there(folder / key):
+                raise DataError(
+                    f"{folder}: chunk {key} is missing, and zarr would read its rows as the fill value; copy the array "
+                    f"again, or, if they are so, write it with write_empty_chunks=True"
+                )
+            files.append(check_file(folder / key))
+            size = files[-1].stat().st_size
+            check_promise(files[-1], math.prod(stored) * item_bytes, size)
+            num_bytes += size
+        check_promise(folder, math.prod(self._array.shape) * item_bytes, num_bytes)
+        return sorted(files)
 
     def _decode(self, start: int, stop: int) -> Vectors:
         try:
-            return np.asarray(self._array[start:stop]).astype(self.dtype, copy=False)
-        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            block = np.asarray(self._array[start:stop])
+            again = block if self._otherwise is None else np.asarray(self._otherwise[start:stop])
+        except Exception as error:  # each codec has errors of its own
             raise DataError(f"{self.path}: rows {start}..{stop} cannot be read: {error}") from error
+        unlike = (block != again) & ((block == block) | (again == again))  # NaN in both is NaN in the file
+        if unlike.any():
+            row = start + int(np.argmax(unlike.any(axis=1)))
+            raise DataError(
+                f"{self.path}: row {row} is in a part of a shard that is missing, and zarr would read it as the fill "
+                f"value; copy the array again, or, if it is so, write it with write_empty_chunks=True"
+            )
+        return block.astype(self.dtype, copy=False)
 
 
 def is_zarr(path: Path) -> bool:
     """Tell whether the folder is a zarr array or group."""
     return any((path / marker).is_file() for marker in _MARKERS)
+
+
+def _check_metadata(path: Path) -> None:
+    """Refuse metadata, of the group or of its arrays, that is no regular file, or too long to be any."""
+    for folder in (path, *(Path(entry.path) for entry in os.scandir(path) if os.path.isdir(entry.path))):
+        for name in _METADATA:
+            if lies_there(folder / name) and check_file(folder / name).stat().st_size > _METADATA_BYTES:
+                raise DataError(f"{folder / name}: is longer than {_METADATA_BYTES:,} bytes; expected zarr metadata")
+
+
+def _filled_otherwise(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """The same array, but where parts of a shard are not stored: there it reads as NaN, or as another number."""
+    dtype = np.dtype(array.dtype)
+    other = np.nan if dtype.kind == "f" else (1 if array.metadata.fill_value == 0 else 0)
+    metadata = replace(array.metadata, fill_value=dtype.type(other))
+    return zarr.Array(zarr.AsyncArray(metadata, array.store_path))
 
 
 def _choose_array(path: Path, group: zarr.Group, name: str | None) -> zarr.Array[Any]:

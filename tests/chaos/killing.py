@@ -21,7 +21,7 @@ from engine.scratch import is_consumed
 # Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["engine.api", "engine.stages.knn", "engine.stages.passes", "engine.stages.analysis", "engine.summary"]
+    ["engine.cli", "engine.stages.knn", "engine.stages.passes", "engine.stages.analysis", "engine.summary"]
 )
 
 # Many small tasks, both ways to partition prepared: every kind of stage takes part.

@@ -32,7 +32,10 @@ from engine.stages.explain import ROW_COLUMNS, read_clusters
 from engine.stages.ingest import row_column
 from engine.storage import manifest
 from engine.storage.context import read_npy
-from engine.storage.formats import read_labels, write_labels, write_parquet
+from engine.storage.formats import read_labels, write_labels, write_table
+from engine.storage.formats.export import TABLES, choose_format
+from engine.storage.outputs import out_file, out_folder, write_out
+from engine.storage.paths import check_folder_of_files
 from engine.storage.places import Place, open_place
 from engine.storage.remote import absolute, is_url, local_copy
 from engine.synth import DIM, write_standin
@@ -59,6 +62,7 @@ class Request:
     column: str | None = None
     items_column: str | None = None
     labels_column: str | None = None
+    items_root: tuple[str, ...] | None = None  # folders, besides the source's, whose pictures a report may show
 
     def as_dict(self) -> dict[str, Any]:
         tree = {**self.__dict__, "settings": self.settings.model_dump(mode="json", exclude_unset=True)}
@@ -67,7 +71,11 @@ class Request:
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Request:
         values = {name: value for name, value in tree.items() if name != "source"}
-        return cls(**{**values, "settings": read_settings(values.get("settings", {}))})
+        folders = values.get("items_root")
+        return cls(**{
+            **values, "settings": read_settings(values.get("settings", {})),
+            "items_root": None if folders is None else tuple(folders),
+        })  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ def cluster(
     labels: str | Path | None = None,
     knn_graph: str | Path | None = None,
     dim: int | None = None,
+    items_root: str | Path | Sequence[str | Path] = (),
     config: str | Path | None = None,
     resources: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -123,16 +132,18 @@ def cluster(
 
     ``features``: (N, D) array or the path of any supported source. ``model``: folder that ``train`` wrote; its method
     is the default. ``workspace``: the run's folder; given again, the run resumes. Any path may be an fsspec URL.
-    ``labels``: identities, for the report's scores only. ``config``: preset or YAML file, which may have a section
+    ``labels``: identities, for the report's scores only. ``items_root``: folders, besides the source's, of the pictures
+    that the report may show. ``config``: preset or YAML file, which may have a section
     ``resources``; ``executor`` and ``resources`` (``memory_bytes``, ``threads``, ``workers``, ``device``...) count
     before it. ``settings``: by section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``. Raises ``EngineError`` of
     the fitting kind.
     """
     temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
-    root = f"{temporary.name}/run" if temporary else absolute(str(workspace))
+    root = f"{temporary.name}/run" if temporary else out_folder(str(workspace), option="workspace")
     request = Request(
         features=as_path(features, root), settings=load_settings(config, settings, method=method),
         model=_text(model), labels=_text(labels), knn_graph=_text(knn_graph), dim=dim,
+        items_root=items_folders([items_root] if isinstance(items_root, str | Path) else items_root),
     )  # fmt: skip
     prepared = prepare("run", root, request, load_resources(config, **{"executor": executor, **(resources or {})}))
     execute(prepared, progress=progress)
@@ -158,11 +169,12 @@ def train(
     ``labels``: (N,) identities as an array or file; rows of -1 are not trained on. Thresholds are chosen on held-out
     identities and stored with the model. Other arguments as in ``cluster``.
     """
+    root = out_folder(out, option="out")
     request = Request(
-        features=as_path(features, out), labels=as_path(labels, out, "labels"),
+        features=as_path(features, root), labels=as_path(labels, root, "labels"),
         settings=load_settings(config, settings, method=method), dim=dim,
     )  # fmt: skip
-    execute(prepare("training", out, request, load_resources(config, **(resources or {}))), progress=progress)
+    execute(prepare("training", root, request, load_resources(config, **(resources or {}))), progress=progress)
     return out
 
 
@@ -185,7 +197,7 @@ def evaluate(
 
 def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources | None = None) -> Prepared:
     """Check everything and make the plan; writes nothing. Raises what a user should see before work starts."""
-    place, resources = open_place(root), resources or Resources()
+    place, resources = open_place(out_folder(root)), resources or Resources()
     place.refresh()
     root = place.root
     held = _known_request(root)
@@ -374,38 +386,74 @@ def _labels(folder_here: Path, root: str | Path) -> np.ndarray:
     return np.array(read_npy(folder, "labels"))
 
 
-def export(root: str | Path, out: str | Path, file_format: str, *, clusters: bool = False) -> None:
-    """Write a run's labels in source order as npy, txt or meta, or as Parquet with all that is known of the rows.
+def export(root: str | Path, out: str | Path, file_format: str | None = None, *, clusters: bool = False) -> str:
+    """Write a run's labels in source order to a file or URL, which is returned as an absolute one.
 
-    Parquet columns: the source's ids and items, and those of ``engine.evaluation.explain.RowTable``. With ``clusters``
-    a Parquet file of one row per cluster instead, columns as ``ClusterTable``. Raises ``DataError`` if the run is not
-    finished.
+    ``file_format``: npy, txt or meta, labels alone; parquet or csv, with all that is known of the rows; by default what
+    the name's ending says, else npy. Columns: the source's ids and items, and those of
+    ``engine.evaluation.explain.RowTable``. With ``clusters`` a table of one row per cluster instead, columns as
+    ``ClusterTable``. Raises ``ConfigError`` for a place that cannot be written or that the run reads, and for a name
+    that ends in another format; ``DataError`` if the run is not finished.
     """
+    kind = choose_format(str(out), file_format, *([TABLES] if clusters else []))
     here = open_run(root)
+    place = out_file(out, never=summary.places_read(here, root))
     labels = _labels(here, root)
-    if file_format != "parquet":
-        if clusters:
-            raise ConfigError(f"clusters are exported as parquet, not as {file_format}")
-        write_labels(out, labels, file_format)  # type: ignore[arg-type]
-        return
+    if kind not in TABLES:
+        write_out(place, lambda path: write_labels(path, labels, kind))  # type: ignore[arg-type]
+        return place
     tables = ["clusters"] if clusters else [f"{name}.npy" for name in ROW_COLUMNS]
     explained = summary.stage_folder(here, "explain", *tables)
     if explained is None:
         raise DataError(f"{root} is not finished yet: asterism resume {root}")
     if clusters:
-        write_parquet(out, as_columns(read_clusters(explained)))
-        return
+        write_out(place, lambda path: write_table(path, as_columns(read_clusters(explained)), kind))
+        return place
     vectors = summary.vectors_folder(here, "rows")
     known = {"id": row_column(vectors, "id"), "item": row_column(vectors, "item")}
     columns = {name: column for name, column in known.items() if column is not None}
-    write_labels(out, labels, "parquet", columns | {name: read_npy(explained, name) for name in ROW_COLUMNS})
+    columns |= {name: read_npy(explained, name) for name in ROW_COLUMNS}
+    write_out(place, lambda path: write_labels(path, labels, kind, columns))  # type: ignore[arg-type]
+    return place
+
+
+def report(
+    root: str | Path, out: str | Path | None = None, *, items_root: Sequence[str | Path] = ()
+) -> tuple[str, list[str]]:
+    """Render a finished run's HTML report again: into the run, or to ``out``, a file or URL, and only read the run.
+
+    ``items_root``: folders, besides those that the run was given, of pictures to show. Returns where the report is, and
+    its warnings. Raises ``ConfigError`` and ``DataError`` as ``export`` does.
+    """
+    folders = items_folders(items_root) or ()
+    here = open_run(root)
+    if out is None:
+        return summary.write_report(open_place(root), folders)
+    place = out_file(out, never=summary.places_read(here, root))
+    html, warnings = summary.report_page(here, folders)
+    write_out(place, lambda path: manifest.write_atomic(path, lambda stream: stream.write(html)))
+    return place, warnings
+
+
+def items_folders(folders: Sequence[str | Path] | None) -> tuple[str, ...] | None:
+    """Absolute paths of the folders of ``--items-root``; raises ``DataError`` for one that cannot be read."""
+    for folder in folders or ():
+        if is_url(folder):
+            raise ConfigError(f"--items-root {folder}: pictures are read from folders of this machine alone")
+        check_folder_of_files(Path(absolute(folder)))
+    return tuple(absolute(folder) for folder in folders) if folders else None
 
 
 def make_standin(
     out: str | Path, num_identities: int, seed: int, file_format: Literal["bin", "store"] = "bin", threads: int = 0
 ) -> list[Path]:
-    """Make stand-in vectors and labels in the folder ``out``, as ``features.bin`` or a store; returns what it wrote."""
-    out = Path(out)
+    """Make stand-in vectors and labels in the folder ``out``, as ``features.bin`` or a store; returns what it wrote.
+
+    Files of these names that hold other data are refused, not replaced.
+    """
+    if is_url(out):
+        raise ConfigError(f"--out {out}: stand-in data are made in a folder of this machine")
+    out = Path(out_folder(out))
     features, labels = write_standin(out, num_identities, seed, threads=threads or usable_cores())
     if file_format == "bin":
         return [features, labels]
@@ -503,9 +551,9 @@ def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "fea
     hasher = xxhash.xxh3_128(f"{array.shape} {array.dtype.str}".encode())
     if array.size:
         hasher.update(array.reshape(-1).view(np.uint8).data)
-    beside = Path(beside).absolute()
-    path = beside.with_name(f"{beside.name}.{name}-{hasher.hexdigest()[:12]}.npy")
-    if not path.exists():
+    beside = Path(out_folder(beside, option="out"))
+    path = beside.parent / f"{beside.name}.{name}-{hasher.hexdigest()[:12]}.npy"
+    if not Path(out_file(path, option=f"{name}, kept beside the run:")).exists():
         manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
     return str(path)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
-from dataclasses import asdict
-from enum import StrEnum
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.table import Table
@@ -25,83 +24,50 @@ from engine.errors import ConfigError, EngineError
 from engine.events import read_events
 from engine.masking import masked
 from engine.methods import METHODS
+from engine.options import (
+    BlockRows,
+    Column,
+    Config,
+    Device,
+    Dim,
+    ExecutorName,
+    ExecutorOption,
+    Features,
+    ItemsColumn,
+    ItemsRoot,
+    Json,
+    KnnGraph,
+    LabelFile,
+    Labels,
+    LabelsColumn,
+    Memory,
+    Method,
+    ModelOption,
+    Out,
+    OutFile,
+    OutFolder,
+    PrecisionBias,
+    Quiet,
+    RunFolder,
+    Seed,
+    Set,
+    StandinFormat,
+    Threads,
+    Workers,
+    ZeroVectorPolicy,
+    ZeroVectors,
+)
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
 from engine.stopping import stop_cleanly
-from engine.storage.places import open_place
+from engine.storage.paths import os_reason
 from engine.storage.remote import absolute
+from engine.terminal import let_every_name_be_printed, shown_lines
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _TRAINED = [name for name, method in METHODS.items() if method.trains]
-
-
-class ExecutorName(StrEnum):
-    local = "local"
-    ray = "ray"
-
-
-class LabelFile(StrEnum):
-    npy = "npy"
-    txt = "txt"
-    parquet = "parquet"
-    meta = "meta"
-
-
-class ZeroVectorPolicy(StrEnum):
-    error = "error"
-    drop = "drop"
-    singleton = "singleton"
-
-
-class StandinFormat(StrEnum):
-    bin = "bin"
-    store = "store"
-
-
-# Places are paths or fsspec URLs.
-Features = Annotated[str, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
-Out = Annotated[str, typer.Option("--out", help="folder to write, or a URL: s3://bucket/folder")]
-Dim = Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")]
-Column = Annotated[str | None, typer.Option("--column", help="column or array that holds the vectors")]
-ItemsColumn = Annotated[str | None, typer.Option("--items-column", help="column of texts or image paths to show")]
-Labels = Annotated[str | None, typer.Option("--labels", help="identities, one per row; -1 (unknown) is not scored")]
-LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="column that holds the labels")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="folder written by asterism train")]
-KnnGraph = Annotated[
-    str | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
-]
-Method = Annotated[
-    str | None,
-    typer.Option("--method", help="for example structural, gcn_v, kmeans; default: the model's, else by size"),
-]
-Config = Annotated[str | None, typer.Option("--config", help="YAML file or preset, for example star_fc/original")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
-Memory = Annotated[str | None, typer.Option("--memory", help="memory budget, for example 8GB; default 70 % of free")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="threads; 0 = all cores")]
-Workers = Annotated[
-    int,
-    typer.Option("--workers", min=0, help="ray: number of actors; 0 = one per two cores, on a cluster all it holds"),
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
-ExecutorOption = Annotated[
-    ExecutorName | None,
-    typer.Option("--executor", help="local: this process; ray: Ray actors; default: the config's, else local"),
-]
-PrecisionBias = Annotated[
-    float | None,
-    typer.Option(
-        "--precision-bias", min=-20, max=20, help="doublings of the odds asked of every edge: above 0 fewer wrong "
-        "merges, below 0 fewer splits", show_default=False,
-    ),
-]  # fmt: skip
-ZeroVectors = Annotated[ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")]
-BlockRows = Annotated[int, typer.Option("--block-rows", min=0, help="rows per task; 0 = chosen by the plan")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
-RunFolder = Annotated[str, typer.Argument(help="folder or URL of a run, store or training", metavar="RUN")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.callback(invoke_without_command=True)
@@ -143,8 +109,8 @@ def ingest(
         "store", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
     folders = api.execute(prepared, progress=not quiet)
-    console.print(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}", highlight=False)
-    console.print(f"features: zarr array {folders['ingest'] / 'features'}", highlight=False, soft_wrap=True)
+    console.say(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}")
+    console.say(f"features: zarr array {folders['ingest'] / 'features'}")
 
 
 @app.command()
@@ -183,10 +149,10 @@ def train(
     )
     api.execute(prepared, progress=not quiet)
     model = json.loads((prepared.root / "model.json").read_text())
-    console.print(f"{model['method']} model: {out}", highlight=False, soft_wrap=True)
+    console.say(f"{model['method']} model: {out}")
     for name, point in model["operating_points"].items():
         chosen = " (preferred)" if name == model["preferred"] else ""
-        console.print(f"  {name}{chosen}: {json.dumps(point)}", highlight=False, soft_wrap=True)
+        console.say(f"  {name}{chosen}: {json.dumps(point)}")
 
 
 @app.command()
@@ -200,6 +166,7 @@ def run(
     dim: Dim = None,
     column: Column = None,
     items_column: ItemsColumn = None,
+    items_root: ItemsRoot = None,
     knn_graph: KnnGraph = None,
     zero_vectors: ZeroVectors = None,
     precision_bias: PrecisionBias = None,
@@ -219,6 +186,7 @@ def run(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
         settings, seed, precision_bias,
     )  # fmt: skip
+    request = replace(request, items_root=api.items_folders(items_root))
     prepared = api.prepare(
         "run", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
@@ -301,7 +269,7 @@ def plan(
         }))  # fmt: skip
         return
     source = prepared.source
-    console.print(f"{source.path}: {source.num_rows:,} x {source.dim}", highlight=False, soft_wrap=True)
+    console.say(f"{source.path}: {source.num_rows:,} x {source.dim}")
     table = Table("stage", *(right(name) for name in ("tasks", "rows per task", "memory", "disk", "seconds")))
     for stage in made.stages:
         block = f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else ""
@@ -324,16 +292,16 @@ def plan(
 
 @app.command()
 def compare(
-    features: Annotated[Path, typer.Option("--features", help="vectors in any supported format")],
+    features: Annotated[str, typer.Option("--features", help="vectors in any supported format")],
     labels: Annotated[
-        Path, typer.Option("--labels", help="identities, one per row; -1 (unknown) is clustered, not scored")
+        str, typer.Option("--labels", help="identities, one per row; -1 (unknown) is clustered, not scored")
     ],
     methods: Annotated[
         str, typer.Option("--methods", help="by commas: METHOD or METHOD/PRESET, each may be followed by :PARTITION")
     ],
-    out: Annotated[Path, typer.Option("--out", help="folder to write")],
+    out: OutFolder,
     split: Annotated[
-        Path | None, typer.Option("--split", help="0 (train) or 1 (test) per row; default: half of the identities")
+        str | None, typer.Option("--split", help="0 (train) or 1 (test) per row; default: half of the identities")
     ] = None,
     dim: Dim = None,
     column: Column = None,
@@ -358,23 +326,21 @@ def compare(
     if as_json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    print_comparison(rows, out / COMPARISON_FILE)
+    print_comparison(rows, Path(out).absolute() / COMPARISON_FILE)
 
 
 @app.command()
 def convert(
-    states: Annotated[
-        list[Path], typer.Argument(metavar="STATE...", help="state dicts, as torch or safetensors files")
-    ],
+    states: Annotated[list[str], typer.Argument(metavar="STATE...", help="state dicts, as torch or safetensors files")],
     method: Annotated[
         str, typer.Option("--method", help="gcn_v, gcn_e (GCN-V's file first), l_gcn, star_fc (head last)")
     ],
-    out: Annotated[Path, typer.Option("--out", help="folder to write")],
+    out: OutFolder,
     k: Annotated[int, typer.Option("--k", min=1, help="neighbours that it was trained with")] = 80,
 ) -> None:
     """Make a model of the weights of another release; tensors are read, nothing is unpickled."""
     convert_model(method, states, out, k=k)
-    console.print(f"{method} model: {out}", highlight=False, soft_wrap=True)
+    console.say(f"{method} model: {out}")
 
 
 @app.command()
@@ -409,34 +375,31 @@ def status(folder: RunFolder, as_json: Json = False) -> None:
         share = f"{stage['rows_committed'] / stage['rows']:.0%}"
         tasks = f"{stage['tasks_committed']} of {stage['tasks']}"
         table.add_row(stage["stage"], share, tasks, f"{stage['task_seconds']:,.1f}", peak)
-    console.print(f"{found['kind']} {folder}: {found['state']}", highlight=False, soft_wrap=True)
+    console.say(f"{found['kind']} {folder}: {found['state']}")
     console.print(table)
-    console.print(str(Effort(**found["effort"])), highlight=False, soft_wrap=True)
+    console.say(str(Effort(**found["effort"])))
     if found["state"] == "stopped":
-        console.print(f"nothing works on it now; asterism resume {folder}", highlight=False, soft_wrap=True)
+        console.say(f"nothing works on it now; asterism resume {folder}")
     failures = [event for event in read_events(root) if event["event"] == "run_failed"]
     if failures and found["state"] != "finished":
-        console.print(f"last failure: {failures[-1]['error']}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"last failure: {failures[-1]['error']}")
 
 
 @app.command()
 def export(
     folder: RunFolder,
-    out: Annotated[Path, typer.Option("--out", help="file to write")],
+    out: OutFile,
     file_format: Annotated[
-        LabelFile | None, typer.Option("--format", help="npy (default), txt, parquet or meta")
+        LabelFile | None, typer.Option("--format", help="default: what the name ends in, else npy", show_default=False)
     ] = None,
-    clusters: Annotated[bool, typer.Option("--clusters", help="one row per cluster instead, as Parquet")] = False,
+    clusters: Annotated[bool, typer.Option("--clusters", help="one row per cluster instead: Parquet or CSV")] = False,
 ) -> None:
-    """Write a run's labels in the row order of the source.
+    """Write a run's labels in the row order of the source, as .npy, .txt, .meta, .parquet or .csv.
 
-    Parquet has the rows' ids and items too, how sure each row is, and the other cluster that it is nearest to.
+    Parquet and CSV have the rows' ids and items too, how sure each row is, and the other cluster that it is nearest to.
     """
-    if clusters and (file_format not in (None, LabelFile.parquet) or out.suffix not in ("", ".parquet")):
-        raise ConfigError(f"--clusters writes Parquet: expected --out CLUSTERS.parquet, got {out}")
-    kind = LabelFile.parquet if clusters else file_format or LabelFile.npy
-    api.export(folder, out, kind.value, clusters=clusters)
-    console.print(f"{'clusters' if clusters else 'labels'}: {out}", highlight=False, soft_wrap=True)
+    place = api.export(folder, _lasting(out), file_format and file_format.value, clusters=clusters)
+    console.say(f"{'clusters' if clusters else 'labels'}: {place}")
 
 
 @app.command()
@@ -465,20 +428,20 @@ def evaluate(
 @app.command()
 def report(
     folder: RunFolder,
-    out: Annotated[Path | None, typer.Option("--out", help="copy of the report to write")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="file or URL to write instead of the run's own")] = None,
+    items_root: ItemsRoot = None,
 ) -> None:
-    """Write a finished run's HTML report again and say where it is."""
-    path = summary.write_report(open_place(api.open_run(folder)))
-    if out is not None:
-        shutil.copyfile(path, out)
-        path = out
-    console.print(str(path.absolute()), highlight=False, soft_wrap=True)
+    """Render a finished run's HTML report again and say where it is; with --out the run itself is only read."""
+    place, warnings = api.report(folder, None if out is None else _lasting(out), items_root=items_root or ())
+    for warning in warnings:
+        console.say(f"report: {warning}")
+    console.say(place)
 
 
 @app.command()
 def synth(
     identities: Annotated[int, typer.Option("--identities", min=2, help="number of identities; about 68 rows each")],
-    out: Annotated[Path, typer.Option("--out", help="folder to write")],
+    out: OutFolder,
     seed: Annotated[int, typer.Option("--seed", min=0, help="other seeds give other identities")] = 0,
     file_format: Annotated[StandinFormat, typer.Option("--format", help="bin (.bin and .meta) or store")] = (
         StandinFormat.bin
@@ -488,7 +451,7 @@ def synth(
     """Make stand-in data shaped like the MS1M parts, in bounded memory."""
     written = api.make_standin(out, identities, seed, file_format.value, threads)
     for path in written:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.say(str(path))
 
 
 @app.command()
@@ -505,12 +468,42 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line: engine errors are one clear line and exit code 2."""
+    """Run the command line: what goes wrong is one line, and exit code 2; only a defect has a traceback."""
+    let_every_name_be_printed()
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except _UsageError as error:
+        _end(2, error.format_message() or "--help says what there is")
     except EngineError as error:
-        print(masked(f"asterism: error: {error}"), file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(2, masked(str(error)))
+    except BrokenPipeError:  # who read the output, head for example, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        _end(2, masked(_explain(error)))
+    except (MemoryError, RecursionError) as error:
+        what = "memory ran out" if isinstance(error, MemoryError) else "something is nested too deeply"
+        _end(2, f"{what}{f' ({error})' if str(error) else ''}; what was committed is kept")
+    if code:
+        raise SystemExit(code)
+
+
+_UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])  # click's, or that of typer's own copy
+
+
+def _end(code: int, text: str) -> NoReturn:
+    print(f"asterism: error: {shown_lines(text)}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def _explain(error: OSError) -> str:
+    try:
+        os.getcwd()
+    except OSError:
+        return "the folder that this was started in is gone, or may not be entered: change to another one"
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{' -> '.join(names)}: {os_reason(error)}" if names else os_reason(error)
 
 
 def _run_request(

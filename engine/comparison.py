@@ -28,11 +28,14 @@ from engine.storage import manifest
 from engine.storage.arrays import map_array
 from engine.storage.context import committed_records
 from engine.storage.formats import read_labels, write_labels
+from engine.storage.outputs import out_folder
+from engine.storage.remote import is_url, local_copy
 from engine.tiles import tile_bounds
 
 RESULTS_FILE = "comparison.json"
 REPORT_FILE = summary.COMPARISON_PAGE
 STORE = summary.COMPARISON_STORE
+GIVEN = "given"  # begins the name of the file that an array is saved to
 COPY_ROWS = 65_536
 POINT = (
     "partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection",
@@ -115,10 +118,10 @@ def compare(
     ``features`` and ``labels`` as ``train`` takes them. ``split``: a file of 0 (train) and 1 (test) per row, identities
     in one only; default: half of the identities, drawn from the seed. ``settings``: of the methods that read them, by
     dotted names; refused if none does. Rows of unknown identity, -1, are clustered with the test rows and not scored.
-    Writes ``comparison.json`` and ``comparison.html`` into ``out``, with each method's labels, report and model. A
-    method that cannot take the source gets a row that says why.
+    Writes ``comparison.json`` and ``comparison.html`` into ``out``, a folder that is empty or holds a comparison, with
+    each method's labels, report and model. A method that cannot take the source gets a row that says why.
     """
-    contenders, out = [Contender.parse(text) for text in methods], Path(out).absolute()
+    contenders, out = [Contender.parse(text) for text in methods], _checked_out(out)
     if len({each.slug for each in contenders}) < len(contenders):
         raise ConfigError(f"--methods {','.join(methods)}: the same method twice")
     using, given = Resources(**(resources or {})), dict(settings or {})
@@ -132,9 +135,9 @@ def compare(
         METHODS[each.method].check(each.settings(given, seed), training=True)
     manifest.remove_abandoned(out.rglob(".*.tmp"))
     ingest = load_settings(overrides={name: value for name, value in given.items() if name.startswith("ingest")})
-    request = api.Request(features=api.as_path(features, out / "given"), dim=dim, column=column, settings=ingest)
+    request = api.Request(features=api.as_path(features, out / GIVEN), dim=dim, column=column, settings=ingest)
     store = api.prepare("store", out / STORE, request, using)
-    labels_N = labels if isinstance(labels, np.ndarray) else read_labels(labels, column=labels_column)
+    labels_N = labels if isinstance(labels, np.ndarray) else read_labels(local_copy(labels), column=labels_column)
     if len(labels_N) != store.source.num_rows:
         raise DataError(f"{len(labels_N):,} labels for {store.source.num_rows:,} rows; expected one per row")
     split_N = _read_split(split, labels_N) if split else split_identities(labels_N, seed or 0)
@@ -170,8 +173,20 @@ def compare(
     reports = {each.name: f"runs/{each.slug}.html" for each in contenders}
     reports = {name: path for name, path in reports.items() if (out / path).exists()}
     html = render_comparison(Path(request.features), rows, counts, found, reports)
-    manifest.write_atomic(out / REPORT_FILE, lambda stream: stream.write(html.encode()))
+    manifest.write_atomic(out / REPORT_FILE, lambda stream: stream.write(html.encode("utf-8", "backslashreplace")))
     return rows
+
+
+def _checked_out(out: str | Path) -> Path:
+    """The comparison's folder, unless it holds something else, among which a comparison's files would be put."""
+    if is_url(out):
+        raise ConfigError(f"--out {out}: a comparison is written to a folder of this machine")
+    folder = Path(out_folder(out))
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    begun = {name for name in held if name in (STORE, RESULTS_FILE) or name.startswith((f"{GIVEN}.", f".{GIVEN}."))}
+    if held and (not begun or manifest.RUN_FILE in held):
+        raise ConfigError(f"--out {folder}: is not empty and holds no comparison; choose another folder")
+    return folder
 
 
 def _measure(
@@ -233,7 +248,7 @@ def _cost(folder: Path) -> tuple[float, int]:
 
 
 def _read_split(path: str | Path, labels_N: np.ndarray) -> np.ndarray:
-    split_N = read_labels(path, len(labels_N))
+    split_N = read_labels(local_copy(path), len(labels_N))
     if not np.isin(split_N, (0, 1)).all():
         row = int(np.flatnonzero(~np.isin(split_N, (0, 1)))[0])
         raise DataError(f"{path}, row {row}: expected 0 (train) or 1 (test), got {split_N[row]}")

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from engine.config import GcnEConfig, GcnVConfig, LGcnConfig, ModelConfig
 from engine.errors import ConfigError, DataError
-from engine.methods.base import write_model
+from engine.methods.base import MODEL_FILE, WEIGHTS_FILE, write_model
 from engine.methods.gcn_e import PREFIX
 from engine.storage import manifest
-from engine.storage.paths import check_file
+from engine.storage.outputs import out_folder
+from engine.storage.paths import check_file, check_out_file
+from engine.storage.remote import is_url
 
 State = Mapping[str, Tensor]
 Converted = tuple[dict[str, Tensor], int, dict[str, Any], dict[str, dict[str, float]]]
@@ -33,18 +35,16 @@ def convert(method: str, states: Sequence[str | Path], out: str | Path, *, k: in
     """Write the model's folder ``out``; returns it.
 
     ``states``: one file, but two for ``gcn_e`` (GCN-V's, then GCN-E's) and for ``star_fc`` (the network's, then the
-    head's). ``k``: neighbours that it was trained with. Raises ``ConfigError`` for another method or number of files,
-    ``DataError`` naming what a file holds instead of the tensors, or the tensor that is missing or of another shape.
+    head's). ``k``: neighbours that it was trained with. ``out``: a folder that is empty, or holds a converted model,
+    which is replaced. Raises ``ConfigError`` for another method, number of files or folder, ``DataError`` naming what a
+    file holds instead of the tensors, or the tensor that is missing or of another shape.
     """
     if method not in _CONVERTERS:
         raise ConfigError(f"convert knows {', '.join(_CONVERTERS)}; got {method}")
     count, converter = _CONVERTERS[method]
     if len(states) != count:
         raise ConfigError(f"convert {method} takes {count} state file(s), got {len(states)}")
-    out = Path(out)
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{there} is a file; --out must name a folder")
+    out = _checked_out(out, states)
     weights, dim, facts, points = converter(*(_read(Path(path)) for path in states))
     with manifest.explain_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,19 @@ def convert(method: str, states: Sequence[str | Path], out: str | Path, *, k: in
         facts={**facts, "converted_from": [Path(path).name for path in states]},
     )  # fmt: skip
     return out
+
+
+def _checked_out(out: str | Path, states: Sequence[str | Path]) -> Path:
+    """The model's folder, unless writing the model there would replace something else."""
+    if is_url(out):
+        raise ConfigError(f"--out {out}: a model is converted into a folder of this machine; copy it to the URL then")
+    folder = Path(out_folder(out))
+    for name in (WEIGHTS_FILE, MODEL_FILE):
+        check_out_file(folder / name, never=[Path(state) for state in states])
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if held and held != {WEIGHTS_FILE, MODEL_FILE}:
+        raise ConfigError(f"--out {folder}: is not empty and holds no converted model; choose another folder")
+    return folder
 
 
 class _Reader:

@@ -12,6 +12,7 @@ import torch
 from engine.api import MEMORY_SHARE
 from engine.memory import free_bytes, tree_bytes
 from engine.plan import human_bytes
+from engine.storage.paths import os_reason
 from engine.summary import free_disk_bytes, hardware, versions
 from engine.tiles import usable_cores
 
@@ -31,9 +32,16 @@ def diagnose() -> dict[str, Any]:
     found["faiss build"] = str(faiss.get_compile_options()).strip()
     found["faiss GPUs"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     found["ray"] = f"{found.get('ray', '')} {ray}".strip()
-    found["disk free here"] = human_bytes(free_disk_bytes(Path.cwd()))
+    found["disk free here"] = _free_disk_here()
     memory = human_bytes(MEMORY_SHARE * free_bytes())
     found["a run would use"] = (
         f"device {'cuda' if gpus else 'cpu'}, {usable_cores()} threads, --memory {memory}, the local executor"
     )
     return found
+
+
+def _free_disk_here() -> str:
+    try:
+        return human_bytes(free_disk_bytes(Path.cwd()))
+    except OSError as error:  # the folder is gone, or may not be looked at
+        return f"unknown: the current folder: {os_reason(error)}"

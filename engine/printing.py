@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from engine import summary
@@ -14,8 +14,9 @@ from engine.compute_cluster import Projection
 from engine.evaluation.comparison import ComparisonRow
 from engine.plan import human_bytes
 from engine.storage.places import Place
+from engine.terminal import PlainConsole
 
-console = Console()
+console = PlainConsole()
 
 
 def right(name: str) -> Any:
@@ -26,10 +27,10 @@ def right(name: str) -> Any:
 def print_projection(found: Projection) -> None:
     """What a run would take on a described compute cluster."""
     cluster = found.cluster
-    console.print(
+    console.say(
         f"{found.num_rows:,} x {found.dim} on {cluster.hosts} hosts, each of {cluster.cores_per_host} cores, "
-        f"{cluster.gpus_per_host} GPUs and {human_bytes(cluster.memory_bytes)}", highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{cluster.gpus_per_host} GPUs and {human_bytes(cluster.memory_bytes)}"
+    )
     names = ("workers", "tasks", "host memory", "disk", "seconds")
     table = Table("stage", *(right(name) for name in names), "bound by")
     for stage in found.stages:
@@ -43,30 +44,27 @@ def print_projection(found: Projection) -> None:
         table.add_row(title, "", "", human_bytes(found.host_bytes), disk, f"{found.seconds(every_pass=every):,.1f}")
     console.print(table)
     alone = found.as_dict()["one_worker_seconds"]
-    console.print(
+    console.say(
         f"* only while the check finds too few neighbours. {human_bytes(found.disk_bytes / cluster.hosts)} of disk for "
-        f"each host; {alone:,.0f} s of the run are on one worker: more hosts do not shorten them",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"each host; {alone:,.0f} s of the run are on one worker: more hosts do not shorten them"
+    )
     for refusal in found.refusals:
-        console.print(f"does not fit: {refusal}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"does not fit: {refusal}")
 
 
 def print_result(place: Place) -> None:
     """What a finished run says of itself."""
     data = summary.report_data(place.root)
-    console.print(
+    console.say(
         f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
-        f"largest {data.largest:,}", highlight=False,
-    )  # fmt: skip
-    for note in data.notes:
-        console.print(note, highlight=False, markup=False)
+        f"largest {data.largest:,}"
+    )
+    for note in [*data.warnings, *data.notes]:
+        console.say(note)
     for row in data.metrics[:1]:
-        named = ", ".join(f"{name} {value:.4f}" for name, value in row.scores.items() if isinstance(value, float))
-        console.print(named, highlight=False, soft_wrap=True)
-    console.print(f"report: {place}/{summary.REPORT_FILE}", highlight=False, soft_wrap=True)
-    console.print(f"labels: asterism export {place} --format parquet --out labels.parquet", highlight=False,
-                  soft_wrap=True)  # fmt: skip
+        console.say(", ".join(f"{name} {value:.4f}" for name, value in row.scores.items() if isinstance(value, float)))
+    console.say(f"report: {place}/{summary.REPORT_FILE}")
+    console.say(f"labels: asterism export {shlex.quote(str(place))} --out labels.parquet")
 
 
 def print_comparison(rows: Sequence[ComparisonRow], page: Path) -> None:
@@ -84,5 +82,5 @@ def print_comparison(rows: Sequence[ComparisonRow], page: Path) -> None:
     console.print(table)
     for row in rows:
         if row.missing:
-            console.print(f"{row.name}: {row.missing}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"page: {page}", highlight=False, soft_wrap=True)
+            console.say(f"{row.name}: {row.missing}")
+    console.say(f"page: {page}")

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from engine.masking import masked
 from engine.plan import Stage
+from engine.terminal import PlainConsole, shown
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -59,7 +59,7 @@ class Plain(Quiet):
         self._first = self._done = 0
 
     def message(self, text: str) -> None:
-        print(masked(text), file=self._stream, flush=True)
+        print(shown(masked(text)), file=self._stream, flush=True)
 
     def begin(self, stage: Stage, done_rows: int) -> None:
         self._started = self._last = time.monotonic()
@@ -101,8 +101,8 @@ class Bars:
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[cyan]{task.fields[facts]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[facts]}", style="cyan", markup=False),
+            console=PlainConsole(stderr=True),
         )
         self._progress.start()
         self._ids: dict[str, TaskID] = {}
@@ -110,7 +110,7 @@ class Bars:
         self._first = 0
 
     def message(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False)
+        self._progress.console.print(shown(masked(text)))
 
     def begin(self, stage: Stage, done_rows: int) -> None:
         self._started, self._first = time.monotonic(), done_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -18,7 +19,7 @@ from engine.config import Settings
 from engine.effort import run_effort
 from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
-from engine.evaluation.images import image_data_uri
+from engine.evaluation.images import Pictures
 from engine.evaluation.report import render_report
 from engine.evaluation.report_data import (
     EdgeHistogram,
@@ -38,7 +39,9 @@ from engine.methods.fitting import FITTED_WEIGHTS
 from engine.plan import Cost, Plan, Stage, count_pending
 from engine.storage import manifest
 from engine.storage.context import check_outputs, committed_records, is_committed, stage_facts
+from engine.storage.formats.texts import ITEMS_FILE
 from engine.storage.places import Place, open_place, open_stage
+from engine.storage.remote import absolute, is_url
 from engine.version import __version__
 
 REPORT_FILE = "report.html"
@@ -155,15 +158,43 @@ def recall_estimate(root: Path) -> dict[str, Any] | None:
     return stage_facts(folder)[0] if folder else None
 
 
-def write_report(place: Place) -> Path:
-    """Write ``report.html`` of a finished run from its committed stages and event log."""
-    html, path = render_report(report_data(place.root)), place.root / REPORT_FILE
-    manifest.write_atomic(path, lambda stream: stream.write(html.encode()))
+def write_report(place: Place, items_root: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """Write ``report.html`` of a finished run into its folder; return where that is, and its warnings."""
+    html, warnings = report_page(place.root, items_root)
+    path = place.root / REPORT_FILE
+    manifest.write_atomic(path, lambda stream: stream.write(html))
     place.publish(path)
-    return path
+    return f"{place}/{REPORT_FILE}", warnings
 
 
-def report_data(root: Path) -> ReportData:
+def report_page(root: Path, items_root: Sequence[str] = ()) -> tuple[bytes, list[str]]:
+    """Render the report of a finished run from its committed stages and event log; return the page and its warnings."""
+    data = report_data(root, items_root)
+    return render_report(data).encode("utf-8", "backslashreplace"), data.warnings  # a path may be no UTF-8
+
+
+def places_read(here: Path, root: str | Path) -> list[str]:
+    """Files and folders that a run holds or was made from: nothing is written there for the user."""
+    request = manifest.read_run(here)["request"]
+    source = request.get("source", {})
+    committee = request.get("settings", {}).get("cdp", {}).get("committee", ())
+    named = [request.get(name) for name in ("features", "labels", "model", "knn_graph")]
+    files = [file for file, *_ in source.get("stats", [])]
+    found = [str(place) for place in (here, absolute(root), *named, *committee, source.get("store"), *files) if place]
+    origin = source.get("spec", {}).get("path")
+    return found if origin is None or is_url(origin) else [*found, origin, str(Path(origin).with_name(ITEMS_FILE))]
+
+
+def picture_folders(held: Mapping[str, Any], items_root: Sequence[str]) -> list[Path]:
+    """Where a report's pictures may lie: the source's folder, and those of ``--items-root``, now and at the run."""
+    request = held["request"]
+    source = request["source"]["spec"].get("path", "")
+    origin = [] if not source or is_url(source) else [Path(source)]
+    beside = [path if path.is_dir() else path.parent for path in origin]
+    return [*beside, *map(Path, (*(request.get("items_root") or ()), *items_root))]
+
+
+def report_data(root: Path, items_root: Sequence[str] = ()) -> ReportData:
     """Gather what the report of a finished run shows."""
     refuse_others(root)
     held = manifest.read_run(root)
@@ -175,6 +206,8 @@ def report_data(root: Path) -> ReportData:
     method, point = held["plan"]["facts"]["method"], value["point"]
     own = METHODS[method].clusters_itself
     recall = recall_estimate(root)
+    pictures = Pictures(picture_folders(held, items_root))
+    galleries = [_gallery(name, value["galleries"][name], pictures) for name in _GALLERIES]
     histograms = {
         name: EdgeHistogram(
             tree["bin_edges"], tree["kept"], tree["pruned"],
@@ -195,7 +228,7 @@ def report_data(root: Path) -> ReportData:
         model=held["request"].get("model"),
         operating_point=_word_point(point),
         notes=_notes(root, value, point),
-        warnings=[],
+        warnings=pictures.refused(),
         size_bins=[SizeBin(**tree) for tree in value["sizes"]],
         metrics=_metrics(value),
         sweep=[] if own else [SweepRow(**row) for row in value["sweeps"]["score"]],
@@ -216,7 +249,7 @@ def report_data(root: Path) -> ReportData:
         else None,
         confidence=EdgeHistogram(value["confidence"]["bin_edges"], value["confidence"]["rows"]),
         reliability=_reliability(value.get("reliability")),
-        galleries=[_gallery(name, value["galleries"][name]) for name in _GALLERIES],
+        galleries=galleries,
         stages=_stage_rows(root, held),
         settings=_flat({name: each for name, each in settings.items() if METHODS[method].reads(name, training=False)}),
         versions=versions(),
@@ -367,34 +400,30 @@ def _reliability(tree: dict[str, Any] | None) -> Reliability | None:
     return Reliability(*(list(column) for column in zip(*filled, strict=True))) if len(filled) > 1 else None
 
 
-def _gallery(name: str, clusters: list[dict[str, Any]]) -> Gallery:
+def _gallery(name: str, clusters: list[dict[str, Any]], pictures: Pictures) -> Gallery:
     title, explanation = _GALLERIES[name]
-    shown = [_gallery_cluster(tree) for tree in clusters]
+    shown = [_gallery_cluster(tree, pictures) for tree in clusters]
     parts = [*shown, *(cluster.beside for cluster in shown if cluster.beside)]
     return Gallery(title, explanation, shown, any(item.image for cluster in parts for item in cluster.items))
 
 
-def _gallery_cluster(tree: dict[str, Any]) -> GalleryCluster:
+def _gallery_cluster(tree: dict[str, Any], pictures: Pictures) -> GalleryCluster:
     return GalleryCluster(
         label=tree["label"],
         size=tree["size"],
         rows=tree["rows"],
-        items=[_item(text) for text in tree["items"]] or [GalleryItem() for _ in tree["rows"]],
+        items=[_item(text, pictures) for text in tree["items"]] or [GalleryItem() for _ in tree["rows"]],
         confidence=tree["confidence"],
         cohesion=tree["cohesion"],
         weakest_score=tree["weakest_score"],
         marked_rows=tree["marked"],
-        beside=_gallery_cluster(tree["beside"]) if "beside" in tree else None,
+        beside=_gallery_cluster(tree["beside"], pictures) if "beside" in tree else None,
         affinity=tree.get("affinity"),
     )
 
 
-def _item(text: str) -> GalleryItem:
-    if text.startswith("data:image/"):
-        return GalleryItem("", text)
-    if not text.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp")):
-        return GalleryItem(text)
-    image = image_data_uri(text)
+def _item(text: str, pictures: Pictures) -> GalleryItem:
+    image = pictures.find(text)
     return GalleryItem("" if image else text, image)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from submission import add_source, announce, given_settings, make_parser, print_effort, run_job
 
 from engine import cluster, evaluate
+from engine.terminal import shown
 
 
 def main() -> int:
@@ -41,9 +42,8 @@ def work(arguments: argparse.Namespace) -> None:
         config=arguments.config, progress=True, **given_settings(arguments),
     )  # fmt: skip
     labels = result.labels
-    print(
-        f"{len(labels):,} rows in {np.unique(labels[labels >= 0]).size:,} clusters; report: {arguments.out}/report.html"
-    )
+    num_clusters = np.unique(labels[labels >= 0]).size
+    print(shown(f"{len(labels):,} rows in {num_clusters:,} clusters; report: {arguments.out}/report.html"))
     if arguments.labels:
         scores = evaluate(labels, arguments.labels)
         print(f"pairwise F {100 * scores['pairwise_f']:.1f}, BCubed F {100 * scores['bcubed_f']:.1f}")

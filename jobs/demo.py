@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 
 from engine import api, summary
 from engine.evaluation.images import digit_png
+from engine.terminal import PlainConsole
 
 COLUMNS = {
     "pairwise_f": "pairwise F", "pairwise_precision": "precision", "pairwise_recall": "recall",
     "bcubed_f": "BCubed F", "nmi": "NMI", "num_clusters": "clusters",
 }  # fmt: skip
-console = Console(width=110)
+console = PlainConsole(width=110)
 
 
 def cluster_digits(out: Path) -> None:
@@ -71,7 +71,8 @@ def print_scores(title: str, run: Path) -> None:
     for row in summary.report_data(run).metrics:
         table.add_row(row.name, *(_cell(row.scores.get(name)) for name in COLUMNS))
     console.print(table)
-    console.print(f"report: {run / summary.REPORT_FILE}\n", highlight=False, soft_wrap=True)
+    console.say(f"report: {run / summary.REPORT_FILE}")
+    console.print()
 
 
 def _cell(value: Any) -> str:

@@ -26,6 +26,7 @@ from engine.events import read_events
 from engine.storage.formats import read_labels
 from engine.storage.remote import is_url
 from engine.synth import PARTS
+from engine.terminal import shown
 
 HEADER = ("part", "rows", "seconds", "memory GB", "pairwise F", "BCubed F", "hosts", "retries", "lost s")
 
@@ -46,7 +47,7 @@ def work(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--out {arguments.out}: the vectors are made there too; name a folder that every host sees")
     rows = []
     for number, (name, identities) in enumerate(sizes(arguments.parts).items(), start=1):
-        print(f"== {name}", flush=True)
+        print(shown(f"== {name}"), flush=True)
         rows.append(measure(name, identities, number, arguments))
         print_effort(Path(arguments.out) / name)
     widths = [max(len(row[column]) for row in [HEADER, *rows]) for column in range(len(HEADER))]

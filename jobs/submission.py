@@ -18,6 +18,7 @@ from engine.config import load_resources, parse_overrides
 from engine.effort import run_effort
 from engine.errors import DiskBudgetExceeded, EngineError, RunBusy, StorageFailed, TaskFailed
 from engine.masking import masked
+from engine.terminal import let_every_name_be_printed, shown, shown_lines
 
 AGAIN = "submit it again with the same --out: what was committed is kept"
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -50,6 +51,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_job(job: Callable[[], None]) -> int:
     """Run a job's work and return its exit code; errors are one line each."""
+    let_every_name_be_printed()
     try:
         job()
     except (TaskFailed, StorageFailed, DiskBudgetExceeded, RunBusy) as error:
@@ -62,7 +64,7 @@ def run_job(job: Callable[[], None]) -> int:
 
 
 def _end(code: int, text: str) -> int:
-    print(masked(text), file=sys.stderr, flush=True)
+    print(shown_lines(masked(text)), file=sys.stderr, flush=True)
     return code
 
 
@@ -70,9 +72,9 @@ def announce(arguments: argparse.Namespace) -> None:
     """Say what is about to run, and where."""
     resources = load_resources(arguments.config)
     line = f"executor {resources.executor}, config {arguments.config or 'none'}, out {arguments.out}"
-    print(masked(line), flush=True)
+    print(shown(masked(line)), flush=True)
 
 
 def print_effort(out: str) -> None:
     """Where the tasks ran, what was done again, what was lost."""
-    print(run_effort(open_run(out)), flush=True)
+    print(shown(run_effort(open_run(out))), flush=True)

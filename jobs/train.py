@@ -20,6 +20,7 @@ from submission import add_source, announce, given_settings, make_parser, print_
 
 from engine import train
 from engine.api import open_run
+from engine.terminal import shown
 
 
 def main() -> int:
@@ -40,9 +41,9 @@ def work(arguments: argparse.Namespace) -> None:
         progress=True, **given_settings(arguments),
     )  # fmt: skip
     model = json.loads((open_run(out) / "model.json").read_text())
-    print(f"{model['method']} model: {out}")
+    print(shown(f"{model['method']} model: {out}"))
     for name, point in model["operating_points"].items():
-        print(f"  {name}{' (preferred)' if name == model['preferred'] else ''}: {json.dumps(point)}")
+        print(shown(f"  {name}{' (preferred)' if name == model['preferred'] else ''}: {json.dumps(point)}"))
     print_effort(arguments.out)
 
 

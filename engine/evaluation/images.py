@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import base64
+import os
+import re
+import stat
 import struct
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DataError
 
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+MAX_BYTES = 100_000
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+_DATA_URI = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/]+={0,2})")
+_LONGEST_PATH = 4096
 
 
 def digit_png(pixels_HW: NDArray[Any], white: float | None = None) -> str:
@@ -38,19 +48,100 @@ def digit_png(pixels_HW: NDArray[Any], white: float | None = None) -> str:
     return _data_uri("png", content)
 
 
-def image_data_uri(path: str | Path, max_bytes: int = 100_000) -> str | None:
-    """Read a PNG or JPEG file as a data URI; ``None`` if it is not there, is no such picture, or exceeds the limit."""
-    try:
-        file = Path(path)
-        if not file.is_file() or file.stat().st_size > max_bytes:
+class Pictures:
+    """The pictures that a report may embed: files below ``folders``, links resolved, and data URIs; no other file.
+
+    A report is a page to be shown around, and what it says of a row may come from anyone: a name such as
+    ``../private.png`` must not bring a file of this machine into it.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [str(folder) for folder in folders]
+        self._found: dict[str, str | None] = {}
+        self._refused: Counter[str] = Counter()
+
+    def find(self, item: str) -> str | None:
+        """The picture that an item of the source is, or names, as a data URI; ``None`` if it is no picture to show.
+
+        A relative name is tried in each of the folders, in their order.
+        """
+        if item not in self._found:
+            self._found[item] = self._find(item)
+        return self._found[item]
+
+    def refused(self) -> list[str]:
+        """At most one sentence: how many pictures were not embedded, and why."""
+        if not self._refused:
+            return []
+        why = ", ".join(f"{count:,} {reason}" for reason, count in self._refused.items())
+        return [f"Pictures that are not shown: {why}. Name the folder of others with --items-root."]
+
+    def _find(self, item: str) -> str | None:
+        if item.startswith("data:"):
+            return item if is_picture(item) else None
+        name = _path_of(item)
+        if name is None:
             return None
-        content = file.read_bytes()
-    except (OSError, ValueError):  # ValueError: a NUL in the name
+        places = [os.path.realpath(os.path.join(folder, name)) for folder in self._folders]
+        inside = [place for place in places if any(_lies_in(place, folder) for folder in self._folders)]
+        there = [place for place in inside if os.path.lexists(place)]
+        if not there:
+            self._refused["are not there" if inside else "lie outside the source's folder"] += 1
+            return None
+        content = _read_small(there[0])
+        kind = None if content is None else _kind(content)
+        if content is None or kind is None:
+            self._refused[f"are no PNG, JPEG, GIF or WebP files of up to {MAX_BYTES // 1000} kB"] += 1
+            return None
+        return _data_uri(kind, content)
+
+
+def is_picture(uri: str) -> bool:
+    """Tell whether a text is a data URI of a small raster picture, and holds what it says: safe as an ``src``."""
+    match = _DATA_URI.fullmatch(uri) if len(uri) < 2 * MAX_BYTES else None
+    if match is None:
+        return False
+    try:
+        return _kind(base64.b64decode(match[2])) == match[1]
+    except ValueError:  # no whole number of bytes
+        return False
+
+
+def _path_of(item: str) -> str | None:
+    """The path that an item names if it looks like that of a picture; of other URLs than ``file:`` there is none."""
+    if not item.lower().endswith(_SUFFIXES) or "\0" in item or len(item) > _LONGEST_PATH:
         return None
-    for signature, kind in _SIGNATURES.items():
-        if content.startswith(signature):
-            return _data_uri(kind, content)
-    return None
+    if not item.lower().startswith("file:"):
+        return None if "://" in item else item
+    try:
+        parts = urlsplit(item)
+    except ValueError:
+        return None
+    return unquote(parts.path) if parts.netloc in ("", "localhost") and "\0" not in unquote(parts.path) else None
+
+
+def _lies_in(place: str, folder: str) -> bool:
+    return place.startswith(os.path.realpath(folder).rstrip("/") + "/")
+
+
+def _read_small(place: str) -> bytes | None:
+    """The bytes of a regular file of up to ``MAX_BYTES``; nothing else is opened."""
+    try:
+        if not stat.S_ISREG(os.stat(place).st_mode):
+            return None
+        with open(place, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            content = file.read(MAX_BYTES + 1)
+    except OSError:
+        return None
+    return content if len(content) <= MAX_BYTES else None
+
+
+def _kind(content: bytes) -> str | None:
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for signature, kind in _SIGNATURES.items() if content.startswith(signature)), None)
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
 from engine.evaluation import charts
 from engine.evaluation.charts import Marker, Series, decimal, short
+from engine.evaluation.images import is_picture
 from engine.evaluation.report_data import (
     EdgeHistogram,
     Gallery,
@@ -29,7 +29,7 @@ from engine.evaluation.sweep import SweepRow
 
 __all__ = ["ReportData", "headline", "render_report"]
 
-_IMAGE = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
+SHOWN_CHARACTERS = 200  # of an item: a browser takes minutes to lay out a word of tens of thousands
 _COLUMNS = {
     "pairwise_f": "F",
     "pairwise_precision": "precision",
@@ -322,7 +322,8 @@ def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
     pairs = list(zip(cluster.rows, cluster.items, strict=True))
     pictures = "".join(_picture(row, item, row in cluster.marked_rows) for row, item in pairs if _is_picture(item))
     texts = "".join(
-        f"<li{_mark(row in cluster.marked_rows)}><span class=row>{row}</span><span>{escape(item.text)}</span></li>"
+        f"<li{_mark(row in cluster.marked_rows)}><span class=row>{row}</span>"
+        f"<span>{escape(_cut(item.text))}</span></li>"
         for row, item in pairs
         if not _is_picture(item)
     )
@@ -337,7 +338,11 @@ def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
 
 
 def _is_picture(item: GalleryItem) -> bool:
-    return item.image is not None and _IMAGE.fullmatch(item.image) is not None
+    return item.image is not None and is_picture(item.image)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def _mark(marked: bool) -> str:
@@ -345,7 +350,7 @@ def _mark(marked: bool) -> str:
 
 
 def _picture(row: int, item: GalleryItem, marked: bool) -> str:
-    caption = escape(f"{item.text} · row {row}" if item.text else f"row {row}")
+    caption = escape(f"{_cut(item.text)} · row {row}" if item.text else f"row {row}")
     return f'<img{_mark(marked)} src="{item.image}" alt="{caption}" title="{caption}" loading="lazy">'
 
 

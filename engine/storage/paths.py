@@ -78,16 +78,18 @@ def lies_there(path: Path) -> bool:
 def check_out_file(place: str | Path, *, option: str = "--out", never: Iterable[Path] = ()) -> Path:
     """Return the absolute path of a file that a command is to write, or to replace.
 
-    ``never``: files that the command reads; none of them is replaced. Missing parent folders are no error. Raises
-    ``ConfigError``, before anything is written, for a place where no file can be written.
+    ``never``: files and folders that the command reads; none is replaced, nor is a file put into one. Missing parent
+    folders are no error. Raises ``ConfigError``, before anything is written, for a place where no file can be written.
     """
     path = _out_path(place, option)
     mode = _out_mode(path, option)
     if mode is not None and not stat.S_ISREG(mode):
         raise ConfigError(f"{option} {path}: is {_kind(mode)}, expected the name of a file to write")
     for source in never:
-        if source.exists() and mode is not None and os.path.samefile(source, path):
-            raise ConfigError(f"{option} {path}: is a file that this command reads; choose another name")
+        if _is_or_lies_in(path, source):
+            raise ConfigError(
+                f"{option} {path}: is, or lies in, {source}, which this command reads; choose another name"
+            )
     _check_parent(path, option)
     return path
 
@@ -141,6 +143,17 @@ def _existing(path: Path, what: str) -> int:
         raise DataError(f"{path}: {os_reason(error)}") from None
     except ValueError as error:  # a NUL in the name
         raise DataError(f"{str(path)!r}: not a path: {error}") from None
+
+
+def _is_or_lies_in(path: Path, held: Path) -> bool:
+    """Tell whether two names lead to one file, or the first into the folder that is the second."""
+    real, real_held = os.path.realpath(path), os.path.realpath(held)
+    if real == real_held or real.startswith(real_held.rstrip("/") + "/"):
+        return True
+    try:
+        return os.path.samefile(path, held)
+    except OSError:
+        return False
 
 
 def _kind(mode: int) -> str:

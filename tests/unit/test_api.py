@@ -186,7 +186,7 @@ def test_an_output_folder_with_another_run_is_refused_unchanged(tmp_path: Path) 
 
 def test_a_run_folder_that_becomes_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ManifestMismatch, match="is a file"):
+    with pytest.raises(ConfigError, match="is a file, expected the name of a folder"):
         cluster(blobs()[0], workspace=tmp_path / "file", partition=POINT)
 
 
@@ -249,7 +249,7 @@ def test_exports_keep_source_order_ids_and_items(tmp_path: Path) -> None:
     clusters = pq.read_table(tmp_path / "clusters.parquet")
     np.testing.assert_array_equal(clusters.column("labels").to_numpy(), np.unique(labels))
     np.testing.assert_array_equal(clusters.column("sizes").to_numpy(), np.bincount(labels))
-    with pytest.raises(ConfigError, match="clusters are exported as parquet, not as npy"):
+    with pytest.raises(ConfigError, match="--format npy: expected one of parquet, csv"):
         api.export(tmp_path / "run", tmp_path / "c.npy", "npy", clusters=True)
 
 

@@ -1,3 +1,6 @@
+import csv
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.feather
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError, DataError
 from engine.storage.formats import BinWriter, MetaWriter, read_labels, write_labels
+from engine.storage.formats.export import TABLES, choose_format
 
 LABELS = np.array([0, 5, -1, 9_000_000_000, 2, 2], np.int64)
 
@@ -191,6 +195,38 @@ def test_parquet_holds_row_id_label_item(tmp_path):
     assert pq.read_table(tmp_path / "y.parquet").column_names == ["row", "label"]
 
 
+def test_csv_is_what_spreadsheets_read(tmp_path):
+    items = ['say "x"', "a,b", "", "two\nlines", "é", None]
+    write_labels(
+        tmp_path / "y.csv", LABELS, "csv", {"item": items, "id": range(6), "sure": np.full(6, 0.5, np.float32)}
+    )
+    with open(tmp_path / "y.csv", newline="", encoding="utf-8") as stream:
+        head, *rows = csv.reader(stream)
+    assert head == ["row", "id", "label", "item", "sure"]
+    assert [row[3] for row in rows] == ['say "x"', "a,b", "", "two\nlines", "é", ""]
+    assert [int(row[2]) for row in rows] == LABELS.tolist()
+    assert {float(row[4]) for row in rows} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "known", "expected"),
+    [
+        ("x", None, (), "npy"), ("x.CSV", None, (), "csv"), ("s3://b/x.parquet", None, (), "parquet"),
+        ("x", "meta", (), "meta"), ("x", None, TABLES, "parquet"), ("x.csv", "csv", TABLES, "csv"),
+        ("x.txt", "meta", (), "ends in .txt, --format meta"), ("x.pkl", None, (), "got .pkl"),
+        ("x.csv.gz", "csv", (), "got .gz"), ("x", "pkl", (), "--format pkl: expected one of npy, txt"),
+        ("x.npy", None, TABLES, "ends in .parquet, .csv or nothing, got .npy"),
+    ],
+)  # fmt: skip
+def test_the_name_says_the_format(name, asked, known, expected):
+    given = (name, asked, known) if known else (name, asked)
+    if " " not in expected:
+        assert choose_format(*given) == expected
+        return
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        choose_format(*given)
+
+
 def test_long_outputs_are_written_in_pieces(tmp_path, monkeypatch):
     from engine.storage.formats import export
 
@@ -209,10 +245,12 @@ def test_labels_that_cannot_be_written(tmp_path):
         write_labels(tmp_path / "y.npy", np.zeros(3))
     with pytest.raises(DataError, match=r"6 rows to write, but 2 values of id"):
         write_labels(tmp_path / "y.parquet", LABELS, "parquet", {"id": [1, 2]})
-    with pytest.raises(ConfigError, match="holds labels only; choose parquet to write id and item"):
+    with pytest.raises(ConfigError, match="holds labels only; choose parquet or csv for id and item"):
         write_labels(tmp_path / "y.txt", LABELS, "txt", {"id": range(6), "item": range(6)})
-    with pytest.raises(ConfigError, match="unknown format of labels 'csv'; known: npy, txt, meta, parquet"):
-        write_labels(tmp_path / "y.csv", LABELS, "csv")
+    with pytest.raises(ConfigError, match="unknown format of labels 'tsv'; known: npy, txt, meta, parquet, csv"):
+        write_labels(tmp_path / "y.tsv", LABELS, "tsv")
+    with pytest.raises(DataError, match=r"column box is list<.*, which CSV cannot hold; choose parquet"):
+        write_labels(tmp_path / "y.csv", LABELS, "csv", {"box": [[1]] * 6})
     assert list(tmp_path.iterdir()) == []
 
 

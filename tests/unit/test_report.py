@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import struct
@@ -19,8 +20,8 @@ from pydantic import TypeAdapter
 from engine.errors import DataError
 from engine.evaluation.charts import decimal, short
 from engine.evaluation.galleries import SizeBin
-from engine.evaluation.images import digit_png, image_data_uri
-from engine.evaluation.report import ReportData, headline, render_report
+from engine.evaluation.images import MAX_BYTES, Pictures, digit_png, is_picture
+from engine.evaluation.report import SHOWN_CHARACTERS, ReportData, headline, render_report
 from engine.evaluation.report_data import (
     EdgeHistogram,
     Gallery,
@@ -279,14 +280,97 @@ def test_a_digit_becomes_a_png_of_its_pixels():
         digit_png(np.zeros(4))
 
 
-def test_small_pictures_are_embedded_and_others_are_not(tmp_path):
-    picture = base64.b64decode(digit_png(np.eye(4)).split(",")[1])
-    (tmp_path / "a.png").write_bytes(picture)
-    (tmp_path / "b.png").write_text("<svg onload=alert(1)>")
-    assert image_data_uri(tmp_path / "a.png") == digit_png(np.eye(4))
-    assert image_data_uri(tmp_path / "a.png", max_bytes=len(picture) - 1) is None
-    assert image_data_uri(tmp_path / "b.png") is None
-    assert image_data_uri(str(tmp_path / "missing\0.png")) is None
+@pytest.fixture
+def album(tmp_path):
+    """Folders ``source`` and ``shared`` of pictures, and ``private`` that no report may show."""
+    for name in ("source", "shared", "private"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(PICTURE)
+    return tmp_path
+
+
+PICTURE = base64.b64decode(digit_png(np.eye(4)).split(",")[1])
+
+
+def test_pictures_below_the_named_folders_are_embedded(album):
+    (album / "source/below").mkdir()
+    (album / "source/below/b [x].JPG").write_bytes(b"\xff\xd8\xff and so on")
+    (album / "shared/c.gif").write_bytes(b"GIF89a and so on")
+    (album / "source/link.png").symlink_to(album / "shared/a.png")
+    (album / "seen").symlink_to(album / "shared")
+    pictures = Pictures([album / "source", album / "seen"])
+    assert pictures.find("a.png") == digit_png(np.eye(4))
+    for name in (
+        "below/b [x].JPG", "below/../a.png", "../shared/a.png", "c.gif", "link.png", str(album / "shared/a.png"),
+        str(album / "seen/a.png"), (album / "source/a.png").as_uri(), (album / "source/below/b [x].JPG").as_uri(),
+    ):  # fmt: skip
+        assert is_picture(pictures.find(name)), name
+    assert pictures.refused() == []
+
+
+def test_pictures_from_elsewhere_are_refused_with_one_sentence(album, monkeypatch):
+    (album / "source/link.png").symlink_to(album / "private/a.png")
+    (album / "source/away").symlink_to(album / "private")
+    monkeypatch.chdir(album / "private")
+    pictures = Pictures([album / "source"])
+    outside = [
+        "../private/a.png", "below/../../private/a.png", str(album / "private/a.png"), "link.png", "away/a.png",
+        (album / "private/a.png").as_uri(), f"file:{album}/private/a.png", "/dev/stdin/../../etc/a.png",
+        "../source-too/a.png", "../none.png", f"file:///{album}/source/%2e%2e/private/a.png",
+    ]  # fmt: skip
+    for name in outside:
+        assert pictures.find(name) is None, name
+        assert pictures.find(name) is None  # counted once
+    (sentence,) = pictures.refused()
+    assert f"{len(outside)} lie outside the source's folder" in sentence
+    assert "--items-root" in sentence
+
+
+def test_what_is_no_small_picture_is_not_opened_or_not_embedded(album):
+    source = album / "source"
+    os.mkfifo(source / "fifo.png")  # opening it would wait for ever
+    (source / "folder.png").mkdir()
+    (source / "svg.png").write_text("<svg onload=alert(1)>")
+    (source / "svg.svg").write_text("<svg onload=alert(1)>")
+    (source / "circle.png").symlink_to("circle.png")
+    (source / "device.png").symlink_to("/dev/zero")
+    with open(source / "huge.png", "wb") as stream:
+        stream.write(PICTURE)
+        stream.truncate(1 << 40)
+    (source / "limit.png").write_bytes(PICTURE.ljust(MAX_BYTES, b"x"))
+    (source / "over.png").write_bytes(PICTURE.ljust(MAX_BYTES + 1, b"x"))
+    pictures = Pictures([source])
+    assert pictures.find("limit.png") is not None
+    for name in ("fifo", "folder", "svg", "circle", "huge", "over", "device", "missing"):
+        assert pictures.find(f"{name}.png") is None, name
+    for name in ("svg.svg", "missing\0.png", "file:///missing%00.png", "x" * 5000 + ".png", "https://x.org/a.png", ""):
+        assert pictures.find(name) is None
+    (sentence,) = pictures.refused()
+    assert "1 are not there" in sentence
+    assert "1 lie outside the source's folder" in sentence  # the device
+    assert "6 are no PNG, JPEG, GIF or WebP files of up to 100 kB" in sentence
+
+
+def test_data_uris_must_be_what_they_say():
+    png = digit_png(np.eye(3))
+    assert Pictures([]).find(png) == png
+    for uri in (
+        "data:image/svg+xml;base64,PHN2Zz4=", "data:image/png;base64,PHN2Zz4=", "data:text/html;base64,PGI+",
+        png.replace("image/png", "image/gif"), f"{png}\" onerror=\"alert(1)", f"{png}\n", png.upper(),
+        "data:image/png;base64,AAAAA", "data:image/png;base64,", "data:image/png," + "x" * 9, png + "A" * 2 * MAX_BYTES,
+    ):  # fmt: skip
+        assert not is_picture(uri), uri[:60]
+        assert Pictures([]).find(uri) is None
+
+
+def test_long_items_are_cut_everywhere():
+    word, picture = "x" * 30_000, digit_png(np.eye(2))
+    gallery = Gallery("g", "e", [GalleryCluster(1, 2, [0, 1], [GalleryItem(word), GalleryItem(word, picture)])])
+    page = Page(render_report(replace(BARE, galleries=[gallery])))
+    cut = f"{word[:SHOWN_CHARACTERS]}…"
+    assert cut in page.words
+    assert word not in page.words
+    assert max(len(value or "") for tag, name, value in page.attributes if name in ("alt", "title")) < 300
 
 
 @pytest.mark.browser

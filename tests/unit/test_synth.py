@@ -154,6 +154,22 @@ def test_written_files_hold_the_rows(tmp_path, standin, whole):
     assert sorted(path.name for path in (tmp_path / "part").iterdir()) == ["features.bin", "labels.meta"]
 
 
+def test_only_files_of_the_same_call_are_replaced(tmp_path, whole):
+    for _ in range(2):
+        features, labels = write_standin(tmp_path, 100, seed=3)
+    assert features.read_bytes() == whole[0].astype("<f4").tobytes()
+    for path in (features, labels):
+        kept = path.read_bytes()
+        with pytest.raises(ConfigError, match="holds other data; choose another folder"):
+            write_standin(tmp_path, 100, seed=4)
+        assert path.read_bytes() == kept
+    features.unlink()
+    labels.write_text("mine")
+    with pytest.raises(ConfigError, match=r"labels\.meta there holds other data"):
+        write_standin(tmp_path, 100, seed=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.meta"]
+
+
 def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
     def fail(self, tile):
         raise KeyboardInterrupt

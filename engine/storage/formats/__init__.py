@@ -1,6 +1,6 @@
 """Readers and writers of the formats users already hold: vectors, labels and KNN graphs."""
 
-from engine.storage.formats.export import BinWriter, MetaWriter, write_labels, write_parquet
+from engine.storage.formats.export import BinWriter, MetaWriter, write_labels, write_table
 from engine.storage.formats.knn_graph import (
     NO_NEIGHBOR,
     NO_SIMILARITY,
@@ -30,5 +30,5 @@ __all__ = [
     "read_labels",
     "register_format",
     "write_labels",
-    "write_parquet",
+    "write_table",
 ]

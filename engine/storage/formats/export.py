@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, get_args
 
@@ -12,14 +12,31 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, DataError
 from engine.storage.manifest import OutputFile, explain_os_errors, write_atomic
 
-LabelFormat = Literal["npy", "txt", "meta", "parquet"]
+LabelFormat = Literal["npy", "txt", "meta", "parquet", "csv"]
+TABLES = ("parquet", "csv")  # formats of several columns
 
 _ROWS_AT_ONCE = 1 << 20
+
+
+def choose_format(name: str, asked: str | None, known: Sequence[str] = get_args(LabelFormat)) -> str:
+    """The format to write under a name: the one asked for, else the name's ending, else the first that is known.
+
+    Raises ``ConfigError`` where the name ends in that of another format, or of none.
+    """
+    suffix, endings = PurePath(name).suffix.lower(), ", ".join(f".{each}" for each in known)
+    if asked is not None and asked not in known:
+        raise ConfigError(f"--format {asked}: expected one of {', '.join(known)}")
+    if suffix and suffix[1:] not in known:
+        raise ConfigError(f"--out {name}: expected a name that ends in {endings} or nothing, got {suffix}")
+    if asked is not None and suffix not in ("", f".{asked}"):
+        raise ConfigError(f"--out {name}: the name ends in {suffix}, --format {asked} was asked for; name it .{asked}")
+    return asked or suffix[1:] or known[0]
 
 
 def write_labels(
@@ -30,8 +47,8 @@ def write_labels(
 ) -> OutputFile:
     """Write integer labels (N,), atomically, replacing what was there; return the file's size and checksum.
 
-    ``npy``: int64 (N,). ``txt`` and ``meta``: one integer per line. ``parquet``: columns ``row``, ``id`` if it is among
-    ``columns``, ``label``, then the rest of ``columns``: sequences or Arrow arrays of N values by name.
+    ``npy``: int64 (N,). ``txt`` and ``meta``: one integer per line. ``parquet`` and ``csv``: columns ``row``, ``id`` if
+    it is among ``columns``, ``label``, then the rest of ``columns``: sequences or Arrow arrays of N values by name.
     Raises ``DataError`` for labels that are not integers or columns of another length, ``ConfigError`` for an
     unknown format or one that cannot hold the columns given, ``DiskBudgetExceeded`` if the disk is full.
     """
@@ -42,26 +59,29 @@ def write_labels(
     if format not in get_args(LabelFormat):
         raise ConfigError(f"unknown format of labels {format!r}; known: {', '.join(get_args(LabelFormat))}")
     extra = dict(columns or {})
-    if format == "parquet":
+    if format in TABLES:
         first = {"id": extra.pop("id")} if "id" in extra else {}
-        return write_parquet(path, {"row": np.arange(len(labels)), **first, "label": labels, **extra})
+        return write_table(path, {"row": np.arange(len(labels)), **first, "label": labels, **extra}, format)
     if extra:
-        raise ConfigError(f"format {format!r} holds labels only; choose parquet to write {' and '.join(extra)} as well")
+        raise ConfigError(
+            f"format {format!r} holds labels only; choose parquet or csv for {' and '.join(extra)} as well"
+        )
 
     def write(file: BinaryIO) -> None:
         if format == "npy":
             np.lib.format.write_array(file, labels, allow_pickle=False)
         else:
             for start in range(0, len(labels), _ROWS_AT_ONCE):
-                file.write(_as_lines(labels[start : start + _ROWS_AT_ONCE]))
+                file.write(as_lines(labels[start : start + _ROWS_AT_ONCE]))
 
     return write_atomic(Path(path), write)
 
 
-def write_parquet(path: str | Path, columns: Mapping[str, Any]) -> OutputFile:
-    """Write columns (sequences, NumPy or Arrow arrays) as Parquet, atomically; the first says how long they all are.
+def write_table(path: str | Path, columns: Mapping[str, Any], format: str = "parquet") -> OutputFile:
+    """Write columns (sequences, NumPy or Arrow arrays) as Parquet or CSV, atomically; the first says how long all are.
 
-    Raises ``DataError`` for one of another length.
+    CSV has a line of names, text in quotes, and nothing for a value that is missing. Raises ``DataError`` for a column
+    of another length, or one that CSV cannot hold.
     """
     arrays = {name: values if isinstance(values, pa.ChunkedArray) else pa.array(values)
               for name, values in columns.items()}  # fmt: skip
@@ -69,10 +89,12 @@ def write_parquet(path: str | Path, columns: Mapping[str, Any]) -> OutputFile:
     for name, array in arrays.items():
         if len(array) != num_rows:
             raise DataError(f"{num_rows} rows to write, but {len(array)} values of {name}")
+        if format == "csv" and pa.types.is_nested(array.type):
+            raise DataError(f"{path}: column {name} is {array.type}, which CSV cannot hold; choose parquet")
     schema = pa.schema([(name, array.type) for name, array in arrays.items()])
 
     def write(file: BinaryIO) -> None:
-        with pq.ParquetWriter(file, schema) as writer:
+        with pq.ParquetWriter(file, schema) if format == "parquet" else pacsv.CSVWriter(file, schema) as writer:
             for start in range(0, max(num_rows, 1), _ROWS_AT_ONCE):
                 part = {name: array[start : start + _ROWS_AT_ONCE] for name, array in arrays.items()}
                 writer.write_table(pa.table(part, schema=schema))
@@ -131,10 +153,11 @@ class MetaWriter(AtomicWriter):
     def append(self, labels_N: npt.NDArray[Any]) -> None:
         """Append integer labels (N,)."""
         self.num_rows += len(labels_N)
-        self._write(_as_lines(np.asarray(labels_N, np.int64)))
+        self._write(as_lines(np.asarray(labels_N, np.int64)))
 
 
-def _as_lines(labels: npt.NDArray[np.int64]) -> bytes:
+def as_lines(labels: npt.NDArray[np.int64]) -> bytes:
+    """One label per line, as ``txt`` and ``meta`` have them."""
     text = pa.array(labels).cast(pa.string())
     joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(text)], pa.int32()), text), "\n")
     return joined[0].as_buffer().to_pybytes() + b"\n" if len(labels) else b""

@@ -1,0 +1,51 @@
+"""Where a command writes for its user: a file or folder of this machine, or a URL, checked before work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.storage.paths import check_out_file, check_out_folder
+from engine.storage.remote import Storage, absolute, is_url
+
+
+def out_folder(place: str | Path, *, option: str = "--out") -> str:
+    """The absolute path, or the URL, of a folder that a command is to fill. Raises ``ConfigError``."""
+    return absolute(place) if is_url(place) else str(check_out_folder(_path(place), option=option))
+
+
+def out_file(place: str | Path, *, option: str = "--out", never: Iterable[str | Path] = ()) -> str:
+    """The absolute path, or the URL, of a file that a command is to write.
+
+    ``never``: files and folders that are read, and stay as they are. Raises ``ConfigError``.
+    """
+    never = list(never)
+    if not is_url(place):
+        return str(
+            check_out_file(_path(place), option=option, never=[Path(each) for each in never if not is_url(each)])
+        )
+    url = absolute(place)
+    if str(place).endswith("/") or "/" not in url.partition("://")[2]:
+        raise ConfigError(f"{option} {place}: names a folder, expected the name of a file to write")
+    for each in (absolute(each) for each in never if is_url(each)):
+        if url == each or url.startswith(f"{each}/"):
+            raise ConfigError(f"{option} {url}: lies in {each}, which this command reads; choose another name")
+    return url
+
+
+def write_out(place: str, write: Callable[[Path], Any]) -> None:
+    """Have ``write`` make the file at a path that ``out_file`` gave; for a URL under a temporary name, then copied."""
+    if not is_url(place):
+        write(Path(place))
+        return
+    with TemporaryDirectory(prefix="asterism-") as folder:
+        path = Path(folder, "file")
+        write(path)
+        Storage(place).put([path], [""])
+
+
+def _path(place: str | Path) -> str | Path:
+    return absolute(place) if str(place).strip() else place

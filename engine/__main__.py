@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from engine.stopping import stop_cleanly
 
 
 def main() -> None:
     """Run the command line."""
     stop_cleanly()
+    try:
+        os.getcwd()
+    except OSError:  # libraries end the process without a word
+        print("asterism: error: the current folder is gone, or may not be entered; change to another", file=sys.stderr)
+        raise SystemExit(2) from None
     from engine import cli
 
     cli.main()

@@ -474,7 +474,9 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except _UsageError as error:
-        _end(2, error.format_message() or "--help says what there is")
+        if not error.format_message():  # the help was printed instead
+            raise SystemExit(2) from None
+        _end(2, error.format_message())
     except EngineError as error:
         _end(2, masked(str(error)))
     except BrokenPipeError:  # who read the output, head for example, has enough
@@ -498,10 +500,6 @@ def _end(code: int, text: str) -> NoReturn:
 
 
 def _explain(error: OSError) -> str:
-    try:
-        os.getcwd()
-    except OSError:
-        return "the folder that this was started in is gone, or may not be entered: change to another one"
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return f"{' -> '.join(names)}: {os_reason(error)}" if names else os_reason(error)
 

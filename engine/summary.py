@@ -176,22 +176,21 @@ def report_page(root: Path, items_root: Sequence[str] = ()) -> tuple[bytes, list
 def places_read(here: Path, root: str | Path) -> list[str]:
     """Files and folders that a run holds or was made from: nothing is written there for the user."""
     request = manifest.read_run(here)["request"]
-    source = request.get("source", {})
-    committee = request.get("settings", {}).get("cdp", {}).get("committee", ())
+    source = request["source"]
+    committee = request["settings"].get("cdp", {}).get("committee", ())
     named = [request.get(name) for name in ("features", "labels", "model", "knn_graph")]
-    files = [file for file, *_ in source.get("stats", [])]
-    found = [str(place) for place in (here, absolute(root), *named, *committee, source.get("store"), *files) if place]
-    origin = source.get("spec", {}).get("path")
-    return found if origin is None or is_url(origin) else [*found, origin, str(Path(origin).with_name(ITEMS_FILE))]
+    files = [file for file, *_ in source["stats"]]
+    found = [str(place) for place in (here, absolute(root), *named, *committee, source["store"], *files) if place]
+    origin = source["spec"]["path"]
+    return found if is_url(origin) else [*found, origin, str(Path(origin).with_name(ITEMS_FILE))]
 
 
 def picture_folders(held: Mapping[str, Any], items_root: Sequence[str]) -> list[Path]:
     """Where a report's pictures may lie: the source's folder, and those of ``--items-root``, now and at the run."""
     request = held["request"]
-    source = request["source"]["spec"].get("path", "")
-    origin = [] if not source or is_url(source) else [Path(source)]
-    beside = [path if path.is_dir() else path.parent for path in origin]
-    return [*beside, *map(Path, (*(request.get("items_root") or ()), *items_root))]
+    origin = request["source"]["spec"]["path"]
+    beside = [] if is_url(origin) else [Path(origin) if os.path.isdir(origin) else Path(origin).parent]
+    return [*beside, *map(Path, (*request.get("items_root", ()), *items_root))]
 
 
 def report_data(root: Path, items_root: Sequence[str] = ()) -> ReportData:

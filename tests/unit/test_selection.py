@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from engine.clustering.propagation import propagate
 from engine.errors import DataError
 from engine.evaluation.metrics import pair_counts
+from engine.learning import selection
 from engine.learning.selection import select_operating_points
 
 Array = np.ndarray[Any, Any]
@@ -104,6 +106,21 @@ def test_the_map_equations_floor_lies_above_the_false_edges_of_most_modules() ->
     assert select(dense)["map_equation"]["held_out_f"] > select(dense)["components"]["held_out_f"] - 1e-9
     one, other = (select(dense, seed=3, threads=threads) for threads in (1, 2))
     assert one == other
+
+
+@pytest.mark.parametrize(("num_apart", "preferred"), [(0, True), (1, True), (20, False)])
+def test_the_map_equation_has_a_head_start_and_no_more(
+    num_apart: int, preferred: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *columns, identities, _ = planted_graph(0.4, 0.4)
+    roots = (np.arange(200) // 5 * 5).astype(np.int32)
+    roots[4 : 5 * num_apart : 5] = np.arange(4, 5 * num_apart, 5)  # a row of each of so many cliques is alone
+    found_by_it = SimpleNamespace(roots_N=roots)
+    monkeypatch.setattr(selection, "map_equation", lambda *_, **__: found_by_it)
+    found = select((*columns, identities, np.ones(200, bool)))
+    assert found["components"]["held_out_f"] == 1.0
+    assert (found["map_equation"]["held_out_f"] < 1.0) == (num_apart > 0)
+    assert (found["preferred"] == "map_equation") == preferred
 
 
 def test_certain_scores_and_no_scores() -> None:

@@ -1,4 +1,8 @@
-"""Leaves secrets out of what is recorded: passwords of URLs, signatures and keys of their queries, Ray's token."""
+"""Leaves secrets out of what is recorded: passwords of URLs, signatures and keys of their queries, Ray's token.
+
+A secret may hold any character but white space, so what is masked reaches to the end of the word where it must: better
+too much than a part of a secret.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
-_USER = re.compile(r"([a-z][a-z0-9+.-]*://)[^/@\s'\"]+@", re.IGNORECASE)
-_QUERY = re.compile(
-    r"([?&;][^=&\s'\"]*(?:key|secret|token|sig|signature|credential|password)[^=&\s'\"]*=)[^&#\s'\"]+", re.IGNORECASE
+_WORD, _SLASHES = re.compile(r"\S+"), re.compile(r"(?<=[a-z0-9]):/+", re.IGNORECASE)
+_NAMES = "key|secret|token|sig|signature|credential|passw|pwd|pass|auth|sas|session|jwt|code"
+_PART = r"[^=&\s?;#]{0,60}?"
+_QUERY = re.compile(rf"([?&;#]{_PART}(?:{_NAMES}){_PART}=)[^&\s]+?(?=['\"]?(?:[&\s]|$))", re.IGNORECASE)
+_HEADER = re.compile(
+    r"(authorization['\"]?\s*[:=]\s*['\"]?(?:[a-z]+\s+)?|\bbearer\s+)\S+?(?=['\"]?[,}\])]{0,4}(?:\s|$))", re.IGNORECASE
 )
 
 
 def masked(value: Any) -> Any:
     """The same text, list or mapping of plain data, each secret in it replaced by ``***``."""
     if isinstance(value, str):
-        text = _QUERY.sub(rf"\1{MASK}", _USER.sub(rf"\1{MASK}@", value))
+        text = _HEADER.sub(rf"\1{MASK}", _QUERY.sub(rf"\1{MASK}", _WORD.sub(_without_user, value)))
         token = os.environ.get("RAY_AUTH_TOKEN", "")
         return text.replace(token, MASK) if len(token) >= 8 else text
     if isinstance(value, Mapping):
@@ -25,3 +32,31 @@ def masked(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [masked(item) for item in value]
     return value
+
+
+def holds_secret(url: str) -> bool:
+    """Tell whether a URL has user information, wherever its ``@`` stands, a query or a fragment.
+
+    An ``@`` after the first slash is taken for part of a file's name unless a colon stands before it.
+    """
+    scheme, _, rest = url.partition("://")
+    local, host = scheme.lower() in ("file", "local"), rest.partition("/")[0]
+    if "/" in scheme or (local and not host):
+        return False
+    return "@" in host or ":" in rest.rpartition("@")[0] or (not local and bool({"?", "#"} & set(rest)))
+
+
+def _without_user(found: re.Match[str]) -> str:
+    """A word with a URL in it, without its user information.
+
+    That may hold slashes where it holds a colon: all up to the last ``@`` goes. An ``@`` without a colon before it is
+    masked before the first slash alone, as it is often part of a path.
+    """
+    word = found[0]
+    slashes = _SLASHES.search(word)
+    rest = word[slashes.end() :] if slashes else ""
+    user, at, after = rest.rpartition("@")
+    if ":" not in user:
+        user, at, after = rest.partition("/")[0].rpartition("@")
+        after = rest[len(user) + 1 :]
+    return f"{word[: len(word) - len(rest)]}{MASK}@{after}" if at else word

@@ -114,13 +114,21 @@ def check_out_folder(place: str | Path, *, option: str = "--out") -> Path:
 def below(folder: Path, name: str) -> Path:
     """Join a name that someone else wrote (a storage's listing, a record) to the folder that it must stay in.
 
-    ``name`` is relative, with ``/`` between its parts. Raises ``DataError`` for a name that would leave the folder, or
-    that no storage gives: absolute, empty, with a part of ``.`` or ``..``, a backslash or a NUL.
+    ``name`` is relative, with ``/`` between its parts. Raises ``DataError`` as ``check_name`` does.
+    """
+    return folder.joinpath(*check_name(name, folder).split("/"))
+
+
+def check_name(name: str, where: object) -> str:
+    """Return a relative name that stays in the folder it is joined to. ``where`` is named in the error.
+
+    Raises ``DataError`` for a name that would leave the folder, or that no storage gives: absolute, empty, with a part
+    of ``.`` or ``..``, a backslash or a NUL.
     """
     parts = PurePosixPath(name).parts
     if not parts or name != "/".join(parts) or ".." in parts or "." in parts or set("\\\0") & set(name):
-        raise DataError(f"{folder}: refused the name {name!r}: expected one that stays in this folder")
-    return folder.joinpath(*parts)
+        raise DataError(f"{where}: refused the name {name!r}: expected one that stays in this folder")
+    return name
 
 
 @contextmanager

@@ -8,25 +8,25 @@ truth: a mirror's records are replaced by its records before anything is planned
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
 import shutil
-import socket
-import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from engine.errors import DataError, RunBusy, StorageFailed
+from engine.errors import DataError, RunBusy
 from engine.storage import manifest
+from engine.storage.lease import Lease
 from engine.storage.manifest import Record, explain_os_errors
+from engine.storage.paths import below, check_name
 from engine.storage.remote import (
-    KEPT,
+    Listed,
     Storage,
     absolute,
+    cache_path,
     cache_root,
     exclusive,
     is_url,
@@ -35,8 +35,12 @@ from engine.storage.remote import (
 
 LOCK_FILE = "run.lock"
 MIRROR_FILE = "mirror.json"
-LEASE_S = 30.0  # that a run at a URL stays taken after its driver's last sign of life
-_METADATA = {"run.json", "events.jsonl", "model.json", "stage.json", "consumed.json", "progress.json"}
+RUNS = "runs"  # folder of the mirrors in this host's cache
+# What is mirrored as it is listed; nothing else that a storage lists is given a name here.
+_OF_A_STAGE = re.compile(r"stage\.json|consumed\.json|records/[0-9]+-[0-9]+\.json")
+_METADATA = re.compile(
+    rf"run\.json|events\.jsonl|model\.json|[a-z_0-9]+-[0-9a-f]{{12}}/(progress\.json|{_OF_A_STAGE.pattern})"
+)
 
 
 class Place:
@@ -126,10 +130,10 @@ class Mirror(Place):
     def __init__(self, url: str) -> None:
         self.url = url
         self.storage = Storage(url)
-        self._lease: _Lease | None = None
-        self._listing: Mapping[str, Mapping[str, Any]] = {}
-        name = url.rpartition("/")[2]
-        super().__init__(cache_root() / "runs" / f"{name}-{manifest.bytes_checksum(url.encode())[:12]}")
+        self._lease: Lease | None = None
+        self._listing: Mapping[str, Listed] = {}
+        cache_root()  # made, or refused, before anything is looked for in it
+        super().__init__(mirror_path(url))
 
     def __str__(self) -> str:
         return self.url
@@ -150,33 +154,38 @@ class Mirror(Place):
             self._refresh()
 
     def _refresh(self) -> None:
-        there = [name for name in self._listing if _is_metadata(name)]
+        there = {name: listed.size for name, listed in self._listing.items() if _METADATA.fullmatch(name)}
         with exclusive(self.root):
             if manifest.RUN_FILE not in there:  # what is here is of a run that was deleted
                 for path in [path for path in self.root.glob("*") if path.name != LOCK_FILE]:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             _PULLED.difference_update([folder for folder in _PULLED if folder.parent == self.root])
             here = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-            for name in [name for name in here if _is_metadata(name) and name not in there]:
+            for name in [name for name in here if _METADATA.fullmatch(name) and name not in there]:
                 (self.root / name).unlink(missing_ok=True)
-            self.storage.get(there, [self.root / name for name in there])
+            self.storage.get(there, self.root)
             manifest.write_json(self.root / MIRROR_FILE, {"url": self.url})
 
     def publish(self, *paths: Path) -> None:
-        self.storage.put(paths, [path.relative_to(self.root).as_posix() for path in paths])
+        self.storage.put(paths, [self._name(path) for path in paths])
 
     def withdraw(self, *paths: Path) -> None:
         for path in paths:
-            name = path.relative_to(self.root).as_posix()
-            below = [f"{name}/{each}" if each else name for each in Storage(f"{self.url}/{name}").files()]
-            self.storage.remove([each for each in below if not (self.root / each).exists()])
+            name = self._name(path)
+            there = [f"{name}/{each}" if each else name for each in Storage(f"{self.url}/{name}").files()]
+            self.storage.remove([each for each in there if not below(self.root, each).exists()])
+
+    def _name(self, path: Path) -> str:
+        """What a file or folder of the run is called at the URL; ``DataError`` for a path outside of the run."""
+        outside = not path.is_relative_to(self.root)
+        return check_name(path.as_posix() if outside else path.relative_to(self.root).as_posix(), self)
 
     def fetch(self, folder: Path) -> None:
         """Have the committed outputs of a stage's folder here, as their records' checksums say.
 
         Raises ``DataError`` for one that is damaged at the URL; the commit is withdrawn, so that resuming mends it.
         """
-        mark = folder / "complete"
+        name, mark = self._name(folder), folder / "complete"
         with exclusive(folder):
             self.fetch_records(folder)
             records = manifest.read_records(folder, manifest.read_stage(folder)["digest"])
@@ -185,22 +194,27 @@ class Mirror(Place):
             if mark.exists() and mark.read_text() == digest:
                 os.utime(folder)
                 return
+            for path in outputs:
+                check_name(path, f"{self.url}/{name}")
             missing = [path for path, (output, _) in outputs.items() if manifest.output_damage(folder, output)]
             make_room(sum(outputs[path][0].num_bytes for path in missing), keep=folder)
-            with explain_os_errors(folder):
-                names = [f"{folder.name}/{path}" for path in missing]
-                self.storage.get(names, [self.root / name for name in names])
+            again = "resume the run: it computes these rows again"
+            try:
+                with explain_os_errors(folder):
+                    self.storage.get({f"{name}/{path}": outputs[path][0].num_bytes for path in missing}, self.root)
+            except DataError as error:
+                raise DataError(f"{error}; {again}") from None
             for path in missing:
                 output, record = outputs[path]
                 damage = manifest.output_damage(folder, output)
                 if damage:
                     manifest.discard_record(folder, record)
                     self.withdraw(manifest.record_path(folder, record))
-                    raise DataError(f"{self.url}/{folder.name}: {damage}; resume the run: it computes these rows again")
+                    raise DataError(f"{self.url}/{name}: {damage}; {again}")
             mark.write_text(digest)
 
     def recall(self, path: Path) -> None:
-        data = self.storage.read(path.relative_to(self.root).as_posix())
+        data = self.storage.read(self._name(path))
         if data is not None:
             manifest.write_atomic(path, lambda stream: stream.write(data))
 
@@ -215,7 +229,7 @@ class Mirror(Place):
             name = f"{folder.name}/{output.path}"
             if name not in self._listing:
                 return f"{self.url}/{name} is missing"
-            size = self._listing[name].get("size")
+            size = self._listing[name].size
             if size != output.num_bytes:
                 return f"{self.url}/{name} has {size} bytes, its record says {output.num_bytes}"
         return None
@@ -223,134 +237,65 @@ class Mirror(Place):
     def fetch_records(self, folder: Path, *, again: bool = False) -> None:
         if not again and folder in _PULLED and (folder / "stage.json").exists():
             return
-        storage = Storage(f"{self.url}/{folder.name}")
-        there = [name for name in storage.files() if name in KEPT or name.startswith("records/")]
-        storage.get(there, [folder / name for name in there])
+        storage = Storage(f"{self.url}/{self._name(folder)}")
+        there = {name: listed.size for name, listed in storage.files().items() if _OF_A_STAGE.fullmatch(name)}
+        storage.get(there, folder)
         _PULLED.add(folder)
 
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Hold the run at its URL: a lease that a thread renews, and that lapses when its process or host dies.
 
-        A lease that someone holds is waited for, for as long as a dead one would take to lapse. Storages have no lock:
-        of two processes that take a lapsed lease at the same moment the later one wins; the other stops at its next
-        commit. Until then both do the same work, whose commits are the same bytes.
+        See ``engine.storage.lease``. Of two processes that take a lapsed lease at the same moment both may go on: the
+        earlier one then stops at its next commit. Until then both do the same work, whose commits are the same bytes.
         """
         with super().locked(wait=wait):
-            self._lease = _Lease(self.storage)
-            self._lease.take()
+            lease = Lease(self.storage, LOCK_FILE)
+            lease.take()
+            self._lease = lease
             try:
                 yield
             finally:
-                self._lease.give_back()
+                lease.give_back()
                 self._lease = None
 
     def is_running(self) -> bool:
-        return _Lease(self.storage).is_held()
+        return Lease(self.storage, LOCK_FILE).is_held()
 
 
 _PULLED: set[Path] = set()  # stages whose records this process has read from the URL
-_HELD: set[str] = set()  # tokens of the leases of this process
-
-
-class _Lease:
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._token = uuid.uuid4().hex
-        self._beats = 0
-        self.taken_by: str | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-
-    def take(self) -> None:
-        held = self._holder()
-        if held is not None and not _is_dead(held):
-            until = time.monotonic() + LEASE_S
-            while time.monotonic() < until and held is not None:
-                time.sleep(min(1.0, LEASE_S / 10))
-                now = self._holder()
-                if now is not None and now != held:
-                    raise RunBusy(
-                        f"another process is working on {self._storage.url} ({_word(now)}): wait for it, or choose "
-                        f"another --out"
-                    )
-                held = now
-        _HELD.add(self._token)
-        self._beat()
-        self._thread.start()
-
-    def give_back(self) -> None:
-        self._stop.set()
-        _HELD.discard(self._token)
-        self._thread.join(1.0)  # it may be waiting for the storage
-        with suppress(StorageFailed):  # then it lapses
-            held = self._holder()
-            if held is not None and held["token"] == self._token:
-                self._storage.remove([LOCK_FILE])
-
-    def is_held(self) -> bool:
-        """Tell whether someone holds it: whether it changes within the time of two beats."""
-        held = self._holder()
-        if held is None or _is_dead(held):
-            return False
-        until = time.monotonic() + LEASE_S / 2
-        while time.monotonic() < until:
-            time.sleep(min(1.0, LEASE_S / 10))
-            if self._holder() != held:
-                return True
-        return False
-
-    def _renew(self) -> None:
-        while not self._stop.wait(LEASE_S / 6):
-            with suppress(StorageFailed):  # tasks notice if it fails for good
-                held = self._holder()
-                if held is not None and held["token"] != self._token:
-                    self.taken_by = _word(held)
-                    return
-                self._beat()
-
-    def _beat(self) -> None:
-        self._beats += 1
-        held = {"token": self._token, "beats": self._beats, "host": socket.gethostname(), "pid": os.getpid()}
-        self._storage.write(LOCK_FILE, json.dumps(held).encode())
-
-    def _holder(self) -> dict[str, Any] | None:
-        data = self._storage.read(LOCK_FILE)
-        try:
-            return None if data is None else dict(json.loads(data))
-        except ValueError:
-            return None
-
-
-def _word(held: dict[str, Any]) -> str:
-    return f"process {held['pid']} on {held['host']}"
-
-
-def _is_dead(held: dict[str, Any]) -> bool:
-    """Tell whether a lease's holder is known to have ended, which only its own host knows."""
-    if held["host"] != socket.gethostname():
-        return False
-    return held["token"] not in _HELD if held["pid"] == os.getpid() else not Path(f"/proc/{held['pid']}").exists()
-
-
-def _is_metadata(name: str) -> bool:
-    parts = name.split("/")
-    return parts[-1] in _METADATA or (len(parts) == 3 and parts[1] == "records")
 
 
 def open_place(root: str | Path) -> Place:
-    """The place of a run's folder, or URL; a mirror's folder is its URL."""
+    """The place of a run's folder, or URL; the folder of a mirror in this host's cache is its URL."""
     place = absolute(root)
     if is_url(place):
         return Mirror(place)
-    mark = Path(place) / MIRROR_FILE
-    return Mirror(str(manifest.read_json(mark)["url"])) if mark.is_file() else Place(Path(place))
+    url = _mirrored(Path(place))
+    return Place(Path(place)) if url is None else Mirror(url)
+
+
+def _mirrored(folder: Path) -> str | None:
+    """The URL that a folder of this host's cache mirrors.
+
+    Anyone could put a file of this name into a folder that they hand on: it counts only where a mirror of its URL is
+    kept, as what it names is written to.
+    """
+    if folder.parent != cache_path() / RUNS or not (folder / MIRROR_FILE).is_file():
+        return None
+    url = manifest.read_json(folder / MIRROR_FILE).get("url")
+    return url if isinstance(url, str) and is_url(url) and absolute(url) == url and folder == mirror_path(url) else None
+
+
+def mirror_path(url: str) -> Path:
+    """Where this host mirrors a run at a URL."""
+    return cache_path() / RUNS / f"{url.rpartition('/')[2]}-{manifest.bytes_checksum(url.encode())[:12]}"
 
 
 def open_stage(place: str) -> tuple[Place, Path]:
     """The run that a stage's folder, or URL, belongs to, and the folder here."""
     if not is_url(place):
         return Place(Path(place).parent), Path(place)
-    root, _, folder = place.rpartition("/")
+    root, _, folder = absolute(place).rpartition("/")
     mirror = Mirror(root)
-    return mirror, mirror.root / folder
+    return mirror, below(mirror.root, folder)

@@ -8,21 +8,28 @@ that holds any is refused, as URLs are recorded.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import inspect
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import fsspec
+from fsspec.callbacks import Callback
 
-from engine.errors import ConfigError, DataError, DependencyMissing, EngineError, StorageFailed
+from engine.errors import ConfigError, DataError, DependencyMissing, DiskBudgetExceeded, EngineError, StorageFailed
+from engine.masking import MASK, holds_secret
 from engine.storage.manifest import bytes_below, bytes_checksum, explain_os_errors
+from engine.storage.paths import below, check_name, check_out_folder, os_reason
 
 T = TypeVar("T")
 PATIENCE_S = 120.0  # for which a storage's errors are waited out
@@ -31,37 +38,77 @@ CACHE_SHARE = 0.8  # of the disk's free bytes and those of the cache, if no limi
 _USING, _WRITING = "in-use", "writing"  # endings of lock files
 _GIVEN_UP: set[str] = set()
 _OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # the patience is ours
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_LOCAL = ("file", "local")
+_OF_THIS_HOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 _HOPELESS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a storage's listing tells of a file; ``version`` differs where the file was changed."""
+
+    size: int
+    version: str
+    changed: float | None  # Unix seconds, where the storage tells
 
 
 def is_url(place: object) -> bool:
     """Tell whether a place is one of fsspec's URLs, other than a local ``file://``."""
-    scheme, separator, _ = str(place).partition("://")
-    return bool(separator) and scheme.isidentifier() and scheme not in ("file", "local")
+    found = _SCHEME.match(str(place))
+    return found is not None and found[1].lower() not in _LOCAL
 
 
 def absolute(place: str | Path) -> str:
     """A URL as it is, without a slash at its end, or a path made absolute; ``file://`` URLs are paths.
 
-    Raises ``ConfigError`` for a URL with credentials in it.
+    Raises ``ConfigError`` for a URL with credentials, a query or a fragment in it, of which nothing is repeated, and
+    for one that names no file or folder.
     """
     text = str(place)
-    if not is_url(text):
-        scheme, separator, rest = text.partition("://")
-        return str(Path(rest if separator and scheme in ("file", "local") else text).absolute())
-    parts = urlsplit(text)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        hidden = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, separator, rest = text.partition("://")
+    if separator and holds_secret(text):
         raise ConfigError(
-            f"{hidden}: a URL with a user, password or query would be recorded in the run; give credentials by the "
-            f"environment or the storage's own configuration"
+            f"{scheme if scheme.isidentifier() else MASK}://{MASK}: a URL with a user, password, query or fragment "
+            f"would be recorded in the run; give credentials by the environment or the storage's own configuration"
         )
-    return text.rstrip("/")
+    if not is_url(text):
+        return str(Path(rest if separator and scheme.lower() in _LOCAL else text).absolute())
+    url = text.rstrip("/")
+    if not is_url(url) or {".", ".."} & set(url.split("/")) or not url.isprintable():
+        raise ConfigError(f"{text!r}: is no URL of a file or folder; expected one such as s3://bucket/folder")
+    return url
+
+
+def cache_path() -> Path:
+    """Where this host's copies would be: ``$ASTERISM_CACHE``, else ``~/.cache/asterism``."""
+    try:
+        return Path(os.environ.get(CACHE_FOLDER) or Path.home() / ".cache" / "asterism").absolute()
+    except RuntimeError:
+        raise ConfigError(f"this user has no home folder; set {CACHE_FOLDER} to a folder for copies") from None
 
 
 def cache_root() -> Path:
-    """Where this host keeps its copies: ``$ASTERISM_CACHE``, else ``~/.cache/asterism``."""
-    return Path(os.environ.get(CACHE_FOLDER) or Path.home() / ".cache" / "asterism").absolute()
+    """Where this host keeps its copies: a folder that is made, for this user alone, if it is not there.
+
+    Raises ``ConfigError`` for one that another user could have filled.
+    """
+    path = check_out_folder(cache_path(), option=CACHE_FOLDER)
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.stat()
+    if not {found.st_uid, path.lstat().st_uid} <= {os.geteuid()}:
+        raise ConfigError(
+            f"{path} belongs to another user, who could change what is read from it; set {CACHE_FOLDER} to a folder "
+            f"of your own"
+        )
+    if found.st_mode & 0o022:
+        raise ConfigError(
+            f"{path}: others may write there (mode {stat.S_IMODE(found.st_mode):04o}), and could change what is read "
+            f"from it: chmod 700 {path}, or set {CACHE_FOLDER} to another folder"
+        )
+    return path
 
 
 class Storage:
@@ -72,8 +119,9 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._host = urlsplit(url).scheme + urlsplit(url).netloc
-        options = _OPTIONS.get(urlsplit(url).scheme, {})
+        scheme, _, rest = url.partition("://")
+        self._host = f"{scheme}://{rest.partition('/')[0]}"
+        options = _OPTIONS.get(scheme.lower(), {})
         try:
             self._fs, self._path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
             if hasattr(self._fs, "retries"):
@@ -83,8 +131,11 @@ class Storage:
         except ValueError as error:
             raise ConfigError(f"{url}: {error}") from None
 
-    def files(self) -> dict[str, Mapping[str, Any]]:
-        """What is known of every file below, by its path relative to the URL; of the URL itself, by ``""``."""
+    def files(self) -> dict[str, Listed]:
+        """Every file below, by its path relative to the URL; a file at the URL itself by ``""``.
+
+        Raises ``DataError`` for a name that would lead out of a folder, and for two that no folder could hold.
+        """
         prefix = self._path.rstrip("/")
 
         def find() -> dict[str, Mapping[str, Any]]:
@@ -92,9 +143,26 @@ class Storage:
                 found = self._fs.find(self._path, detail=True)
             except FileNotFoundError:
                 return {}
-            return {path[len(prefix) :].lstrip("/"): facts for path, facts in found.items()}
+            return {path: facts or self._fs.info(path) for path, facts in found.items()}
 
-        return self._patiently(find, "list")
+        listed: dict[str, Listed] = {}
+        for path, facts in self._patiently(find, "list").items():
+            size = facts.get("size")
+            if path.endswith("/") and not size:
+                continue  # what consoles make to show an empty folder
+            if path != prefix and not path.startswith(f"{prefix}/"):
+                raise DataError(f"{self.url}: the storage lists {path!r}, which is not below {prefix}")
+            name = path[len(prefix) + 1 :]
+            if path != prefix:
+                check_name(name, self.url)
+            if not isinstance(size, int) or size < 0:
+                raise DataError(f"{self.url}: the storage does not tell the size of {name!r}; copy the file yourself")
+            listed[name] = Listed(size, _version(facts), _changed(facts))
+        for name in filter(None, listed):
+            for parent in PurePosixPath(name).parents:
+                if str(parent) in listed or "" in listed:
+                    raise DataError(f"{self.url}: {str(parent)!r} is both a file and a folder; rename one of them")
+        return listed
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small file; ``None`` if it is not there."""
@@ -115,23 +183,65 @@ class Storage:
 
         self._patiently(pipe, f"write {name}")
 
+    def create(self, name: str, data: bytes) -> bool | None:
+        """Write a small file unless there is one, and return whether it was; ``None`` where the storage cannot."""
+        if "mode" not in inspect.signature(getattr(self._fs, "_pipe_file", self._fs.pipe_file)).parameters:
+            return None
+
+        def pipe() -> bool | None:
+            try:
+                self._fs.pipe_file(self._at(name), data, mode="create")
+            except FileExistsError:
+                return False
+            except (NotImplementedError, OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+                return None if self.read(name) is None else False
+            return True
+
+        return self._patiently(pipe, f"write {name}")
+
     def put(self, local: Sequence[Path], names: Sequence[str]) -> None:
         """Copy files in."""
         if local:
             there = [self._at(name) for name in names]
             self._patiently(lambda: self._fs.put([str(path) for path in local], there), f"write {names[0]}")
 
-    def get(self, names: Sequence[str], local: Sequence[Path]) -> None:
-        """Copy files out. Raises ``DataError`` for one that is not there."""
-        for path in {path.parent for path in local}:
-            path.mkdir(parents=True, exist_ok=True)
-        if not names:
-            return
-        there = [self._at(name) for name in names]
+    def get(self, sizes: Mapping[str, int], folder: Path) -> list[Path]:
+        """Copy files out, each to its name below ``folder``, and return where they are; ``""`` is the folder's place.
+
+        ``sizes``: the bytes that each must have. Raises ``DataError`` for one that is not there or has another size,
+        and ``DiskBudgetExceeded`` before any is copied where the disk has no room for all.
+        """
+        files = [below(folder, name) if name else folder for name in sizes]
+        if not files:
+            return files
         try:
-            self._patiently(lambda: self._fs.get(there, [str(path) for path in local]), f"read {names[0]}")
+            self._get(sizes, folder, files)
         except FileNotFoundError as error:
             raise DataError(f"{self.url}: a file is missing: {error}; resume the run that wrote it") from None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise DataError(f"{self.url}: cannot be copied to {folder}: {os_reason(error)}") from None
+            raise
+        return files
+
+    def _get(self, sizes: Mapping[str, int], folder: Path, files: Sequence[Path]) -> None:
+        for parent in {file.parent for file in files}:
+            parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(files[0].parent).free
+        if sum(sizes.values()) > free:
+            raise DiskBudgetExceeded(
+                f"{self.url}: {sum(sizes.values()):,} bytes are to be copied to {folder}, where {free:,} are free; "
+                f"free some space, or set {CACHE_FOLDER} to a folder on another disk"
+            )
+        there, here = [self._at(name) for name in sizes], [str(file) for file in files]
+        at_most = _AtMost(dict(zip(here, sizes.values(), strict=True)))
+        self._patiently(lambda: self._fs.get(there, here, callback=at_most), f"read {next(iter(sizes))}")
+        for (name, size), file in zip(sizes.items(), files, strict=True):
+            if not file.is_file() or file.stat().st_size != size:
+                came = f"{file.stat().st_size:,} bytes" if file.is_file() else "no file"
+                raise DataError(f"{self.url}/{name}: {came} came, expected {size:,} bytes")
 
     def remove(self, names: Sequence[str]) -> None:
         """Delete files; one that is gone already is no error."""
@@ -151,11 +261,15 @@ class Storage:
                 found = act()
                 _GIVEN_UP.discard(self._host)
                 return found
+            except EngineError:
+                raise
             except _HOPELESS as error:
                 if isinstance(error, FileNotFoundError):
                     raise
                 raise StorageFailed(f"{self.url}: could not {what}: {type(error).__name__}: {error}") from error
             except Exception as error:  # each storage library has errors of its own
+                if isinstance(error, OSError) and error.errno in _OF_THIS_HOST:
+                    raise
                 if time.monotonic() + wait > until:
                     _GIVEN_UP.add(self._host)
                     raise StorageFailed(
@@ -164,6 +278,27 @@ class Storage:
                     ) from error
             time.sleep(wait)
             wait = min(2 * wait, 8.0)
+
+
+class _AtMost(Callback):  # type: ignore[misc]
+    """Stops the copy of a file that turns out larger than it should be, before it fills the disk."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self._sizes = sizes
+
+    def branched(self, path_1: str, path_2: str, **_: Any) -> Callback:
+        return _Counted(path_1, self._sizes[path_2])
+
+
+class _Counted(Callback):  # type: ignore[misc]
+    def __init__(self, name: str, most: int) -> None:
+        super().__init__()
+        self._name, self._most = name, most
+
+    def call(self, *_: Any, **__: Any) -> None:
+        if self.value > self._most:
+            raise DataError(f"{self._name}: more than the expected {self._most:,} bytes came; the copy was given up")
 
 
 def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
@@ -176,28 +311,26 @@ def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
         return Path(absolute(place))
     url = absolute(place)
     storage = Storage(url)
-    found = storage.files()
+    found = dict(sorted(storage.files().items()))
     if not found:
         raise DataError(f"{url}: no such file or folder")
-    known = sorted((name, _size(facts), _version(facts)) for name, facts in found.items())
+    known = [(name, listed.size, listed.version) for name, listed in found.items()]
     entry = cache_root() / "copies" / bytes_checksum(repr((url, known)).encode())
-    path = entry / url.rpartition("/")[2]
+    path, mark = below(entry / "files", url.rpartition("/")[2]), entry / "complete"
     if use is not None:
         use.enter_context(in_use(entry))
     with exclusive(entry):
-        if not (entry / "complete").exists():
-            make_room(sum(size for _, size, _ in known), keep=entry)
-            names = [name for name, _, _ in known]
-            files = [path / name if name else path for name in names]
+        if not mark.exists():
+            sizes = {name: listed.size for name, listed in found.items()}
+            make_room(sum(sizes.values()), keep=entry)
             with explain_os_errors(path):
-                storage.get(names, files)
-                for name, file, (_, size, _) in zip(names, files, known, strict=True):
-                    changed = _changed(found[name])
-                    if file.stat().st_size != size:
-                        raise DataError(f"{url}/{name}: {file.stat().st_size:,} bytes came, expected {size:,}")
-                    if changed is not None:
-                        os.utime(file, (changed, changed))
-                (entry / "complete").touch()
+                files = storage.get(sizes, path)
+                if len({file.stat().st_ino for file in files}) < len(files):
+                    raise DataError(f"{url}: this host's file system takes two of its names for one; rename them")
+                for file, listed in zip(files, found.values(), strict=True):
+                    if listed.changed is not None:
+                        os.utime(file, (listed.changed, listed.changed))
+                mark.touch()
         os.utime(entry)
     return path
 
@@ -214,10 +347,6 @@ def original_names(addresses: Mapping[str, str]) -> Iterator[None]:
         if text == str(error):
             raise
         raise type(error)(text) from error
-
-
-def _size(facts: Mapping[str, Any]) -> int:
-    return int(facts.get("size") or 0)
 
 
 def _version(facts: Mapping[str, Any]) -> str:
@@ -262,10 +391,9 @@ def make_room(num_bytes: int, *, keep: Path) -> None:
     alone is over the limit, the limit is exceeded.
     """
     root = cache_root()
-    root.mkdir(parents=True, exist_ok=True)
     held = bytes_below(root)
     share = CACHE_SHARE * (shutil.disk_usage(root).free + held)
-    room = int(os.environ.get(CACHE_LIMIT) or share) - num_bytes - held
+    room = _limit(share) - num_bytes - held
     if room >= 0:
         return
     entries = [*(root / "copies").glob("*/"), *(root / "runs").glob("*/*-*/")]
@@ -279,6 +407,15 @@ def make_room(num_bytes: int, *, keep: Path) -> None:
             before = bytes_below(entry)
             drop_outputs(entry)
             room += before - bytes_below(entry)
+
+
+def _limit(share: float) -> int:
+    text = os.environ.get(CACHE_LIMIT)
+    if not text:
+        return int(share)
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"{CACHE_LIMIT} is {text!r}; expected a number of bytes, such as 200000000000")
+    return int(text)
 
 
 KEPT = {"records", "stage.json", "consumed.json"}  # of a stage whose outputs were dropped

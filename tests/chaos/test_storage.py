@@ -19,7 +19,7 @@ from conftest import make_blobs
 from engine import api
 from engine.errors import DiskBudgetExceeded, StorageFailed
 from engine.events import read_events
-from engine.storage import places, remote
+from engine.storage import lease, places, remote
 from engine.storage.remote import Storage
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'asterism[s3]'")
@@ -92,8 +92,8 @@ def test_killed_on_one_host_it_is_resumed_on_another(
     assert process.wait(120) == -signal.SIGKILL
     assert reached.is_set()
     server.on_write = lambda path: None
-    monkeypatch.setattr(places.socket, "gethostname", lambda: "another-host")  # which cannot see that it is dead
-    monkeypatch.setattr(places, "LEASE_S", 1.0)
+    monkeypatch.setattr(lease.socket, "gethostname", lambda: "another-host")  # which cannot see that it is dead
+    monkeypatch.setattr(lease, "LEASE_S", 1.0)
     np.testing.assert_array_equal(run(out), expected)
     assert max(commits(out).values()) == 1
 

@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 import psutil
@@ -47,20 +49,59 @@ def return_unused() -> None:
         trim(0)
 
 
-def free_bytes() -> int:
-    """Memory that new work may take: what the system calls available, within this process's control group."""
-    available = int(psutil.virtual_memory().available)
+def free_bytes(root: Path = Path("/")) -> int:
+    """Memory that new work may take: what the system calls available, within this process's control groups.
+
+    ``root``: the folder that ``proc`` and ``sys`` lie in.
+    """
+    return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups(root)]))
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What each control group around this process, of version 1 or 2, leaves of its limit.
+
+    Pages of files count as left, because the kernel takes them back before it refuses memory.
+    """
+    mounts = root / "sys/fs/cgroup"
     try:
-        with (
-            open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit,
-            open("/sys/fs/cgroup/memory.current", encoding="ascii") as current,
-        ):
-            text = limit.read().strip()
-            if text != "max":
-                available = min(available, int(text) - int(current.read()))
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):
-        pass
-    return max(available, 0)
+        lines = ["0::/"]
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            mount, limits, used, prefix = mounts, ["memory.max", "memory.high"], "memory.current", ""
+        elif "memory" in controllers.split(","):
+            mount, limits, used = mounts / "memory", ["memory.limit_in_bytes"], "memory.usage_in_bytes"
+            prefix = "total_"
+        else:
+            continue
+        # A container sees its own group as the mount, and may be told a path that only its host has.
+        for name in {"", *(str(parent) for parent in (PurePosixPath(path), *PurePosixPath(path).parents))}:
+            group = mount / name.strip("/")
+            limit = min((found for each in limits if (found := _number(group / each)) is not None), default=None)
+            held = _number(group / used)
+            if limit is not None and held is not None:
+                yield limit - max(0, held - _reclaimable(group / "memory.stat", prefix))
+
+
+def _reclaimable(path: Path, prefix: str) -> int:
+    wanted = {f"{prefix}inactive_file", f"{prefix}active_file"}
+    try:
+        fields = (line.split() for line in path.read_text().splitlines())
+        return sum(int(field[1]) for field in fields if len(field) == 2 and field[0] in wanted)
+    except (OSError, ValueError):
+        return 0
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; ``None`` for ``max``, no file, or one that holds something else."""
+    try:
+        text = path.read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 30 else None
 
 
 class PeakMemory:

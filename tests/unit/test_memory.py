@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,70 @@ def test_return_unused_may_always_be_called() -> None:
 
 def test_free_bytes_respects_the_system() -> None:
     assert 0 < free_bytes() < 1 << 50
+
+
+V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
+V1_NONE = "9223372036854771712"
+GROUPS = {  # files of a made-up system, and what its groups leave
+    "none": ({}, None),
+    "no limit": ({f"{V2}/memory.max": "max", f"{V2}/memory.current": "5"}, None),
+    "a limit": ({f"{V2}/memory.max": "1000", f"{V2}/memory.current": "400"}, 600),
+    "more than the limit": ({f"{V2}/memory.max": "1000", f"{V2}/memory.current": "1400"}, 0),
+    "where it is slowed down": (
+        {f"{V2}/memory.max": "1000", f"{V2}/memory.high": "900", f"{V2}/memory.current": "400"}, 500
+    ),
+    "a warm cache of files": (
+        {f"{V2}/memory.max": "1000", f"{V2}/memory.current": "990",
+         f"{V2}/memory.stat": "anon 90\nfile 900\ninactive_file 500\nactive_file 300\nshmem 100\n"}, 810
+    ),
+    "nested": (
+        {"proc/self/cgroup": "0::/a/b/c\n", f"{V2}/a/memory.max": "1000", f"{V2}/a/memory.current": "700",
+         f"{V2}/a/b/memory.max": "max", f"{V2}/a/b/memory.current": "600",
+         f"{V2}/a/b/c/memory.max": "900", f"{V2}/a/b/c/memory.current": "100"}, 300
+    ),
+    "nested, its own the least": (
+        {"proc/self/cgroup": "0::/a/b\n", f"{V2}/a/memory.max": "1000", f"{V2}/a/memory.current": "100",
+         f"{V2}/a/b/memory.max": "200", f"{V2}/a/b/memory.current": "100"}, 100
+    ),
+    "another's": ({"proc/self/cgroup": "0::/a\n", f"{V2}/b/memory.max": "1", f"{V2}/b/memory.current": "1"}, None),
+    "version 1": (
+        {"proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/x/y\n0::/\n", f"{V1}/memory.limit_in_bytes": V1_NONE,
+         f"{V1}/memory.usage_in_bytes": "5000", f"{V1}/x/memory.limit_in_bytes": "1000",
+         f"{V1}/x/memory.usage_in_bytes": "900", f"{V1}/x/y/memory.limit_in_bytes": V1_NONE,
+         f"{V1}/x/y/memory.usage_in_bytes": "900",
+         f"{V1}/x/memory.stat": "inactive_file 1\ntotal_inactive_file 200\ntotal_active_file 100\n"}, 400
+    ),
+    "version 1, seen from within": (
+        {"proc/self/cgroup": "4:memory:/docker/0123\n", f"{V1}/memory.limit_in_bytes": "1000",
+         f"{V1}/memory.usage_in_bytes": "300"}, 700
+    ),
+    "no list of groups": ({f"{V2}/memory.max": "1000", f"{V2}/memory.current": "1"}, 999),
+    "junk": (
+        {"proc/self/cgroup": "\n:::\n0\n4:memory\nx:memory:/..\n0::/a\n", f"{V2}/memory.max": "-1",
+         f"{V2}/memory.current": "x", f"{V2}/a/memory.max": "1000", f"{V2}/a/memory.current": "400",
+         f"{V2}/a/memory.stat": "inactive_file\ninactive_file x\n\n", f"{V2}/a/memory.high": "9" * 5000}, 600
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_limits_of_all_groups_around_a_process_hold(name: str, tmp_path: Path) -> None:
+    files, left = GROUPS[name]
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    if left is None:
+        assert free_bytes(tmp_path) > 1 << 20
+    else:
+        assert free_bytes(tmp_path) == left
+
+
+def test_a_group_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / f"{V2}/memory.max").mkdir(parents=True)
+    (tmp_path / f"{V2}/memory.current").write_bytes(b"\xff\xfe")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_bytes(b"\xff")
+    assert free_bytes(tmp_path) > 1 << 20
 
 
 def _hold(ready: object) -> None:

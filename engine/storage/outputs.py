@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.storage import manifest
 from engine.storage.paths import check_out_file, check_out_folder
 from engine.storage.remote import Storage, absolute, is_url
 
@@ -39,7 +41,9 @@ def out_file(place: str | Path, *, option: str = "--out", never: Iterable[str | 
 def write_out(place: str, write: Callable[[Path], Any]) -> None:
     """Have ``write`` make the file at a path that ``out_file`` gave; for a URL under a temporary name, then copied."""
     if not is_url(place):
-        write(Path(place))
+        path = Path(place)
+        manifest.remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+        write(path)
         return
     with TemporaryDirectory(prefix="asterism-") as folder:
         path = Path(folder, "file")

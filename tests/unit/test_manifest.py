@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,13 @@ def test_a_run_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"format_version": 99}))
     with pytest.raises(ManifestMismatch, match=r"written by a later version .*99, this version reads 2"):
         manifest.read_run(tmp_path)
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, written, other = (tmp_path / name for name in (f".x.{ended.pid}.tmp", f".x.{os.getpid()}.tmp", ".tmp"))
+    for path in (left, written, other):
+        path.touch()
+    manifest.remove_abandoned(tmp_path.glob(".*.tmp"))
+    assert set(tmp_path.iterdir()) == {written, other}

@@ -276,7 +276,7 @@ def _resolve(
     if labels is not None:
         _check_labels(labels, source.num_rows, training=kind == "training")
     settings = request.settings
-    model = replace(read_model(local_copy(request.model), source.dim), folder=request.model) if request.model else None
+    model = _read_model(request.model, source.dim) if request.model else None
     if settings.method == "auto":
         trains = kind == "training"
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
@@ -311,6 +311,13 @@ def _resolve(
         return run_stages(source, settings, model, knn_graph, labels, committee)
 
     return settings, model, build
+
+
+def _read_model(place: str, dim: int) -> Model:
+    """The model at a place, checked; its ``folder`` is the place."""
+    model = read_model(local_copy(place), dim)
+    METHODS[model.method].check_model(model)
+    return replace(model, folder=place)
 
 
 def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> None:

@@ -32,8 +32,8 @@ RECORD = Path(__file__).parent / "stage_code.json"
 LEFT_OUT = (
     "engine.config", "engine.errors", "engine.executors", "engine.masking", "engine.memory", "engine.plan",
     "engine.progress", "engine.storage.arrays", "engine.storage.companions", "engine.storage.context",
-    "engine.storage.manifest", "engine.storage.paths", "engine.storage.places", "engine.storage.remote",
-    "engine.storage.tables", "engine.version",
+    "engine.storage.manifest", "engine.storage.owned", "engine.storage.paths", "engine.storage.places",
+    "engine.storage.remote", "engine.storage.tables", "engine.version",
 )  # fmt: skip
 _NAMED = re.compile(r"(engine(?:\.\w+)+):(\w+)")
 Definition = tuple[str, str]  # a module and a name in it

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from engine.learning.tensors import take_array
 from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -157,4 +158,5 @@ def to_tensors(metric: Metric, name: str = "metric") -> dict[str, Array]:
 
 def from_tensors(tensors: dict[str, Array], name: str = "metric") -> Metric:
     """Build the metric that ``to_tensors`` named the arrays of."""
-    return Metric(tensors[f"{name}.mean"], tensors[f"{name}.projection"])
+    mean = take_array(tensors, f"{name}.mean", "float32", None)
+    return Metric(mean, take_array(tensors, f"{name}.projection", "float32", len(mean), len(mean)))

@@ -20,6 +20,7 @@ from engine.graph.adjacency import EdgeList
 from engine.graph.features import NUM_STRUCTURAL, STRUCTURAL_NAMES, fill_cosines, fill_structural
 from engine.graph.overlaps import AVERAGED, NUM_OVERLAPS, OVERLAP_NAMES, fill_overlaps
 from engine.graph.support import NUM_SUPPORT, PRIOR_ONE, SUPPORT_NAMES, fill_listed, fill_support, store_priors
+from engine.learning.tensors import take_array
 from engine.learning.trees import Trees, fill_logits, fit_trees
 from engine.tiles import map_tiles, tile_bounds
 
@@ -272,8 +273,28 @@ def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:
 
 def from_tensors(tensors: dict[str, Array]) -> StructuralScorer:
     """Build the scorer that ``to_tensors`` named the arrays of."""
-    calibration = tensors["calibration"].tolist()
+    calibration = take_array(tensors, "calibration", "float64", 3).tolist()
     return StructuralScorer(priors_from_tensors(tensors), trees_from_tensors("final", tensors), *calibration)
+
+
+def check_alone(tensors: dict[str, Array]) -> Array:
+    """The calibration of the first graph's scorer without a second graph's: (3,) float64."""
+    calibration = take_array(tensors, "alone", "float64", 3)
+    if not np.isfinite(calibration).all():
+        raise DataError("tensor alone holds NaN or infinity")
+    return calibration
+
+
+def check_tensors(tensors: dict[str, Array], *, originals: bool) -> None:
+    """Raise ``DataError`` for tensors that are no scorer; ``originals``: of a graph of projected vectors."""
+    scorer = from_tensors(tensors)
+    if not scorer.priors:
+        raise DataError("tensor prior_0.inputs is missing")
+    for trees in scorer.priors:
+        trees.check_columns(NUM_INPUTS + originals)
+    scorer.final.check_columns(NUM_ALL + originals)
+    if not np.isfinite([scorer.slope, scorer.offset, scorer.second_slope]).all():
+        raise DataError("tensor calibration holds NaN or infinity")
 
 
 def priors_from_tensors(tensors: dict[str, Array]) -> tuple[Trees, ...]:
@@ -292,8 +313,13 @@ def trees_to_tensors(name: str, trees: Trees) -> dict[str, Array]:
 
 def trees_from_tensors(name: str, tensors: dict[str, Array]) -> Trees:
     """Build one ensemble from its named arrays."""
-    inputs, thresholds, values = (tensors[f"{name}.{part}"] for part in ("inputs", "thresholds", "values"))
-    return Trees(inputs, thresholds, values, float(tensors[f"{name}.bias"][0]))
+    parts = (("inputs", "int16"), ("thresholds", "float32"), ("values", "float32"))
+    inputs, thresholds, values = (take_array(tensors, f"{name}.{part}", dtype, None, None) for part, dtype in parts)
+    bias = take_array(tensors, f"{name}.bias", "float64", 1)
+    try:
+        return Trees(inputs, thresholds, values, float(bias[0]))
+    except DataError as error:
+        raise DataError(f"tensors {name}.*: {error}") from None
 
 
 def _listed_edges(graph: Neighborhoods, start: int, stop: int) -> tuple[Array, Array, EdgeList]:
@@ -305,6 +331,8 @@ def _listed_edges(graph: Neighborhoods, start: int, stop: int) -> tuple[Array, A
 
 
 def _fill(graph: Neighborhoods, edges: EdgeList, priors: Array | None, out: Array) -> None:
+    if out.shape[1] != graph.count_inputs(priors is not None):  # kernels write where they are told
+        raise ValueError(f"{out.shape[1]} columns for {graph.count_inputs(priors is not None)} inputs")
     fill_structural(graph.neighbors_NK, graph.similarities_NK, *edges, out)
     column = NUM_STRUCTURAL
     fill_overlaps(*graph[:3], *edges, out[:, column:])
@@ -318,10 +346,10 @@ def _fill(graph: Neighborhoods, edges: EdgeList, priors: Array | None, out: Arra
     if graph.originals_ND is not None:
         fill_cosines(graph.originals_ND, edges.sources, edges.targets, out[:, column])
         column += 1
-    assert column == out.shape[1]
 
 
 def _logits(trees: Trees, inputs: Array, out: Array) -> None:
+    trees.check_columns(inputs.shape[1])
     fill_logits(trees.inputs, trees.thresholds, trees.values, np.float32(trees.bias), inputs, out)
 
 

@@ -7,7 +7,7 @@ Fitting gives the same bits for any number of threads: each input's histogram is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numba
@@ -20,6 +20,7 @@ from engine.tiles import map_tiles, tile_bounds
 Array = np.ndarray[Any, Any]
 
 MAX_BINS = 128
+MOST_LEVELS, MOST_TREES = 16, 1 << 16
 BIN_SAMPLE = 200_000
 TILE_EDGES = 1_024  # of one pass over all trees: a tile's inputs stay in a core's cache
 
@@ -29,15 +30,42 @@ class Trees:
     """Boosted trees as plain arrays; a row goes left at a node if its input is at most the threshold.
 
     ``inputs`` (T, I) int16, ``thresholds`` (T, I) float32, ``values`` (T, I + 1) float32, ``bias`` the first log-odds.
+    Raises ``DataError`` for arrays that are no such trees: the compiled kernel reads memory where they point.
     """
 
     inputs: Array
     thresholds: Array
     values: Array
     bias: float
+    num_inputs: int = field(init=False)  # least number of columns that rows must have
+
+    def __post_init__(self) -> None:
+        num_trees, inner = self.inputs.shape if self.inputs.ndim == 2 else (0, 0)
+        levels = (inner + 1).bit_length() - 1
+        if inner != (1 << levels) - 1 or not 1 <= levels <= MOST_LEVELS or not 1 <= num_trees <= MOST_TREES:
+            raise DataError(f"trees: splits of shape {self.inputs.shape}, expected (trees, 2^levels - 1)")
+        expected = (("int16", self.inputs, inner), ("float32", self.thresholds, inner),
+                    ("float32", self.values, inner + 1))  # fmt: skip
+        for dtype, array, width in expected:
+            if array.dtype != np.dtype(dtype) or array.shape != (num_trees, width):
+                raise DataError(
+                    f"trees: an array is {array.dtype} of shape {array.shape}, expected {dtype} of shape "
+                    f"{(num_trees, width)}"
+                )
+        if self.inputs.min() < 0 or np.isnan(self.thresholds).any() or not np.isfinite(self.values).all():
+            raise DataError("trees: an input is below 0, a threshold is NaN, or a value is not finite")
+        if not np.isfinite(self.bias):
+            raise DataError(f"trees: expected finite first log-odds, got {self.bias}")
+        object.__setattr__(self, "num_inputs", int(self.inputs.max()) + 1)
+
+    def check_columns(self, count: int) -> None:
+        """Raise ``DataError`` if the trees ask for a column beyond ``count``."""
+        if self.num_inputs > count:
+            raise DataError(f"trees: split on input {self.num_inputs - 1}, expected inputs 0 to {count - 1}")
 
     def logits(self, inputs_EF: Array, *, threads: int = 1) -> Array:
         """Log-odds of each row of float32 inputs: (E,) float32."""
+        self.check_columns(inputs_EF.shape[1])
         result = np.empty(len(inputs_EF), np.float32)
 
         def run(tile: tuple[int, int]) -> None:
@@ -200,4 +228,5 @@ def _leaf_values(nodes: Array, gradients: Array, curvatures: Array, inner: int, 
     for row in range(len(nodes)):
         sums[nodes[row] - inner, 0] += gradients[row]
         sums[nodes[row] - inner, 1] += curvatures[row]
-    return (-rate * sums[:, 0] / (sums[:, 1] + l2)).astype(np.float32)
+    values = -rate * sums[:, 0] / (sums[:, 1] + l2)
+    return np.where(np.isfinite(values), values, 0.0).astype(np.float32)  # without l2 an empty leaf is 0 / 0

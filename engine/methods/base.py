@@ -5,22 +5,87 @@ Each published method is one file here: what it fits, how it scores, how it part
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 from engine.config import MethodName, Settings, fingerprint
-from engine.errors import ConfigError, DataError, ManifestMismatch
+from engine.errors import ConfigError, DataError, EngineError, ManifestMismatch
 from engine.learning import selection
+from engine.learning.tensors import check_weights
 from engine.plan import Cost, Stage
 from engine.stages import aggregate, select
 from engine.storage import manifest
+from engine.storage.owned import Digest, Kind, Sealed, Text, check_types, read_owned
+from engine.storage.paths import check_file, explain_reading
 from engine.version import __version__
 
-MODEL_FORMAT_VERSION = 1
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
+METRIC = "shrinkage"  # the fact of a model that has learned a metric
+
+
+class PointFile(BaseModel):
+    """An operating point; what it scored on held-out rows stands beside the thresholds."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    min_score: Annotated[float, Field(ge=-1.01, le=1.01)]  # cosines of rounded vectors pass 1 by a little
+    min_intimacy: Annotated[float, Field(ge=0, le=1)] | Literal["adaptive"] | None = None
+    max_size: Annotated[int, Field(ge=1)] | None = None
+
+
+class ChosenFile(BaseModel):
+    """The parameters of a baseline that training chose."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    rows_per_cluster: Annotated[float, Field(gt=0)] = 1.0
+    distance: Annotated[float, Field(gt=0)] = 1.0
+    min_rows: Annotated[int, Field(ge=1)] = 1
+    selection: Literal["eom", "leaf"] = "eom"
+
+
+class FactsFile(BaseModel):
+    """The facts of a model that runs read; others are for people."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    network: dict[str, Any] = {}
+    point: ChosenFile = ChosenFile()
+    min_similarity: Annotated[float, Field(ge=-1.01, le=1.01)] = 0.0
+    shrinkage: Annotated[float, Field(ge=0)] = 0.0
+    second_graph: bool = False
+    neighbors: Annotated[int, Field(ge=1, le=80)] = 80
+    delta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    link_pass: Annotated[Literal["vectors", "embedded"], Field(alias="pass")] = "vectors"
+
+
+PartitionName = Literal["components", "propagation", "density_peaks", "map_equation"]
+
+
+class ModelFile(Sealed):
+    """What ``model.json`` holds."""
+
+    engine_version: Text
+    method: MethodName
+    dim: Annotated[int, Field(ge=1, le=1 << 24)]
+    k: Annotated[int, Field(ge=1, le=1024)]
+    settings: dict[str, Any]
+    operating_points: dict[PartitionName, PointFile]
+    preferred: PartitionName | Literal["own"]
+    weights_checksum: Digest
+    facts: FactsFile
+
+
+MODEL = Kind(ModelFile, "train the model, or copy it, again", version=2)
 
 
 @dataclass(frozen=True)
@@ -87,7 +152,8 @@ class Method:
     ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``min_score``: of
     partitions, where neither settings nor a model say. ``run_sections``: of the settings, beside those of every method,
     that its runs read; ``training_sections``: that its training reads, too. ``first_metric``: the stage that learns a
-    metric for a second graph from first clusters, of a method that makes such.
+    metric for a second graph from first clusters, of a method that makes such. ``read_facts``: of a model, that its
+    runs cannot do without.
     """
 
     name: MethodName
@@ -101,6 +167,7 @@ class Method:
     run_sections: tuple[str, ...] = ()
     training_sections: tuple[str, ...] = ()
     first_metric = ""
+    read_facts: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -131,6 +198,41 @@ class Method:
         asked = settings.partition.method
         if self.partitions and not self.clusters_itself and asked not in ("auto", *self.partitions):
             raise ConfigError(f"partition.method {asked}: method {self.name} knows only {', '.join(self.partitions)}")
+
+    def check_model(self, model: Model) -> None:
+        """Refuse a model, here on this host, that is not what a training of the method leaves.
+
+        Raises ``DataError`` that names the file and what is wrong with it.
+        """
+        path = f"{model.folder}/{MODEL_FILE}"
+        missing = [name for name in self.read_facts if name not in model.facts]
+        if missing:
+            raise DataError(f"{path}: facts.{missing[0]} is missing, which method {self.name} needs; {MODEL.remedy}")
+        own = "own" in self.partitions
+        points = set(model.operating_points)
+        if (model.preferred == "own") != own or (not own and model.preferred not in points) or (own and points):
+            raise DataError(
+                f"{path}: prefers the partition {model.preferred} and has operating points for "
+                f"{', '.join(sorted(points)) or 'none'}, as no {self.name} model; {MODEL.remedy}"
+            )
+        try:
+            self.check_weights(model)
+        except EngineError:
+            raise
+        except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:  # of a network of such settings
+            first = str(error).splitlines()[:3]
+            raise DataError(f"{path}: facts.network describes no network: {' '.join(first)}; {MODEL.remedy}") from None
+
+    def check_weights(self, model: Model) -> None:
+        """Refuse weights that are not those of the network that the model's facts describe."""
+        further = {}
+        if METRIC in model.facts:
+            further = {"metric.mean": (model.dim,), "metric.projection": (model.dim, model.dim)}
+        check_weights(model.weights, self.networks(model), further)
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """What builds each network whose weights a model holds, by the prefix of their names."""
+        return {}
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's facts would say before training: what its weights belong to."""
@@ -194,33 +296,33 @@ def write_model(
 ) -> None:  # fmt: skip
     """Write a model's two files, as ``read_model`` reads them."""
     manifest.write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
-    manifest.write_json(folder / MODEL_FILE, {
-        "format_version": MODEL_FORMAT_VERSION, "engine_version": __version__, "method": method, "dim": dim, "k": k,
-        "settings": settings, "operating_points": operating_points, "preferred": preferred,
+    tree = {
+        "engine_version": __version__, "method": method, "dim": dim, "k": k, "settings": settings,
+        "operating_points": operating_points, "preferred": preferred,
         "weights_checksum": manifest.file_checksum(folder / WEIGHTS_FILE), "facts": facts,
-    })  # fmt: skip
+    }  # fmt: skip
+    check_types(folder / MODEL_FILE, tree, MODEL)
+    manifest.write_owned(folder / MODEL_FILE, MODEL, tree)
 
 
 def read_model(folder: str | Path, dim: int) -> Model:
-    """Open a model's folder; raises ``DataError`` if it is none, ``ManifestMismatch`` for another format or D."""
+    """Open a model's folder; raises ``DataError`` if it is none or damaged, ``ManifestMismatch`` for another format or
+    D."""
     folder = Path(folder).absolute()
-    if not (folder / MODEL_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+    if not os.path.lexists(folder / MODEL_FILE) or not os.path.lexists(folder / WEIGHTS_FILE):
         raise DataError(
             f"{folder} holds no model: {MODEL_FILE} and {WEIGHTS_FILE} are expected; asterism train makes them"
         )
-    tree = manifest.read_json(folder / MODEL_FILE)
-    if tree.get("format_version") != MODEL_FORMAT_VERSION:
-        raise ManifestMismatch(
-            f"{folder}: model format version {tree.get('format_version')}, this version reads {MODEL_FORMAT_VERSION}; "
-            f"train it again"
-        )
-    any_dimension = tree["method"] == "structural" and "shrinkage" not in tree["facts"]
+    tree = read_owned(folder / MODEL_FILE, MODEL)
+    any_dimension = tree["method"] == "structural" and METRIC not in tree["facts"]
     if tree["dim"] != dim and not any_dimension:
         raise ManifestMismatch(
             f"{folder}: the model was trained on {tree['dim']} dimensions, the features have {dim}; "
             f"train a model on features like these"
         )
-    weights = manifest.file_checksum(folder / WEIGHTS_FILE)
+    check_file(folder / WEIGHTS_FILE)
+    with explain_reading(folder / WEIGHTS_FILE):
+        weights = manifest.file_checksum(folder / WEIGHTS_FILE)
     if weights != tree["weights_checksum"]:
         raise DataError(f"{folder / WEIGHTS_FILE} does not match the checksum in {MODEL_FILE}; train or copy it again")
     return Model(

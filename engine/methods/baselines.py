@@ -70,6 +70,7 @@ class Baseline(Method):
     partitions = ("own",)
     chooses = True
     run_sections = ("baseline",)
+    read_facts = ("point",)
 
     def __init__(self, name: MethodName) -> None:
         self.name, self.kind = name, KINDS[name]

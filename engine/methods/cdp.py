@@ -11,11 +11,12 @@ identities unless set; the mediator stops on held-out identities, and its probab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from engine.config import Settings, TrainConfig
 from engine.errors import ConfigError
@@ -30,6 +31,7 @@ from engine.stages.metric import vertex_identities
 from engine.storage.context import TaskContext, hold, read_npy
 
 VERSION = 1
+MOST_MEMBERS = 1_000
 _HERE = "engine.methods.cdp"
 
 
@@ -77,6 +79,14 @@ class CdpMediator(Method):
     takes_committee = True
     run_sections = ("cdp",)
     training_sections = ("train",)
+    read_facts = ("network",)
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """The mediator."""
+        members = model.facts["network"]["members"]
+        if type(members) is not int or not 0 <= members <= MOST_MEMBERS:
+            raise ValueError(f"members: expected a number from 0 to {MOST_MEMBERS}, got {members!r}")
+        return {"": partial(build_mediator, 3 * members + 2, seed=0)}
 
     def reads(self, name: str, *, training: bool) -> bool:
         """A mediator takes the place of votes."""

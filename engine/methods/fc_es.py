@@ -50,6 +50,7 @@ class FcEs(Method):
     learned = True
     chooses = True
     min_score = 0.22
+    read_facts = ("neighbors",)
     run_sections = ("fc_es",)
     training_sections = ("train",)
 
@@ -74,6 +75,7 @@ class FcEser(Method):
     learned = True
     needs_model = True
     min_score = 0.22
+    read_facts = ("neighbors", "delta", "eta")
     run_sections = ("fc_es",)
     training_sections = ("trees",)
 
@@ -82,6 +84,10 @@ class FcEser(Method):
         if name in ("fc_es.delta", "fc_es.eta"):
             return training
         return super().reads(name, training=training)
+
+    def check_weights(self, model: Model) -> None:
+        """Refuse what is no structural scorer."""
+        Structural().check_weights(model)
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What is taken back."""

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from engine.errors import DataError
 from engine.learning.loop import CheckpointFile
+from engine.learning.tensors import load_network, read_tensors
 from engine.plan import Cost, Stage
 from engine.storage.context import TaskContext, hold
 from engine.storage.places import Place
@@ -75,8 +77,11 @@ def read_network(task: TaskContext, build: Callable[[], N], *, prefix: str = "",
     path = weights_path(task)
 
     def load() -> N:
-        network, tensors = build(), load_file(path)
-        network.load_state_dict({name: tensors[prefix + name] for name in network.state_dict()})
+        network = build()
+        try:
+            load_network(network, read_tensors(path, load_file), prefix)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
         return network.eval().to(device)
 
     return hold(("network", path, prefix, task.call.digest), load)

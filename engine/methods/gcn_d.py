@@ -13,12 +13,13 @@ one; training stops on held-out identities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from engine.config import GcnDConfig, MethodName, Settings, TrainConfig
 from engine.errors import ConfigError
@@ -56,6 +57,7 @@ class GcnD(Method):
     needs_model = True
     training_sections = ("gcn_d", "train")
     partitions = ("own",)
+    read_facts = ("network",)
 
     def __init__(self, name: MethodName, *, segments: bool) -> None:
         self.name, self.segments = name, segments
@@ -67,6 +69,14 @@ class GcnD(Method):
         if given and not settings.gcn_d.unions:
             names = ", ".join(f"gcn_d.{name}" for name in sorted(given))
             raise ConfigError(f"{names}: without gcn_d.unions nothing is joined; set it, or leave out {names}")
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """The network that rates proposals and, of GCN-S, that which cuts them."""
+        config = GcnDConfig(**model.facts["network"])
+        return {
+            f"{_name(segments)}.": partial(build_network, model.dim, config, 0, segments=segments)
+            for segments in ((False, True) if self.segments else (False,))
+        }
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to."""

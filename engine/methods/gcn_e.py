@@ -16,19 +16,22 @@ probability are chosen on held-out identities (published: the likeliest candidat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file
+from torch import nn
 
 from engine.config import GcnEConfig, GcnVConfig, Settings, TrainConfig
 from engine.errors import DataError
 from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning import selection
+from engine.learning.confidence import build_network as build_confidence
 from engine.learning.pivots import PivotData, PivotNetwork, build_network, count_products, score_pivots, train_pivots
+from engine.learning.tensors import read_tensors
 from engine.learning.training import hold_out
 from engine.methods.base import GraphShape, Method, Model, aggregate_stage, which_edges
 from engine.methods.fitting import FITTED_WEIGHTS, checkpoint, read_network, report_steps, write_weights
@@ -62,6 +65,17 @@ class GcnE(Method):
     needs_model = True
     training_sections = ("gcn_v", "gcn_e", "sampling", "train")
     partitions = ("components",)
+    read_facts = ("network", "min_probability", "pass")
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """GCN-V's network, and that over a vertex's candidates."""
+        network = model.facts["network"]
+        confidence, config = GcnVConfig(**network["gcn_v"]), GcnEConfig(**network["gcn_e"])
+        dim = confidence.hidden if config.inputs == "embedded" else model.dim
+        return {
+            PREFIX: partial(build_confidence, model.dim, confidence, seed=0),
+            "": partial(build_network, dim, config.widths, config.hidden, seed=0),
+        }
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to, and the least probability of a link."""
@@ -135,7 +149,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
             pivots_per_step=config.pivots_per_step, identity_balance=task.params["identity_balance"],
             seed=task.params["seed"], checkpoint=kept, progress=report_steps(task), device=task.call.device,
         )  # fmt: skip
-        confidence = load_file(task.input("fit_confidence") / FITTED_WEIGHTS)
+        confidence = read_tensors(task.input("fit_confidence") / FITTED_WEIGHTS, load_file)
         write_weights(task, trained.state_dict() | {f"{PREFIX}{name}": tensor for name, tensor in confidence.items()})
     return {"network": dict(network), "history": [entry.__dict__ for entry in history]}
 

@@ -12,11 +12,12 @@ K neighbours that the vectors list, re-ranked by embeddings, where the released 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from engine.config import GcnVConfig, Settings, TrainConfig
 from engine.learning import selection
@@ -50,6 +51,11 @@ class GcnV(Method):
     needs_model = True
     training_sections = ("gcn_v", "sampling", "train")
     partitions = ("components",)
+    read_facts = ("network", "pass")
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """The confidence network."""
+        return {"": partial(build_network, model.dim, GcnVConfig(**model.facts["network"]), seed=0)}
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to, and the pass that it uses."""

@@ -14,12 +14,13 @@ neither scored nor members. Unlabelled vectors are scored like any others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
+from torch import nn
 
 from engine.config import LGcnConfig, Settings, TrainConfig
 from engine.graph.adjacency import rank_listed
@@ -45,7 +46,13 @@ class LGcn(Method):
     name = "l_gcn"
     learned = True
     needs_model = True
+    read_facts = ("network",)
     training_sections = ("l_gcn", "sampling", "train")
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """The network over a pivot's subgraph."""
+        config = LGcnConfig(**model.facts["network"])
+        return {"": partial(build_network, model.dim, config.widths, config.hidden, seed=0)}
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from engine.config import HierarchyConfig, MethodName, ModelConfig, SamplingConfig, Settings, TrainConfig
 from engine.graph.adjacency import EdgeList
@@ -44,6 +45,7 @@ class StarFc(Method):
     learned = True
     needs_model = True
     metric_spaces = 1
+    read_facts = ("network",)
     training_sections: tuple[str, ...] = ("sampling", "model", "train", "metric")
 
     def network(self, settings: Settings) -> ModelConfig:
@@ -57,6 +59,11 @@ class StarFc(Method):
     def encoding_cost(self, graph: GraphShape, network: ModelConfig) -> tuple[int, float]:
         """Bytes and seconds that encoding a vertex takes beyond one convolution's."""
         return 0, 0.0
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """The network that encodes vertices and scores edges."""
+        config = _network_config(model.facts["network"])
+        return {"": lambda: build_model(model.dim, config, seed=0)}
 
     def untrained(self, settings: Settings) -> dict[str, Any]:
         """What a model's weights belong to."""

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.config import Settings
+from engine.errors import DataError
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE
-from engine.learning import structural
-from engine.methods.base import GraphShape, Method, Model, select_stage, which_edges
+from engine.learning import metric, structural
+from engine.learning.tensors import read_arrays
+from engine.methods.base import METRIC, MODEL, GraphShape, Method, Model, select_stage, which_edges
 from engine.methods.structural_tasks import SECOND_TENSORS
 from engine.plan import Cost, Stage, name_apart
 
@@ -33,6 +35,25 @@ class Structural(Method):
     metric_spaces = 2
     run_sections = ("metric",)
     training_sections = ("trees",)
+
+    def check_weights(self, model: Model) -> None:
+        """Refuse what is no scorer: trees that split on inputs there are not, a metric of another dimension."""
+        tensors = read_arrays(model.weights)
+        projected = METRIC in model.facts
+        second = {
+            name.removeprefix(SECOND_TENSORS): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(SECOND_TENSORS)
+        }
+        try:
+            structural.check_tensors(tensors, originals=projected)
+            if second or model.facts.get("second_graph"):
+                structural.check_tensors(second, originals=False)
+                structural.check_alone(tensors)
+            if projected and len(metric.from_tensors(tensors).mean) != model.dim:
+                raise DataError(f"the metric is not of {model.dim} dimensions")
+        except DataError as error:
+            raise DataError(f"{model.weights}: {error}; {MODEL.remedy}") from None
 
     def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
         """``neighborhoods``, ``prior`` and ``score``, with the trees of ``model``."""

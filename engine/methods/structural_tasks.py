@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from engine.clustering.operating_point import cluster_by_codelength
 from engine.config import TreesConfig
@@ -14,6 +14,7 @@ from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, neighborhood_averages, vertex_profiles
 from engine.learning import structural
 from engine.learning.doubts import estimate_doubts, limit_doubts
+from engine.learning.tensors import read_arrays
 from engine.learning.training import hold_out
 from engine.learning.trees import Trees
 from engine.methods.fitting import FITTED_WEIGHTS, weights_path
@@ -108,7 +109,7 @@ def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         return _learned_nothing(task)
     tensors, facts = learned(task)
     second = None
-    if "second_fit" in task.call.inputs and (other := load_file(task.input("second_fit") / FITTED_WEIGHTS)):
+    if "second_fit" in task.call.inputs and (other := read_arrays(task.input("second_fit") / FITTED_WEIGHTS)):
         tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
         second = _second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
     slopes, offset = structural.calibrate(same[held_out], logits)
@@ -150,7 +151,7 @@ def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         if "second" in task.call.inputs:
             second = _second_scores(task)
         else:  # too many rows, or not wanted
-            tensors = {**tensors, "calibration": tensors["alone"]}
+            tensors = {**tensors, "calibration": structural.check_alone(tensors)}
     scorer = hold(("scorer", task.call.digest), lambda: structural.from_tensors(tensors))
     graph, priors_NK = _graph(task), task.array("prior", "priors")
     chance = stage_facts(task.input("first"))[0].get("chance", -1.0) if "first" in task.call.inputs else -1.0
@@ -242,7 +243,7 @@ def _tensors(task: TaskContext, fitted: str) -> dict[str, np.ndarray]:
     path, prefix = weights_path(task, fitted), task.params.get("tensors", "")
 
     def load() -> dict[str, np.ndarray]:
-        tensors = load_file(path)
+        tensors = read_arrays(path)
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     return hold(("tensors", path, prefix, task.call.digest), load)

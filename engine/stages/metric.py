@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from engine.errors import DataError
 from engine.learning import metric
+from engine.learning.tensors import read_arrays
 from engine.learning.training import hold_out
 from engine.plan import CHUNK_ROWS, Cost
 from engine.stages.first import first_identities_by_row
@@ -111,7 +112,7 @@ def project(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     features_ND = task.array("vectors", "features")
     zeros = zero_rows(task.input("vectors"))
     path = task.where.get("weights") or str(task.input("metric") / WEIGHTS)
-    tensors = hold(("metric", path, task.call.digest), lambda: load_file(path))
+    tensors = hold(("metric", path, task.call.digest), lambda: read_arrays(path))
     given, width = features_ND[start:stop], features_ND.shape[1]
     if task.params["width"] == width:
         unit = metric.from_tensors(tensors).project(given, threads=task.threads)
@@ -130,5 +131,5 @@ def learned(task: TaskContext) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What a ``fit`` adds to its model: the metric of all identities, and the facts of its choice; or nothing."""
     if "metric" not in task.call.inputs:
         return {}, {}
-    tensors = metric.to_tensors(metric.from_tensors(load_file(task.input("metric") / WEIGHTS)))
+    tensors = metric.to_tensors(metric.from_tensors(read_arrays(task.input("metric") / WEIGHTS)))
     return tensors, stage_facts(task.input("metric"))[0]

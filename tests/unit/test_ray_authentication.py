@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from engine.executors.base import cluster_address
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
 
 from engine.executors.ray import session
-from engine.executors.ray.authentication import check_token, make_token
+from engine.executors.ray.authentication import check_token, require_token
 
 
 @pytest.fixture(autouse=True)
@@ -56,16 +58,20 @@ def test_a_token_comes_from_the_environment_or_a_private_file(monkeypatch: pytes
 
 
 def test_a_token_is_made_only_where_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    make_token()
+    require_token()
     made = os.environ["RAY_AUTH_TOKEN"]
     assert len(made) == 64
-    make_token()
+    require_token()
     assert os.environ["RAY_AUTH_TOKEN"] == made
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     (tmp_path / "token").write_text("secret")
-    make_token()
+    (tmp_path / "token").chmod(0o600)
+    require_token()
     assert "RAY_AUTH_TOKEN" not in os.environ
+    (tmp_path / "token").chmod(0o644)  # then it is none
+    require_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
 def test_local_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +100,47 @@ def test_what_is_started_here_listens_on_loopback_alone(ray_session: None) -> No
             ports += [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(ports) > 3
     assert {connection.laddr.ip for connection in ports} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+DRIVER = """
+import os, sys
+import ray
+from engine.executors.ray import start_embedded
+start_embedded(1)
+print(ray._private.worker._global_node.gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)
+where = lambda: (os.getpid(), sys.path)
+print(ray.get(ray.remote(where).remote())[1], flush=True)
+sys.stdin.read()
+"""
+OTHER = """
+import sys
+from ray._raylet import GcsClient
+print("joined", len(GcsClient(sys.argv[1]).get_all_node_info()))
+"""
+
+
+@pytest.mark.ray
+def test_an_embedded_ray_takes_no_tasks_of_others_whatever_the_environment_says(tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text("raise SystemExit('of the current folder')")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    of_engine = str(Path(session.__file__).parents[3])
+    clean["PYTHONPATH"] = os.pathsep.join([of_engine, clean.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    command = [sys.executable, "-P", "-c", DRIVER]
+    with subprocess.Popen(
+        command, env={**clean, "RAY_AUTH_MODE": "disabled"}, cwd=tmp_path, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as driver:  # fmt: skip
+        assert driver.stdout is not None
+        address, token = driver.stdout.readline().split()
+        path = driver.stdout.readline()
+        assert str(tmp_path) not in path
+        joined = {}
+        for word, given in {"none": {"RAY_AUTH_MODE": "disabled"}, "right": {"RAY_AUTH_MODE": "token"}}.items():
+            environment = {**clean, **given, **({"RAY_AUTH_TOKEN": token} if word == "right" else {})}
+            other = subprocess.run(
+                [sys.executable, "-c", OTHER, address], env=environment, capture_output=True, text=True, timeout=120
+            )
+            joined[word] = other.stdout.strip()
+            assert word == "right" or "AuthenticationError" in other.stderr
+        driver.communicate("")
+    assert joined == {"none": "", "right": "joined 1"}

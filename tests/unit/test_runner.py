@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -314,3 +316,28 @@ def test_who_only_looks_whether_a_run_goes_on_keeps_no_one_out(tmp_path: Path) -
     with place.locked():
         assert place.is_running()
     assert not place.is_running()
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the folder and its lock another process may have made a run of another source there."""
+    root, locked = tmp_path / "run", Place.locked
+
+    @contextmanager
+    def late(place: Place, **asked: Any) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Place, "locked", locked)
+            toy(root, source="another")
+        before.update(snapshot(root))
+        with locked(place, **asked):
+            yield
+
+    before: dict[str, tuple[bytes, int]] = {}
+    monkeypatch.setattr(Place, "locked", late)
+    executor = CrashingExecutor()
+    with pytest.raises(ManifestMismatch, match="holds a run of another source"):
+        toy(root, executor)
+    assert executor.ran == []
+    assert before
+    assert snapshot(root) == before

@@ -10,6 +10,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
 from engine.errors import ConfigError
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -20,10 +22,27 @@ def token_file() -> Path:
     return Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
 
 
-def make_token() -> None:
-    """Give a Ray that this process starts a token of its own, in memory only, unless one is configured."""
-    if not os.environ.get(TOKEN) and not token_file().is_file():
+def require_token() -> None:
+    """Have a Ray that this process starts take tasks only from who has its token, whatever the environment says.
+
+    The token is one of its own, in memory only, unless one that is secret is configured. Else any user of this machine
+    could run programs as this one.
+    """
+    if not os.environ.get(TOKEN, "").strip() and not _is_secret(token_file()):
         os.environ[TOKEN] = secrets.token_hex(32)
+    os.environ[MODE] = "token"
+    Config.initialize("")  # Ray read the environment when it was imported
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _is_secret(path: Path) -> bool:
+    """Tell whether a file holds a token that its owner, this user, alone can read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    mine = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return stat.S_ISREG(found.st_mode) and mine and found.st_size > 0
 
 
 def check_token(address: str) -> None:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Read when ray is imported: send no usage reports; leave CUDA_VISIBLE_DEVICES alone for actors without a GPU.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -15,10 +16,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 
 from engine.errors import EngineError, TaskFailed
 from engine.executors.base import cluster_address
-from engine.executors.ray.authentication import check_token, make_token
+from engine.executors.ray.authentication import check_token, require_token
+from engine.import_path import needed_path
 
 # Calls and records are small, and almost all data goes through storage: the object store stays small, and what
 # companions exchange beyond it Ray spills to disk.
@@ -40,7 +43,7 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
         if address:
             check_token(address)
             _check_reachable(address)
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=_Job())
         else:
             start_embedded(num_cpus, num_gpus)
     except EngineError:
@@ -54,6 +57,16 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
             f"Ray {what}: {error}; what was committed is kept: run the same command again, or use --executor local"
         ) from error
     return not address
+
+
+class _Job(JobConfig):  # type: ignore[misc]
+    """A job whose workers do not import from the folder that the driver was started in, as Ray would have them."""
+
+    def _serialize(self) -> Any:
+        path = self._py_driver_sys_path
+        if path and path[-1] == os.path.abspath(os.path.curdir):
+            path[-1:] = needed_path()
+        return super()._serialize()
 
 
 def _check_reachable(address: str) -> None:
@@ -75,7 +88,7 @@ def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
 
     It ends with ``ray.shutdown()`` or with the process.
     """
-    make_token()
+    require_token()
     with on_loopback():
         ray.init(
             address="local",
@@ -83,6 +96,7 @@ def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
             num_gpus=num_gpus,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
+            job_config=_Job(),
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 
 from engine.errors import DataError
+from engine.storage.formats import zarr_codecs
 from engine.storage.formats.binary import PREFERRED_NAMES
 from engine.storage.formats.sources import Vectors, check_matrix, check_promise
 from engine.storage.paths import below, check_file, lies_there
@@ -119,11 +120,13 @@ def is_zarr(path: Path) -> bool:
 
 
 def _check_metadata(path: Path) -> None:
-    """Refuse metadata, of the group or of its arrays, that is no regular file, or too long to be any."""
+    """Refuse metadata, of the group or of its arrays, that is no regular file, too long, or names an unknown codec."""
     for folder in (path, *(Path(entry.path) for entry in os.scandir(path) if os.path.isdir(entry.path))):
         for name in _METADATA:
             if lies_there(folder / name) and check_file(folder / name).stat().st_size > _METADATA_BYTES:
                 raise DataError(f"{folder / name}: is longer than {_METADATA_BYTES:,} bytes; expected zarr metadata")
+            if name in zarr_codecs.FILES and lies_there(folder / name):
+                zarr_codecs.check_codecs(folder / name)
 
 
 def _filled_otherwise(array: zarr.Array[Any]) -> zarr.Array[Any]:

@@ -186,14 +186,14 @@ MUTANTS = (
         "engine/storage/manifest.py",
         "                os.fsync(stream.fileno())\n",
         "",
-        _unit("manifest", "formats_labels"),
+        _unit("manifest"),
     ),
     Mutant(
         "the flush of an appended file is left out",
         "engine/storage/formats/export.py",
         "                os.fsync(self._file.fileno())\n",
         "",
-        _unit("formats_labels", "formats_sources", "synth"),
+        _unit("manifest"),
     ),
     Mutant(
         "a file is written under its final name",
@@ -386,11 +386,19 @@ MUTANTS = (
         "                if len(running) >= 2 * threads:\n                    yield running.pop().result()",
         _unit("tiles"),
     ),
+    # Randomness
     Mutant(
-        "rows are drawn without the seed",
-        "engine/stages/knn.py",
-        'np.random.default_rng([task.params["seed"], 1])',
-        "np.random.default_rng([0, 1])",
-        _unit("knn", "passes"),
+        "what a step draws does not follow from the seed",
+        "engine/learning/minibatches.py",
+        "rng = np.random.default_rng([self.seed, 2, step])",
+        "rng = np.random.default_rng()",
+        _unit("training"),
+    ),
+    Mutant(
+        "every pass draws the same centroids",
+        "engine/stages/passes.py",
+        "TRAIN_ITERATIONS, number, lambda",
+        "TRAIN_ITERATIONS, 0, lambda",
+        _unit("passes"),
     ),
 )

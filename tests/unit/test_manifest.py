@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toy_stages import toy_request
 
 from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
 from engine.plan import Plan
 from engine.storage import manifest
+from engine.storage.formats import BinWriter
 from engine.storage.manifest import OutputFile, Record
 
 
@@ -112,3 +115,35 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
         path.touch()
     manifest.remove_abandoned(tmp_path.glob(".*.tmp"))
     assert set(tmp_path.iterdir()) == {written, other}
+
+
+def write_at_once(path: Path) -> None:
+    manifest.write_atomic(path, lambda stream: stream.write(bytes(12)))
+
+
+def write_in_blocks(path: Path) -> None:
+    with BinWriter(path) as writer:
+        writer.append(np.zeros((1, 2)))
+        writer.append(np.zeros((2, 2))[:1])
+        writer.append(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(("write", "num_bytes"), [(write_at_once, 12), (write_in_blocks, 24)])
+def test_a_file_is_flushed_whole_before_it_takes_its_name(
+    write: Callable[[Path], None], num_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flush(handle: int) -> None:
+        fsync(handle)
+        happened.append(("flushed", os.fstat(handle).st_size))
+
+    def rename(source: Path, target: Path) -> None:
+        happened.append(("named", os.stat(source).st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", rename)
+    write(tmp_path / "file")
+    assert happened == [("flushed", num_bytes), ("named", num_bytes)]

@@ -325,7 +325,7 @@ MUTANTS = (
     Mutant(
         "passwords of URLs are shown",
         "engine/masking.py",
-        '_USER.sub(rf"\\1{MASK}@", value)',
+        "_WORD.sub(_without_user, value)",
         "value",
         _unit("masking"),
     ),
@@ -349,6 +349,71 @@ MUTANTS = (
         "if permissions & 0o077:",
         "if permissions & 0o007:",
         _unit("ray_authentication"),
+    ),
+    # Two at once
+    Mutant(
+        "a lease's living holder is taken for dead",
+        "engine/storage/lease.py",
+        "            return False\n        if _started(self.pid)",
+        "            return True\n        if _started(self.pid)",
+        _unit("places"),
+    ),
+    Mutant(
+        "a lease's dead holder is not noticed",
+        "engine/storage/lease.py",
+        "        if _started(self.pid) != self.started:\n            return True",
+        "        if _started(self.pid) != self.started:\n            return False",
+        _unit("places"),
+    ),
+    Mutant(
+        "a lease lapses at once",
+        "engine/storage/lease.py",
+        "until = time.monotonic() + LEASE_S\n",
+        "until = time.monotonic()\n",
+        _unit("places"),
+    ),
+    Mutant(
+        "a lease that another took is renewed",
+        "engine/storage/lease.py",
+        "if held is not None and held.token != self._token:",
+        "if False:",
+        _unit("places"),
+    ),
+    Mutant(
+        "another's lease is given back",
+        "engine/storage/lease.py",
+        "            if held is not None and held.token == self._token:\n",
+        "            if held is not None:\n",
+        _unit("places"),
+    ),
+    Mutant(
+        "the folder is not checked again inside the lock",
+        "engine/runner.py",
+        "        known = check_folder(place, plan, request)\n",
+        "        known = True\n",
+        _unit("runner"),
+    ),
+    # What numbers from elsewhere may do
+    Mutant(
+        "the limit of a container is ignored",
+        "engine/memory.py",
+        ", *_left_in_groups(root)])",
+        "])",
+        _unit("memory"),
+    ),
+    Mutant(
+        "trees read before the first input",
+        "engine/learning/trees.py",
+        "self.inputs.min() < 0 or ",
+        "",
+        _unit("trees", "models"),
+    ),
+    Mutant(
+        "trees read beyond the last input",
+        "engine/learning/trees.py",
+        "        if self.num_inputs > count:",
+        "        if False:",
+        _unit("trees", "models"),
     ),
     # How a process ends
     Mutant(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,17 @@ def test_a_file_is_flushed_whole_before_it_takes_its_name(
     monkeypatch.setattr(os, "replace", rename)
     write(tmp_path / "file")
     assert happened == [("flushed", num_bytes), ("named", num_bytes)]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 8), (4, 8), (8, 8)])
+def test_a_record_under_the_name_of_other_rows_is_damaged(start: int, stop: int, tmp_path: Path) -> None:
+    record = write(tmp_path, 0, 4)
+    moved = manifest.record_path(tmp_path, replace(record, start=start, stop=stop))
+    manifest.record_path(tmp_path, record).rename(moved)
+    assert manifest.read_records(tmp_path, "d") == []
+    assert manifest.damaged_records(tmp_path) == [moved]
+
+
+def test_a_record_of_no_rows_is_damaged(tmp_path: Path) -> None:
+    record = write(tmp_path, 4, 4)
+    assert manifest.damaged_records(tmp_path) == [manifest.record_path(tmp_path, record)]

@@ -32,11 +32,11 @@ class S3Server:
             "AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.endpoint, "AWS_EC2_METADATA_DISABLED": "true",
         }  # fmt: skip
-        client = boto3.client(
+        self.client = boto3.client(
             "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id="anyone",
             aws_secret_access_key="not-a-secret",
         )  # fmt: skip
-        client.create_bucket(Bucket=BUCKET)
+        self.client.create_bucket(Bucket=BUCKET)
 
     def close(self) -> None:
         self._server.shutdown()

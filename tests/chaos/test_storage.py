@@ -17,7 +17,7 @@ import pytest
 from conftest import make_blobs
 
 from engine import api
-from engine.errors import DiskBudgetExceeded, StorageFailed
+from engine.errors import DataError, DiskBudgetExceeded, RunBusy, StorageFailed
 from engine.events import read_events
 from engine.storage import lease, places, remote
 from engine.storage.remote import Storage
@@ -143,3 +143,55 @@ def test_with_a_cache_smaller_than_the_run_the_labels_are_the_same(
 ) -> None:
     monkeypatch.setenv(remote.CACHE_LIMIT, "1000000")  # the graph alone is as large
     np.testing.assert_array_equal(run(out), expected)
+
+
+def test_a_hostile_bucket_writes_nothing_outside_of_the_cache(out: str, server: S3Server, tmp_path: Path) -> None:
+    evil = "rows/../../../../../escaped"
+    server.client.put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/{evil}", Body=b"evil")
+    with pytest.raises(DataError, match=r"refused the name .*escaped'"):
+        api.cluster(f"{out}/rows", method="cosine")
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+@pytest.mark.parametrize("name", ["a*.npy", "[a].npy", "a?b#c.npy", "a b.npy", "a%20b.npy"])
+def test_names_that_are_patterns_elsewhere_are_copied_one_to_one(out: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"right")
+    (tmp_path / "other").write_bytes(b"wrong")
+    Storage(f"{out}/names").put([tmp_path / "other", tmp_path / "file"], ["ab.npy", name])
+    copy = remote.local_copy(f"{out}/names")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == {"ab.npy": b"wrong", name: b"right"}
+
+
+def test_a_marker_of_a_folder_is_no_file(out: str, server: S3Server, tmp_path: Path) -> None:
+    for key in ("marked/", "marked/a/", "marked/a/b"):
+        server.client.put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/{key}", Body=b"" if key.endswith("/") else b"1")
+    assert sorted(Storage(f"{out}/marked").files()) == ["a/b"]
+
+
+def test_of_two_that_take_a_lease_at_once_one_is_refused(out: str) -> None:
+    """By a write that fails where the object exists: neither has seen the other."""
+    storage = Storage(f"{out}/run")
+    assert storage.create("run.lock", b"first") is True
+    assert storage.create("run.lock", b"second") is False
+    assert storage.read("run.lock") == b"first"
+    storage.remove(["run.lock"])
+    takers, ready, ends = [lease.Lease(storage, "run.lock") for _ in range(2)], threading.Barrier(2), []
+
+    def take(taker: lease.Lease) -> None:
+        taker._wait_for_holder = lambda: ready.wait() and None  # type: ignore[method-assign]
+        try:
+            taker.take()
+            ends.append("took")
+        except RunBusy:
+            ends.append("refused")
+
+    threads = [threading.Thread(target=take, args=(taker,)) for taker in takers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ends) == ["refused", "took"]
+    for taker in takers:
+        if taker._thread.is_alive():
+            taker.give_back()
+    assert storage.read("run.lock") is None

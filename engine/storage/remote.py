@@ -106,7 +106,7 @@ def cache_root() -> Path:
     if found.st_mode & 0o022:
         raise ConfigError(
             f"{path}: others may write there (mode {stat.S_IMODE(found.st_mode):04o}), and could change what is read "
-            f"from it: chmod 700 {path}, or set {CACHE_FOLDER} to another folder"
+            f"from it: chmod 700 {path}, or set {CACHE_FOLDER} to {path}/asterism, which is then made"
         )
     return path
 
@@ -314,6 +314,12 @@ def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
     found = dict(sorted(storage.files().items()))
     if not found:
         raise DataError(f"{url}: no such file or folder")
+    untold = next((name for name, listed in found.items() if not listed.version), None)
+    if untold is not None:
+        raise DataError(
+            f"{url}: the storage does not tell when {untold or 'the file'!r} was changed, so that a copy could be out "
+            f"of date; download it, and name the file here"
+        )
     known = [(name, listed.size, listed.version) for name, listed in found.items()]
     entry = cache_root() / "copies" / bytes_checksum(repr((url, known)).encode())
     path, mark = below(entry / "files", url.rpartition("/")[2]), entry / "complete"

@@ -250,8 +250,15 @@ def test_a_size_that_is_none_is_refused(place: str, monkeypatch: pytest.MonkeyPa
         local_copy(f"{place}/data")
 
 
+def test_a_file_whose_change_could_not_be_seen_is_refused(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold("a")
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, **__: {"/bucket/a": {"size": 4}})
+    with pytest.raises(DataError, match=r"bucket/a: the storage does not tell when 'the file' was changed"):
+        local_copy(f"{place}/a")
+
+
 def test_what_the_disk_cannot_hold_is_refused_before_it_is_copied(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, **__: {"/bucket/data/a": {"size": 1 << 60}})
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, **__: {"/bucket/data/a": {"size": 1 << 60, "ETag": "x"}})
     with pytest.raises(DiskBudgetExceeded, match=r"1,152,921,504,606,846,976 bytes are to be copied to .*are free"):
         local_copy(f"{place}/data")
 

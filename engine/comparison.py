@@ -28,7 +28,9 @@ from engine.storage import manifest
 from engine.storage.arrays import map_array
 from engine.storage.context import committed_records
 from engine.storage.formats import read_labels, write_labels
+from engine.storage.manifest import OutputFile
 from engine.storage.outputs import out_folder
+from engine.storage.owned import Count, Digest, Kind, Sealed, Text, read_owned
 from engine.storage.remote import is_url, local_copy
 from engine.tiles import tile_bounds
 
@@ -40,6 +42,30 @@ COPY_ROWS = 65_536
 POINT = (
     "partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection",
 )  # fmt: skip
+
+
+class RowFile(Sealed):
+    """A method's row as it was measured; ``key``: the fingerprint of the work."""
+
+    key: Text
+    name: Text
+    scores: dict[str, float]
+    run_seconds: float
+    train_seconds: float
+    peak_bytes: Count
+    point: dict[str, Any]
+    missing: Text
+
+
+class PartFile(Sealed):
+    """Size and checksum of a part's vectors."""
+
+    num_bytes: Count
+    content: Digest
+
+
+_AGAIN = "asterism compare makes it again"
+ROW, PART = Kind(RowFile, _AGAIN, version=2), Kind(PartFile, _AGAIN)
 
 
 @dataclass(frozen=True)
@@ -159,7 +185,8 @@ def compare(
         row = _finished(out, each, key)
         if row is None:
             row = _measure(out, each, parts, labels_N[split_N == 1], given, seed, using, progress)
-            manifest.write_json(_row_path(out, each), {"key": key, **asdict(row)})
+            manifest.remove_place(_row_path(out, each))
+            manifest.write_owned(_row_path(out, each), ROW, {"key": key, **asdict(row)})
         rows.append(row)
         if tell:
             tell(row)
@@ -281,10 +308,23 @@ def _write_parts(out: Path, labels_N: np.ndarray, split_N: np.ndarray, committee
 
 def _write_rows(folder: Path, store: Path, rows: np.ndarray) -> str:
     path = folder / ("features.npy" if store.name == STORE else f"{store.name}.npy")
-    if not path.exists():
+    noted = path.with_suffix(".json")
+    if not _is_whole(path, noted):
         features_ND = map_array(summary.vectors_folder(store, "features"), "features")
-        manifest.write_atomic(path, lambda stream: _copy_rows(stream, features_ND, rows))
+        for place in (path, noted):
+            manifest.remove_place(place)
+        written = manifest.write_atomic(path, lambda stream: _copy_rows(stream, features_ND, rows))
+        manifest.write_owned(noted, PART, {"num_bytes": written.num_bytes, "content": written.checksum})
     return str(path)
+
+
+def _is_whole(path: Path, noted: Path) -> bool:
+    """Tell whether a part's vectors are what was written: a damaged file would be another source, and be scored."""
+    try:
+        held = read_owned(noted, PART)
+    except DataError:
+        return False
+    return manifest.output_damage(path.parent, OutputFile(path.name, held["num_bytes"], held["content"])) is None
 
 
 def _copy_rows(stream: Any, features_ND: np.ndarray, rows: np.ndarray) -> None:
@@ -299,8 +339,9 @@ def _row_path(out: Path, each: Contender) -> Path:
 
 
 def _finished(out: Path, each: Contender, key: str) -> ComparisonRow | None:
-    path = _row_path(out, each)
-    tree = manifest.read_json(path) if path.exists() else {}
-    if tree.pop("key", None) != key:
+    """The row that an earlier comparison measured of the same work; a damaged one is measured again."""
+    try:
+        tree = read_owned(_row_path(out, each), ROW)
+    except DataError:
         return None
-    return ComparisonRow(**tree)
+    return ComparisonRow(**tree) if tree.pop("key") == key else None

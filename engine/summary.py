@@ -109,6 +109,9 @@ def vectors_folder(root: Path, *reads: str) -> Path:
     if folder is None or not folder.is_dir():
         raise DataError(f"{root}: the ingested vectors are not there ({source['path']})")
     if source["store"]:
+        stage = manifest.read_stage(folder)
+        if not is_committed(folder, stage["digest"], stage["num_rows"]):
+            raise DataError(f"{folder}: commit records are missing or damaged; asterism resume {place} mends the store")
         check_outputs(folder, *reads)
     return folder
 
@@ -144,6 +147,13 @@ def not_needed(root: Path, held: dict[str, Any]) -> set[str]:
 def _planned(stage: dict[str, Any]) -> Stage:
     """A stage as a run's manifest holds it."""
     return Stage(**{**stage, "cost": Cost(**stage["cost"])})
+
+
+def all_committed(root: Path, held: dict[str, Any]) -> bool:
+    """Tell whether every stage that is needed was committed: else a report would leave out what it says."""
+    unneeded = not_needed(root, held)
+    stages = [_planned(stage) for stage in held["plan"]["stages"] if stage["name"] not in unneeded]
+    return all(stage.scratch or scratch.is_finished(root / stage.folder, stage) for stage in stages)
 
 
 def operating_point(root: Path) -> dict[str, Any]:
@@ -199,8 +209,8 @@ def report_data(root: Path, items_root: Sequence[str] = ()) -> ReportData:
     held = manifest.read_run(root)
     source, settings = held["request"]["source"], held["request"]["settings"]
     folder = stage_folder(root, "analysis", "analysis.json")
-    if folder is None:
-        raise DataError(f"{root} is not finished yet: asterism resume {root}")
+    if folder is None or not all_committed(root, held):
+        raise DataError(f"{root} is not finished yet, or commit records are damaged: asterism resume {root}")
     value = manifest.read_json(folder / "analysis.json")
     method, point = held["plan"]["facts"]["method"], value["point"]
     own = METHODS[method].clusters_itself
@@ -359,7 +369,7 @@ def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
     plan = manifest.read_run(root)["plan"]
-    listed = next(stage["params"]["k"] for stage in plan["stages"] if stage["name"] == "knn")
+    listed = next((stage["params"].get("k") for stage in plan["stages"] if stage["name"] == "knn"), None)
     learned_of = plan["facts"].get("model_k", listed)
     if learned_of != listed:
         notes.append(f"The model learned from graphs of {learned_of} neighbours, this one has {listed} (knn.k).")

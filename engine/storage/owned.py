@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import DataError, ManifestMismatch
 from engine.plan import Stage
@@ -155,11 +155,20 @@ class RequestFile(Sealed):
     items_root: list[Text] | None = None
 
 
+def _planned(stage: Stage) -> Stage:
+    if not stage.digest or not stage.block_rows:
+        raise ValueError("a planned stage has a digest and a block of rows")
+    return stage
+
+
+PlannedStage = Annotated[Stage, AfterValidator(_planned)]
+
+
 class PlanFile(Sealed):
     """The plan that a run was made by."""
 
     kind: Text
-    stages: list[Stage]
+    stages: list[PlannedStage]
     facts: dict[str, Any]
 
 
@@ -189,6 +198,6 @@ RUN = Kind(
     "anew",
     version=2,
 )
-STAGE = Kind(Stage, RESUME, version=2)
+STAGE = Kind(PlannedStage, RESUME, version=2)
 MARK = Kind(MarkFile, RESUME)
 PROGRESS = Kind(ProgressFile, RESUME)

@@ -47,7 +47,7 @@ def run_tasks(root: Path, stage: str, function, cuts: list[int], inputs: dict[st
     folder = root / stage
     (folder / "records").mkdir(parents=True)
     digest = fingerprint(stage)
-    described = Stage(stage, stage, 1, {}, {}, cuts[-1], Cost(), digest=digest)
+    described = Stage(stage, stage, 1, {}, {}, cuts[-1], Cost(), block_rows=1, digest=digest)
     write_owned(folder / STAGE_FILE, STAGE, asdict(described))
     paths = {name: str(path) for name, path in inputs.items()}
     call = TaskCall("", stage, digest, str(folder), paths, params or {}, {}, cuts[-1], 0, 0, 2, "cpu")

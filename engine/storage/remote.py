@@ -29,6 +29,7 @@ from fsspec.callbacks import Callback
 from engine.errors import ConfigError, DataError, DependencyMissing, DiskBudgetExceeded, EngineError, StorageFailed
 from engine.masking import MASK, holds_secret
 from engine.storage.manifest import bytes_below, bytes_checksum, explain_os_errors
+from engine.storage.owned import MAX_JSON_BYTES
 from engine.storage.paths import below, check_name, check_out_folder, os_reason
 
 T = TypeVar("T")
@@ -165,9 +166,16 @@ class Storage:
         return listed
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a small file; ``None`` if it is not there."""
+        """The bytes of a small file; ``None`` if it is not there. Raises ``DataError`` for one that is not small."""
+
+        def cat() -> bytes:
+            size = self._fs.info(self._at(name)).get("size") or 0
+            if size > MAX_JSON_BYTES:
+                raise DataError(f"{self.url}/{name}: has {size:,} bytes, expected {MAX_JSON_BYTES:,} at most")
+            return bytes(self._fs.cat_file(self._at(name)))
+
         try:
-            return self._patiently(lambda: self._fs.cat_file(self._at(name)), f"read {name}")
+            return self._patiently(cat, f"read {name}")
         except FileNotFoundError:
             return None
 

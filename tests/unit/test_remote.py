@@ -250,6 +250,14 @@ def test_a_size_that_is_none_is_refused(place: str, monkeypatch: pytest.MonkeyPa
         local_copy(f"{place}/data")
 
 
+def test_a_large_file_is_not_read_into_memory(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold("a")
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, **__: {"size": 1 << 40, "type": "file"})
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(DataError, match=r"memory://bucket/a: has 1,099,511,627,776 bytes, expected .* at most"):
+        Storage(place).read("a")
+
+
 def test_a_file_whose_change_could_not_be_seen_is_refused(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hold("a")
     monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, **__: {"/bucket/a": {"size": 4}})

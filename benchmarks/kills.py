@@ -103,6 +103,7 @@ class Struck:
             print(text, flush=True)
         self.attempts += attempts
         self.wrong += wrong
+        print(f"{self.command.name}: {self.kills} kills, {len(self.wrong)} claims failed", flush=True)
 
     def row(self) -> dict[str, Any]:
         return {

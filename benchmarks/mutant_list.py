@@ -277,7 +277,7 @@ MUTANTS = (
         "engine/attempts.py",
         ">= (LOST_ATTEMPTS if o.lost else ATTEMPTS)]",
         ">= ATTEMPTS]",
-        _unit("runner"),
+        _unit("effort"),
     ),
     # Places, and text from elsewhere
     Mutant(
@@ -316,11 +316,11 @@ MUTANTS = (
         _unit("report"),
     ),
     Mutant(
-        "names of series are markup",
-        "engine/evaluation/charts.py",
-        '"<td>{escape(cell)}</td>"',
-        '"<td>{cell}</td>"',
-        _unit("report"),
+        "why a method has no result is markup",
+        "engine/evaluation/comparison.py",
+        "{escape(row.missing)}",
+        "{row.missing}",
+        _unit("comparison_page"),
     ),
     Mutant(
         "passwords of URLs are shown",
@@ -334,14 +334,14 @@ MUTANTS = (
         "engine/yaml_files.py",
         "if values > _MOST_VALUES:",
         "if False:",
-        _unit("readers", "cluster_configs", "cli"),
+        _unit("readers"),
     ),
     Mutant(
         "YAML of any depth",
         "engine/yaml_files.py",
         "if self.depth > _MOST_DEPTH:",
         "if False:",
-        _unit("readers", "cluster_configs", "cli"),
+        _unit("readers"),
     ),
     Mutant(
         "a token that others read is taken",

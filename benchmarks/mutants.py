@@ -23,7 +23,7 @@ from mutant_list import MUTANTS, Mutant
 from recording import write_record
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("engine", "tests", "jobs", "benchmarks", "cluster_configs", "pyproject.toml", "README.md", "LICENSE")
+LEFT_OUT = (".git", ".venv", ".*_cache", "records", "shared", "build", "dist", "*.egg-info")
 TIMEOUT_S = 600
 # These compare the code with a record of it, and so would notice any change, whatever it does.
 GUARDS = ("tests/unit/test_stage_versions.py",)
@@ -72,12 +72,7 @@ def main() -> int:
 
 def copy_tree(tree: Path) -> None:
     """Copy what tests need, with the times of the files, so that compiled kernels of unchanged ones are found."""
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("records"))
-        else:
-            shutil.copy2(source, tree / name)
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*LEFT_OUT))
 
 
 def try_mutant(mutant: Mutant, tree: Path, *, all_tests: bool) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def compare(
     labels_N = labels if isinstance(labels, np.ndarray) else read_labels(local_copy(labels), column=labels_column)
     if len(labels_N) != store.source.num_rows:
         raise DataError(f"{len(labels_N):,} labels for {store.source.num_rows:,} rows; expected one per row")
-    split_N = _read_split(split, labels_N) if split else split_identities(labels_N, seed or 0)
+    split_N = _read_split(split, labels_N) if split is not None else split_identities(labels_N, seed or 0)
     committee = []
     if any(METHODS[each.method].takes_committee for each in contenders):
         for path in load_settings(overrides=given).cdp.committee:

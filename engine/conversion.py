@@ -24,7 +24,7 @@ from engine.methods.gcn_e import PREFIX
 from engine.storage import manifest
 from engine.storage.outputs import out_folder
 from engine.storage.paths import check_file, check_out_file
-from engine.storage.remote import is_url
+from engine.storage.remote import is_url, local_copy
 
 State = Mapping[str, Tensor]
 Converted = tuple[dict[str, Tensor], int, dict[str, Any], dict[str, dict[str, float]]]
@@ -45,7 +45,7 @@ def convert(method: str, states: Sequence[str | Path], out: str | Path, *, k: in
     if len(states) != count:
         raise ConfigError(f"convert {method} takes {count} state file(s), got {len(states)}")
     out = _checked_out(out, states)
-    weights, dim, facts, points = converter(*(_read(Path(path)) for path in states))
+    weights, dim, facts, points = converter(*(_read(local_copy(path)) for path in states))
     with manifest.explain_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.detach().float().contiguous().clone() for name, tensor in weights.items()})
@@ -63,7 +63,7 @@ def _checked_out(out: str | Path, states: Sequence[str | Path]) -> Path:
         raise ConfigError(f"--out {out}: a model is converted into a folder of this machine; copy it to the URL then")
     folder = Path(out_folder(out))
     for name in (WEIGHTS_FILE, MODEL_FILE):
-        check_out_file(folder / name, never=[Path(state) for state in states])
+        check_out_file(folder / name, never=[Path(state) for state in states if not is_url(state)])
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if held and held != {WEIGHTS_FILE, MODEL_FILE}:
         raise ConfigError(f"--out {folder}: is not empty and holds no converted model; choose another folder")

@@ -74,7 +74,7 @@ class Pictures:
         if not self._refused:
             return []
         why = ", ".join(f"{count:,} {reason}" for reason, count in self._refused.items())
-        return [f"Pictures that are not shown: {why}. Name the folder of others with --items-root."]
+        return [f"Pictures that are not shown: {why}. Name their folder with --items-root."]
 
     def _find(self, item: str) -> str | None:
         if item.startswith("data:"):
@@ -86,12 +86,12 @@ class Pictures:
         inside = [place for place in places if any(_lies_in(place, folder) for folder in self._folders)]
         there = [place for place in inside if os.path.lexists(place)]
         if not there:
-            self._refused["are not there" if inside else "lie outside the source's folder"] += 1
+            self._refused["missing" if inside else "outside the source's folder"] += 1
             return None
         content = _read_small(there[0])
         kind = None if content is None else _kind(content)
         if content is None or kind is None:
-            self._refused[f"are no PNG, JPEG, GIF or WebP files of up to {MAX_BYTES // 1000} kB"] += 1
+            self._refused[f"other than PNG, JPEG, GIF or WebP files of up to {MAX_BYTES // 1000} kB"] += 1
             return None
         return _data_uri(kind, content)
 

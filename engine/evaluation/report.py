@@ -26,6 +26,7 @@ from engine.evaluation.report_data import (
     StageRow,
 )
 from engine.evaluation.sweep import SweepRow
+from engine.terminal import shown
 
 __all__ = ["ReportData", "headline", "render_report"]
 
@@ -342,7 +343,7 @@ def _is_picture(item: GalleryItem) -> bool:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    return shown(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
 
 
 def _mark(marked: bool) -> str:

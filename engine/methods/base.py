@@ -22,7 +22,7 @@ from engine.plan import Cost, Stage
 from engine.stages import aggregate, select
 from engine.storage import manifest
 from engine.storage.owned import Digest, Kind, Sealed, Text, check_types, read_owned
-from engine.storage.paths import check_file, explain_reading
+from engine.storage.paths import check_file, check_folder_of_files, explain_reading
 from engine.version import __version__
 
 MODEL_FILE = "model.json"
@@ -308,7 +308,7 @@ def write_model(
 def read_model(folder: str | Path, dim: int) -> Model:
     """Open a model's folder; raises ``DataError`` if it is none or damaged, ``ManifestMismatch`` for another format or
     D."""
-    folder = Path(folder).absolute()
+    folder = check_folder_of_files(Path(folder).absolute(), "model")
     if not os.path.lexists(folder / MODEL_FILE) or not os.path.lexists(folder / WEIGHTS_FILE):
         raise DataError(
             f"{folder} holds no model: {MODEL_FILE} and {WEIGHTS_FILE} are expected; asterism train makes them"

@@ -63,10 +63,12 @@ def is_url(place: object) -> bool:
 def absolute(place: str | Path) -> str:
     """A URL as it is, without a slash at its end, or a path made absolute; ``file://`` URLs are paths.
 
-    Raises ``ConfigError`` for a URL with credentials, a query or a fragment in it, of which nothing is repeated, and
-    for one that names no file or folder.
+    Raises ``ConfigError`` for an empty name, which is not the current folder, for a URL with credentials, a query or a
+    fragment in it, of which nothing is repeated, and for one that names no file or folder.
     """
     text = str(place)
+    if not text.strip():
+        raise ConfigError("the name of a place is empty; name a file, a folder or a URL")
     scheme, separator, rest = text.partition("://")
     if separator and holds_secret(text):
         raise ConfigError(

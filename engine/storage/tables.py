@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def read_table(path: Path) -> pa.Table:
     Lengths are checked against the file; texts, whose offsets lie in the file, are checked whole by ``read_joined``.
     """
     try:
-        with pa.memory_map(str(check_file(path))) as source:
+        with pa.memory_map(os.fsencode(check_file(path))) as source:
             table = pa.ipc.open_file(source).read_all()
             table.validate()
     except (pa.ArrowException, OSError, ValueError) as error:

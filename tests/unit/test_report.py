@@ -322,7 +322,7 @@ def test_pictures_from_elsewhere_are_refused_with_one_sentence(album, monkeypatc
         assert pictures.find(name) is None, name
         assert pictures.find(name) is None  # counted once
     (sentence,) = pictures.refused()
-    assert f"{len(outside)} lie outside the source's folder" in sentence
+    assert f"{len(outside)} outside the source's folder" in sentence
     assert "--items-root" in sentence
 
 
@@ -346,9 +346,9 @@ def test_what_is_no_small_picture_is_not_opened_or_not_embedded(album):
     for name in ("svg.svg", "missing\0.png", "file:///missing%00.png", "x" * 5000 + ".png", "https://x.org/a.png", ""):
         assert pictures.find(name) is None
     (sentence,) = pictures.refused()
-    assert "1 are not there" in sentence
-    assert "1 lie outside the source's folder" in sentence  # the device
-    assert "6 are no PNG, JPEG, GIF or WebP files of up to 100 kB" in sentence
+    assert "1 missing" in sentence
+    assert "1 outside the source's folder" in sentence  # the device
+    assert "6 other than PNG, JPEG, GIF or WebP files of up to 100 kB" in sentence
 
 
 def test_data_uris_must_be_what_they_say():
@@ -370,6 +370,8 @@ def test_long_items_are_cut_everywhere():
     cut = f"{word[:SHOWN_CHARACTERS]}…"
     assert cut in page.words
     assert word not in page.words
+    turned = Gallery("g", "e", [GalleryCluster(1, 1, [0], [GalleryItem("\u202egnp.exe\x1b")])])
+    assert r"\u202egnp.exe\x1b" in Page(render_report(replace(BARE, galleries=[turned]))).words
     assert max(len(value or "") for tag, name, value in page.attributes if name in ("alt", "title")) < 300
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ class TableFile(ABC):
 class ParquetTable(TableFile):
     def __init__(self, path: Path) -> None:
         self.path = path
-        with pq.ParquetFile(path) as file:
+        with pa.OSFile(os.fsencode(path)) as opened, pq.ParquetFile(opened) as file:
             self.schema = file.schema_arrow
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             sizes = [group.num_rows for group in groups]
@@ -65,7 +66,8 @@ class ParquetTable(TableFile):
         groups = list(range(group, len(self._starts) - 1))
         row = int(self._starts[group])
         # Buffered, not pre-buffered: row groups may be larger than memory.
-        with pq.ParquetFile(self.path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        opening = pa.OSFile(os.fsencode(self.path))  # names that are no UTF-8 are bytes to Arrow
+        with opening as opened, pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False):
                 yield row, batch.column(0)
                 row += batch.num_rows
@@ -79,7 +81,7 @@ class ArrowTable(TableFile):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(os.fsencode(path)) as file:
             reader = pa.ipc.open_file(file)
             self.schema = reader.schema
             # The footer does not give the lengths of batches; the cheapest column does.
@@ -91,7 +93,7 @@ class ArrowTable(TableFile):
 
     def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        with pa.memory_map(str(self.path)) as file:
+        with pa.memory_map(os.fsencode(self.path)) as file:
             reader = self._reader(file, self.schema.get_field_index(column))
             for i in range(first, reader.num_record_batches):
                 yield int(self._starts[i]), reader.get_batch(i).column(0)

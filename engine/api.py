@@ -22,6 +22,7 @@ from engine.evaluation.metrics import evaluate_labels
 from engine.executors.base import Executor, cluster_address
 from engine.executors.local import LocalExecutor
 from engine.ingest import Source, describe_source
+from engine.learning.trainable import refuse_untrainable
 from engine.memory import free_bytes
 from engine.methods import METHODS, Model, read_model
 from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
@@ -273,8 +274,7 @@ def _resolve(
 ) -> tuple[Settings, Model | None, Callable[[Settings], list[Stage]]]:
     """The settings and model that a request means for a source, and what builds the stages from (other) settings."""
     labels = OutsideFile.describe(request.labels, request.labels_column)
-    if labels is not None:
-        _check_labels(labels, source.num_rows, training=kind == "training")
+    identities_N = None if labels is None else _check_labels(labels, source.num_rows, training=kind == "training")
     settings = request.settings
     model = _read_model(request.model, source.dim) if request.model else None
     if settings.method == "auto":
@@ -295,8 +295,13 @@ def _resolve(
             facts = {**facts, "shrinkage": 1.0, "second_graph": method.metric_spaces == 2}
         points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}
         model = Model("", settings.method, source.dim, settings.knn.k, "", points, "components", facts)
-    if kind == "training" and labels is None:
-        raise ConfigError("training needs --labels")
+    if kind == "training":
+        if labels is None or identities_N is None:
+            raise ConfigError("training needs --labels")
+        learned = {"train", "trees"} & set(METHODS[settings.method].training_sections)
+        if learned:  # else there is nothing held out
+            share = (settings.trees if "trees" in learned else settings.train).holdout
+            refuse_untrainable(labels.path, identities_N, share, settings.seed, in_halves="trees" in learned)
     knn_graph = None if kind == "store" else OutsideFile.describe(request.knn_graph)
 
     named = settings.cdp.committee if METHODS[settings.method].takes_committee and kind != "store" else ()
@@ -320,8 +325,8 @@ def _read_model(place: str, dim: int) -> Model:
     return replace(model, folder=place)
 
 
-def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> None:
-    """Refuse labels that say nothing before work starts: without any identity, or, to train on, without any pair."""
+def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> np.ndarray:
+    """Labels (N,); refused before work starts if they say nothing: no identity, or, to train on, no pair of one."""
     identities_N = read_labels(local_copy(labels.path), num_rows, column=labels.column)
     known_M = np.sort(identities_N[identities_N >= 0])
     if not len(known_M):
@@ -331,6 +336,7 @@ def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> None
             f"{labels.path}: no two of {len(known_M):,} labelled rows are of one identity; training needs identities "
             f"of several rows"
         )
+    return identities_N
 
 
 def _fits(plan_at: Callable[[Settings], Plan], settings: Settings) -> bool:

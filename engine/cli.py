@@ -57,6 +57,7 @@ from engine.options import (
     ZeroVectorPolicy,
     ZeroVectors,
 )
+from engine.pipeline import MAX_ROWS
 from engine.plan import human_bytes
 from engine.printing import console, print_comparison, print_projection, print_result, right
 from engine.probes import measure_speeds
@@ -239,8 +240,12 @@ def plan(
         raise ConfigError("plan needs --features, or --hosts to project for a compute cluster")
     if rows and (features is not None or not hosts):
         raise ConfigError("--rows describes a source for --hosts and goes without --features")
-    if rows and min(rows) < 2:
-        raise ConfigError(f"--rows {min(rows):g}: clustering needs at least 2 rows")
+    for count in rows or ():
+        if not 2 <= count < MAX_ROWS or count != int(count):
+            raise ConfigError(
+                f"--rows {count:g}: clustering needs at least 2 rows; neighbours are int32 ids, so {MAX_ROWS - 1:,} "
+                f"rows are the most"
+            )
     request = _run_request(
         features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
         settings, seed, precision_bias,

@@ -5,7 +5,7 @@ A *store* is a run folder whose only stage is ``ingest``: ``asterism ingest`` ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,14 @@ from engine.errors import DataError
 from engine.storage import manifest
 from engine.storage.context import is_committed
 from engine.storage.formats import VectorSource, open_source
-from engine.storage.paths import explain_reading, lies_there
+from engine.storage.paths import check_file, check_readable, explain_reading, lies_there
 from engine.storage.places import open_place
-from engine.storage.remote import Storage, absolute, is_url, local_copy, original_names
+from engine.storage.remote import Storage, absolute, copied_version, is_url, local_copy, original_names
 
 NAMED_ROWS = 8
 WHOLE_BYTES = 64 << 20  # sources up to this size are digested whole
 SAMPLES, SAMPLE_BYTES = 256, 64 << 10  # of larger ones
 _ZERO, _BAD = 1, 2
-_COPY = "copy:"
 _TINY, _HUGE = 1e-200, 1e200
 
 
@@ -78,48 +77,57 @@ def describe_source(
         return _describe_store(path, dim)
     source = open_source(path, dim=dim, column=column, items_column=items_column)
     source.items(0, 0)
-    files, stats = [Path(file) for file in source.files()], file_stats(source)
+    files, read = source.files(), source_files(source)
+    stats, version = file_stats(read), version_of(path, read)
     if known is not None and known.get("stats") == stats and known.get("spec") == source.spec():
         digest = str(known["digest"])
     else:
         digest = _digest(files, stats[: len(files)], source.num_rows, source.dim)
     return Source(
         source.path, source.spec(), source.num_rows, source.dim, source.dtype.itemsize, digest, None, stats,
-        source.sequential, version=_version(stats),
+        source.sequential, version=version,
     )  # fmt: skip
 
 
-def file_stats(source: VectorSource) -> list[list[Any]]:
-    """Path, size and time of change of each file of a source: those of its vectors, then those of ids and items."""
+def source_files(source: VectorSource) -> list[Path]:
+    """The files of a source's vectors, then those of ids and items."""
+    return [*source.files(), *source.companions()]
+
+
+def files_at(path: Path) -> list[Path]:
+    """A file, or all files below a folder, in order. Raises ``DataError`` for what cannot be read, or is empty."""
+    files = sorted(p for p in path.rglob("*") if not p.is_dir()) if check_readable(path) else [path]
+    if not files:
+        raise DataError(f"{path}: an empty folder")
+    return [check_file(file) for file in files]
+
+
+def file_stats(files: Sequence[Path]) -> list[list[Any]]:
+    """Path, size and time of change of each file."""
     found = []
-    for file in (*source.files(), *source.companions()):
+    for file in files:
         with explain_reading(file):
             state = file.stat()
         found.append([str(file), state.st_size, state.st_mtime_ns])
     return found
 
 
-def refuse_changed(source: VectorSource, version: str) -> None:
-    """Raise ``DataError`` if a source's files have not the number, sizes and times of a ``Source.version``."""
-    if version.startswith(_COPY):
-        unchanged, changed = version == _copy_version(Path(source.path)), source.path
-    else:
-        stats = file_stats(source)
-        unchanged, changed = version == _version(stats), max(stats, key=lambda each: each[2])[0]
-    if not unchanged:
+def version_of(path: Path, files: Sequence[Path]) -> str:
+    """What tells the files of a source, or of a graph, from a later state of them: their number, sizes and times.
+
+    Of this host's copy of what is at a URL, whose times may be the host's own, what the storage lists of it.
+    """
+    return copied_version(path) or fingerprint(file_stats(files))
+
+
+def refuse_changed(path: Path, files: Sequence[Path], version: str) -> None:
+    """Raise ``DataError`` if ``version_of`` these files is not what it was when the plan was made."""
+    if version_of(path, files) != version:
+        latest = max(file_stats(files), key=lambda each: each[2])[0]
         raise DataError(
-            f"{source.path}: changed while it was read ({changed}), so rows of both states could be mixed; wait until "
-            f"it is written, then start again with another --out"
+            f"{path}: changed while it was read ({latest}), so rows of both states could be mixed; wait until it is "
+            f"written, then start again with another --out"
         )
-
-
-def _version(stats: list[list[Any]]) -> str:
-    return fingerprint(stats)
-
-
-def _copy_version(copy: Path) -> str:
-    """Version of a source at a URL: its copy's folder is named by what the storage lists of it."""
-    return f"{_COPY}{copy.parent.name}"
 
 
 def is_store(path: Path) -> bool:
@@ -246,7 +254,7 @@ def _describe_url(url: str, dim: int | None, column: str | None, items_column: s
     copy = local_copy(url)
     with original_names({str(copy): url}):
         source = describe_source(copy, dim=dim, column=column, items_column=items_column)
-    return replace(source, path=url, spec={**source.spec, "path": url}, stats=[], version=_copy_version(copy))
+    return replace(source, path=url, spec={**source.spec, "path": url}, stats=[])
 
 
 def _digest(files: list[Path], stats: list[list[Any]], num_rows: int, dim: int) -> str:

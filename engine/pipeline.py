@@ -23,14 +23,13 @@ from typing import Any
 from engine.clustering.evidence import LEAST_COSINE, LEAST_PROBABILITY
 from engine.config import Settings
 from engine.errors import ConfigError, DataError
-from engine.ingest import Source
+from engine.ingest import Source, files_at, version_of
 from engine.methods import METHODS, GraphShape, Model
 from engine.methods.base import SecondGraph
 from engine.plan import CHUNK_ROWS, Cost, Stage, name_apart
 from engine.stages import analysis, curve, explain, ingest, knn, metric, partition, passes, point
 from engine.storage.formats import open_knn_graph
 from engine.storage.manifest import file_checksum
-from engine.storage.paths import check_file, check_readable
 from engine.storage.remote import absolute, local_copy
 
 GraphMembers = tuple[Mapping[str, str], ...]
@@ -44,6 +43,7 @@ class OutsideFile:
     path: str
     digest: str
     column: str | None = None
+    version: str = ""
 
     @classmethod
     def describe(cls, path: str | Path | None, column: str | None = None) -> OutsideFile | None:
@@ -51,12 +51,9 @@ class OutsideFile:
         if path is None:
             return None
         found = local_copy(path)
-        files = sorted(p for p in found.rglob("*") if not p.is_dir()) if check_readable(found) else [found]
-        if not files:
-            raise DataError(f"{path}: an empty folder")
-        for file in files:
-            check_file(file)
-        return cls(absolute(path), "+".join(file_checksum(file) for file in files), column)
+        files = files_at(found)
+        version = version_of(found, files)
+        return cls(absolute(path), "+".join(file_checksum(file) for file in files), column, version)
 
 
 def store_stages(source: Source, settings: Settings) -> list[Stage]:
@@ -92,7 +89,7 @@ def graph_stages(
         shape = replace(shape, k=min(k, width))
         params = {"k": shape.k, "digest": knn_graph.digest}
         inputs, cost = {"features": vectors, "ingest": rows}, knn.import_cost(n, dim, width)
-        where = {"path": knn_graph.path}
+        where = {"path": knn_graph.path, "version": knn_graph.version}
         stages.append(Stage("knn", "engine.stages.knn:import_graph", knn.VERSION, params, inputs, n, cost, where))
     elif config.mode == "exact" or (config.mode == "auto" and n <= config.exact_rows):
         inputs, cost = {"features": vectors, "ingest": rows}, knn.search_cost(n, dim, k, n)

@@ -41,6 +41,11 @@ class Sample:
     def __len__(self) -> int:
         return len(self.neighbors_NK)
 
+    @property
+    def library_seed(self) -> int:
+        """The seed as scikit-learn takes it, in 32 bits."""
+        return self.seed % 2**32
+
     @cached_property
     def unit_vectors(self) -> Array:
         """The vectors at unit length, float32; zero vectors stay so."""
@@ -65,7 +70,7 @@ Search = Callable[[Sample, Sequence[Point]], Iterator[Array]]
 def kmeans(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
     """scikit-learn's k-means of the unit vectors, k-means++ from one start."""
     for point in points:
-        model = _library("sklearn.cluster").KMeans(point["num_clusters"], n_init=1, random_state=sample.seed)
+        model = _library("sklearn.cluster").KMeans(point["num_clusters"], n_init=1, random_state=sample.library_seed)
         yield model.fit(sample.unit_vectors).labels_
 
 
@@ -74,7 +79,7 @@ def minibatch_kmeans(sample: Sample, points: Sequence[Point]) -> Iterator[Array]
     for point in points:
         count = point["num_clusters"]
         model = _library("sklearn.cluster").MiniBatchKMeans(
-            count, n_init=1, batch_size=max(1024, 2 * count), random_state=sample.seed, reassignment_ratio=0.0
+            count, n_init=1, batch_size=max(1024, 2 * count), random_state=sample.library_seed, reassignment_ratio=0.0
         )
         yield model.fit(sample.unit_vectors).labels_
 
@@ -89,10 +94,10 @@ def spectral(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
     for point in points:
         count = point["num_clusters"]
         vectors = _library("sklearn.manifold").spectral_embedding(
-            graph, n_components=min(count, MOST_EIGENVECTORS), random_state=sample.seed, drop_first=False
+            graph, n_components=min(count, MOST_EIGENVECTORS), random_state=sample.library_seed, drop_first=False
         )
         model = _library("sklearn.cluster").MiniBatchKMeans(
-            count, n_init=1, batch_size=max(1024, 2 * count), random_state=sample.seed
+            count, n_init=1, batch_size=max(1024, 2 * count), random_state=sample.library_seed
         )
         yield model.fit(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).labels_
 

@@ -39,6 +39,7 @@ from engine.tiles import map_tiles, tile_bounds
 BLOCK_VERTICES = 1 << 15  # searched alone at first; results depend on it
 TILE_VERTICES = 1 << 15
 MAX_ROUNDS = 20
+_MOST_SEEDS = 2**62  # and the rounds that are added fit an int64
 LEAST_IMPROVEMENT = 1e-10  # share of the codelength that a round must save for another one
 
 Array = np.ndarray[Any, Any]
@@ -75,6 +76,7 @@ def map_equation(
     Raises ``DataError`` for arrays that disagree, ids outside the vertices and weights that are not finite.
     """
     _check_graph(indptr, indices, weights, threads)
+    seed %= _MOST_SEEDS
     graph = _walk(indptr, indices, weights, threads)
     roots = _merge_modules(graph, _search_blocks(graph, seed, threads), seed, threads)
     bits, searched = _codelength(graph, roots, threads), None

@@ -23,6 +23,7 @@ SAMPLE_TILE_ROWS = 256  # a sample is small: cut so that threads share it
 CELL_TILE_ROWS = 4096
 DATABASE_BLOCK_ROWS = 2048
 _SCAN_WIDTH = 64
+_FAISS_SEEDS = 2**31  # faiss takes an int32
 # Two ways of summing a cosine in float32 differ by less.
 _ROUNDING = np.float32(1e-5)
 
@@ -91,8 +92,8 @@ def train_cells(sample_SD: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
     One thread, so that the centroids do not depend on the machine's number of cores.
     """
     kmeans = faiss.Kmeans(
-        sample_SD.shape[1], num_cells, niter=10, spherical=True, seed=seed + 1, min_points_per_centroid=1,
-        max_points_per_centroid=1 << 30,
+        sample_SD.shape[1], num_cells, niter=10, spherical=True, seed=(seed + 1) % _FAISS_SEEDS,
+        min_points_per_centroid=1, max_points_per_centroid=1 << 30,
     )  # fmt: skip
     before = faiss.omp_get_max_threads()
     with single_threaded_kernels():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from engine.errors import DataError
-from engine.ingest import normalise, refuse_changed, refuse_zeros
+from engine.ingest import normalise, refuse_changed, refuse_zeros, source_files
 from engine.plan import CHUNK_ROWS, Cost
 from engine.storage.arrays import write_rows
 from engine.storage.context import TaskContext, hold, stage_facts, table_parts
@@ -44,7 +45,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """
     spec, version = dict(task.where["spec"]), task.where["version"]
     source = hold(("source", repr(sorted(spec.items())), version), lambda: open_source(**spec))
-    refuse_changed(source, version)
+    refuse_changed(Path(source.path), source_files(source), version)
     task.create_rows("features", (source.dim,), task.params["dtype"])
 
     def store(chunk: tuple[int, np.ndarray]) -> tuple[list[OutputFile], np.ndarray]:
@@ -69,7 +70,7 @@ def run(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
         columns["item"] = items
     if columns:
         task.write_table("rows", columns)
-    refuse_changed(source, version)
+    refuse_changed(Path(source.path), source_files(source), version)
     return {"zero_rows": zeros.tolist()}
 
 

@@ -6,6 +6,7 @@ in memory for every later stage.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from engine.errors import DataError
 from engine.graph import cuda, knn
 from engine.graph.cells import sort_by_cell
 from engine.graph.similarity import listed_similarities
+from engine.ingest import files_at, refuse_changed
 from engine.plan import Cost
 from engine.stages.ingest import usable_rows
 from engine.storage.context import TaskContext, hold, read_npy
@@ -134,8 +136,10 @@ def import_graph(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
     """Validate and normalise a graph made elsewhere; similarities are computed where it has none, else spot-checked."""
     features_ND = task.array("features", "features")
     path = task.where["path"]
-    graph = hold(("graph", path), lambda: open_knn_graph(path, len(features_ND)))
+    version = task.where["version"]
+    graph = hold(("graph", path, version), lambda: open_knn_graph(path, len(features_ND)))
     ids, similarities = graph.read(start, stop)
+    refuse_changed(Path(path), files_at(Path(path)), version)
     if similarities is None:
         similarities = listed_similarities(features_ND, np.arange(start, stop), ids, threads=task.threads)
     else:

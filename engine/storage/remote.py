@@ -351,6 +351,12 @@ def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
     return path
 
 
+def copied_version(path: Path) -> str | None:
+    """What tells a copy from that of another version: it follows all that the storage lists; ``None`` of no copy."""
+    copies = cache_root() / "copies"
+    return path.relative_to(copies).parts[0] if path.is_relative_to(copies) else None
+
+
 @contextmanager
 def original_names(addresses: Mapping[str, str]) -> Iterator[None]:
     """Let errors about this host's copies name what they are copies of: paths by URLs."""

@@ -219,6 +219,8 @@ def test_what_would_be_lost_or_means_nothing_is_refused(words: list[str], said: 
     assert said in str(found.exception)
 
 
-def test_sizes_to_project_are_at_least_two() -> None:
-    found = CliRunner().invoke(app, ["plan", "--hosts", "2", "--rows", "0"])
-    assert "--rows 0: clustering needs at least 2 rows" in str(found.exception)
+@pytest.mark.parametrize("rows", ["0", "-5", "2.5", "nan", "inf", "1e30", "2147483648"])
+def test_sizes_to_project_are_at_least_two(rows: str) -> None:
+    found = CliRunner().invoke(app, ["plan", "--hosts", "2", "--rows", rows])
+    assert isinstance(found.exception, ConfigError)
+    assert f"--rows {float(rows):g}: clustering needs at least 2 rows" in str(found.exception)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -207,4 +208,34 @@ def test_a_source_of_zero_vectors_alone_is_refused(tmp_path: Path, rows: int) ->
     request = api.Request(features=str(path), settings=settings)
     prepared = api.prepare("run", tmp_path / "run", request, Resources(block_rows=4096))
     with pytest.raises(DataError, match=f"all {rows:,} rows are zero vectors"):
+        api.execute(prepared, progress=False)
+
+
+def test_a_source_at_a_url_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTERISM_CACHE", str(tmp_path / "cache"))
+    there = fsspec.filesystem("memory")
+
+    def put(rows: np.ndarray) -> None:
+        with there.open("/changing/x.npy", "wb") as stream:
+            np.save(stream, rows)
+
+    url = "memory://changing/x.npy"
+    put(np.eye(4, dtype=np.float32))
+    prepared = api.prepare("store", tmp_path / "whole", api.Request(features=url))
+    assert api.execute(prepared, progress=False)
+    prepared = api.prepare("store", tmp_path / "changed", api.Request(features=url))
+    put(-np.eye(4, dtype=np.float32))
+    with pytest.raises(DataError, match=r"memory://changing/x\.npy: changed while it was read"):
+        api.execute(prepared, progress=False)
+
+
+def test_a_knn_graph_that_changes_after_the_plan_is_refused(tmp_path: Path) -> None:
+    source = save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32))
+    ids = (np.arange(12)[:, None] + np.arange(4)) % 12
+    graph = save(tmp_path / "knn.npy", ids)
+    request = api.Request(features=str(source), knn_graph=str(graph), settings=load_settings(None, method="cosine"))
+    prepared = api.prepare("run", tmp_path / "run", request)
+    np.save(graph, (ids + 1) % 12)
+    os.utime(graph, ns=(7, 7))
+    with pytest.raises(DataError, match=r"knn\.npy: changed while it was read"):
         api.execute(prepared, progress=False)

@@ -445,3 +445,26 @@ def test_settings_have_ranges(override: str, words: str) -> None:
     with pytest.raises(EngineError, match=words) as error:
         load_settings(None, [override])
     assert override.partition("=")[0].partition(".")[0] in str(error.value)
+
+
+def test_a_parquet_footer_of_which_pyarrow_would_end_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "y.parquet"
+    pq.write_table(pa.table({"label": [1] * ROWS, "text": ["x"] * ROWS}), path)
+    whole = path.read_bytes()
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from engine.errors import EngineError\n"
+        "from engine.storage.formats import read_labels\n"
+        "path = Path(sys.argv[1])\n"
+        "whole = path.read_bytes()\n"
+        "for at in range(len(whole) // 4, len(whole)):\n"
+        "    path.write_bytes(whole[:at] + bytes([(whole[at] + 16) % 256]) + whole[at + 1 :])\n"
+        "    try:\n"
+        "        read_labels(path)\n"
+        "    except EngineError as error:\n"
+        "        assert '\\n' not in str(error)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert whole != path.read_bytes()

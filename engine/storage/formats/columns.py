@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import DataError
-from engine.storage.formats.sources import Vectors, check_matrix
+from engine.storage.formats.sources import Vectors, check_matrix, check_promise
 from engine.storage.formats.tables import Piece, TableColumn, TableFile
 
 ID_COLUMNS = ("id", "ids", "key", "uid", "image_id")
@@ -28,7 +28,9 @@ class ColumnVectors:
         described = {table.path: _describe(table, self._column.column) for table in tables if table.num_rows}
         self.dim = next((dim for dim, _ in described.values()), 0)
         self.dtype = np.result_type(*(dtype for _, dtype in described.values())) if described else np.dtype(np.float32)
-        for path, (dim, _) in described.items():
+        for path, (dim, dtype) in described.items():
+            rows = next(table.num_rows for table in tables if table.path == path)
+            check_promise(path, rows * dim * dtype.itemsize, path.stat().st_size)
             if dim != self.dim:
                 raise DataError(
                     f"{path}: vectors of dimension {dim}, but {next(iter(described))} has {self.dim}; "

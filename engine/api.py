@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ from engine.storage.context import read_npy
 from engine.storage.formats import read_labels, write_labels, write_table
 from engine.storage.formats.export import TABLES, choose_format
 from engine.storage.outputs import out_file, out_folder, write_out
-from engine.storage.paths import check_folder_of_files
+from engine.storage.paths import check_folder_of_files, explain_reading
 from engine.storage.places import Place, open_place
 from engine.storage.remote import absolute, is_url, local_copy
 from engine.synth import DIM, write_standin
@@ -566,9 +567,20 @@ def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "fea
         hasher.update(array.reshape(-1).view(np.uint8).data)
     beside = Path(out_folder(beside, option="out"))
     path = beside.parent / f"{beside.name}.{name}-{hasher.hexdigest()[:12]}.npy"
-    if not Path(out_file(path, option=f"{name}, kept beside the run:")).exists():
+    if not Path(out_file(path, option=f"{name}, kept beside the run:")).exists() or not _holds(path, array):
         manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
     return str(path)
+
+
+def _holds(path: Path, array: np.ndarray) -> bool:
+    """Tell whether a file is what was written of a contiguous array, byte for byte: it may have been damaged since."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    hasher = xxhash.xxh3_128(header.getvalue())
+    if array.size:
+        hasher.update(array.reshape(-1).view(np.uint8).data)
+    with explain_reading(path):
+        return manifest.file_checksum(path) == hasher.hexdigest()
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -7,12 +7,14 @@ number. Training is deterministic for one process and device, whatever the numbe
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
+import xxhash
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -20,12 +22,14 @@ from torch import Tensor, nn
 from engine.config import TrainConfig
 from engine.errors import ManifestMismatch
 from engine.storage.manifest import write_atomic
+from engine.storage.paths import check_file, explain_reading
 from engine.tiles import single_threaded_kernels
 
 LossOfStep = Callable[[int], Tensor | None]
 
 APART_RATE = 1e-3
 _STATE_KEY = "asterism"
+_SEAL_BYTES = 16
 
 
 class Checkpoint(Protocol):
@@ -37,16 +41,24 @@ class Checkpoint(Protocol):
 
 
 class CheckpointFile:
-    """A checkpoint in a file."""
+    """A checkpoint in a file, with a checksum behind it: no record answers for it yet.
+
+    A damaged one is none: training starts over, and ends with the same weights.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> bytes | None:
-        return self.path.read_bytes() if self.path.exists() else None
+        if not os.path.lexists(self.path):
+            return None
+        with explain_reading(self.path):
+            saved = check_file(self.path).read_bytes()
+        data = saved[:-_SEAL_BYTES]
+        return data if saved[-_SEAL_BYTES:] == xxhash.xxh3_128(data).digest() else None
 
     def write(self, data: bytes) -> None:
-        write_atomic(self.path, lambda stream: stream.write(data))
+        write_atomic(self.path, lambda stream: stream.write(data + xxhash.xxh3_128(data).digest()))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Place:
         with explain_os_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         with explain_os_errors(self.root / LOCK_FILE):
-            stream = open(self.root / LOCK_FILE, "a+")  # noqa: SIM115
+            stream = _open_lock(self.root / LOCK_FILE)
         until = time.monotonic() + (self.glance_s if wait else 0)
         with stream:
             while not _try_lock(stream):
@@ -108,10 +108,17 @@ class Place:
     def is_running(self) -> bool:
         """Tell whether a process holds the run's lock (as far as this machine's file system shows it)."""
         try:
-            with open(self.root / LOCK_FILE, "a+") as stream:
+            with _open_lock(self.root / LOCK_FILE) as stream:
                 return not _try_lock(stream)
-        except OSError:
+        except (OSError, DataError):
             return True
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """Open a lock file, new or not; a link is not followed, because what it leads to would be made, or held."""
+    if path.is_symlink() or (os.path.lexists(path) and not path.is_file()):
+        raise DataError(f"{path}: is no regular file, as a lock is; delete it")
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o666), "a+")
 
 
 def _try_lock(stream: IO[str]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engine import api, cluster, evaluate, train
-from engine.api import STRUCTURAL_ROWS, choose_trained
+from engine.api import STRUCTURAL_ROWS, as_path, choose_trained
 from engine.compute_cluster import ComputeCluster
 from engine.config import Resources, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
@@ -355,3 +355,13 @@ def test_a_run_with_other_neighbours_than_its_model_says_so(tmp_path: Path) -> N
     other = cluster(vectors, model=tmp_path / "model", workspace=tmp_path / "other", **{"knn.k": 9}).report.read_text()
     assert "learned from graphs" not in same
     assert "The model learned from graphs of 7 neighbours, this one has 9 (knn.k)." in other
+
+
+def test_an_array_kept_beside_a_run_is_written_again_if_it_was_damaged(tmp_path: Path) -> None:
+    path = Path(as_path(np.arange(12.0).reshape(4, 3), tmp_path / "run"))
+    whole, changed = path.read_bytes(), path.stat().st_mtime_ns
+    assert as_path(np.arange(12.0).reshape(4, 3), tmp_path / "run") == str(path)
+    assert path.stat().st_mtime_ns == changed
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    as_path(np.arange(12.0).reshape(4, 3), tmp_path / "run")
+    assert path.read_bytes() == whole

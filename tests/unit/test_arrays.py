@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import errno
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +61,47 @@ def test_only_whole_chunks_are_written(tmp_path: Path, start: int, rows: int) ->
     create_array(tmp_path, "values", (2 * CHUNK_ROWS - 5, 2), np.int32)
     with pytest.raises(ValueError, match="are not whole chunks"):
         write_rows(tmp_path, "values", start, np.zeros((rows, 2), np.int32))
+
+
+def test_a_map_that_fails_leaves_nothing_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, values_of((3 * CHUNK_ROWS, 4), "int32"))
+    opened, real = [], os.open
+
+    def open_two(path: str, *more: int) -> int:
+        opened.append(path)
+        if len(opened) % 3 == 0:
+            raise OSError(errno.EACCES, "no")
+        return real(path, *more)
+
+    def fail() -> int:
+        with pytest.raises(DataError, match=r"c/2/0: cannot be mapped: permission denied"):
+            map_array(tmp_path, "values")
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    monkeypatch.setattr(os, "open", open_two)
+    before = fail()
+    assert [fail() for _ in range(8)][-1] <= before + 2  # each would leave three
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree.pop("shape"),
+        lambda tree: tree.update(shape=[-1, 4]),
+        lambda tree: tree.update(shape=[10**15, 4]),
+        lambda tree: tree.update(shape=[10**12, 4]),
+        lambda tree: tree.update(shape="8192"),
+        lambda tree: tree.update(data_type="object"),
+    ],
+)
+def test_metadata_that_cannot_be_is_named(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    written(tmp_path, values_of((2 * CHUNK_ROWS, 4), "int32"))
+    path = tmp_path / "values/zarr.json"
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"values/zarr\.json: |missing or truncated chunk"):
+        map_array(tmp_path, "values")
 
 
 @pytest.mark.parametrize("columns", [4, 3])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +163,59 @@ def test_a_record_under_the_name_of_other_rows_is_damaged(start: int, stop: int,
 def test_a_record_of_no_rows_is_damaged(tmp_path: Path) -> None:
     record = write(tmp_path, 4, 4)
     assert manifest.damaged_records(tmp_path) == [manifest.record_path(tmp_path, record)]
+
+
+def test_a_file_is_flushed_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(handle: int) -> None:
+        done.append(f"flush {os.fstat(handle).st_size}")
+        fsync(handle)
+
+    def renamed(old: Path, new: Path) -> None:
+        done.append(f"rename {new.name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    record = write(tmp_path, 3, 5)
+    assert done[:2] == ["flush 4", "rename part3"]
+    assert done[2].startswith("flush ")
+    assert done[3:] == [f"rename {manifest.record_path(tmp_path, record).name}"]  # the record is the last of all
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"theirs")
+    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to(outside)
+    manifest.write_atomic(tmp_path / "file", lambda stream: stream.write(b"ours"))
+    assert outside.read_bytes() == b"theirs"
+    assert (tmp_path / "file").read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outputs": [{"path": "../part3", "num_bytes": 4, "checksum": "0" * 32}]},
+        {"outputs": [{"path": "/etc/passwd", "num_bytes": 4, "checksum": "0" * 32}]},
+        {"outputs": [{"path": "part3", "num_bytes": -4, "checksum": "0" * 32}]},
+        {"outputs": [{"path": "part3", "num_bytes": 4, "checksum": "../../x"}]},
+        {"outputs": "part3"}, {"start": -1}, {"stop": 10**15}, {"start": 7}, {"start": "3"}, {"facts": []},
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_is_damaged_whatever_its_checksum(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = manifest.record_path(tmp_path, write(tmp_path, 3, 5))
+    tree = {name: value for name, value in json.loads(path.read_text()).items() if name != "checksum"}
+    manifest.write_owned(path, manifest.RECORD, tree)
+    assert len(manifest.read_records(tmp_path, "d")) == 1
+    manifest.write_owned(path, manifest.RECORD, tree | change)
+    assert manifest.read_records(tmp_path, "d") == []
+    assert manifest.damaged_records(tmp_path) == [path]
+
+
+def test_what_validates_is_no_assertion() -> None:
+    """The same tests with assertions of the engine taken out; those of ``pytest.raises`` stay."""
+    command = [sys.executable, "-O", "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__, "-k", "record"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -341,3 +342,36 @@ def test_a_folder_that_another_run_took_meanwhile_is_left_as_it_is(
     assert executor.ran == []
     assert before
     assert snapshot(root) == before
+
+
+def test_a_folder_with_a_link_is_refused_and_nothing_is_written_through_it(tmp_path: Path) -> None:
+    root, outside = tmp_path / "run", tmp_path / "outside"
+    toy(root)
+    (folder,) = root.glob("doubled-*")
+    folder.rename(outside)
+    folder.symlink_to(outside)
+    before = snapshot(outside)
+    with pytest.raises(DataError, match=r"doubled-\w+: is a link to .*outside; a run's folder holds files"):
+        toy(root, setting=1)
+    assert snapshot(outside) == before
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"run\.lock: is no regular file"):
+        toy(tmp_path / "run")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+def test_a_folder_of_another_user_that_all_may_write_is_pointed_out(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    messages = Messages()
+    run_toy(root, make_toy_plan(NUM_ROWS), messages=messages)
+    assert not any("everybody" in text for text in messages.texts)
+    os.chown(root, 12_345, -1)
+    root.chmod(0o777)
+    run_toy(root, make_toy_plan(NUM_ROWS), messages=messages)
+    assert "belongs to user 12345 and everybody may write into it" in messages.texts[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from toy_graphs import Memory, toy_graph
 from engine.config import ModelConfig, SamplingConfig, TrainConfig
 from engine.errors import DataError, ManifestMismatch
 from engine.learning import training
+from engine.learning.loop import CheckpointFile
 from engine.learning.training import TrainedModel, area_under_curve, hold_out, train
 
 SAMPLING = SamplingConfig(num_nearest=12, max_vertices=400)
@@ -103,3 +105,15 @@ def test_hold_out_draws_whole_identities_of_every_size() -> None:
 def test_area_under_curve_counts_ties_half() -> None:
     scores = np.array([0.1, 0.4, 0.4, 0.9])
     assert area_under_curve(scores, np.array([False, False, True, True])) == pytest.approx(3.5 / 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
+def test_a_damaged_checkpoint_is_none(tmp_path: Path, share: float) -> None:
+    kept = CheckpointFile(tmp_path / "checkpoint")
+    assert kept.read() is None
+    kept.write(b"weights" * 9)
+    assert kept.read() == b"weights" * 9
+    data = bytearray(kept.path.read_bytes())
+    data[int(share * len(data))] ^= 2
+    kept.path.write_bytes(data)
+    assert kept.read() is None

@@ -16,6 +16,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,7 +40,7 @@ def stop_cleanly(*, silent: bool = False) -> None:
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    announcing, announced, interrupted, given_back = threading.Lock(), threading.Event(), [], threading.Event()
+    announcing, announced, interrupted, given_back = threading.RLock(), threading.Event(), [], threading.Event()
 
     def announce() -> None:
         """Say the line and close the standard error, once: what is printed while all is given back is of no use."""
@@ -59,24 +60,36 @@ def stop_cleanly(*, silent: bool = False) -> None:
         if len(interrupted) == 1:  # a second one, that came before they were ignored, finds the first at work
             raise KeyboardInterrupt
 
+    def is_told(wait_s: float | None) -> bool:
+        """Tell whether a signal is there that was not read yet."""
+        return bool(select.select([reading], [], [], wait_s)[0])
+
     def watch() -> None:
-        while (number := os.read(reading, 1)[0]) not in handled:
-            pass  # a signal that a library handles
-        announce()
+        number = 0
+        while number not in handled:  # others are of a library
+            is_told(None)
+            with announcing:  # so that what is read is announced
+                number = os.read(reading, 1)[0]
+                if number in handled:
+                    announce()
         given_back.wait(GRACE_S)
         for path in list(_temporaries):
             with suppress(OSError):
                 path.unlink()
         os._exit(128 + number)
 
+    def is_stopping() -> bool:
+        with announcing:
+            return announced.is_set() or is_told(0)
+
     def finish() -> None:
         with suppress(KeyboardInterrupt):
             _ignore(handled)  # all is done
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        if announced.is_set() or select.select([reading], [], [], 0)[0]:  # a library may have handled it instead
+        while is_stopping():  # also where a library has handled the signal instead
             given_back.set()
-            threading.Event().wait()  # for the end
+            time.sleep(0.01)  # for the end
 
     # The system writes the signal's number there at once, whatever the main thread is doing.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

@@ -95,14 +95,17 @@ def test_what_the_parent_ignores_stays_ignored() -> None:
 
 
 def test_a_second_one_while_all_is_given_back_changes_nothing() -> None:
-    process = start("""
+    process = start(
+        """
 try:
     time.sleep(60)
 finally:
     print("cleaning", flush=True)
     time.sleep(0.1)
     print("cleaned")
-""")
+""",
+        "(); stopping.GRACE_S = 60",
+    )
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert process.stdout.readline() == "cleaning\n"
@@ -114,6 +117,17 @@ finally:
 
 def test_a_process_that_ends_by_itself_says_nothing() -> None:
     process = start("print('done')")
+    assert end(process) == ("done\n", "")
+    assert process.returncode == 0
+
+
+def test_another_signal_that_a_library_handles_ends_nothing() -> None:
+    process = start("""
+signal.signal(signal.SIGUSR1, lambda number, frame: None)
+for _ in range(3):
+    os.kill(os.getpid(), signal.SIGUSR1)
+print("done")
+""")
     assert end(process) == ("done\n", "")
     assert process.returncode == 0
 

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 from sklearn.datasets import load_digits
+from submission import run_job
 
 from engine import api, summary
 from engine.evaluation.images import digit_png
+from engine.storage.outputs import out_folder
 from engine.terminal import PlainConsole
 
 COLUMNS = {
@@ -81,15 +83,21 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if 0 <= value <= 1 else f"{value:,.0f}"
 
 
-def main() -> None:
+def main() -> int:
     """Run both parts of the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for data, runs and reports")
+    parser.add_argument("--out", default="demo-output", help="folder for data, runs and reports")
     parser.add_argument("--identities", type=int, default=500, help="identities of each stand-in part")
     arguments = parser.parse_args()
-    cluster_digits(arguments.out)
-    cluster_standin(arguments.out, arguments.identities)
+    return run_job(lambda: work(arguments))
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Make the data and cluster them."""
+    out = Path(out_folder(arguments.out))
+    cluster_digits(out)
+    cluster_standin(out, arguments.identities)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -24,6 +24,7 @@ from engine.effort import run_effort
 from engine.errors import ConfigError
 from engine.events import read_events
 from engine.storage.formats import read_labels
+from engine.storage.outputs import out_folder
 from engine.storage.remote import is_url
 from engine.synth import PARTS
 from engine.terminal import shown
@@ -45,6 +46,7 @@ def work(arguments: argparse.Namespace) -> None:
     announce(arguments)
     if is_url(arguments.out):
         raise ConfigError(f"--out {arguments.out}: the vectors are made there too; name a folder that every host sees")
+    arguments.out = out_folder(arguments.out)
     rows = []
     for number, (name, identities) in enumerate(sizes(arguments.parts).items(), start=1):
         print(shown(f"== {name}"), flush=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from engine import cli
 from engine.cli import app, main, parse_bytes
 from engine.errors import ConfigError
 
@@ -224,3 +225,23 @@ def test_sizes_to_project_are_at_least_two(rows: str) -> None:
     found = CliRunner().invoke(app, ["plan", "--hosts", "2", "--rows", rows])
     assert isinstance(found.exception, ConfigError)
     assert f"--rows {float(rows):g}: clustering needs at least 2 rows" in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/a/[b]\x1b"), r"/a/[b]\x1b: permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError(), "memory ran out; what was committed is kept"),
+        (RecursionError("maximum depth"), "something is nested too deeply (maximum depth); what was committed is kept"),
+        (ConfigError("one\nasterism: error: two"), "one\n  asterism: error: two"),
+    ],
+)
+def test_what_goes_wrong_anywhere_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "diagnose", fail)
+    assert asterism(capsys, monkeypatch, "doctor") == (2, "", f"asterism: error: {said}\n")

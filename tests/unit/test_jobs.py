@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,23 @@ def test_exit_codes(job: Any, error: BaseException, code: int, capsys: pytest.Ca
     text = capsys.readouterr().err
     assert ("submit it again" in text) == (code != 2)
     assert "a:b@" not in text
+
+
+@pytest.mark.parametrize("name", ["cluster", "train", "scale_test"])
+@pytest.mark.parametrize("out", ["", "{here}/file", "{here}/file/below", "{here}/fifo"])
+def test_an_impossible_place_is_refused(
+    job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, out: str
+) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.chdir(tmp_path)
+    given = {"cluster": ["--features", "x.npy"], "train": ["--features", "x.npy", "--labels", "y.npy"]}.get(name, [])
+    place = out.format(here=tmp_path)
+    assert job(name, *given, "--out", place) == 2
+    errors = capsys.readouterr().err
+    assert "refused: " in errors
+    assert place in errors
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "file"]
 
 
 @pytest.mark.parametrize("parts", ["tiny=20,bogus", "tiny=x", "tiny=0", "part1=", ""])

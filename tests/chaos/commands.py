@@ -25,12 +25,13 @@ import psutil
 from killing import CONTEXT
 
 from engine.scratch import is_consumed
-from engine.stopping import LINE, stop_cleanly
+from engine.stopping import LINE, SIGNALS, stop_cleanly
 from engine.storage import manifest
 from engine.storage.context import folder_digest
 
 ROOT = Path(__file__).parents[2]
 GONE_S = 20.0  # that a process is waited for before it counts as left behind
+DONE_S = 10.0  # a process that ends so long after a signal, without its line, went on in spite of it
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _ends_wrong(done: Attempt) -> list[str]:
     number = signal.Signals[done.struck]
     if number == signal.SIGKILL or not done.ready:  # before its first line Python itself answers a signal
         return [*wrong, *(["a traceback"] if "Traceback" in done.errors and done.ready else [])]
-    if done.code == 0 and LINE not in done.errors:  # it had done its work
+    if done.code == 0 and LINE not in done.errors and done.gone_s < DONE_S:  # it had done its work
         return wrong
     if done.code != 128 + number:
         wrong.append(f"ended with {done.code}, expected {128 + number}: {done.errors[-800:]}")
@@ -199,6 +200,12 @@ def _damage(command: Command, out: Path, whole: dict[str, str]) -> list[str]:
     return wrong
 
 
+def heed_signals() -> None:
+    """Take signals that the shell ignores for what it starts in the background, as a command in the foreground does."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 class _Forked:
     """A process from the server; as a ``subprocess.Popen`` where it matters."""
 
@@ -220,8 +227,9 @@ class _True(subprocess.Popen[bytes]):
     def __init__(self, words: Sequence[str], log: Path) -> None:
         with open(log, "wb") as stream:
             super().__init__(
-                [sys.executable, "-m", "engine", *words], stdout=subprocess.DEVNULL, stderr=stream, cwd=ROOT
-            )
+                [sys.executable, "-m", "engine", *words], stdout=subprocess.DEVNULL, stderr=stream, cwd=ROOT,
+                preexec_fn=heed_signals,
+            )  # fmt: skip
 
     def ends_within(self, seconds: float) -> bool:
         try:
@@ -237,6 +245,7 @@ def _run_here(words: list[str], log: str) -> None:
 
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    heed_signals()
     code = 0
     try:
         stop_cleanly()

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.stopping import LINE
+from engine.stopping import LINE, SIGNALS
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -29,6 +29,12 @@ except KeyboardInterrupt:
 """
 
 
+def heed_signals() -> None:
+    """Take signals as a command in the foreground does: a shell ignores some for what it starts in the background."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
     """A process and the one that it started, which takes long to load the engine."""
@@ -36,7 +42,7 @@ def processes(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Pr
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, bufsize=1,
+        stderr=subprocess.PIPE, text=True, bufsize=1, preexec_fn=heed_signals,
     ) as process:  # fmt: skip
         assert process.stderr is not None
         yield process, psutil.Process(int(process.stderr.readline()))

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from engine.clustering import map_equation as module
 from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.map_equation import Partition, codelength, map_equation
+from engine.clustering.module_moves import best_move
 from engine.errors import DataError
 
 
@@ -216,3 +217,19 @@ def test_malformed_graphs_are_refused(change, message):
 def test_labels_of_another_graph_are_refused():
     with pytest.raises(DataError, match="for 2 vertices"):
         codelength(*graph_of(2, [(0, 1)]), np.zeros(3))
+
+
+@pytest.mark.parametrize("roots", [[0, 0, 2, 2, 4, 4], [0, 1, 2, 3, 4, 5]])
+def test_the_connected_components_stand_in_for_a_search_that_found_worse(roots):
+    graph = module._walk(*graph_of(6, clique(0, 6)), 1)
+    assert module._fall_back(graph, np.array(roots, np.int32), 1).tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("modules", [[3, 5], [5, 3]])
+def test_of_modules_that_save_as_much_a_node_joins_the_lowest(modules):
+    flow, leaving, size = np.full(8, 0.2), np.full(8, 0.1), np.ones(8, np.int32)
+    flow[7] = 0.1
+    links = np.array(modules, np.int32), np.ones(2), np.arange(2, dtype=np.int32), 2
+    totals = np.array([0.3, 0.0, 0.0])
+    target, _, link = best_move(*links, 0.05, 0.1, 0.1, 7, flow, leaving, size, totals)
+    assert (target, link) == (3, 0.05)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.stopping import LINE
+from engine.stopping import LINE, SIGNALS
 
 ROOT = Path(__file__).parents[2]
 READY = "print('ready', flush=True)"
@@ -50,12 +50,18 @@ time.sleep(60)
 }
 
 
+def heed_signals(ignored: signal.Signals | None = None) -> None:
+    """Take signals as a command in the foreground does: a shell ignores some for what it starts in the background."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+
+
 def start(program: str, how: str = "()", *, ignored: signal.Signals | None = None) -> subprocess.Popen[str]:
     """Start a program, and wait until it is ready to be stopped."""
     process = subprocess.Popen(
         [sys.executable, "-c", f"{BEGIN}{how}; {READY}\n{program}"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=(lambda: signal.signal(ignored, signal.SIG_IGN)) if ignored else None,
+        preexec_fn=lambda: heed_signals(ignored),
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -163,7 +169,7 @@ def test_while_the_engine_loads(command: str, tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     process = subprocess.Popen(
         [sys.executable, *command.split()], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

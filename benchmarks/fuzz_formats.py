@@ -431,5 +431,5 @@ def _seal(folder: Path, path: Path, data: bytes) -> None:
             tree["weights_checksum"] = manifest.bytes_checksum(data)
         tree.pop(CHECKSUM, None)
         written.write_text(json.dumps({**tree, CHECKSUM: tree_checksum(tree)}))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):  # it is no longer a model's
         return

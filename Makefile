@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint wheel clean
+.PHONY: setup demo test test-lowest lint wheel clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,20 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest --numprocesses 2
 
+# The tests of all that reads what others made, with the lowest versions that pyproject.toml allows.
+LOWEST := .venv-lowest
+LOWEST_TESTS := $(addprefix tests/,contracts/test_damage.py $(addprefix unit/test_,$(addsuffix .py,api arrays conversion \
+	formats_knn_graph formats_labels formats_sources formats_tables fuzz ingest manifest models outputs packaging paths \
+	places readers remote runner zarr_codecs)))
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[cpu,s3,baselines,test]' numcodecs build
+	touch $(LOWEST)/.installed
+
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest --numprocesses 2 $(LOWEST_TESTS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,4 +44,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-output
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info demo-output

@@ -241,6 +241,7 @@ def _describe_store(path: Path, dim: int | None) -> Source:
     return Source(
         str(path.absolute()), source["spec"], source["num_rows"], source["dim"], source["item_bytes"],
         f"store:{ingest['digest']}", str(folder.absolute()), [], zero_vectors=ingest["params"]["zero_vectors"],
+        version=source.get("version", ""),
     )  # fmt: skip
 
 

@@ -353,7 +353,10 @@ def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
 
 def copied_version(path: Path) -> str | None:
     """What tells a copy from that of another version: it follows all that the storage lists; ``None`` of no copy."""
-    copies = cache_root() / "copies"
+    try:
+        copies = Path(os.path.abspath(cache_path())) / "copies"
+    except ConfigError:  # without a cache there are no copies
+        return None
     return path.relative_to(copies).parts[0] if path.is_relative_to(copies) else None
 
 

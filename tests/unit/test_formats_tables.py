@@ -31,7 +31,10 @@ def table_of(x, kind="list", **columns):
 
 
 def write_parquet(path, table, rows=4):
-    pq.write_table(table, path, row_group_size=rows)
+    try:
+        pq.write_table(table, path, row_group_size=rows)
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"this version of pyarrow writes no such file: {error}")
 
 
 def write_arrow(path, table, rows=4):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,3 +34,17 @@ def test_a_wheel_builds_installs_and_runs(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert str(site) in done.stdout
+
+
+def test_the_lowest_versions_are_those_that_are_tested() -> None:
+    """Each range's lower bound is a pin of the constraints that ``make test-lowest`` installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = [*project["dependencies"], *(each for name in ("cpu", "s3", "ray", "baselines") for each in extras[name])]
+    bounds = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+).*", each) for each in named]
+    lowest = dict(bound.groups() for bound in bounds if bound)
+    assert len(lowest) == len({each.partition(">=")[0] for each in named})
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    differing = {name for name, bound in lowest.items() if Version(pinned[name]) != Version(bound)}
+    assert not differing

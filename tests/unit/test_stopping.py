@@ -57,9 +57,10 @@ def heed_signals(ignored: signal.Signals | None = None) -> None:
 
 
 def start(program: str, how: str = "()", *, ignored: signal.Signals | None = None) -> subprocess.Popen[str]:
-    """Start a program, and wait until it is ready to be stopped."""
+    """Start a program, and wait until it is ready to be stopped: at its begin, unless it says itself when it is."""
+    ready = "" if READY in program else f"; {READY}"
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{BEGIN}{how}; {READY}\n{program}"],
+        [sys.executable, "-c", f"{BEGIN}{how}{ready}\n{program}"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: heed_signals(ignored),
     )  # fmt: skip
@@ -102,8 +103,9 @@ def test_what_the_parent_ignores_stays_ignored() -> None:
 
 def test_a_second_one_while_all_is_given_back_changes_nothing() -> None:
     process = start(
-        """
+        f"""
 try:
+    {READY}
     time.sleep(60)
 finally:
     print("cleaning", flush=True)

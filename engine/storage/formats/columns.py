@@ -131,7 +131,8 @@ def _describe(table: TableFile, column: str) -> tuple[int, np.dtype[Any]]:
         if not first.is_valid:
             raise DataError(f"{where}, row 0 is null; drop the rows without a vector")
         dim = len(first)
-    _, dim, dtype = check_matrix(where, (table.num_rows, dim), np.dtype(kind.value_type.to_pandas_dtype()))
+    stored = pa.array([], kind.value_type).to_numpy(zero_copy_only=False).dtype
+    _, dim, dtype = check_matrix(where, (table.num_rows, dim), stored)
     return dim, dtype
 
 

@@ -145,7 +145,7 @@ class TableColumn:
 
     def _pieces(self, start: int) -> Iterator[Piece]:
         for table, end in zip(self._tables, self._ends, strict=True):
-            if start >= end:
+            if start >= end or not table.num_rows:
                 continue
             local = max(start - (int(end) - table.num_rows), 0)
             try:

@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,15 @@ from engine.clustering.union_find import UnionFind, component_roots
 from engine.config import Settings
 from engine.executors.local import LocalExecutor
 from engine.ingest import Source
-from engine.methods import GraphShape
-from engine.pipeline import partition_stages
+from engine.methods import Graph
+from engine.pipeline import clustered
 from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
-from engine.stages.edges import iterate_edges, num_edges
+from engine.runs.step import Outside, in_order, where
+from engine.steps.edges import Scores, iterate_edges, num_edges
+from engine.steps.ingest import StoredRows
+from engine.steps.knn import ExactNeighbors
 from engine.storage.companions import CompanionsHere
 from engine.storage.context import TaskContext, read_npy
 from engine.storage.places import Place
@@ -102,17 +105,26 @@ def make_edges(work: Path, num_vertices: int, degree: int) -> Path:
     return run(work / f"edges_{num_vertices}_{degree}", [stage])["score"]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredScores(Scores, Outside):
+    """An edge table that lies in a folder."""
+
+    kind, version = "stored_scores", 1
+    folder: str = where()
+
+    @property
+    def name(self) -> str:
+        return self.folder
+
+
 def find_by_stages(score: Path, num_vertices: int, degree: int) -> Found:
     settings = Settings(
         method="cosine", partition={"method": "components", "min_score": THRESHOLD, "min_intimacy": 0.0}
     )
-    stages = partition_stages(GraphShape(num_vertices, 256, 2 * degree, "ingest", None), settings, None)
-    outside = [
-        replace(
-            stage, inputs={name: str(score) if name == "score" else origin for name, origin in stage.inputs.items()}
-        )
-        for stage in stages
-    ]
+    rows = StoredRows(num_rows=num_vertices, dim=256, folder="rows")
+    knn = ExactNeighbors(num_rows=num_vertices, features=rows, rows=rows, k=2 * degree)
+    scores = StoredScores(num_rows=num_vertices, knn=knn, min_similarity=0.0, max_edges_per_vertex=0, folder=str(score))
+    outside = in_order(clustered(Graph(rows=rows, features=rows, knn=knn), settings, None, scores))
     with tempfile.TemporaryDirectory(dir=score.parent.parent) as root:
         folders = run(Path(root) / "run", outside)
         seconds = {f"{row['stage']}_s": row["seconds"] for row in stage_table(Path(root) / "run")}

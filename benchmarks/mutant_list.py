@@ -82,7 +82,7 @@ MUTANTS = (
     ),
     Mutant(
         "no head start for the map equation",
-        "engine/learning/selection.py",
+        "engine/partitions/select.py",
         "HEAD_START = 0.01",
         "HEAD_START = 0.0",
         _unit("selection"),
@@ -97,16 +97,16 @@ MUTANTS = (
     # Thresholds and scores
     Mutant(
         "an edge at the threshold is pruned",
-        "engine/stages/partition.py",
-        '        edges += len(scores)\n        kept = scores >= np.float32(point["min_score"])',
-        '        edges += len(scores)\n        kept = scores > np.float32(point["min_score"])',
+        "engine/partitions/components.py",
+        '            edges += len(scores)\n            kept = scores >= np.float32(point["min_score"])',
+        '            edges += len(scores)\n            kept = scores > np.float32(point["min_score"])',
         _unit("partition"),
     ),
     Mutant(
         "an edge at a threshold that is tried is not tried with it",
-        "engine/learning/selection.py",
-        "        kept = scores_E >= min_score\n",
-        "        kept = scores_E > min_score\n",
+        "engine/partitions/components.py",
+        "kept = edges.scores >= np.float32(min_score)",
+        "kept = edges.scores > np.float32(min_score)",
         _unit("selection"),
     ),
     Mutant(
@@ -155,8 +155,8 @@ MUTANTS = (
     Mutant(
         "a fingerprint without the version",
         "engine/plan.py",
-        "[stage.name, what, stage.version, dict",
-        "[stage.name, what, dict",
+        "[*what, stage.version, dict",
+        "[*what, dict",
         _unit("plan"),
     ),
     Mutant(
@@ -461,8 +461,8 @@ MUTANTS = (
     ),
     Mutant(
         "every pass draws the same centroids",
-        "engine/stages/passes.py",
-        "TRAIN_ITERATIONS, number, lambda",
+        "engine/steps/passes.py",
+        "TRAIN_ITERATIONS, self.number, lambda",
         "TRAIN_ITERATIONS, 0, lambda",
         _unit("passes"),
     ),

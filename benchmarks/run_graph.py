@@ -9,7 +9,7 @@ import numpy as np
 
 from engine import summary
 from engine.events import read_events
-from engine.stages.edges import iterate_edges
+from engine.steps.edges import iterate_edges
 from engine.storage.context import read_npy
 
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray]

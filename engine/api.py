@@ -26,12 +26,13 @@ from engine.ingest import Source, describe_source
 from engine.learning.trainable import refuse_untrainable
 from engine.memory import free_bytes
 from engine.methods import METHODS, Model, read_model
-from engine.pipeline import OutsideFile, run_stages, store_stages, training_stages
+from engine.pipeline import run_stages, store_stages, training_stages
 from engine.plan import Plan, Stage, largest_fitting, make_plan, stage_digests
 from engine.progress import make_display
 from engine.runner import Workshop, check_folder, run_plan
-from engine.stages.explain import ROW_COLUMNS, read_clusters
-from engine.stages.ingest import row_column
+from engine.steps.explain import ROW_COLUMNS, read_clusters
+from engine.steps.ingest import row_column
+from engine.steps.labels import OutsideFile
 from engine.storage import manifest
 from engine.storage.context import read_npy
 from engine.storage.formats import read_labels, write_labels, write_table

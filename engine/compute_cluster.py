@@ -34,10 +34,6 @@ from engine.probes import DISK_BYTES, REFERENCE
 DISK_RATE = 2 * DISK_BYTES / REFERENCE["disk"]
 REFERENCE_CORES = 2
 CORES_SHARE = 0.5
-# How many times as fast as two cores one GPU is, by the function that runs on it.
-GPU_SPEEDS = {
-    "engine.stages.knn:search": 220.0,  # exact; within cells it runs on the cores
-}
 
 
 @dataclass(frozen=True)
@@ -159,8 +155,8 @@ def _project(
     alone = stage.num_rows == 1
     tasks = stage.num_tasks()
     busy = min(workers, tasks)
-    on_gpu = stage.function in GPU_SPEEDS and cluster.gpus_per_host > 0 and "order" not in stage.inputs
-    speed = GPU_SPEEDS[stage.function] if on_gpu else _cores_speed(cluster.threads)
+    on_gpu = stage.cost.gpu_speed > 0 and cluster.gpus_per_host > 0
+    speed = stage.cost.gpu_speed if on_gpu else _cores_speed(cluster.threads)
     if alone and not on_gpu and not stage.cost.bytes_per_thread and stage.cost.kind == "memory":
         speed = 1.0
     compute = -(-tasks // busy) * stage.total_seconds / tasks / speed

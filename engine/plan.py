@@ -42,6 +42,7 @@ class Cost:
     seconds: float = 0.0
     seconds_per_task: float = 0.0
     kind: Literal["codes", "floats", "memory", "disk"] = "memory"
+    gpu_speed: float = 0.0  # how many times as fast as on two cores on a GPU; 0: no faster
 
     def task_bytes(self, rows: int, threads: int) -> int:
         return int(self.fixed_bytes + self.bytes_per_thread * threads + self.bytes_per_row * rows)
@@ -82,6 +83,8 @@ class Stage:
     block_rows: Annotated[int, Field(ge=0)] = 0
     threads: int = 1
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = ""
+    kind: str = ""  # what the fingerprint has in place of the function, of a stage that is a declared step
+    step: Any = field(default=None, repr=False)  # that step, for the tasks; no part of what is recorded
 
     @property
     def folder(self) -> str:
@@ -113,22 +116,6 @@ class Stage:
 
     def num_tasks(self) -> int:
         return -(-self.num_rows // self.block_rows) if self.block_rows else 1
-
-
-def name_apart(stages: Sequence[Stage], prefix: str, **params: Any) -> tuple[list[Stage], dict[str, str]]:
-    """Put a prefix before the names of stages, in what they read of each other too; return the new name of each.
-
-    ``params`` are added to those of each stage. So two stages of a kind fit into one plan.
-    """
-    names = {stage.name: f"{prefix}{stage.name}" for stage in stages}
-    return [
-        replace(
-            stage, name=names[stage.name], params={**stage.params, **params},
-            inputs={name: names.get(origin, origin) for name, origin in stage.inputs.items()},
-            unless=names.get(stage.unless, stage.unless), instead=names.get(stage.instead, stage.instead),
-        )
-        for stage in stages
-    ], names  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,7 +154,7 @@ class Plan:
         return sum(stage.seconds(speeds) for stage in self.stages if not stage.unless)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(replace(self, stages=tuple(replace(stage, step=None) for stage in self.stages)))
 
 
 def peak_disk_bytes(stages: Sequence[Stage]) -> int:
@@ -234,9 +221,9 @@ def stage_digests(stages: Sequence[Stage], source_digest: str) -> list[str]:
         upstream = {name: digests.get(origin, "outside") for name, origin in sorted(stage.inputs.items())}
         if stage.instead:  # which outputs these are depends on the check
             upstream |= {"unless": digests[stage.unless], "instead": digests[stage.instead]}
-        what = stage.function.rpartition(":")[2]
+        what = [stage.kind] if stage.kind else [stage.name, stage.function.rpartition(":")[2]]
         digests[stage.name] = fingerprint(
-            [stage.name, what, stage.version, dict(stage.params), upstream, source_digest, stage.num_rows]
+            [*what, stage.version, dict(stage.params), upstream, source_digest, stage.num_rows]
         )
     return [digests[stage.name] for stage in stages]
 

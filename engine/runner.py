@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,7 @@ def _prepare(folder: Path, stage: Stage, place: Place) -> None:
         path = folder / manifest.STAGE_FILE
         if not path.is_file():
             manifest.remove_place(path)
-        manifest.write_owned(path, STAGE, asdict(stage))
+        manifest.write_owned(path, STAGE, asdict(replace(stage, step=None)))
         place.publish(path)
 
 
@@ -281,6 +281,7 @@ def _calls(
         "device": workshop.device,
         "memory_bytes": stage.memory_bytes,
         "workers": workshop.executor.workers_asked if stage.all_workers else 1,
+        "step": stage.step,
     }
     return [TaskCall(start=task.start, stop=task.stop, **common) for task in tasks]
 

@@ -1,13 +1,13 @@
-"""The code that each stage runs, as a hash: ``python tests/stage_code.py`` records it in ``stage_code.json``.
+"""The code that each step runs, as a hash: ``python tests/stage_code.py`` records it in ``stage_code.json``.
 
-A stage's fingerprint holds a version number, which a person keeps. ``unit/test_stage_versions.py`` compares the hash of
-the stage's code with the recorded one, so that a change without a new version is seen. Where a change alters no result,
+A step's fingerprint holds a version number, which a person keeps. ``unit/test_stage_versions.py`` compares the hash of
+the step's code with the recorded one, so that a change without a new version is seen. Where a change alters no result,
 the hash is recorded anew in the same commit.
 
-The hash covers the syntax tree of the stage's function and of every definition in ``engine`` that it reaches by name:
-functions, classes and constants, and the companions it names as strings. Comments, docstrings and annotations of
-functions do not count. What only moves bytes (storage, executors) or declares settings, which are in fingerprints
-themselves, is left out.
+The hash covers the syntax tree of the step's class and of every definition in ``engine`` that it reaches by name:
+functions, classes and constants, and the companions it names as strings. Comments, docstrings, annotations of functions
+and what a step is projected to cost do not count. What only moves bytes (storage, executors) or declares settings,
+which are in fingerprints themselves, is left out.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "stage_code.json"
 LEFT_OUT = (
     "engine.config", "engine.errors", "engine.executors", "engine.masking", "engine.memory", "engine.plan",
-    "engine.progress", "engine.storage.arrays", "engine.storage.companions", "engine.storage.context",
+    "engine.progress", "engine.runs", "engine.storage.arrays", "engine.storage.companions", "engine.storage.context",
     "engine.storage.manifest", "engine.storage.owned", "engine.storage.paths", "engine.storage.places",
     "engine.storage.remote", "engine.storage.tables", "engine.version",
 )  # fmt: skip
+NOT_RESULTS = ("cost", "kind_cost", "fitting_cost")  # methods of steps
 _NAMED = re.compile(r"(engine(?:\.\w+)+):(\w+)")
 Definition = tuple[str, str]  # a module and a name in it
 
@@ -119,7 +120,7 @@ def _named(module: str, name: str) -> list[Definition]:
 
 def _names(module: str, name: str) -> Iterator[Definition]:
     known = _module(module)
-    for node in ast.walk(known.definitions[name]):
+    for node in _walk(known.definitions[name]):
         if isinstance(node, ast.Name):
             yield module, node.id
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -133,6 +134,14 @@ def _names(module: str, name: str) -> Iterator[Definition]:
             text = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
             if re.fullmatch(r":\w+", text):
                 yield module, text[1:]
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, but for those of methods that can change no result."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(node, ast.ClassDef) and getattr(child, "name", "") in NOT_RESULTS):
+            yield from _walk(child)
 
 
 def _defines(statement: ast.stmt) -> list[str]:
@@ -152,8 +161,10 @@ def _shape(node: Any) -> Any:
         return repr(node)
     left_out = {"returns", "annotation"} if isinstance(node, ast.FunctionDef | ast.arg) else set()
     fields = {name: value for name, value in ast.iter_fields(node) if name not in left_out}
+    if isinstance(node, ast.ClassDef):
+        fields["body"] = [each for each in node.body if getattr(each, "name", "") not in NOT_RESULTS]
     if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-        fields["body"] = node.body[1:]
+        fields["body"] = fields["body"][1:]
     return [type(node).__name__, *([name, _shape(value)] for name, value in fields.items() if value not in (None, []))]
 
 
@@ -164,20 +175,21 @@ def forget() -> None:
 
 
 def found_code(folder: Path) -> dict[str, dict[str, Any]]:
-    """The versions and the code's hash of each stage's function; ``folder`` is for small files."""
-    versions: dict[str, set[int]] = {}
-    for stage in all_stages(folder):
-        versions.setdefault(stage.function, set()).add(stage.version)
-    return {name: {"versions": sorted(versions[name]), "code": code_hash(name)} for name in sorted(versions)}
+    """The version and the code's hash of each kind of step; ``folder`` is for small files."""
+    classes = {stage.kind: type(stage.step) for stage in all_stages(folder)}
+    return {
+        kind: {"version": made.version, "code": code_hash(f"{made.__module__}:{made.__qualname__}")}
+        for kind, made in sorted(classes.items())
+    }
 
 
 def main() -> None:
-    """Write the record: a line for each function."""
+    """Write the record: a line for each kind."""
     with tempfile.TemporaryDirectory() as folder:
         found = found_code(Path(folder))
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()]
     RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    print(f"{len(found)} functions of stages: {RECORD}")
+    print(f"{len(found)} kinds of steps: {RECORD}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from engine.errors import DataError
 from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
 from engine.ingest import Source
+from engine.partitions.components import Components, ForestRange
 from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
 from engine.progress import Quiet
 from engine.runner import Workshop, run_plan
-from engine.stages.partition import ForestRange, components
+from engine.runs.step import Task, where
 from engine.storage.companions import Companions, exchange, resolve
 from engine.storage.context import TaskCall, TaskContext
 from engine.storage.places import Place
@@ -148,16 +150,20 @@ class MortalRange(ForestRange):
         return super().give_edges()
 
 
-def unite_mortals(task: TaskContext, start: int, stop: int) -> Facts:
-    """``components`` by mortal ranges."""
-    started = task.start_companions
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MortalComponents(Components):
+    """``Components`` by mortal ranges."""
 
-    def start_mortal(name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool) -> Companions:
-        marked = [(task.where["marker"], *given) for given in arguments]
-        return started("toy_stages:MortalRange", marked, on_device)
+    marker: str = where("")
 
-    task.start_companions = start_mortal
-    return components(task, start, stop)
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        started = task.start_companions
+
+        def start_mortal(name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool) -> Companions:
+            return started("toy_stages:MortalRange", [(self.marker, *given) for given in arguments], on_device)
+
+        task.start_companions = start_mortal
+        return super().run(task, start, stop)
 
 
 def _first_attempt(task: TaskContext) -> bool:

@@ -9,137 +9,75 @@ come out too high. Pairwise F alone is ruled by the largest few identities held 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numba
 import numpy as np
 
-from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
-from engine.clustering.density_peaks import density_peaks
-from engine.clustering.evidence import weigh_edges
-from engine.clustering.forest import strongest_forest
-from engine.clustering.map_equation import map_equation
-from engine.clustering.propagation import propagate
-from engine.clustering.pruning import node_intimacy
 from engine.clustering.union_find import component_roots
 from engine.errors import DataError
 from engine.evaluation.metrics import PairCounts, f_from_counts, harmonic_mean
 
 Array = np.ndarray[Any, Any]
+Point = dict[str, Any]
 
 VERSION = 7  # of what is chosen from the same scores
-PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 FINEST_LOGIT = 0.125
 HIGHEST_LOGIT = 15.0
 MODULE_LOGITS = tuple(np.arange(2.0, -2.6, -0.5).tolist())  # floors of map equation and density peaks: beyond, F falls
-HEAD_START = 0.01  # of the map equation: unseen identities chain more than held-out ones, and it is tuned the least
 NO_WORSE = 0.002  # in F: floors of the map equation that are told apart by chance
 LINK_QUANTILES = 101
-SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)
-SIZE_FACTORS = (1.0, 1.5)
-INTIMACIES = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
-def select_operating_points(
-    sources_E: Array,
-    targets_E: Array,
-    scores_E: Array,
-    *,
-    identities_N: Array,
-    held_out_N: Array,
-    step: float = 0.05,
-    seed: int = 0,
-    threads: int = 1,
-    partitions: Sequence[str] = PARTITIONS,
-) -> dict[str, Any]:
-    """Search the partitions' settings for the best mean of pairwise and BCubed F over held-out rows.
+def search_scores(evaluate: Callable[[float], Point], scores_E: Array, num_vertices: int, sizes: Array) -> Point:
+    """The best of the points that ``evaluate`` gives at a least score, by logits.
 
-    ``components``: ``min_score`` (τ1) and ``min_intimacy`` (τ2). ``propagation``: ``min_score`` and ``max_size``, whose
-    candidates are quantiles of the train identities' sizes. ``density_peaks`` and ``map_equation``: ``min_score``
-    alone, the latter's weights being the log-odds above it. Score thresholds of the first two go by logits, from steps
-    of 2 down to ``FINEST_LOGIT`` around the best; of the others by steps of half a logit, where the mean of each and
-    its neighbours decides, as their F is flat and rugged. Each comes with ``held_out_f``, ``held_out_precision``,
-    ``held_out_recall`` (pairwise) and ``held_out_bcubed_f``; ``preferred`` names the best, the map equation with a
-    ``HEAD_START``. Equal F of the first two goes to the first tried, from high thresholds down. Memory: about 40 bytes
-    per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair could be counted, or no edge is.
+    Logits go from steps of 2 down to ``FINEST_LOGIT`` around the best. None is tried at which more edges would be kept
+    than identities of these ``sizes`` account for twice. Equal F goes to the first tried, from high thresholds down.
     """
-    if len(scores_E) == 0:
-        raise DataError("thresholds: no edge was scored; lower score.min_similarity")
-    num_vertices = len(identities_N)
-    _, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
-    measure = _measure(identities_N, held_out_N)
-    forest = strongest_forest(sources_E, targets_E, scores_E)
-    caps = sorted({int(np.ceil(np.quantile(sizes, q) * f)) for q in SIZE_QUANTILES for f in SIZE_FACTORS} - {1})
-
-    def best_cap(min_score: float) -> dict[str, Any]:
-        def try_cap(cap: int) -> dict[str, Any]:
-            roots_N = propagate(num_vertices, *forest, min_score=min_score, max_size=cap, step=step)
-            return {"min_score": min_score, "max_size": cap, **measure(roots_N)}
-
-        return _best(try_cap(cap) for cap in caps)
-
-    def best_intimacy(min_score: float) -> dict[str, Any]:
-        kept = scores_E >= min_score
-        sources, targets = sources_E[kept], targets_E[kept]
-        adjacency = build_adjacency(num_vertices, lambda: [(sources, targets)], threads)
-        intimacies = node_intimacy(*adjacency, sources, targets, threads)
-        first, second, weights = strongest_forest(sources, targets, intimacies)
-
-        def try_intimacy(floor: float) -> dict[str, Any]:
-            joined = weights >= np.float32(floor)
-            roots_N = component_roots(num_vertices, first[joined], second[joined])
-            return {"min_score": min_score, "min_intimacy": floor, **measure(roots_N)}
-
-        return _best(try_intimacy(floor) for floor in reversed(INTIMACIES))
-
-    def peaks(min_score: float) -> dict[str, Any]:
-        return {
-            "min_score": min_score,
-            **measure(density_peaks(num_vertices, sources_E, targets_E, scores_E, min_score)),
-        }
-
-    def modules(min_score: float) -> dict[str, Any]:
-        edges = weigh_edges((sources_E, targets_E, scores_E), "log_odds", min_score)
-        graph = build_weighted_adjacency(num_vertices, lambda: [edges], threads)
-        return {"min_score": min_score, **measure(map_equation(*graph, threads=threads, seed=seed).roots_N)}
-
-    lowest = _lowest_logit(scores_E, num_vertices, sizes)
-    searches: dict[str, Callable[[], dict[str, Any]]] = {
-        "components": lambda: _search(best_intimacy, lowest, HIGHEST_LOGIT),
-        "propagation": lambda: _search(best_cap, lowest, HIGHEST_LOGIT),
-        "density_peaks": lambda: _scan(peaks),
-        "map_equation": lambda: _scan(modules),
-    }
-    found = {name: searches[name]() for name in partitions}
-    preferred = max(found, key=lambda name: mean_f(found[name]) + HEAD_START * (name == "map_equation"))
-    return {**found, "preferred": preferred}
+    return _search(evaluate, _lowest_logit(scores_E, num_vertices, sizes), HIGHEST_LOGIT)
 
 
-def select_links(linked_N: Array, cosines_N: Array, identities_N: Array, held_out_N: Array) -> dict[str, Any]:
+def scan_scores(evaluate: Callable[[float], Point]) -> Point:
+    """The best of the points that ``evaluate`` gives at a least score, by steps of half a logit.
+
+    The best mean F of one, counted twice, and its two neighbours decides, because F is flat and rugged. Of those that
+    are ``NO_WORSE`` the one next to even odds is taken, which is right if scores are calibrated.
+    """
+    found = [evaluate(_score(logit)) for logit in MODULE_LOGITS]
+    values = np.array([mean_f(each) for each in found])
+    padded = np.concatenate([values[:1], values, values[-1:]])
+    smooth = (padded[:-2] + 2 * values + padded[2:]) / 4
+    as_good = np.flatnonzero(smooth >= smooth.max() - NO_WORSE)
+    return found[int(as_good[np.argmin(np.abs(np.array(MODULE_LOGITS)[as_good]))])]
+
+
+def select_links(linked_N: Array, cosines_N: Array, identities_N: Array, held_out_N: Array) -> Point:
     """Choose the least cosine of links, of ``LINK_QUANTILES`` of them, by the mean of pairwise and BCubed F.
 
     ``linked_N``: the vertex that each links to, -1 if none. Returns a point of ``components``; raises as
-    ``select_operating_points``.
+    ``held_out_measure``.
     """
-    measure = _measure(identities_N, held_out_N)
+    measure = held_out_measure(identities_N, held_out_N)
     rows = np.flatnonzero(linked_N >= 0)
 
-    def attempt(least: float) -> dict[str, Any]:
+    def attempt(least: float) -> Point:
         kept = rows[cosines_N[rows] >= np.float32(least)]
         roots_N = component_roots(len(linked_N), kept.astype(np.int32), linked_N[kept])
         return {"min_score": least, "min_intimacy": 0.0, **measure(roots_N)}
 
     quantiles = np.quantile(cosines_N[rows], np.linspace(1, 0, LINK_QUANTILES)) if len(rows) else np.ones(1)
-    return _best(attempt(float(least)) for least in quantiles)
+    return best_of(attempt(float(least)) for least in quantiles)
 
 
-def mean_f(point: dict[str, Any]) -> float:
+def mean_f(point: Point) -> float:
     """The mean of pairwise and BCubed F, by which one point is better than another."""
     return float(point["held_out_f"] + point["held_out_bcubed_f"]) / 2
 
 
-def _measure(identities_N: Array, held_out_N: Array) -> Callable[[Array], dict[str, float]]:
+def held_out_measure(identities_N: Array, held_out_N: Array) -> Callable[[Array], dict[str, float]]:
+    """Give what scores clusters (N,) by whom held-out rows share theirs with; ``DataError`` if no pair counts."""
     sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)[1]
     if not np.any(held_out_N) or sizes.max(initial=0) < 2:
         raise DataError("thresholds: no held-out identity has two rows; expected labels with repeated identities")
@@ -205,9 +143,9 @@ def _lowest_logit(scores_E: Array, num_vertices: int, sizes: Array) -> float:
     return float(np.clip(np.floor(np.log(score / (1 - score))), -4.0, HIGHEST_LOGIT - 1))
 
 
-def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float, highest: float) -> dict[str, Any]:
+def _search(evaluate: Callable[[float], Point], lowest: float, highest: float) -> Point:
     """Evaluate every second logit, then halve the distance around the best."""
-    tried: dict[float, dict[str, Any]] = {}
+    tried: dict[float, Point] = {}
 
     def attempt(logit: float) -> None:
         if logit not in tried and lowest <= logit <= highest:
@@ -221,25 +159,13 @@ def _search(evaluate: Callable[[float], dict[str, Any]], lowest: float, highest:
         attempt(best + distance)
         attempt(best - distance)
         distance /= 2
-    return _best(tried[logit] for logit in sorted(tried, reverse=True))
-
-
-def _scan(evaluate: Callable[[float], dict[str, Any]]) -> dict[str, Any]:
-    """Evaluate all of ``MODULE_LOGITS``; the best mean F of one, counted twice, and its two neighbours decides.
-
-    Of those that are ``NO_WORSE`` the one next to even odds is taken, which is right if scores are calibrated.
-    """
-    found = [evaluate(_score(logit)) for logit in MODULE_LOGITS]
-    values = np.array([mean_f(each) for each in found])
-    padded = np.concatenate([values[:1], values, values[-1:]])
-    smooth = (padded[:-2] + 2 * values + padded[2:]) / 4
-    as_good = np.flatnonzero(smooth >= smooth.max() - NO_WORSE)
-    return found[int(as_good[np.argmin(np.abs(np.array(MODULE_LOGITS)[as_good]))])]
+    return best_of(tried[logit] for logit in sorted(tried, reverse=True))
 
 
 def _score(logit: float) -> float:
     return float(np.float32(1 / (1 + np.exp(-logit))))
 
 
-def _best(candidates: Any) -> dict[str, Any]:
+def best_of(candidates: Iterable[Point]) -> Point:
+    """The point of best mean F, the first of equals."""
     return max(candidates, key=mean_f)

@@ -1,7 +1,7 @@
 """The published methods, one file each, by name."""
 
 from engine.config import MethodName
-from engine.methods.base import GraphShape, Method, Model, read_model
+from engine.methods.base import Graph, Method, Model, read_model
 from engine.methods.baselines import KINDS, Baseline
 from engine.methods.cdp import Cdp, CdpMediator
 from engine.methods.cosine import Cosine
@@ -24,4 +24,4 @@ METHODS: dict[MethodName, Method] = {
     **{name: Baseline(name) for name in KINDS},
 }  # fmt: skip
 
-__all__ = ["METHODS", "GraphShape", "Method", "Model", "read_model"]
+__all__ = ["METHODS", "Graph", "Method", "Model", "read_model"]

@@ -1,4 +1,4 @@
-"""What a method gives the pipeline: stages that end with a ``score`` stage, and how it trains if it learns.
+"""What a method gives the flow: the step that scores edges, or clusters at once, and how it trains if it learns.
 
 Each published method is one file here: what it fits, how it scores, how it partitions.
 """
@@ -9,17 +9,23 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from engine.config import MethodName, Settings, fingerprint
 from engine.errors import ConfigError, DataError, EngineError, ManifestMismatch
-from engine.learning import selection
 from engine.learning.tensors import check_weights
-from engine.plan import Cost, Stage
-from engine.stages import aggregate, select
+from engine.partitions import OWN, Clustered
+from engine.partitions.select import Select, Selection
+from engine.runs.step import Facts, Step
+from engine.steps.aggregate import Aggregate
+from engine.steps.edges import Scores
+from engine.steps.ingest import Rows, Vectors
+from engine.steps.knn import Knn, Order, Recall
+from engine.steps.labels import OutsideFile
+from engine.steps.metric import LearnedMetric
 from engine.storage import manifest
 from engine.storage.owned import Digest, Kind, Sealed, Text, check_types, read_owned
 from engine.storage.paths import check_file, check_folder_of_files, explain_reading
@@ -89,38 +95,53 @@ MODEL = Kind(ModelFile, "train the model, or copy it, again", version=2)
 
 
 @dataclass(frozen=True)
-class GraphShape:
-    """The size of the graph that a method's stages work on, and the stages it comes from.
+class Graph:
+    """A KNN graph and the steps that it is of.
 
-    ``features``: name of the stage that holds the features in vertex order. ``order``: name of the stage that holds
-    ``row_of_vertex``, if vertices are not numbered as rows. ``originals``: name of the stage or store of the vectors as
-    they were given, in row order, if the features are projected ones; ``metric``: of the stage that learned how, while
-    training. ``committee``: of each further source of the same rows, the stages of its ``features``, by row, its
-    ``knn`` and, if vertices are not numbered as rows, its ``order``. ``second``: a further graph of the same rows.
+    ``rows``: the source's rows. ``features``: the vectors that were searched, by vertex. ``order``: the vertices'
+    numbering, if it is not that of the rows. ``originals``: the vectors as they were given, by row, if ``features`` are
+    projected ones; ``metric``: how that was learned, while training. ``prefix`` tells the steps of one graph from those
+    of another in a plan. ``committee``: graphs of further sources of the same rows. ``second`` makes a further graph of
+    the same rows, in a metric if one is given.
     """
 
-    num_rows: int
-    dim: int
-    k: int
-    features: str
-    order: str | None
-    originals: str | None = None
-    metric: str | None = None
-    committee: tuple[Mapping[str, str], ...] = ()
-    second: SecondGraph | None = None
+    rows: Rows
+    features: Vectors[Any]
+    knn: Knn
+    order: Order | None = None
+    originals: Rows | None = None
+    metric: LearnedMetric | None = None
+    recall: Recall | None = None
+    prefix: str = ""
+    committee: tuple[Graph, ...] = ()
+    second: Callable[[LearnedMetric | None], Graph] | None = None
 
     @property
-    def ordered(self) -> dict[str, str]:
-        """The input that maps vertices back to rows, for stages that need it."""
-        return {"order": self.order} if self.order else {}
+    def num_rows(self) -> int:
+        return self.knn.num_rows
+
+    @property
+    def dim(self) -> int:
+        return self.features.dim
+
+    @property
+    def k(self) -> int:
+        return self.knn.k
 
 
-@dataclass(frozen=True)
-class SecondGraph:
-    """Stages of a further graph, which a method is to name apart from those of the first, and its shape."""
+class Scoring(NamedTuple):
+    """What gives edges their scores, and what else a plan must reach."""
 
-    stages: tuple[Stage, ...]
-    shape: GraphShape
+    score: Scores
+    further: tuple[Step[Any] | None, ...] = ()
+
+
+class Training(NamedTuple):
+    """What leaves weights, what chooses an operating point, and what else a plan must reach."""
+
+    fit: Step[Facts]
+    select: Selection
+    further: tuple[Step[Any] | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,16 @@ class Model:
     facts: Mapping[str, Any]
 
     @property
+    def projects(self) -> bool:
+        """Whether it has learned a metric, in which vectors are projected first."""
+        return METRIC in self.facts
+
+    @property
+    def second_graph(self) -> bool:
+        """Whether its scores are of two graphs: of the metric, and of the vectors as they are."""
+        return bool(self.facts.get("second_graph"))
+
+    @property
     def weights(self) -> str:
         """Path of the file that holds the weights."""
         return f"{self.folder}/{WEIGHTS_FILE}"
@@ -151,9 +182,8 @@ class Method:
     empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
     ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``min_score``: of
     partitions, where neither settings nor a model say. ``run_sections``: of the settings, beside those of every method,
-    that its runs read; ``training_sections``: that its training reads, too. ``first_metric``: the stage that learns a
-    metric for a second graph from first clusters, of a method that makes such. ``read_facts``: of a model, that its
-    runs cannot do without.
+    that its runs read; ``training_sections``: that its training reads, too. ``learns_in_runs``: whether it learns from
+    first clusters of each run. ``read_facts``: of a model, that its runs cannot do without.
     """
 
     name: MethodName
@@ -166,7 +196,7 @@ class Method:
     min_score: float | None = None
     run_sections: tuple[str, ...] = ()
     training_sections: tuple[str, ...] = ()
-    first_metric = ""
+    learns_in_runs = False
     read_facts: tuple[str, ...] = ()
 
     @property
@@ -177,7 +207,7 @@ class Method:
     @property
     def clusters_itself(self) -> bool:
         """Whether it gives clusters at once, so that no scored edges are partitioned."""
-        return "own" in self.partitions
+        return OWN in self.partitions
 
     def reads(self, name: str, *, training: bool) -> bool:
         """Whether a run, or training, reads a setting, by its dotted name, or a section of them."""
@@ -208,9 +238,9 @@ class Method:
         missing = [name for name in self.read_facts if name not in model.facts]
         if missing:
             raise DataError(f"{path}: facts.{missing[0]} is missing, which method {self.name} needs; {MODEL.remedy}")
-        own = "own" in self.partitions
+        own = self.clusters_itself
         points = set(model.operating_points)
-        if (model.preferred == "own") != own or (not own and model.preferred not in points) or (own and points):
+        if (model.preferred == OWN) != own or (not own and model.preferred not in points) or (own and points):
             raise DataError(
                 f"{path}: prefers the partition {model.preferred} and has operating points for "
                 f"{', '.join(sorted(points)) or 'none'}, as no {self.name} model; {MODEL.remedy}"
@@ -226,7 +256,7 @@ class Method:
     def check_weights(self, model: Model) -> None:
         """Refuse weights that are not those of the network that the model's facts describe."""
         further = {}
-        if METRIC in model.facts:
+        if model.projects:
             further = {"metric.mean": (model.dim,), "metric.projection": (model.dim, model.dim)}
         check_weights(model.weights, self.networks(model), further)
 
@@ -238,56 +268,41 @@ class Method:
         """What a model's facts would say before training: what its weights belong to."""
         return {}
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
-        """Stages from the ``knn`` stage (and the features) to the ``score`` stage's edge table."""
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
+        """The step that gives the graph's edges their scores."""
         raise NotImplementedError
 
-    def clustering_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
-        """Stages to ``roots``, of a method that clusters by itself; none of one whose scored edges are partitioned."""
-        return []
+    def cluster(self, graph: Graph, settings: Settings, model: Model | None, score: Scores) -> Clustered | None:
+        """The step that clusters, of a method that does so by itself; ``score``: its edges."""
+        return None
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
-        """Stages from the ``knn`` stage to a ``fit`` stage that writes the weights, and what chooses thresholds."""
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
+        """The step that fits, and the one that chooses an operating point."""
         raise ConfigError(f"method {self.name} learns nothing from labels; asterism train --help lists those that do")
 
 
 def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any]:
-    """Parameters of a ``score`` stage that say which edges are scored: as set, else as the model stores."""
+    """Fields of ``Scores`` that say which edges are scored: as set, else as the model stores."""
     floor = settings.score.min_similarity
     if floor is None:
         floor = float(model.facts.get("min_similarity", 0.0)) if model else 0.0
     return {"min_similarity": floor, "max_edges_per_vertex": settings.score.max_edges_per_vertex}
 
 
-def aggregate_stage(graph: GraphShape, k: int | None = None) -> Stage:
-    """The stage of Âx, which every method with a graph convolution reads; ``k``: of so many neighbours alone."""
-    name, params = ("aggregate", {}) if k is None else (f"aggregate_{k}", {"k": k})
-    cost = aggregate.cost(graph.num_rows, graph.dim, k or graph.k)
-    inputs = {"features": graph.features, "knn": "knn"}
-    return Stage(name, "engine.stages.aggregate:run", aggregate.VERSION, params, inputs, graph.num_rows, cost)
+def aggregate(graph: Graph, k: int | None = None) -> Aggregate:
+    """The step of Âx, which every method with a graph convolution reads; ``k``: of so many neighbours alone."""
+    return Aggregate(prefix=graph.prefix, num_rows=graph.num_rows, features=graph.features, knn=graph.knn, k=k)
 
 
-def select_stage(
-    graph: GraphShape, settings: Settings, labels: Mapping[str, Any], holdout: float, partitions: tuple[str, ...] = ()
-) -> Stage:
-    """The stage that chooses thresholds on the share ``holdout`` of identities; of all partitions if none is named.
-
-    ``labels`` as a method's ``training_stages`` gets them.
-    """
-    n, k = graph.num_rows, graph.k
-    params = {
-        "seed": settings.seed, "labels": labels["digest"], "holdout": holdout, "step": settings.partition.step,
-    } | ({"partitions": list(partitions)} if partitions else {})  # fmt: skip
-    where = {"labels": labels["labels"], "column": labels["column"]}
-    cost = Cost(fixed_bytes=n * 200 + n * k * 40, disk_bytes=1 << 16, seconds=n * k / 2.8e5)
-    inputs = {"score": "score"} | graph.ordered
-    return Stage("select", "engine.stages.select:run", selection.VERSION, params, inputs, 1, cost, where, granule=1)
-
-
-def select_own_stage() -> Stage:
-    """The ``select`` of a method that clusters by itself: there are no thresholds to choose."""
-    cost = Cost(disk_bytes=1 << 12)
-    return Stage("select", "engine.stages.select:own", select.VERSION, {}, {"fit": "fit"}, 1, cost, granule=1)
+def select(
+    graph: Graph, settings: Settings, labels: OutsideFile, score: Scores, holdout: float,
+    partitions: tuple[str, ...] = (),
+) -> Select:  # fmt: skip
+    """The step that chooses thresholds on the share ``holdout`` of identities; of all partitions if none is named."""
+    return Select(
+        score=score, order=graph.order, seed=settings.seed, holdout=holdout, step=settings.partition.step,
+        partitions=partitions, **labels.given(),
+    )  # fmt: skip
 
 
 def write_model(

@@ -19,16 +19,20 @@ from engine.clustering.baselines import Point, Sample, Search
 from engine.config import BaselineConfig, MethodName, Settings
 from engine.errors import ConfigError
 from engine.evaluation.metrics import f_from_counts, pair_counts
-from engine.methods.base import GraphShape, Method, Model, select_own_stage
+from engine.methods.base import Graph, Method, Model, Scoring, Training
 from engine.methods.cosine import Cosine
 from engine.methods.fitting import write_weights
-from engine.plan import Cost, Stage
-from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext
+from engine.partitions import OWN, Clustered
+from engine.partitions.select import SelectOwn
+from engine.plan import Cost
+from engine.runs.step import F, Facts, Step, Task
+from engine.steps.edges import Scores
+from engine.steps.ingest import Vectors
+from engine.steps.knn import Knn, Order
+from engine.steps.labels import Labelled, OutsideFile
 
-VERSION = 3
+VERSION = 3  # of every step here
 DISTANCES = tuple(round(float(each), 2) for each in np.arange(0.05, 0.81, 0.01))
-_HERE = "engine.methods.baselines"
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,85 @@ KINDS: dict[MethodName, Kind] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Searching(Step[F]):
+    """A step that clusters by a baseline."""
+
+    features: Vectors[Any]
+    knn: Knn
+    order: Order | None
+    baseline: MethodName
+    seed: int
+
+    def kind_cost(self, tried: int) -> Cost:
+        """Of as many searches."""
+        n, kind = self.knn.num_rows, KINDS[self.baseline]
+        return Cost(
+            fixed_bytes=n * (kind.row_bytes + self.features.dim * 12 + self.knn.k * 40) + n * n // 2 * kind.pair_bytes,
+            disk_bytes=n * 4, seconds=n * self.knn.k / 5e6 * tried + n * n * kind.pair_seconds * min(tried, 4),
+        )  # fmt: skip
+
+    def sample(self, task: Task) -> Sample:
+        """What a baseline clusters."""
+        neighbors_NK, similarities_NK = (
+            np.asarray(task.array(self.knn, name)) for name in ("neighbors", "similarities")
+        )
+        features_ND = task.array(self.features, "features")
+        return Sample(features_ND, neighbors_NK, similarities_NK, self.seed, task.threads)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChoosePoint(Searching[Facts], Labelled[Facts]):
+    """The point of best pairwise F, the first of equals; the weights are none."""
+
+    kind, version, title = "baseline.fit", VERSION, "fit"
+
+    def cost(self) -> Cost:
+        """A search for each point."""
+        return self.kind_cost(int(np.prod([len(values) or 1 for values in KINDS[self.baseline].values.values()])))
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Choose."""
+        identities_N, kind = self.identities(self.order, task), KINDS[self.baseline]
+        write_weights(task, {})
+        known = np.flatnonzero(identities_N >= 0)
+        if "num_clusters" in kind.values:
+            count = len(np.unique(identities_N[known]))
+            return {"point": {"rows_per_cluster": len(known) / count}}
+        points = [dict(zip(kind.values, each, strict=True)) for each in product(*kind.values.values())]
+        points = [point for point in points if point.get("min_rows", 0) <= len(identities_N)]
+        scores = []
+        for number, labels_N in enumerate(kind.search(self.sample(task), points)):
+            scores.append(f_from_counts(pair_counts(labels_N[known], identities_N[known])))
+            task.report((number + 1) / len(points), f"point {number + 1} of {len(points)}")
+        best = int(np.argmax(scores))
+        return {"point": points[best], "train_f": scores[best]}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BaselineClusters(Searching[Facts], Clustered):
+    """The baseline's clusters at one point."""
+
+    kind, version = "baseline.roots", VERSION
+    point: Mapping[str, Any]
+
+    def cost(self) -> Cost:
+        """One search."""
+        return self.kind_cost(1)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Cluster."""
+        point, kind = dict(self.point), KINDS[self.baseline]
+        (labels_N,) = kind.search(self.sample(task), [point])
+        first, places = np.unique(labels_N, return_index=True, return_inverse=True)[1:]
+        task.write_npy("roots", first[places].astype(np.int32))
+        return {**point, "partition": OWN}
+
+
 class Baseline(Method):
     """One of ``KINDS``."""
 
-    partitions = ("own",)
+    partitions = (OWN,)
     chooses = True
     run_sections = ("baseline",)
     read_facts = ("point",)
@@ -75,39 +154,31 @@ class Baseline(Method):
     def __init__(self, name: MethodName) -> None:
         self.name, self.kind = name, KINDS[name]
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """The cosine graph's edges, for the report."""
-        return Cosine().scoring_stages(graph, settings, None)
+        return Cosine().score(graph, settings, None)
 
-    def clustering_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def cluster(self, graph: Graph, settings: Settings, model: Model | None, score: Scores) -> Clustered:
         """``roots`` at the parameters set, else the model's; raises ``ConfigError`` where one is neither."""
         point = self._point(graph.num_rows, settings.baseline, dict(model.facts["point"]) if model else {})
-        return [self._stage("roots", graph, {"point": point, "seed": settings.seed}, {}, 1)]
+        return BaselineClusters(**self._searching(graph, settings), point=point)
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``fit``, which chooses the parameters, and ``select``, which hands them on."""
-        where = {"labels": labels["labels"], "column": labels["column"]}
-        params = {"seed": settings.seed, "labels": labels["digest"]}
-        tried = int(np.prod([len(values) or 1 for values in self.kind.values.values()]))
-        return [self._stage("fit", graph, params, where, tried), select_own_stage()]
+        fit = ChoosePoint(**self._searching(graph, settings), **labels.given())
+        return Training(fit, SelectOwn(fit=fit))
 
-    def _stage(
-        self, name: str, graph: GraphShape, params: Mapping[str, Any], where: Mapping[str, Any], tried: int
-    ) -> Stage:
+    def _searching(self, graph: Graph, settings: Settings) -> dict[str, Any]:
         n, kind = graph.num_rows, self.kind
         if n > kind.most_rows:
             raise ConfigError(
                 f"method {self.name} takes at most {kind.most_rows:,} rows, the source has {n:,}"
                 + (f"; it would need {n * n // 2 * kind.pair_bytes / 1e9:,.0f} GB" if kind.pair_bytes else "")
             )
-        inputs = {"features": graph.features, "knn": "knn"} | graph.ordered
-        cost = Cost(
-            fixed_bytes=n * (kind.row_bytes + graph.dim * 12 + graph.k * 40) + n * n // 2 * kind.pair_bytes,
-            disk_bytes=n * 4, seconds=n * graph.k / 5e6 * tried + n * n * kind.pair_seconds * min(tried, 4),
-        )  # fmt: skip
-        given = {"kind": self.name, **params}
-        function = f"{_HERE}:{'cluster' if name == 'roots' else 'fit'}"
-        return Stage(name, function, VERSION, given, inputs, 1, cost, where, granule=1)
+        return {
+            "features": graph.features, "knn": graph.knn, "order": graph.order, "baseline": self.name,
+            "seed": settings.seed,
+        }  # fmt: skip
 
     def _point(self, num_rows: int, config: BaselineConfig, chosen: Point) -> Point:
         if "rows_per_cluster" in chosen:
@@ -129,35 +200,3 @@ class Baseline(Method):
                 )
             point[name] = value
         return point
-
-
-def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Choose the point of best pairwise F, the first of equals; the weights are none."""
-    identities_N, kind = vertex_identities(task), KINDS[task.params["kind"]]
-    write_weights(task, {})
-    known = np.flatnonzero(identities_N >= 0)
-    if "num_clusters" in kind.values:
-        count = len(np.unique(identities_N[known]))
-        return {"point": {"rows_per_cluster": len(known) / count}}
-    points = [dict(zip(kind.values, each, strict=True)) for each in product(*kind.values.values())]
-    points = [point for point in points if point.get("min_rows", 0) <= len(identities_N)]
-    scores = []
-    for number, labels_N in enumerate(kind.search(_sample(task), points)):
-        scores.append(f_from_counts(pair_counts(labels_N[known], identities_N[known])))
-        task.report((number + 1) / len(points), f"point {number + 1} of {len(points)}")
-    best = int(np.argmax(scores))
-    return {"point": points[best], "train_f": scores[best]}
-
-
-def cluster(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``roots`` (N,): the lowest vertex of each vertex's cluster."""
-    point, kind = dict(task.params["point"]), KINDS[task.params["kind"]]
-    (labels_N,) = kind.search(_sample(task), [point])
-    first, places = np.unique(labels_N, return_index=True, return_inverse=True)[1:]
-    task.write_npy("roots", first[places].astype(np.int32))
-    return {**point, "partition": "own"}
-
-
-def _sample(task: TaskContext) -> Sample:
-    neighbors_NK, similarities_NK = (np.asarray(task.array("knn", name)) for name in ("neighbors", "similarities"))
-    return Sample(task.array("features", "features"), neighbors_NK, similarities_NK, task.params["seed"], task.threads)

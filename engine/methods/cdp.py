@@ -12,6 +12,7 @@ identities unless set; the mediator stops on held-out identities, and its probab
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,16 +24,142 @@ from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.learning.mediator import Member, build_mediator, count_votes, mediate, pair_inputs, train_mediator
 from engine.learning.training import hold_out
-from engine.methods.base import GraphShape, Method, Model, select_stage, which_edges
-from engine.methods.fitting import checkpoint, nothing_to_fit, read_network, report_steps, write_weights
-from engine.plan import CHUNK_ROWS, Cost, Stage
-from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
-from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext, hold, read_npy
+from engine.methods.base import Graph, Method, Model, Scoring, Training, select, which_edges
+from engine.methods.fitting import FitNothing, Weighted, checkpoint, from_model, report_steps, write_weights
+from engine.plan import CHUNK_ROWS, Cost
+from engine.runs.step import F, Facts, Step, Task
+from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
+from engine.steps.ingest import Vectors
+from engine.steps.knn import Knn, Order, vertex_rows
+from engine.steps.labels import Labelled, OutsideFile
+from engine.storage.context import hold
 
-VERSION = 1
+VERSION = 1  # of every step here
 MOST_MEMBERS = 1_000
-_HERE = "engine.methods.cdp"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Consulting(Step[F]):
+    """A step that asks a committee: of each member its vectors, graph and, if its vertices have one, their order."""
+
+    knn: Knn
+    order: Order | None = None
+    members: tuple[Knn, ...] = ()
+    member_vectors: tuple[Vectors[Any], ...] = ()
+    member_orders: tuple[Order | None, ...] = ()
+
+    def committee(self, task: Task) -> tuple[Member, list[Member], np.ndarray | None]:
+        """The base and the members, both by source row, and the row of each vertex of the base."""
+
+        def rows(order: Order | None) -> np.ndarray | None:
+            return None if order is None else np.array(vertex_rows(task, order))
+
+        def member(knn: Knn, order: Order | None, vectors: Vectors[Any] | None) -> Member:
+            rows_V, vertex_of_row = rows(order), None
+            if rows_V is not None:
+                vertex_of_row = np.empty_like(rows_V)
+                vertex_of_row[rows_V] = np.arange(len(rows_V), dtype=rows_V.dtype)
+            features_ND = None if vectors is None else task.array(vectors, "features")
+            return Member(task.array(knn, "neighbors"), vertex_of_row, features_ND)
+
+        def load() -> tuple[Member, list[Member], np.ndarray | None]:
+            members = zip(self.members, self.member_orders, self.member_vectors, strict=True)
+            return member(self.knn, self.order, None), [member(*each) for each in members], rows(self.order)
+
+        return hold(("committee", task.call.digest), load)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairScores(Scores, Consulting[EdgeFacts]):
+    """A step that scores pairs."""
+
+    def cost(self) -> Cost:
+        """A block of edges, looked up in every member."""
+        n, k, members = self.num_rows, self.knn.k, len(self.members)
+        return Cost(
+            fixed_bytes=n * 16 * (members + 1), bytes_per_row=k * (EDGE_BYTES + 16 * members),
+            disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.5e7 + members * n * k * k / 3e8,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vote(PairScores):
+    """Every pair with its cosine, -1 for those that fewer than ``accept`` members list."""
+
+    kind, version = "cdp.vote", VERSION
+    accept: int
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        """Write the pairs of these rows."""
+        if not self.accept:
+            return self.write(task, start, stop, lambda _a, _b, similarities: similarities)
+        _, members, rows_V = self.committee(task)
+
+        def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+            votes = count_votes(members, _rows(rows_V, sources), _rows(rows_V, targets))
+            return np.where(votes >= self.accept, similarities, -1).astype(np.float32)
+
+        return self.write(task, start, stop, give)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitMediator(Consulting[Facts], Labelled[Facts]):
+    """The mediator, trained from the last checkpoint on all pairs of known identity: ``weights.safetensors``."""
+
+    kind, version, title = "cdp.fit", VERSION, "fit"
+    train: TrainConfig
+    seed: int
+    network: Mapping[str, Any]
+
+    def cost(self) -> Cost:
+        """What is said of all pairs."""
+        n, pairs = self.knn.num_rows, self.knn.num_rows * self.knn.k
+        held = n * 60 + pairs * (12 * len(self.members) + 40)
+        return Cost(fixed_bytes=held, disk_bytes=1 << 20, seconds=pairs / 5e5)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Train."""
+        identities_N = self.identities(self.order, task)
+        held_out_N = hold_out(identities_N, self.train.holdout, self.seed)
+        base, members, rows_V = self.committee(task)
+        inputs, same, held_out = [], [], []
+        for edges in self._blocks(task):
+            known = (identities_N[edges.sources] >= 0) & (identities_N[edges.targets] >= 0)
+            a, b, cosines = (column[known] for column in edges)
+            inputs.append(pair_inputs(base, members, _rows(rows_V, a), _rows(rows_V, b), cosines, threads=task.threads))
+            same.append(identities_N[a] == identities_N[b])
+            held_out.append(held_out_N[a] | held_out_N[b])
+        with checkpoint(task) as kept:
+            mediator, history = train_mediator(
+                np.concatenate(inputs), np.concatenate(same), np.concatenate(held_out),
+                config=self.train, seed=self.seed, checkpoint=kept, progress=report_steps(task),
+            )  # fmt: skip
+            write_weights(task, mediator.state_dict())
+        return {"network": dict(self.network), "history": [entry.__dict__ for entry in history]}
+
+    def _blocks(self, task: Task) -> Iterator[EdgeList]:
+        graph = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+        for first in range(0, len(graph[0]), CHUNK_ROWS):
+            yield undirected_edges(*graph, first, min(first + CHUNK_ROWS, len(graph[0])), threads=task.threads)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mediated(PairScores, Weighted[EdgeFacts]):
+    """Every pair with the mediator's probability."""
+
+    kind, version = "cdp.score", VERSION
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        """Write the pairs of these rows."""
+        base, members, rows_V = self.committee(task)
+        mediator = self.read_network(task, partial(build_mediator, 3 * len(members) + 2, seed=0))
+
+        def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+            rows = _rows(rows_V, sources), _rows(rows_V, targets)
+            inputs = pair_inputs(base, members, *rows, similarities, threads=task.threads)
+            return mediate(mediator, inputs, threads=task.threads)
+
+        return self.write(task, start, stop, give)
 
 
 class Cdp(Method):
@@ -55,19 +182,16 @@ class Cdp(Method):
                 f"{len(config.committee)}: lower it, or name more members"
             )
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``score``: the pairs that enough members list."""
         accept = min(settings.cdp.accept, len(graph.committee))
-        params = {"accept": accept} | which_edges(settings)
-        return [_stage("score", "vote", graph, params, _inputs(graph) if accept else {"knn": "knn"})]
+        asked = _consulted(graph) if accept else {"knn": graph.knn}
+        return Scoring(Vote(num_rows=graph.num_rows, accept=accept, **asked, **which_edges(settings)))
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``score``, and ``select``, which chooses the least cosine and the size cap; the weights are none."""
-        return [
-            nothing_to_fit(),
-            *self.scoring_stages(graph, settings, None),
-            select_stage(graph, settings, labels, settings.train.holdout, self.partitions),
-        ]
+        fit, score = FitNothing(knn=graph.knn), self.score(graph, settings, None).score
+        return Training(fit, select(graph, settings, labels, score, settings.train.holdout, self.partitions))
 
 
 class CdpMediator(Method):
@@ -96,7 +220,7 @@ class CdpMediator(Method):
         """The number of members that a model's weights belong to."""
         return {"network": {"members": len(settings.cdp.committee)}}
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``score``, with the weights of ``model``."""
         assert model is not None
         trained = model.facts["network"]["members"]
@@ -105,119 +229,28 @@ class CdpMediator(Method):
                 f"{model.folder} was trained with {trained} committee members, cdp.committee names "
                 f"{len(graph.committee)}: give as many, of the same kinds and in the same order"
             )
-        params = {"model": model.digest} | which_edges(settings, model)
-        return [_stage("score", "score", graph, params, _inputs(graph), {"weights": model.weights})]
+        given = _consulted(graph) | from_model(model) | which_edges(settings, model)
+        return Scoring(Mediated(num_rows=graph.num_rows, **given))
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``fit``, then scoring of all pairs and ``select``."""
-        where = {"labels": labels["labels"], "column": labels["column"]}
-        params = {
-            "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
-            "network": self.untrained(settings)["network"],
-        }  # fmt: skip
-        n, pairs = graph.num_rows, graph.num_rows * graph.k
-        held = n * 60 + pairs * (12 * len(graph.committee) + 40)
-        cost = Cost(fixed_bytes=held, disk_bytes=1 << 20, seconds=pairs / 5e5)
-        fit = Stage("fit", f"{_HERE}:fit", VERSION, params, _inputs(graph), 1, cost, where, granule=1)
-        score = _stage("score", "score", graph, which_edges(settings), _inputs(graph) | {"fit": "fit"})
-        return [fit, score, select_stage(graph, settings, labels, settings.train.holdout)]
-
-
-def vote(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the pairs of these rows with their cosine, -1 for those that too few members list."""
-    accept = task.params["accept"]
-    if not accept:
-        return write_edges(task, start, stop, lambda _a, _b, similarities: similarities)
-    _, members, rows_V = _committee(task)
-
-    def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-        votes = count_votes(members, _rows(rows_V, sources), _rows(rows_V, targets))
-        return np.where(votes >= accept, similarities, -1).astype(np.float32)
-
-    return write_edges(task, start, stop, give)
-
-
-def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train from the last checkpoint on all pairs of known identity; write ``weights.safetensors``."""
-    identities_N = vertex_identities(task)
-    held_out_N = hold_out(identities_N, task.params["train"]["holdout"], task.params["seed"])
-    base, members, rows_V = _committee(task)
-    inputs, same, held_out = [], [], []
-    for edges in _blocks(task):
-        known = (identities_N[edges.sources] >= 0) & (identities_N[edges.targets] >= 0)
-        a, b, cosines = (column[known] for column in edges)
-        inputs.append(pair_inputs(base, members, _rows(rows_V, a), _rows(rows_V, b), cosines, threads=task.threads))
-        same.append(identities_N[a] == identities_N[b])
-        held_out.append(held_out_N[a] | held_out_N[b])
-    with checkpoint(task) as kept:
-        mediator, history = train_mediator(
-            np.concatenate(inputs), np.concatenate(same), np.concatenate(held_out),
-            config=TrainConfig(**task.params["train"]), seed=task.params["seed"], checkpoint=kept,
-            progress=report_steps(task),
+        asked = _consulted(graph)
+        fit = FitMediator(
+            train=settings.train, seed=settings.seed, network=self.untrained(settings)["network"], **asked,
+            **labels.given(),
         )  # fmt: skip
-        write_weights(task, mediator.state_dict())
-    return {"network": dict(task.params["network"]), "history": [entry.__dict__ for entry in history]}
-
-
-def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the pairs of these rows with the mediator's probability."""
-    base, members, rows_V = _committee(task)
-    mediator = read_network(task, partial(build_mediator, 3 * len(members) + 2, seed=0))
-
-    def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-        rows = _rows(rows_V, sources), _rows(rows_V, targets)
-        inputs = pair_inputs(base, members, *rows, similarities, threads=task.threads)
-        return mediate(mediator, inputs, threads=task.threads)
-
-    return write_edges(task, start, stop, give)
-
-
-def _committee(task: TaskContext) -> tuple[Member, list[Member], np.ndarray | None]:
-    """The base and the members, both by source row, and the row of each vertex of the base."""
-
-    def order(name: str) -> np.ndarray | None:
-        return np.array(read_npy(task.input(name), "row_of_vertex")) if name in task.call.inputs else None
-
-    def member(prefix: str) -> Member:
-        rows_V = order(f"{prefix}order")
-        vertex_of_row = None
-        if rows_V is not None:
-            vertex_of_row = np.empty_like(rows_V)
-            vertex_of_row[rows_V] = np.arange(len(rows_V), dtype=rows_V.dtype)
-        features_ND = task.array(f"{prefix}features", "features") if prefix else None
-        return Member(task.array(f"{prefix}knn", "neighbors"), vertex_of_row, features_ND)
-
-    def load() -> tuple[Member, list[Member], np.ndarray | None]:
-        names = [name for name in task.call.inputs if name.startswith("member_") and name.endswith("_knn")]
-        return member(""), [member(name.removesuffix("knn")) for name in sorted(names)], order("order")
-
-    return hold(("committee", task.call.digest), load)
+        score = Mediated(num_rows=graph.num_rows, fit=fit, **asked, **which_edges(settings))
+        return Training(fit, select(graph, settings, labels, score, settings.train.holdout))
 
 
 def _rows(rows_V: np.ndarray | None, vertices: np.ndarray) -> np.ndarray:
     return vertices if rows_V is None else rows_V[vertices]
 
 
-def _blocks(task: TaskContext) -> Iterator[EdgeList]:
-    graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    for first in range(0, len(graph[0]), CHUNK_ROWS):
-        yield undirected_edges(*graph, first, min(first + CHUNK_ROWS, len(graph[0])), threads=task.threads)
-
-
-def _inputs(graph: GraphShape) -> dict[str, str]:
-    inputs = {"knn": "knn"} | graph.ordered
-    for number, member in enumerate(graph.committee):
-        inputs |= {f"member_{number:02}_{name}": stage for name, stage in member.items()}
-    return inputs
-
-
-def _stage(
-    name: str, function: str, graph: GraphShape, params: Mapping[str, Any], inputs: Mapping[str, str],
-    where: Mapping[str, Any] | None = None,
-) -> Stage:  # fmt: skip
-    n, k, members = graph.num_rows, graph.k, len(graph.committee)
-    cost = Cost(
-        fixed_bytes=n * 16 * (members + 1), bytes_per_row=k * (EDGE_BYTES + 16 * members),
-        disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.5e7 + members * n * k * k / 3e8,
-    )  # fmt: skip
-    return Stage(name, f"{_HERE}:{function}", VERSION, dict(params), dict(inputs), n, cost, where or {})
+def _consulted(graph: Graph) -> dict[str, Any]:
+    """The fields of ``Consulting``."""
+    members = graph.committee
+    return {
+        "knn": graph.knn, "order": graph.order, "members": tuple(each.knn for each in members),
+        "member_vectors": tuple(each.rows for each in members), "member_orders": tuple(each.order for each in members),
+    }  # fmt: skip

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from engine.config import Settings
-from engine.methods.base import GraphShape, Method, Model, which_edges
-from engine.plan import Cost, Stage
-from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
-from engine.storage.context import TaskContext
+from engine.methods.base import Graph, Method, Model, Scoring, which_edges
+from engine.plan import Cost
+from engine.runs.step import Task
+from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CosineScores(Scores):
+    """Every edge with its similarity as score."""
+
+    kind, version = "cosine.score", 1
+
+    def cost(self) -> Cost:
+        """A block of edges."""
+        listed = self.num_rows * self.knn.k
+        return Cost(bytes_per_row=self.knn.k * EDGE_BYTES, disk_bytes=listed * STORED_BYTES, seconds=listed / 1.5e7)
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        """Write the edges of these rows."""
+        return self.write(task, start, stop, lambda _s, _t, similarities: similarities)
 
 
 class Cosine(Method):
@@ -16,14 +32,6 @@ class Cosine(Method):
 
     name = "cosine"
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
-        """One stage that lists every undirected edge once."""
-        listed = graph.num_rows * graph.k
-        cost = Cost(bytes_per_row=graph.k * EDGE_BYTES, disk_bytes=listed * STORED_BYTES, seconds=listed / 1.5e7)
-        params = which_edges(settings)
-        return [Stage("score", "engine.methods.cosine:score", 1, params, {"knn": "knn"}, graph.num_rows, cost)]
-
-
-def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows with their similarity as score."""
-    return write_edges(task, start, stop, lambda _s, _t, similarities: similarities)
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
+        """One step that lists every undirected edge once."""
+        return Scoring(CosineScores(num_rows=graph.num_rows, knn=graph.knn, **which_edges(settings)))

@@ -18,7 +18,7 @@ times the work.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,22 +29,159 @@ from engine.graph.early_stop import edge_probabilities, edge_scores
 from engine.graph.features import MAX_RANKS
 from engine.learning import selection
 from engine.learning.training import hold_out
-from engine.methods.base import GraphShape, Method, Model, which_edges
-from engine.methods.fitting import nothing_to_fit
-from engine.methods.structural import Structural, fitting_stages
-from engine.plan import Cost, Stage
-from engine.stages.edges import EDGE_BYTES, STORED_BYTES, iterate_edges, read_edges, write_edges
-from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext
+from engine.methods.base import Graph, Method, Model, Scoring, Training, which_edges
+from engine.methods.fitting import FitNothing
+from engine.methods.structural import Structural, fit_and_score
+from engine.methods.structural_tasks import StructuralScores
+from engine.partitions.base import Edges
+from engine.partitions.select import Selection, select_operating_points
+from engine.plan import Cost
+from engine.runs.step import Facts, RowStep, Task
+from engine.steps.edges import EDGE_BYTES, SCORED, STORED_BYTES, EdgeFacts, Scores, iterate_edges, read_edges
+from engine.steps.knn import Knn, Order
+from engine.steps.labels import Labelled, OutsideFile
 
-VERSION = 3
+VERSION = 3  # of every step here
 COUNTS = (10, 20, 40)  # of neighbours that training tries, beside all
 COMPARED = 5e8  # listings that two ends are compared by, a second
-_HERE = "engine.methods.fc_es"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nep(RowStep[None]):
+    """``nep`` (N, C) float16: the share of steps of a row and what it lists that lead to what both list."""
+
+    kind, version, title = "fc_es.nep", VERSION, "nep"
+    knn: Knn
+    neighbors: int
+
+    def cost(self) -> Cost:
+        """Lists compared with lists."""
+        n, count = self.num_rows, self.neighbors
+        return Cost(bytes_per_row=count * 2, disk_bytes=n * count * 2, seconds=n * count * count / COMPARED)
+
+    def run(self, task: Task, start: int, stop: int) -> None:
+        """Compare what these rows list."""
+        graph = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+        found = edge_probabilities(*graph, start, stop, count=self.neighbors, threads=task.threads)
+        task.write_rows("nep", found, np.float16)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WalkScores(Scores):
+    """Every edge with the largest theta at which a walk of either end passes it.
+
+    With ``pairs``, edges that are taken back have what it says of them: those of NEP ``delta`` and probability ``eta``.
+    """
+
+    kind, version = "fc_es.score", VERSION
+    nep: Nep
+    pairs: Scores | None = None
+    delta: float = 0.0
+    eta: float = 0.0
+
+    def cost(self) -> Cost:
+        """A block of edges."""
+        n, k = self.num_rows, self.knn.k
+        disk_bytes = n * self.nep.neighbors * STORED_BYTES
+        return Cost(bytes_per_row=k * EDGE_BYTES, disk_bytes=disk_bytes, seconds=n * k / 1e7)
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        """Write the edges of these rows."""
+        pieces = None if self.pairs is None else read_edges(task.input(self.pairs), start, stop, ("score",))
+        neighbors_NK, nep_NC = task.array(self.knn, "neighbors"), task.array(self.nep, "nep")
+
+        def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+            pairs = next(pieces)[0] if pieces else None
+            return _scores(neighbors_NK, nep_NC, sources, targets, pairs, self.delta, self.eta, task.threads)
+
+        return self.write(task, start, stop, give)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SelectWalk(Labelled[Facts], Selection):
+    """The number of neighbours, the partition and theta, chosen on held-out identities; ``counts`` are tried."""
+
+    kind, version = "fc_es.select", VERSION
+    knn: Knn
+    order: Order | None
+    pairs: Scores | None
+    seed: int
+    holdout: float
+    step: float
+    counts: tuple[int, ...]
+    selection: int
+    min_similarity: float
+    max_edges_per_vertex: int
+    delta: float | None = None
+    eta: float | None = None
+
+    def cost(self) -> Cost:
+        """All edges in memory, for each count."""
+        n, k = self.knn.num_rows, self.knn.k
+        return Cost(
+            fixed_bytes=n * 200 + n * k * 48, disk_bytes=1 << 16,
+            seconds=sum(n * count / 2.8e5 + n * count * count / COMPARED for count in self.counts),
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Choose; write ``selected.json``."""
+        identities_N = self.identities(self.order, task)
+        held_out_N = hold_out(identities_N, self.holdout, self.seed)
+        graph, n = (task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")), len(identities_N)
+        found, counts = [], self.counts
+        for number, count in enumerate(counts):
+            task.report(number / len(counts), f"{count} neighbours")
+            nep_NC = edge_probabilities(*graph, 0, n, count=count, threads=task.threads)
+            found.append(
+                select_operating_points(
+                    self._edges(task, nep_NC, count), identities_N=identities_N, held_out_N=held_out_N, step=self.step,
+                    seed=self.seed, threads=task.threads,
+                )
+            )  # fmt: skip
+        values = [selection.mean_f(points[points["preferred"]]) for points in found]
+        best = int(np.argmax(values))
+        preferred, points = found[best].pop("preferred"), found[best]
+        facts: Facts = {
+            "neighbors": counts[best], "min_similarity": self.min_similarity,
+            "held_out_f": dict(zip(map(str, counts), values, strict=True)),
+            **({} if self.delta is None else {"delta": self.delta, "eta": self.eta}),
+        }  # fmt: skip
+        task.write_json("selected", {"operating_points": points, "preferred": preferred, "facts": facts})
+        return {"preferred": preferred, "neighbors": counts[best], **points[preferred]}
+
+    def _edges(self, task: Task, nep_NC: np.ndarray, count: int) -> Edges:
+        """All edges that a walk may pass or that may be taken back."""
+        neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+        again = (self.delta or 0.0, self.eta or 0.0, task.threads)
+        if self.pairs is not None:
+            parts = []
+            for sources, targets, pairs in iterate_edges(task.input(self.pairs), SCORED):
+                scores = _scores(neighbors_NK, nep_NC, sources, targets, pairs, *again)
+                kept = scores > 0
+                parts.append((sources[kept], targets[kept], scores[kept]))
+            return Edges(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        most = min(self.max_edges_per_vertex or count, count)
+        sources, targets, _ = undirected_edges(
+            neighbors_NK, similarities_NK, 0, len(neighbors_NK), self.min_similarity, max_per_vertex=most,
+            threads=task.threads,
+        )  # fmt: skip
+        return Edges(sources, targets, _scores(neighbors_NK, nep_NC, sources, targets, None, *again))
+
+
+def _scores(
+    neighbors_NK: np.ndarray, nep_NC: np.ndarray, sources: np.ndarray, targets: np.ndarray, pairs: np.ndarray | None,
+    delta: float, eta: float, threads: int,
+) -> np.ndarray:  # fmt: skip
+    passed = edge_scores(neighbors_NK, nep_NC, sources, targets, walked=True, threads=threads)
+    if pairs is None:
+        return passed
+    nep = edge_scores(neighbors_NK, nep_NC, sources, targets, walked=False, threads=threads)
+    recalled = (nep >= np.float32(delta)) & (pairs >= np.float32(eta))
+    return np.where(recalled, np.maximum(passed, pairs), passed)
 
 
 class FcEs(Method):
-    """FC-ES's stages."""
+    """FC-ES."""
 
     name = "fc_es"
     learned = True
@@ -58,18 +195,18 @@ class FcEs(Method):
         """Nothing is taken back."""
         return name not in ("fc_es.delta", "fc_es.eta") and super().reads(name, training=training)
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``nep``, of each row and what it lists, and ``score``."""
-        count = _read_neighbors(graph, settings, model)
-        return [_nep(graph, count), _score(graph, count, _edges_read(graph, settings, model), {})]
+        return Scoring(_walk_scores(graph, settings, model, {}))
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``select``, which chooses the number of neighbours and theta; the weights are none."""
-        return [nothing_to_fit(), _select(graph, settings, labels, settings.train.holdout, {})]
+        fit = FitNothing(knn=graph.knn)
+        return Training(fit, _select(graph, settings, labels, settings.train.holdout, None))
 
 
 class FcEser(Method):
-    """FC-ES's, and those of the structural scorer, which says what is taken back."""
+    """FC-ES, and the structural scorer, which says what is taken back."""
 
     name = "fc_eser"
     learned = True
@@ -94,135 +231,53 @@ class FcEser(Method):
         config = settings.fc_es
         return {"neighbors": config.neighbors or MAX_RANKS, "delta": config.delta, "eta": config.eta}
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``neighborhoods``, ``prior`` and ``pairs``, the trees' probability of every edge; ``nep`` and ``score``."""
         assert model is not None
-        count, edges = _read_neighbors(graph, settings, model), _edges_read(graph, settings, model)
-        *before, pairs = Structural().scoring_stages(graph, settings, model)
-        pairs = replace(pairs, name="pairs", params={**pairs.params, **edges}, scratch=True)
+        read = _edges_read(graph, settings, model)
+        pairs = _as_pairs(Structural().score(graph, settings, model).score, scratch=True, **read)
         recall = {key: model.facts[key] for key in ("delta", "eta")}
-        return [*before, pairs, _nep(graph, count), _score(graph, count, edges | recall, {"pairs": "pairs"})]
+        return Scoring(_walk_scores(graph, settings, model, {**recall, "pairs": pairs}))
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
-        """The trees' stages up to ``pairs``, and ``select``, which chooses the number of neighbours and theta."""
-        where = {"labels": labels["labels"], "column": labels["column"]}
-        *before, pairs = fitting_stages(graph, settings, {"labels": labels["digest"]}, {}, where, which_edges(settings))
-        select = _select(graph, settings, labels, settings.trees.holdout, {"pairs": "pairs"})
-        return [*before, replace(pairs, name="pairs"), select]
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
+        """The trees' steps up to ``pairs``, and ``select``, which chooses the number of neighbours and theta."""
+        fit, scoring = fit_and_score(graph, settings, labels.given(), which_edges(settings))
+        pairs = _as_pairs(scoring.score)
+        return Training(fit, _select(graph, settings, labels, settings.trees.holdout, pairs))
 
 
-def _read_neighbors(graph: GraphShape, settings: Settings, model: Model | None) -> int:
+class Pairs(StructuralScores):
+    """The trees' probability of every edge, beside the scores that walks give."""
+
+    title = "pairs"
+
+
+def _as_pairs(score: Scores, **changed: Any) -> Pairs:
+    values = {each.name: getattr(score, each.name) for each in fields(score) if each.init}
+    return Pairs(**values | changed)
+
+
+def _read_neighbors(graph: Graph, settings: Settings, model: Model | None) -> int:
     return min(settings.fc_es.neighbors or (model.facts["neighbors"] if model else MAX_RANKS), graph.k)
 
 
-def _edges_read(graph: GraphShape, settings: Settings, model: Model | None) -> dict[str, Any]:
+def _edges_read(graph: Graph, settings: Settings, model: Model | None) -> dict[str, Any]:
     count, edges = _read_neighbors(graph, settings, model), which_edges(settings, model)
     return edges | {"max_edges_per_vertex": min(edges["max_edges_per_vertex"] or count, count)}
 
 
-def _nep(graph: GraphShape, count: int) -> Stage:
+def _walk_scores(graph: Graph, settings: Settings, model: Model | None, recall: Mapping[str, Any]) -> WalkScores:
     n = graph.num_rows
-    cost = Cost(bytes_per_row=count * 2, disk_bytes=n * count * 2, seconds=n * count * count / COMPARED)
-    return Stage("nep", f"{_HERE}:compare", VERSION, {"neighbors": count}, {"knn": "knn"}, n, cost)
+    nep = Nep(num_rows=n, knn=graph.knn, neighbors=_read_neighbors(graph, settings, model))
+    return WalkScores(num_rows=n, knn=graph.knn, nep=nep, **_edges_read(graph, settings, model), **recall)
 
 
-def _score(graph: GraphShape, count: int, params: Mapping[str, Any], further: Mapping[str, str]) -> Stage:
-    n, k = graph.num_rows, graph.k
-    cost = Cost(bytes_per_row=k * EDGE_BYTES, disk_bytes=n * count * STORED_BYTES, seconds=n * k / 1e7)
-    return Stage("score", f"{_HERE}:score", VERSION, dict(params), {"knn": "knn", "nep": "nep", **further}, n, cost)
-
-
-def _select(
-    graph: GraphShape, settings: Settings, labels: Mapping[str, Any], holdout: float, further: Mapping[str, str]
-) -> Stage:
-    n, k, config = graph.num_rows, graph.k, settings.fc_es
+def _select(graph: Graph, settings: Settings, labels: OutsideFile, holdout: float, pairs: Scores | None) -> SelectWalk:
+    k, config = graph.k, settings.fc_es
     counts = [config.neighbors] if config.neighbors else [each for each in COUNTS if each < k] + [k]
-    counts = [min(each, k, MAX_RANKS) for each in counts]
-    params = {
-        "seed": settings.seed, "labels": labels["digest"], "holdout": holdout, "step": settings.partition.step,
-        "neighbors": counts, "selection": selection.VERSION,
-    } | which_edges(settings) | ({"delta": config.delta, "eta": config.eta} if further else {})  # fmt: skip
-    cost = Cost(
-        fixed_bytes=n * 200 + n * k * 48, disk_bytes=1 << 16,
-        seconds=sum(n * count / 2.8e5 + n * count * count / COMPARED for count in counts),
+    given: dict[str, Any] = {} if pairs is None else {"delta": config.delta, "eta": config.eta}
+    return SelectWalk(
+        knn=graph.knn, order=graph.order, pairs=pairs, seed=settings.seed, holdout=holdout,
+        step=settings.partition.step, counts=tuple(min(each, k, MAX_RANKS) for each in counts),
+        selection=selection.VERSION, **which_edges(settings), **labels.given(), **given,
     )  # fmt: skip
-    where = {"labels": labels["labels"], "column": labels["column"]}
-    inputs = {"knn": "knn", **graph.ordered, **further}
-    return Stage("select", f"{_HERE}:select", VERSION, params, inputs, 1, cost, where, granule=1)
-
-
-def compare(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``nep`` (N, C) float16: the share of steps of a row and what it lists that lead to what both list."""
-    graph, count = (task.array("knn", "neighbors"), task.array("knn", "similarities")), task.params["neighbors"]
-    task.write_rows("nep", edge_probabilities(*graph, start, stop, count=count, threads=task.threads), np.float16)
-    return {}
-
-
-def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows with the largest theta at which a walk of either end passes them.
-
-    With ``pairs``, edges that are taken back have what it says of them.
-    """
-    recall = "pairs" in task.call.inputs
-    pieces = read_edges(task.input("pairs"), start, stop, ("score",)) if recall else None
-    nep_NC = task.array("nep", "nep")
-
-    def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-        return _scores(task, nep_NC, sources, targets, next(pieces)[0] if pieces else None)
-
-    return write_edges(task, start, stop, give)
-
-
-def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Choose neighbours, partition and theta on held-out identities; write ``selected.json``."""
-    identities_N = vertex_identities(task)
-    held_out_N = hold_out(identities_N, task.params["holdout"], task.params["seed"])
-    graph, n = (task.array("knn", "neighbors"), task.array("knn", "similarities")), len(identities_N)
-    found, counts = [], task.params["neighbors"]
-    for number, count in enumerate(counts):
-        task.report(number / len(counts), f"{count} neighbours")
-        nep_NC = edge_probabilities(*graph, 0, n, count=count, threads=task.threads)
-        found.append(
-            selection.select_operating_points(
-                *_edges(task, nep_NC, count), identities_N=identities_N, held_out_N=held_out_N,
-                step=task.params["step"], seed=task.params["seed"], threads=task.threads,
-            )
-        )  # fmt: skip
-    values = [selection.mean_f(points[points["preferred"]]) for points in found]
-    best = int(np.argmax(values))
-    preferred, points = found[best].pop("preferred"), found[best]
-    facts = {
-        "neighbors": counts[best], "min_similarity": task.params["min_similarity"],
-        "held_out_f": dict(zip(map(str, counts), values, strict=True)),
-        **{key: task.params[key] for key in ("delta", "eta") if key in task.params},
-    }  # fmt: skip
-    task.write_json("selected", {"operating_points": points, "preferred": preferred, "facts": facts})
-    return {"preferred": preferred, "neighbors": counts[best], **points[preferred]}
-
-
-def _edges(task: TaskContext, nep_NC: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All edges that a walk may pass or that may be taken back: sources, targets and scores."""
-    if "pairs" in task.call.inputs:
-        parts = []
-        for sources, targets, pairs in iterate_edges(task.input("pairs"), ("source", "target", "score")):
-            scores = _scores(task, nep_NC, sources, targets, pairs)
-            kept = scores > 0
-            parts.append((sources[kept], targets[kept], scores[kept]))
-        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
-    graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    most = min(task.params["max_edges_per_vertex"] or count, count)
-    floor, n = task.params["min_similarity"], len(graph[0])
-    sources, targets, _ = undirected_edges(*graph, 0, n, floor, max_per_vertex=most, threads=task.threads)
-    return sources, targets, _scores(task, nep_NC, sources, targets, None)
-
-
-def _scores(
-    task: TaskContext, nep_NC: np.ndarray, sources: np.ndarray, targets: np.ndarray, pairs: np.ndarray | None
-) -> np.ndarray:
-    neighbors_NK = task.array("knn", "neighbors")
-    passed = edge_scores(neighbors_NK, nep_NC, sources, targets, walked=True, threads=task.threads)
-    if pairs is None:
-        return passed
-    nep = edge_scores(neighbors_NK, nep_NC, sources, targets, walked=False, threads=task.threads)
-    recalled = (nep >= np.float32(task.params["delta"])) & (pairs >= np.float32(task.params["eta"]))
-    return np.where(recalled, np.maximum(passed, pairs), passed)

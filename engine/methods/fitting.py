@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 from engine.errors import DataError
 from engine.learning.loop import CheckpointFile
 from engine.learning.tensors import load_network, read_tensors
-from engine.plan import Cost, Stage
-from engine.storage.context import TaskContext, hold
+from engine.methods.base import Model
+from engine.plan import Cost
+from engine.runs.step import F, Facts, Step, Task, where
+from engine.steps.knn import Knn
+from engine.storage.context import hold
 from engine.storage.places import Place
 
 N = TypeVar("N", bound=nn.Module)
@@ -35,7 +39,7 @@ class _SharedCheckpoint(CheckpointFile):
 
 
 @contextmanager
-def checkpoint(task: TaskContext, name: str = "checkpoint") -> Iterator[CheckpointFile]:
+def checkpoint(task: Task, name: str = "checkpoint") -> Iterator[CheckpointFile]:
     """A checkpoint in the stage's folder, removed once the block, which writes what was trained, is through."""
     file = _SharedCheckpoint(task.folder / f"{name}.safetensors", task.place)
     file.place.recall(file.path)
@@ -44,44 +48,61 @@ def checkpoint(task: TaskContext, name: str = "checkpoint") -> Iterator[Checkpoi
     file.place.withdraw(file.path)
 
 
-def report_steps(task: TaskContext, part: int = 0, parts: int = 1) -> Callable[[int, int], None]:
+def report_steps(task: Task, part: int = 0, parts: int = 1) -> Callable[[int, int], None]:
     """What shows a training's steps as the task's progress; as one of several trainings, if there are ``parts``."""
     return lambda step, steps: task.report((part + step / steps) / parts, f"step {step:,} of {steps:,}")
 
 
-def write_weights(task: TaskContext, tensors: Mapping[str, Tensor]) -> None:
+def write_weights(task: Task, tensors: Mapping[str, Tensor]) -> None:
     """Write what was trained as ``weights.safetensors``."""
     on_host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(on_host)))
 
 
-def nothing_to_fit() -> Stage:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitNothing(Step[Facts]):
     """The ``fit`` of a method without weights, of which training chooses parameters alone."""
-    cost = Cost(disk_bytes=1 << 12)
-    return Stage("fit", "engine.methods.fitting:fit_nothing", 1, {}, {"knn": "knn"}, 1, cost, granule=1)
+
+    kind, version, title = "fit.nothing", 1, "fit"
+    knn: Knn
+
+    def cost(self) -> Cost:
+        """Next to nothing."""
+        return Cost(disk_bytes=1 << 12)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Write the weights of a method without any."""
+        write_weights(task, {})
+        return {}
 
 
-def fit_nothing(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the weights of a method without any."""
-    write_weights(task, {})
-    return {}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weighted(Step[F]):
+    """A step that applies weights: those that ``fit`` left, or of the model of digest ``model``, in ``weights``."""
+
+    fit: Step[Facts] | None = None
+    model: str | None = None
+    weights: str = where("")
+
+    def weights_path(self, task: Task) -> str:
+        """The file that holds the weights."""
+        return self.weights if self.fit is None else str(task.input(self.fit) / FITTED_WEIGHTS)
+
+    def read_network(self, task: Task, build: Callable[[], N], *, prefix: str = "", device: str = "cpu") -> N:
+        """The network that ``build`` makes, with its weights, whose names begin with ``prefix``; held between tasks."""
+        path = self.weights_path(task)
+
+        def load() -> N:
+            network = build()
+            try:
+                load_network(network, read_tensors(path, load_file), prefix)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
+            return network.eval().to(device)
+
+        return hold(("network", path, prefix, task.call.digest), load)
 
 
-def weights_path(task: TaskContext, fitted: str = "fit") -> str:
-    """The given model's weights, else those that the stage ``fitted`` wrote."""
-    return task.where.get("weights") or str(task.input(fitted) / FITTED_WEIGHTS)
-
-
-def read_network(task: TaskContext, build: Callable[[], N], *, prefix: str = "", device: str = "cpu") -> N:
-    """The network that ``build`` makes, with its weights; their names begin with ``prefix``. Held between tasks."""
-    path = weights_path(task)
-
-    def load() -> N:
-        network = build()
-        try:
-            load_network(network, read_tensors(path, load_file), prefix)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-        return network.eval().to(device)
-
-    return hold(("network", path, prefix, task.call.digest), load)
+def from_model(model: Model) -> dict[str, Any]:
+    """The fields of ``Weighted`` for a model's weights."""
+    return {"model": model.digest, "weights": model.weights}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,9 @@ from engine.config import GcnDConfig, MethodName, Settings, TrainConfig
 from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList
 from engine.learning.proposals import (
-    Graph,
+    Graph as ProposalGraph,
+)
+from engine.learning.proposals import (
     ProposalNetwork,
     build_network,
     rate,
@@ -35,20 +38,165 @@ from engine.learning.proposals import (
 )
 from engine.learning.super_vertices import Proposals, propose, searched_means, united_thresholds
 from engine.learning.training import hold_out
-from engine.methods.base import GraphShape, Method, Model, select_own_stage
+from engine.methods.base import Graph, Method, Model, Scoring, Training
 from engine.methods.cosine import Cosine
-from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
-from engine.plan import Cost, Stage
-from engine.stages.edges import iterate_edges
-from engine.stages.knn import search_cost
-from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext, read_npy, stage_facts
+from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
+from engine.partitions import OWN, Clustered
+from engine.partitions.select import SelectOwn
+from engine.plan import Cost
+from engine.runs.step import F, Facts, Step, Task
+from engine.steps.edges import Scores, iterate_edges
+from engine.steps.ingest import Vectors
+from engine.steps.knn import Knn, Order, search_cost
+from engine.steps.labels import Labelled, OutsideFile
 
-VERSION = 2
-_HERE = "engine.methods.gcn_d"
+VERSION = 2  # of every step here
 _PROPOSING = {
     "thresholds", "max_size", "min_size", "unions", "union_thresholds", "union_similarity", "union_max_size",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ProposalFacts:
+    """How many proposals and members there are, and super-vertices that were cut for their size."""
+
+    proposals: int
+    members: int
+    cut_for_size: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MadeProposals(Step[ProposalFacts]):
+    """Cluster proposals: ``members`` (M,) int32 and ``starts`` (P + 1,) int64. ``proposing``: of ``gcn_d``."""
+
+    kind, version, title = "gcn_d.proposals", VERSION, "proposals"
+    facts = ProposalFacts
+    score: Scores
+    features: Vectors[Any]
+    proposing: Mapping[str, Any]
+
+    @property
+    def config(self) -> GcnDConfig:
+        return GcnDConfig(**self.proposing)
+
+    def cost(self) -> Cost:
+        """All edges in memory, and the proposals."""
+        n, dim, config = self.score.num_rows, self.features.dim, self.config
+        edges, held, united = n * self.score.knn.k, num_members(n, config) * 4, len(united_thresholds(config))
+        search = search_cost(n, dim, 4, searched_means(n))
+        return Cost(
+            fixed_bytes=n * 120 + edges * 24 + held * 2 + (n * (dim * 4 + 100) if united else 0),
+            bytes_per_thread=search.bytes_per_thread if united else 0, disk_bytes=held * 2,
+            seconds=edges / 1e7 + held / 2e6 + united * search.seconds,
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> ProposalFacts:
+        """Propose."""
+        parts = list(iterate_edges(task.input(self.score), ("source", "target", "similarity")))
+        edges = EdgeList(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        features_ND = task.array(self.features, "features")
+        proposals, cut = propose(edges, features_ND, self.config, threads=task.threads)
+        task.write_npy("members", proposals.members_M)
+        task.write_npy("starts", proposals.starts)
+        return ProposalFacts(len(proposals), len(proposals.members_M), cut)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rating(Step[F]):
+    """A step that reads proposals. ``segments``: whether GCN-S is of the party."""
+
+    features: Vectors[Any]
+    knn: Knn
+    proposals: MadeProposals
+    network: GcnDConfig
+    segments: bool
+
+    def read(self, task: Task) -> tuple[ProposalGraph, Proposals]:
+        """The graph and its proposals."""
+        members, starts = (np.array(task.npy(self.proposals, name)) for name in ("members", "starts"))
+        graph = ProposalGraph(task.array(self.features, "features"), task.array(self.knn, "neighbors"))
+        return graph, Proposals(members, starts)
+
+    def cost(self) -> Cost:
+        """A minibatch of proposals."""
+        n, dim, config = self.knn.num_rows, self.features.dim, self.network
+        members, largest = num_members(n, config), config.max_size
+        if config.unions:
+            largest = max(largest, config.union_max_size)
+        return Cost(
+            fixed_bytes=n * 40 + members * 16,
+            bytes_per_thread=16 * largest * (dim + config.widths[0] * 3 + self.knn.k * 2) * 4,
+            disk_bytes=n * 4 + (4 << 20), seconds=members * dim * config.widths[0] / 5e9, kind="floats",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit(Rating[Facts], Labelled[Facts]):
+    """One network, or both, trained from the last checkpoint: ``weights.safetensors``."""
+
+    kind, version, title = "gcn_d.fit", VERSION, "fit"
+    order: Order | None
+    train: TrainConfig
+    seed: int
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Train."""
+        identities_N = self.identities(self.order, task)
+        held_out_N = hold_out(identities_N, self.train.holdout, self.seed)
+        weights: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
+        kinds = (False, True) if self.segments else (False,)
+        graph, proposals = self.read(task)
+        with ExitStack() as checkpoints:
+            for number, segments in enumerate(kinds):
+                network, history = train_proposals(
+                    graph, proposals, identities_N, held_out_N, segments=segments, model=self.network,
+                    config=self.train, seed=self.seed, progress=report_steps(task, number, len(kinds)),
+                    checkpoint=checkpoints.enter_context(checkpoint(task, f"checkpoint-{number}")),
+                )  # fmt: skip
+                name = _name(segments)
+                weights |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
+                facts[f"{name}_history"] = [entry.__dict__ for entry in history]
+            write_weights(task, weights)
+        return {"network": self.network.model_dump(mode="json"), **facts}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProposedClusters(Rating[Facts], Weighted[Facts], Clustered):
+    """Proposals are rated, cut to their inliers if asked, and overlaps removed."""
+
+    kind, version = "gcn_d.roots", VERSION
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Cluster."""
+        config, (graph, proposals) = self.network, self.read(task)
+        rater = self._network(task, segments=False)
+        ratings = rate(rater, graph, proposals, threads=task.threads)
+        cut = task.facts(self.proposals).cut_for_size
+        facts = {"partition": OWN, "proposals": len(proposals), "super_vertices_cut_for_size": cut}
+        if self.segments:
+            middling = np.flatnonzero((ratings[:, 1] >= config.least_iop) & (ratings[:, 1] <= config.most_iop))
+            segmenter, taken = self._network(task, segments=True), proposals.take(middling)
+            cuts, rated = refine(segmenter, rater, graph, taken, config.num_seeds, threads=task.threads)
+            facts |= {"refined": len(cuts)}
+            proposals, ratings = Proposals.gather([*proposals.sets(), *cuts.sets()]), np.concatenate([ratings, rated])
+        num_vertices = task.array(self.knn, "neighbors").shape[0]
+        task.write_npy("roots", remove_overlap(num_vertices, proposals, ratings[:, 0]))
+        return facts
+
+    def _network(self, task: Task, *, segments: bool) -> ProposalNetwork:
+        dim = task.array(self.features, "features").shape[1]
+        build = partial(build_network, dim, self.network, 0, segments=segments)
+        return self.read_network(task, build, prefix=f"{_name(segments)}.")
+
+
+def _name(segments: bool) -> str:
+    return "segmenter" if segments else "rater"
+
+
+def num_members(num_rows: int, config: GcnDConfig) -> int:
+    """Members of all proposals together, at most."""
+    return num_rows * (len(config.thresholds) + len(united_thresholds(config)) * len(config.unions))
 
 
 class GcnD(Method):
@@ -82,136 +230,28 @@ class GcnD(Method):
         """What a model's weights belong to."""
         return {"network": settings.gcn_d.model_dump(mode="json")}
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """The cosine graph's edges, of which proposals are made."""
-        return Cosine().scoring_stages(graph, settings, None)
+        return Cosine().score(graph, settings, None)
 
-    def clustering_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def cluster(self, graph: Graph, settings: Settings, model: Model | None, score: Scores) -> Clustered:
         """``proposals`` and ``roots``, with the weights of ``model``."""
         assert model is not None
-        network = model.facts["network"]
-        params = {"model": model.digest, "network": network, "segments": self.segments}
-        config = GcnDConfig(**network)
-        inputs = {"features": graph.features, "knn": "knn", "proposals": "proposals"}
-        where = {"weights": model.weights}
-        cost = _cost(graph, config)
-        roots = Stage("roots", f"{_HERE}:cluster", VERSION, params, inputs, 1, cost, where, granule=1)
-        return [_proposals(graph, config), roots]
+        return ProposedClusters(**self._rating(graph, GcnDConfig(**model.facts["network"]), score), **from_model(model))
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``score``, ``proposals``, ``fit`` and ``select``, which hands on that clusters are its own."""
-        where = {"labels": labels["labels"], "column": labels["column"]}
-        params = {
-            **self.untrained(settings), "train": settings.train.model_dump(mode="json"), "segments": self.segments,
-            "seed": settings.seed, "labels": labels["digest"],
+        score = Cosine().score(graph, settings, None).score
+        fit = Fit(
+            **self._rating(graph, settings.gcn_d, score), order=graph.order, train=settings.train, seed=settings.seed,
+            **labels.given(),
+        )  # fmt: skip
+        return Training(fit, SelectOwn(fit=fit))
+
+    def _rating(self, graph: Graph, network: GcnDConfig, score: Scores) -> dict[str, Any]:
+        proposing = network.model_dump(mode="json", include=_PROPOSING)
+        proposals = MadeProposals(score=score, features=graph.features, proposing=proposing)
+        return {
+            "features": graph.features, "knn": graph.knn, "proposals": proposals, "network": network,
+            "segments": self.segments,
         }  # fmt: skip
-        inputs = {"features": graph.features, "knn": "knn", "proposals": "proposals"} | graph.ordered
-        cost = _cost(graph, settings.gcn_d)
-        return [
-            *Cosine().scoring_stages(graph, settings, None),
-            _proposals(graph, settings.gcn_d),
-            Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1),
-            select_own_stage(),
-        ]  # fmt: skip
-
-
-def make_proposals(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``members`` (M,) int32 and ``starts`` (P + 1,) int64."""
-    parts = list(iterate_edges(task.input("score"), ("source", "target", "similarity")))
-    edges = EdgeList(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    config = GcnDConfig(**task.params["proposals"])
-    proposals, cut = propose(edges, task.array("features", "features"), config, threads=task.threads)
-    task.write_npy("members", proposals.members_M)
-    task.write_npy("starts", proposals.starts)
-    return {"proposals": len(proposals), "members": len(proposals.members_M), "cut_for_size": cut}
-
-
-def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train from the last checkpoint; write ``weights.safetensors`` of one network, or of both."""
-    identities_N = vertex_identities(task)
-    config, train = GcnDConfig(**task.params["network"]), TrainConfig(**task.params["train"])
-    held_out_N = hold_out(identities_N, train.holdout, task.params["seed"])
-    weights: dict[str, Any] = {}
-    facts: dict[str, Any] = {}
-    kinds = (False, True) if task.params["segments"] else (False,)
-    graph, proposals = _graph(task), _read(task)
-    with ExitStack() as checkpoints:
-        for number, segments in enumerate(kinds):
-            network, history = train_proposals(
-                graph, proposals, identities_N, held_out_N, segments=segments, model=config, config=train,
-                seed=task.params["seed"], progress=report_steps(task, number, len(kinds)),
-                checkpoint=checkpoints.enter_context(checkpoint(task, f"checkpoint-{number}")),
-            )  # fmt: skip
-            name = _name(segments)
-            weights |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
-            facts[f"{name}_history"] = [entry.__dict__ for entry in history]
-        write_weights(task, weights)
-    return {"network": dict(task.params["network"]), **facts}
-
-
-def cluster(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Rate, refine if asked, and remove overlaps: ``roots`` (N,)."""
-    config, graph, proposals = GcnDConfig(**task.params["network"]), _graph(task), _read(task)
-    rater = _network(task, config, segments=False)
-    ratings = rate(rater, graph, proposals, threads=task.threads)
-    cut = stage_facts(task.input("proposals"))[0]["cut_for_size"]
-    facts = {"partition": "own", "proposals": len(proposals), "super_vertices_cut_for_size": cut}
-    if task.params["segments"]:
-        middling = np.flatnonzero((ratings[:, 1] >= config.least_iop) & (ratings[:, 1] <= config.most_iop))
-        segmenter = _network(task, config, segments=True)
-        cuts, rated = refine(segmenter, rater, graph, proposals.take(middling), config.num_seeds, threads=task.threads)
-        facts |= {"refined": len(cuts)}
-        proposals, ratings = Proposals.gather([*proposals.sets(), *cuts.sets()]), np.concatenate([ratings, rated])
-    num_vertices = task.array("knn", "neighbors").shape[0]
-    task.write_npy("roots", remove_overlap(num_vertices, proposals, ratings[:, 0]))
-    return facts
-
-
-def _read(task: TaskContext) -> Proposals:
-    members, starts = (np.array(read_npy(task.input("proposals"), name)) for name in ("members", "starts"))
-    return Proposals(members, starts)
-
-
-def _graph(task: TaskContext) -> Graph:
-    return Graph(task.array("features", "features"), task.array("knn", "neighbors"))
-
-
-def _name(segments: bool) -> str:
-    return "segmenter" if segments else "rater"
-
-
-def _network(task: TaskContext, config: GcnDConfig, *, segments: bool) -> ProposalNetwork:
-    dim = task.array("features", "features").shape[1]
-    build = partial(build_network, dim, config, 0, segments=segments)
-    return read_network(task, build, prefix=f"{_name(segments)}.")
-
-
-def _proposals(graph: GraphShape, config: GcnDConfig) -> Stage:
-    n, edges = graph.num_rows, graph.num_rows * graph.k
-    params = {"proposals": config.model_dump(mode="json", include=_PROPOSING)}
-    held, united = _members(n, config) * 4, len(united_thresholds(config))
-    search = search_cost(n, graph.dim, 4, searched_means(n))
-    cost = Cost(
-        fixed_bytes=n * 120 + edges * 24 + held * 2 + (n * (graph.dim * 4 + 100) if united else 0),
-        bytes_per_thread=search.bytes_per_thread if united else 0, disk_bytes=held * 2,
-        seconds=edges / 1e7 + held / 2e6 + united * search.seconds,
-    )  # fmt: skip
-    inputs = {"score": "score", "features": graph.features}
-    return Stage("proposals", f"{_HERE}:make_proposals", VERSION, params, inputs, 1, cost, granule=1)
-
-
-def _cost(graph: GraphShape, config: GcnDConfig) -> Cost:
-    members, largest = _members(graph.num_rows, config), config.max_size
-    if config.unions:
-        largest = max(largest, config.union_max_size)
-    return Cost(
-        fixed_bytes=graph.num_rows * 40 + members * 16,
-        bytes_per_thread=16 * largest * (graph.dim + config.widths[0] * 3 + graph.k * 2) * 4,
-        disk_bytes=graph.num_rows * 4 + (4 << 20),
-        seconds=members * graph.dim * config.widths[0] / 5e9, kind="floats",
-    )  # fmt: skip
-
-
-def _members(num_rows: int, config: GcnDConfig) -> int:
-    """Members of all proposals together, at most."""
-    return num_rows * (len(config.thresholds) + len(united_thresholds(config)) * len(config.unions))

@@ -16,7 +16,8 @@ probability are chosen on held-out identities (published: the likeliest candidat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any
@@ -30,198 +31,208 @@ from engine.errors import DataError
 from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning import selection
 from engine.learning.confidence import build_network as build_confidence
-from engine.learning.pivots import PivotData, PivotNetwork, build_network, count_products, score_pivots, train_pivots
+from engine.learning.pivots import PivotData, build_network, count_products, score_pivots, train_pivots
 from engine.learning.tensors import read_tensors
 from engine.learning.training import hold_out
-from engine.methods.base import GraphShape, Method, Model, aggregate_stage, which_edges
-from engine.methods.fitting import FITTED_WEIGHTS, checkpoint, read_network, report_steps, write_weights
+from engine.methods.base import Graph, Method, Model, Scoring, Training, aggregate
+from engine.methods.fitting import FITTED_WEIGHTS, Weighted, checkpoint, from_model, report_steps, write_weights
 from engine.methods.gcn_v import (
     PASSES,
-    confidence_stage,
-    find_links,
-    fitting_stage,
-    link_columns,
-    listed_in_passes,
-    score_stage,
+    Confidence,
+    FitConfidence,
+    Links,
+    confidence,
+    fitted_fields,
+    link_column,
+    link_edges,
 )
-from engine.plan import Cost, Stage
-from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext, hold
+from engine.partitions.select import Selection
+from engine.plan import Cost
+from engine.runs.step import Facts, Task
+from engine.steps.ingest import Vectors
+from engine.steps.knn import Knn, Order
+from engine.steps.labels import Labelled, OutsideFile
+from engine.storage.context import hold
 from engine.tiles import map_tiles, tile_bounds
 
-VERSION = 5
-LINKS_VERSION = 3
 TILE_PIVOTS = 32
 PREFIX = "confidence."  # of the names of GCN-V's weights in the model's file
 PROBABILITIES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.0)  # the first leave GCN-V's links nearly as they are
 NO_WORSE = 0.01  # in F: the network is surer of identities learned by heart, so its word counts less than it seems
-_HERE = "engine.methods.gcn_e"
 
 
-class GcnE(Method):
-    """GCN-V+E's stages."""
+class FirstConfidence(FitConfidence):
+    """GCN-V's network, by which the candidates are found."""
 
-    name = "gcn_e"
-    needs_model = True
-    training_sections = ("gcn_v", "gcn_e", "sampling", "train")
-    partitions = ("components",)
-    read_facts = ("network", "min_probability", "pass")
+    title = "fit_confidence"
 
-    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
-        """GCN-V's network, and that over a vertex's candidates."""
-        network = model.facts["network"]
-        confidence, config = GcnVConfig(**network["gcn_v"]), GcnEConfig(**network["gcn_e"])
-        dim = confidence.hidden if config.inputs == "embedded" else model.dim
-        return {
-            PREFIX: partial(build_confidence, model.dim, confidence, seed=0),
-            "": partial(build_network, dim, config.widths, config.hidden, seed=0),
-        }
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
-        """What a model's weights belong to, and the least probability of a link."""
-        network = {"gcn_v": settings.gcn_v.model_dump(mode="json"), "gcn_e": settings.gcn_e.model_dump(mode="json")}
-        return {"network": network, "min_probability": 0.0, "pass": PASSES[0]}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit(Labelled[Facts]):
+    """The network, trained from the last checkpoint: ``weights.safetensors``, GCN-V's among them."""
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
-        """``aggregate``, ``confidence``, ``links`` and ``score``, with the weights of ``model``."""
-        assert model is not None
-        where = {"weights": model.weights}
-        given = {"model": model.digest, "prefix": PREFIX}
-        network, least = model.facts["network"], [model.facts["min_probability"]]
-        return [
-            aggregate_stage(graph),
-            confidence_stage(graph, GcnVConfig(**network["gcn_v"]), given | {"network": network["gcn_v"]}, {}, where),
-            _links(graph, GcnEConfig(**network["gcn_e"]), least, {"model": model.digest}, {}, where),
-            score_stage(graph, {"pass": PASSES.index(model.facts["pass"])} | which_edges(settings, model)),
-        ]
+    kind, version, title = "gcn_e.fit", 5, "fit"
+    features: Vectors[Any]
+    knn: Knn
+    order: Order | None
+    confidence: Confidence
+    fit_confidence: FirstConfidence
+    network: GcnEConfig
+    train: TrainConfig
+    identity_balance: float
+    seed: int
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
-        """``aggregate``, ``fit_confidence``, ``confidence``, ``fit``, ``links`` of the whole graph, and ``select``."""
-        n, k, config = graph.num_rows, graph.k, settings.gcn_e
-        where = {"labels": labels["labels"], "column": labels["column"]}
-        network = self.untrained(settings)["network"]
-        params = {
-            "network": network, "train": settings.train.model_dump(mode="json"),
-            "identity_balance": settings.sampling.identity_balance, "seed": settings.seed, "labels": labels["digest"],
-        }  # fmt: skip
-        inputs = {"confidence": "confidence", "fit_confidence": "fit_confidence", "knn": "knn"} | graph.ordered
-        inputs |= {"features": graph.features}
-        work = settings.train.max_steps * config.pivots_per_step * _products(k, settings.gcn_v.hidden, config)
-        cost = Cost(
+    def cost(self) -> Cost:
+        """Minibatches of pivots."""
+        n, k, config = self.knn.num_rows, self.knn.k, self.network
+        products = num_products(k, self.confidence.network.hidden, config)
+        work = self.train.max_steps * config.pivots_per_step * products
+        return Cost(
             fixed_bytes=n * (64 + k * 8) + config.pivots_per_step * k * sum(config.widths) * 64, disk_bytes=32 << 20,
             seconds=work * 6 / 4e10, kind="floats",
         )  # fmt: skip
-        choose = {"seed": settings.seed, "labels": labels["digest"], "holdout": settings.train.holdout}
-        return [
-            aggregate_stage(graph),
-            fitting_stage(graph, settings, labels, "fit_confidence"),
-            confidence_stage(graph, settings.gcn_v, {"network": network["gcn_v"]}, {"fit": "fit_confidence"}, {}),
-            Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1),
-            _links(graph, config, PROBABILITIES, {}, {"fit": "fit"}, {}),
-            Stage("select", f"{_HERE}:select", LINKS_VERSION, choose, {"links": "links"} | graph.ordered, 1,
-                  Cost(fixed_bytes=n * 200, disk_bytes=1 << 16, seconds=n * k / 2e6), where, granule=1),
-        ]  # fmt: skip
 
-
-def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train from the last checkpoint; write ``weights.safetensors``, GCN-V's among them."""
-    network = task.params["network"]
-    config = GcnEConfig(**network["gcn_e"])
-    candidates, identities_N = _Candidates(task, config), vertex_identities(task)
-    held_out_N = hold_out(identities_N, task.params["train"]["holdout"], task.params["seed"])
-    usable_N, held = candidates.several_N.copy(), np.flatnonzero(held_out_N)
-    usable_N[held] = candidates.undecided(held)  # among themselves: rows learned by heart are surer
-    for name, part_N in (("held-out", held_out_N), ("other", ~held_out_N)):
-        if not (usable_N & part_N & (identities_N >= 0)).any():
-            raise DataError(
-                f"training gcn_e: of {np.count_nonzero(part_N):,} rows of {name} identities, none that counts lists "
-                f"two rows of higher confidence to choose from (of held-out ones the {1 - config.skip_share:.0%} of "
-                f"highest confidence count); expected more rows, or a lower gcn_e.skip_share or knn.k "
-                f"(here {candidates.neighbors_NK.shape[1]})"
-            )
-    data = PivotData(
-        features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=identities_N,
-        usable_N=usable_N, batch_of=candidates.batch,
-    )  # fmt: skip
-    with checkpoint(task) as kept:
-        trained, history = train_pivots(
-            data, widths=config.widths, hidden=config.hidden, config=TrainConfig(**task.params["train"]),
-            pivots_per_step=config.pivots_per_step, identity_balance=task.params["identity_balance"],
-            seed=task.params["seed"], checkpoint=kept, progress=report_steps(task), device=task.call.device,
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Train."""
+        config = self.network
+        candidates = _Candidates(task, self.knn, self.confidence, self.features, config)
+        identities_N = self.identities(self.order, task)
+        held_out_N = hold_out(identities_N, self.train.holdout, self.seed)
+        usable_N, held = candidates.several_N.copy(), np.flatnonzero(held_out_N)
+        usable_N[held] = candidates.undecided(held)  # among themselves: rows learned by heart are surer
+        for name, part_N in (("held-out", held_out_N), ("other", ~held_out_N)):
+            if not (usable_N & part_N & (identities_N >= 0)).any():
+                raise DataError(
+                    f"training gcn_e: of {np.count_nonzero(part_N):,} rows of {name} identities, none that counts "
+                    f"lists two rows of higher confidence to choose from (of held-out ones the "
+                    f"{1 - config.skip_share:.0%} of highest confidence count); expected more rows, or a lower "
+                    f"gcn_e.skip_share or knn.k (here {candidates.neighbors_NK.shape[1]})"
+                )
+        data = PivotData(
+            features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=identities_N,
+            usable_N=usable_N, batch_of=candidates.batch,
         )  # fmt: skip
-        confidence = read_tensors(task.input("fit_confidence") / FITTED_WEIGHTS, load_file)
-        write_weights(task, trained.state_dict() | {f"{PREFIX}{name}": tensor for name, tensor in confidence.items()})
-    return {"network": dict(network), "history": [entry.__dict__ for entry in history]}
+        with checkpoint(task) as kept:
+            trained, history = train_pivots(
+                data, widths=config.widths, hidden=config.hidden, config=self.train,
+                pivots_per_step=config.pivots_per_step, identity_balance=self.identity_balance, seed=self.seed,
+                checkpoint=kept, progress=report_steps(task), device=task.call.device,
+            )  # fmt: skip
+            found = read_tensors(task.input(self.fit_confidence) / FITTED_WEIGHTS, load_file)
+            write_weights(task, trained.state_dict() | {f"{PREFIX}{name}": tensor for name, tensor in found.items()})
+        networks = {"gcn_v": self.confidence.network, "gcn_e": config}
+        trees = {name: network.model_dump(mode="json") for name, network in networks.items()}
+        return {"network": trees, "history": [entry.__dict__ for entry in history]}
 
 
-def links(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write links as GCN-V's stage does, two columns, of either pass, for each of the probabilities asked for.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LikelyLinks(Links, Weighted[Facts]):
+    """GCN-V's links, but for rows that the network was asked about: two columns for each of the ``probabilities``.
 
-    At probability 0 a row that the network was asked about links to its likeliest candidate, else to the nearest of
-    those of at least the probability.
+    At probability 0 such a row links to its likeliest candidate, else to the nearest of those of at least the
+    probability.
     """
-    config, leasts = GcnEConfig(**task.params["network"]), task.params["probabilities"]
-    candidates = hold(("candidates", task.call.digest), lambda: _Candidates(task, config))
-    network = _network(task, candidates.inputs_NI.shape[1], config)
-    neighbors_nK = candidates.neighbors_NK[start:stop]
-    listed = listed_in_passes(task, start, stop)
-    linked, cosines = (
-        np.tile(found, (1, len(leasts))) for found in find_links(task, start, listed, candidates.confidence_N)
-    )
-    undecided_N = hold(("undecided", task.call.digest), lambda: candidates.undecided(np.arange(len(candidates))))
-    pivots = np.flatnonzero(undecided_N[start:stop]) + start
 
-    def run(tile: tuple[int, int]) -> None:
-        own = pivots[(pivots >= tile[0]) & (pivots < tile[1])]
-        if not len(own):
-            return
-        batch = candidates.batch(own)
-        logits = score_pivots(network, candidates.inputs_NI, own, batch, device=task.call.device)
-        probabilities, rows = 1 / (1 + np.exp(-logits)), own[batch.scored_rows] - start
-        near = [cosines_nK[rows, batch.scored_ranks] for cosines_nK in listed]
-        likeliest, *nearest = (np.lexsort((batch.scored_ranks, -values, rows)) for values in (logits, *near))
-        linked[own - start] = -1
-        for column, (least, number) in enumerate(product(leasts, range(len(listed)))):
-            order = nearest[number] if least else likeliest
-            order = order[probabilities[order] >= least]
-            first = order[np.unique(rows[order], return_index=True)[1]]
-            linked[rows[first], column] = neighbors_nK[rows[first], batch.scored_ranks[first]]
-            cosines[rows[first], column] = near[number][first]
+    kind, version = "gcn_e.links", 3
+    features: Vectors[Any]
+    network: GcnEConfig
+    probabilities: tuple[float, ...]
 
-    map_tiles(run, tile_bounds(start, stop, TILE_PIVOTS * 4), task.threads)
-    task.write_rows("linked", linked, np.int32)
-    task.write_rows("cosines", cosines, np.float32)
-    return {"peaks": int((linked[:, 0] < 0).sum()), "asked": len(pivots)}
+    def cost(self) -> Cost:
+        """A tile of pivots."""
+        n, k, config = self.num_rows, self.knn.k, self.network
+        asked, columns = n * (1 - config.skip_share), len(PASSES) * len(self.probabilities)
+        products = asked * num_products(k, config.widths[0], config)
+        return Cost(
+            fixed_bytes=n * 16 + (64 << 20), bytes_per_row=k * 32 + columns * 16, disk_bytes=n * columns * 8,
+            bytes_per_thread=TILE_PIVOTS * k * max(config.widths) * 64, seconds=n * k / 2e6 + products * 2 / 4e10,
+            kind="floats",
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Link these vertices."""
+        config, leasts = self.network, self.probabilities
+        candidates = hold(
+            ("candidates", task.call.digest),
+            lambda: _Candidates(task, self.knn, self.confidence, self.features, config),
+        )
+        build = partial(build_network, candidates.inputs_NI.shape[1], config.widths, config.hidden, seed=0)
+        network = self.read_network(task, build, device=task.call.device)
+        neighbors_nK = candidates.neighbors_NK[start:stop]
+        listed = self.listed_in_passes(task, start, stop)
+        linked, cosines = (
+            np.tile(found, (1, len(leasts))) for found in self.find_links(task, start, listed, candidates.confidence_N)
+        )
+        undecided_N = hold(("undecided", task.call.digest), lambda: candidates.undecided(np.arange(len(candidates))))
+        pivots = np.flatnonzero(undecided_N[start:stop]) + start
+
+        def run(tile: tuple[int, int]) -> None:
+            own = pivots[(pivots >= tile[0]) & (pivots < tile[1])]
+            if not len(own):
+                return
+            batch = candidates.batch(own)
+            logits = score_pivots(network, candidates.inputs_NI, own, batch, device=task.call.device)
+            probabilities, rows = 1 / (1 + np.exp(-logits)), own[batch.scored_rows] - start
+            near = [cosines_nK[rows, batch.scored_ranks] for cosines_nK in listed]
+            likeliest, *nearest = (np.lexsort((batch.scored_ranks, -values, rows)) for values in (logits, *near))
+            linked[own - start] = -1
+            for column, (least, number) in enumerate(product(leasts, range(len(listed)))):
+                order = nearest[number] if least else likeliest
+                order = order[probabilities[order] >= least]
+                first = order[np.unique(rows[order], return_index=True)[1]]
+                linked[rows[first], column] = neighbors_nK[rows[first], batch.scored_ranks[first]]
+                cosines[rows[first], column] = near[number][first]
+
+        map_tiles(run, tile_bounds(start, stop, TILE_PIVOTS * 4), task.threads)
+        task.write_rows("linked", linked, np.int32)
+        task.write_rows("cosines", cosines, np.float32)
+        return {"peaks": int((linked[:, 0] < 0).sum()), "asked": len(pivots)}
 
 
-def select(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Choose the least cosine and probability on the identities held out from training; write ``selected.json``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SelectProbability(Labelled[Facts], Selection):
+    """The least cosine and probability, and the pass, chosen on the identities held out from training.
 
     Of those that are ``NO_WORSE`` than the best, the first of ``PROBABILITIES`` is taken.
     """
-    identities_N = vertex_identities(task)
-    held_out_N = hold_out(identities_N, task.params["holdout"], task.params["seed"])
-    columns = list(product(PROBABILITIES, PASSES))
-    points = [
-        selection.select_links(*link_columns(task, number), identities_N, held_out_N) for number in range(len(columns))
-    ]
-    values = np.array([selection.mean_f(point) for point in points])
-    best = int(np.flatnonzero(values >= values.max() - NO_WORSE)[0])
-    facts = {"min_probability": columns[best][0], "pass": columns[best][1]}
-    task.write_json(
-        "selected", {"operating_points": {"components": points[best]}, "preferred": "components", "facts": facts}
-    )
-    return {"preferred": "components", **points[best], **facts}
+
+    kind, version = "gcn_e.select", 3
+    links: LikelyLinks
+    order: Order | None
+    seed: int
+    holdout: float
+
+    def cost(self) -> Cost:
+        """A union-find for each cosine tried of each column."""
+        n = self.links.num_rows
+        return Cost(fixed_bytes=n * 200, disk_bytes=1 << 16, seconds=n * self.links.knn.k / 2e6)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Choose; write ``selected.json``."""
+        identities_N = self.identities(self.order, task)
+        held_out_N = hold_out(identities_N, self.holdout, self.seed)
+        columns = list(product(PROBABILITIES, PASSES))
+        points = [
+            selection.select_links(*link_column(task, self.links, number), identities_N, held_out_N)
+            for number in range(len(columns))
+        ]
+        values = np.array([selection.mean_f(point) for point in points])
+        best = int(np.flatnonzero(values >= values.max() - NO_WORSE)[0])
+        facts = {"min_probability": columns[best][0], "pass": columns[best][1]}
+        task.write_json(
+            "selected", {"operating_points": {"components": points[best]}, "preferred": "components", "facts": facts}
+        )
+        return {"preferred": "components", **points[best], **facts}
 
 
 class _Candidates:
     """The listed neighbours of higher confidence of every vertex."""
 
-    def __init__(self, task: TaskContext, config: GcnEConfig) -> None:
-        self.neighbors_NK = task.array("knn", "neighbors")
+    def __init__(self, task: Task, knn: Knn, found: Confidence, features: Vectors[Any], config: GcnEConfig) -> None:
+        self.neighbors_NK = task.array(knn, "neighbors")
         embedded = config.inputs == "embedded"
-        self.inputs_NI = task.array("confidence", "codes") if embedded else task.array("features", "features")
-        self.confidence_N = np.array(task.array("confidence", "confidence"))
+        self.inputs_NI = task.array(found, "codes") if embedded else task.array(features, "features")
+        self.confidence_N = np.array(task.array(found, "confidence"))
         self.active = config.active
         count = np.zeros(len(self.confidence_N), np.int32)
         for start, stop in tile_bounds(0, len(count), 65_536):
@@ -251,28 +262,57 @@ class _Candidates:
         return (listed >= 0) & higher
 
 
-def _network(task: TaskContext, dim: int, config: GcnEConfig) -> PivotNetwork:
-    build = partial(build_network, dim, config.widths, config.hidden, seed=0)
-    return read_network(task, build, device=task.call.device)
+class GcnE(Method):
+    """GCN-V+E."""
+
+    name = "gcn_e"
+    needs_model = True
+    training_sections = ("gcn_v", "gcn_e", "sampling", "train")
+    partitions = ("components",)
+    read_facts = ("network", "min_probability", "pass")
+
+    def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
+        """GCN-V's network, and that over a vertex's candidates."""
+        network = model.facts["network"]
+        found, config = GcnVConfig(**network["gcn_v"]), GcnEConfig(**network["gcn_e"])
+        dim = found.hidden if config.inputs == "embedded" else model.dim
+        return {
+            PREFIX: partial(build_confidence, model.dim, found, seed=0),
+            "": partial(build_network, dim, config.widths, config.hidden, seed=0),
+        }
+
+    def untrained(self, settings: Settings) -> dict[str, Any]:
+        """What a model's weights belong to, and the least probability of a link."""
+        network = {"gcn_v": settings.gcn_v.model_dump(mode="json"), "gcn_e": settings.gcn_e.model_dump(mode="json")}
+        return {"network": network, "min_probability": 0.0, "pass": PASSES[0]}
+
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
+        """``aggregate``, ``confidence``, ``links`` and ``score``, with the weights of ``model``."""
+        assert model is not None
+        network, given = model.facts["network"], from_model(model)
+        found = confidence(graph, GcnVConfig(**network["gcn_v"]), aggregate(graph), tensors=PREFIX, **given)
+        links = LikelyLinks(
+            num_rows=graph.num_rows, knn=graph.knn, confidence=found, features=graph.features,
+            network=GcnEConfig(**network["gcn_e"]), probabilities=(model.facts["min_probability"],), **given,
+        )  # fmt: skip
+        return Scoring(link_edges(graph, links, settings, model))
+
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
+        """``aggregate``, ``fit_confidence``, ``confidence``, ``fit``, ``links`` of the whole graph, and ``select``."""
+        first = FirstConfidence(**fitted_fields(graph, settings, labels))
+        found = confidence(graph, settings.gcn_v, first.aggregate, fit=first)
+        shared: dict[str, Any] = {"knn": graph.knn, "features": graph.features, "network": settings.gcn_e}
+        fit = Fit(
+            **shared, order=graph.order, confidence=found, fit_confidence=first, train=settings.train,
+            identity_balance=settings.sampling.identity_balance, seed=settings.seed, **labels.given(),
+        )  # fmt: skip
+        links = LikelyLinks(num_rows=graph.num_rows, confidence=found, probabilities=PROBABILITIES, fit=fit, **shared)
+        select = SelectProbability(
+            links=links, order=graph.order, seed=settings.seed, holdout=settings.train.holdout, **labels.given()
+        )
+        return Training(fit, select)
 
 
-def _links(
-    graph: GraphShape, config: GcnEConfig, probabilities: Sequence[float], params: Mapping[str, Any],
-    weights: Mapping[str, str], where: Mapping[str, Any],
-) -> Stage:  # fmt: skip
-    n, k = graph.num_rows, graph.k
-    asked, columns = n * (1 - config.skip_share), len(PASSES) * len(probabilities)
-    given = dict(params) | {"network": config.model_dump(mode="json"), "probabilities": list(probabilities)}
-    products = asked * _products(k, config.widths[0], config)
-    cost = Cost(
-        fixed_bytes=n * 16 + (64 << 20), bytes_per_row=k * 32 + columns * 16, disk_bytes=n * columns * 8,
-        bytes_per_thread=TILE_PIVOTS * k * max(config.widths) * 64, seconds=n * k / 2e6 + products * 2 / 4e10,
-        kind="floats",
-    )  # fmt: skip
-    inputs = {"knn": "knn", "confidence": "confidence", "features": graph.features, **weights}
-    return Stage("links", f"{_HERE}:links", LINKS_VERSION, given, inputs, n, cost, where)
-
-
-def _products(k: int, width: int, config: GcnEConfig) -> float:
+def num_products(k: int, width: int, config: GcnEConfig) -> float:
     """Multiplications of one vertex, of whose neighbours half are candidates."""
     return float(max(k // 2, 1) * count_products(width, config.widths))

@@ -14,7 +14,8 @@ neither scored nor members. Unlabelled vectors are scored like any others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,28 +27,155 @@ from engine.config import LGcnConfig, Settings, TrainConfig
 from engine.graph.adjacency import rank_listed
 from engine.graph.intrinsics import widen
 from engine.graph.pivots import PivotBatch, pivot_batch
-from engine.learning.pivots import PivotData, PivotNetwork, build_network, count_products, score_pivots, train_pivots
-from engine.methods.base import GraphShape, Method, Model, select_stage, which_edges
-from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
-from engine.plan import Cost, Stage
-from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
-from engine.stages.metric import vertex_identities
-from engine.storage.context import TaskContext
+from engine.learning.pivots import PivotData, build_network, count_products, score_pivots, train_pivots
+from engine.methods.base import Graph, Method, Model, Scoring, Training, select, which_edges
+from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
+from engine.plan import Cost
+from engine.runs.step import F, Facts, RowStep, Step, Task
+from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
+from engine.steps.ingest import Vectors
+from engine.steps.knn import Knn, Order
+from engine.steps.labels import Labelled, OutsideFile
 from engine.tiles import map_tiles, tile_bounds
 
-VERSION = 1
+VERSION = 1  # of every step here
 TILE_PIVOTS = 64
-_HERE = "engine.methods.l_gcn"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Linking(Step[F]):
+    """A step that reads the subgraphs around pivots, of edges of at least ``min_similarity``."""
+
+    features: Vectors[Any]
+    knn: Knn
+    network: LGcnConfig
+    min_similarity: float
+
+    def batch(self, task: Task, pivots: np.ndarray) -> PivotBatch:
+        """The subgraphs around some pivots."""
+        neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+        wanted = (neighbors_NK[pivots] >= 0) & (similarities_NK[pivots] >= np.float32(self.min_similarity))
+        config = self.network
+        return pivot_batch(
+            neighbors_NK, pivots, wanted, second_hop=config.second_hop, active=config.active, with_pivot=True
+        )
+
+    @property
+    def num_members(self) -> int:
+        """Members of a pivot, about: many second neighbours are first ones, or each other's."""
+        return int(1 + self.knn.k * (1 + self.network.second_hop / 4))
+
+    @property
+    def num_products(self) -> float:
+        """Multiplications of one pivot."""
+        return float(self.num_members * count_products(self.features.dim, self.network.widths))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit(Linking[Facts], Labelled[Facts]):
+    """The network, trained from the last checkpoint: ``weights.safetensors``."""
+
+    kind, version, title = "l_gcn.fit", VERSION, "fit"
+    order: Order | None
+    train: TrainConfig
+    identity_balance: float
+    seed: int
+
+    def cost(self) -> Cost:
+        """Minibatches of pivots."""
+        config, pivots = self.network, self.network.pivots_per_step
+        return Cost(
+            fixed_bytes=self.knn.num_rows * 48 + pivots * self.num_members * sum(config.widths) * 64,
+            disk_bytes=32 << 20, seconds=self.train.max_steps * pivots * self.num_products * 6 / 4e10, kind="floats",
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Train."""
+        config, neighbors_NK = self.network, task.array(self.knn, "neighbors")
+        data = PivotData(
+            features_ND=task.array(self.features, "features"), neighbors_NK=neighbors_NK,
+            identities_N=self.identities(self.order, task), usable_N=np.asarray(neighbors_NK[:, 0]) >= 0,
+            batch_of=lambda pivots: self.batch(task, pivots),
+        )  # fmt: skip
+        with checkpoint(task) as kept:
+            network, history = train_pivots(
+                data, widths=config.widths, hidden=config.hidden, config=self.train,
+                pivots_per_step=config.pivots_per_step, identity_balance=self.identity_balance, seed=self.seed,
+                checkpoint=kept, progress=report_steps(task), device=task.call.device,
+            )  # fmt: skip
+            write_weights(task, network.state_dict())
+        return {"network": config.model_dump(mode="json"), "history": [entry.__dict__ for entry in history]}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Directed(Linking[None], Weighted[None], RowStep[None]):
+    """``logits`` (N, K) float16: each row's log-odds of what it lists, NaN where it scores nothing."""
+
+    kind, version, title = "l_gcn.directed", VERSION, "directed"
+
+    def cost(self) -> Cost:
+        """A tile of pivots."""
+        n, k = self.num_rows, self.knn.k
+        width = self.features.dim + max(self.network.widths) * 4
+        return Cost(
+            bytes_per_row=k * 2, fixed_bytes=64 << 20, disk_bytes=n * k * 2,
+            bytes_per_thread=TILE_PIVOTS * self.num_members * width * 8, seconds=n * self.num_products * 2 / 4e10,
+            kind="floats",
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> None:
+        """Score what these rows list."""
+        features_ND, config = task.array(self.features, "features"), self.network
+        build = partial(build_network, features_ND.shape[1], config.widths, config.hidden, seed=0)
+        network = self.read_network(task, build, device=task.call.device)
+        logits = np.full((stop - start, task.array(self.knn, "neighbors").shape[1]), np.nan, np.float16)
+
+        def run(tile: tuple[int, int]) -> None:
+            pivots = np.arange(*tile)
+            batch = self.batch(task, pivots)
+            if len(batch.scored):
+                found = score_pivots(network, features_ND, pivots, batch, device=task.call.device)
+                logits[batch.scored_rows + tile[0] - start, batch.scored_ranks] = found
+
+        map_tiles(run, tile_bounds(start, stop, TILE_PIVOTS), task.threads)
+        task.write_rows("logits", logits, np.float16)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinkScores(Scores):
+    """Every edge with the mean of the probabilities that its ends give each other."""
+
+    kind, version = "l_gcn.score", VERSION
+    directed: Directed
+
+    def cost(self) -> Cost:
+        """A block of edges."""
+        n, k = self.num_rows, self.knn.k
+        return Cost(bytes_per_row=k * EDGE_BYTES, disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1e7)
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        """Write the edges of these rows."""
+        neighbors_NK, logits_NK = task.array(self.knn, "neighbors"), task.array(self.directed, "logits")
+
+        def give(sources: np.ndarray, targets: np.ndarray, _: np.ndarray) -> np.ndarray:
+            scores = np.zeros(len(sources), np.float32)
+            parts = tile_bounds(0, len(sources), 65_536)
+            widened = logits_NK.view(np.int16)
+            map_tiles(lambda t: _average_directions(neighbors_NK, widened, sources[slice(*t)], targets[slice(*t)],
+                                                    scores[slice(*t)]), parts, task.threads)  # fmt: skip
+            return scores
+
+        return self.write(task, start, stop, give)
 
 
 class LGcn(Method):
-    """L-GCN's stages."""
+    """L-GCN."""
 
     name = "l_gcn"
     learned = True
     needs_model = True
-    read_facts = ("network",)
     training_sections = ("l_gcn", "sampling", "train")
+    read_facts = ("network",)
 
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """The network over a pivot's subgraph."""
@@ -58,128 +186,30 @@ class LGcn(Method):
         """What a model's weights belong to."""
         return {"network": settings.l_gcn.model_dump(mode="json")}
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``directed``, every vertex's scores of what it lists, and ``score``."""
         assert model is not None
-        edges = which_edges(settings, model)
-        params = {"network": model.facts["network"], "model": model.digest}
-        return _scoring(graph, LGcnConfig(**model.facts["network"]), params, edges, {}, {"weights": model.weights})
+        network, edges = LGcnConfig(**model.facts["network"]), which_edges(settings, model)
+        return Scoring(_scores(graph, network, from_model(model), edges))
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
-        where = {"labels": labels["labels"], "column": labels["column"]}
-        network = {"network": settings.l_gcn.model_dump(mode="json")}
         edges = which_edges(settings)
-        params = network | {
-            "train": settings.train.model_dump(mode="json"), "identity_balance": settings.sampling.identity_balance,
-            "seed": settings.seed, "labels": labels["digest"], "min_similarity": edges["min_similarity"],
-        }  # fmt: skip
-        inputs = {"features": graph.features, "knn": "knn"} | graph.ordered
-        config, pivots = settings.l_gcn, settings.l_gcn.pivots_per_step
-        cost = Cost(
-            fixed_bytes=graph.num_rows * 48 + pivots * _members(graph.k, config) * sum(config.widths) * 64,
-            disk_bytes=32 << 20, seconds=settings.train.max_steps * pivots * _products(graph, config) * 6 / 4e10,
-            kind="floats",
+        fit = Fit(
+            features=graph.features, knn=graph.knn, order=graph.order, network=settings.l_gcn, train=settings.train,
+            identity_balance=settings.sampling.identity_balance, seed=settings.seed,
+            min_similarity=edges["min_similarity"], **labels.given(),
         )  # fmt: skip
-        fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1)
-        select = select_stage(graph, settings, labels, settings.train.holdout)
-        return [fit, *_scoring(graph, config, network, edges, {"fit": "fit"}, {}), select]
+        score = _scores(graph, settings.l_gcn, {"fit": fit}, edges)
+        return Training(fit, select(graph, settings, labels, score, settings.train.holdout))
 
 
-def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train from the last checkpoint; write ``weights.safetensors``."""
-    config = LGcnConfig(**task.params["network"])
-    graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    floor = task.params["min_similarity"]
-    data = PivotData(
-        features_ND=task.array("features", "features"), neighbors_NK=graph[0], identities_N=vertex_identities(task),
-        usable_N=np.asarray(graph[0][:, 0]) >= 0, batch_of=lambda pivots: _batch(*graph, pivots, floor, config),
+def _scores(graph: Graph, network: LGcnConfig, weights: dict[str, Any], edges: dict[str, Any]) -> LinkScores:
+    directed = Directed(
+        num_rows=graph.num_rows, features=graph.features, knn=graph.knn, network=network,
+        min_similarity=edges["min_similarity"], **weights,
     )  # fmt: skip
-    with checkpoint(task) as kept:
-        network, history = train_pivots(
-            data, widths=config.widths, hidden=config.hidden, config=TrainConfig(**task.params["train"]),
-            pivots_per_step=config.pivots_per_step, identity_balance=task.params["identity_balance"],
-            seed=task.params["seed"], checkpoint=kept, progress=report_steps(task), device=task.call.device,
-        )  # fmt: skip
-        write_weights(task, network.state_dict())
-    return {"network": dict(task.params["network"]), "history": [entry.__dict__ for entry in history]}
-
-
-def directed(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write ``logits`` (N, K) float16: each row's log-odds of what it lists, NaN where it scores nothing."""
-    config, floor = LGcnConfig(**task.params["network"]), task.params["min_similarity"]
-    features_ND = task.array("features", "features")
-    graph = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    network = _network(task, features_ND.shape[1], config)
-    logits = np.full((stop - start, graph[0].shape[1]), np.nan, np.float16)
-
-    def run(tile: tuple[int, int]) -> None:
-        pivots = np.arange(*tile)
-        batch = _batch(*graph, pivots, floor, config)
-        if len(batch.scored):
-            found = score_pivots(network, features_ND, pivots, batch, device=task.call.device)
-            logits[batch.scored_rows + tile[0] - start, batch.scored_ranks] = found
-
-    map_tiles(run, tile_bounds(start, stop, TILE_PIVOTS), task.threads)
-    task.write_rows("logits", logits, np.float16)
-    return {}
-
-
-def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows with the mean of the probabilities that their ends give each other."""
-    neighbors_NK, logits_NK = task.array("knn", "neighbors"), task.array("directed", "logits")
-
-    def give(sources: np.ndarray, targets: np.ndarray, _: np.ndarray) -> np.ndarray:
-        scores = np.zeros(len(sources), np.float32)
-        parts = tile_bounds(0, len(sources), 65_536)
-        widened = logits_NK.view(np.int16)
-        map_tiles(lambda t: _average_directions(neighbors_NK, widened, sources[slice(*t)], targets[slice(*t)],
-                                                scores[slice(*t)]), parts, task.threads)  # fmt: skip
-        return scores
-
-    return write_edges(task, start, stop, give)
-
-
-def _scoring(
-    graph: GraphShape, config: LGcnConfig, params: Mapping[str, Any], edges: Mapping[str, Any],
-    weights: Mapping[str, str], where: Mapping[str, Any],
-) -> list[Stage]:  # fmt: skip
-    n, k = graph.num_rows, graph.k
-    cost = Cost(
-        bytes_per_row=k * 2, fixed_bytes=64 << 20, disk_bytes=n * k * 2,
-        bytes_per_thread=TILE_PIVOTS * _members(k, config) * (graph.dim + max(config.widths) * 4) * 8,
-        seconds=n * _products(graph, config) * 2 / 4e10, kind="floats",
-    )  # fmt: skip
-    given = dict(params) | {"min_similarity": edges["min_similarity"]}
-    inputs = {"features": graph.features, "knn": "knn", **weights}
-    each = Stage("directed", f"{_HERE}:directed", VERSION, given, inputs, n, cost, where)
-    cost = Cost(bytes_per_row=k * EDGE_BYTES, disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1e7)
-    inputs = {"knn": "knn", "directed": "directed"}
-    return [each, Stage("score", f"{_HERE}:score", VERSION, dict(edges), inputs, n, cost)]
-
-
-def _batch(
-    neighbors_NK: np.ndarray, similarities_NK: np.ndarray, pivots: np.ndarray, floor: float, config: LGcnConfig
-) -> PivotBatch:
-    wanted = (neighbors_NK[pivots] >= 0) & (similarities_NK[pivots] >= np.float32(floor))
-    return pivot_batch(
-        neighbors_NK, pivots, wanted, second_hop=config.second_hop, active=config.active, with_pivot=True
-    )
-
-
-def _network(task: TaskContext, dim: int, config: LGcnConfig) -> PivotNetwork:
-    build = partial(build_network, dim, config.widths, config.hidden, seed=0)
-    return read_network(task, build, device=task.call.device)
-
-
-def _members(k: int, config: LGcnConfig) -> int:
-    """Members of a pivot, about: many second neighbours are first ones, or each other's."""
-    return int(1 + k * (1 + config.second_hop / 4))
-
-
-def _products(graph: GraphShape, config: LGcnConfig) -> float:
-    """Multiplications of one pivot."""
-    return float(_members(graph.k, config) * count_products(graph.dim, config.widths))
+    return LinkScores(num_rows=graph.num_rows, knn=graph.knn, directed=directed, **edges)
 
 
 @numba.njit(nogil=True, cache=True)

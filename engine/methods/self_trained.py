@@ -20,19 +20,44 @@ unless nearly all rows are alone in them: then they stand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from engine.config import Settings, TreesConfig
 from engine.errors import ConfigError
-from engine.methods import structural
-from engine.methods.base import GraphShape, Method, Model, which_edges
-from engine.methods.cosine import Cosine
-from engine.plan import Stage
-from engine.stages import metric, partition, point
+from engine.methods.base import Graph, Method, Model, Scoring, Training, which_edges
+from engine.methods.cosine import CosineScores
+from engine.methods.structural import fit_and_score
+from engine.partitions import Clustered
+from engine.partitions.propagation import Propagated
+from engine.steps.labels import OutsideFile
+from engine.steps.metric import LearnedMetric
+from engine.steps.point import ChosenPoint
 
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}
+
+
+class Edges(CosineScores):
+    """The cosine graph's edges, of which first clusters are made."""
+
+    title = "edges"
+
+
+class FirstPoint(ChosenPoint):
+    """Where the graph is cut for first clusters."""
+
+    title = "first_point"
+
+
+class FirstClusters(Propagated):
+    """The clusters to learn from."""
+
+    title = "first"
+
+
+class FirstMetric(LearnedMetric):
+    """The second graph's metric, learned from first clusters."""
+
+    title = "first_metric"
 
 
 class SelfTrained(Method):
@@ -41,42 +66,30 @@ class SelfTrained(Method):
     name = "self_trained"
     learned = True
     run_sections = ("trees", "metric")
-    first_metric = "first_metric"
+    learns_in_runs = True
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``edges``, ``first_point``, ``first``, of two graphs of few rows; the structural method's fitted to those."""
         trees = TreesConfig(**SHALLOW | settings.trees.model_dump(exclude_unset=True))
         settings = settings.model_copy(update={"trees": trees})
-        learned = []
-        if graph.second is not None:
-            inputs = {"features": graph.second.shape.originals or "", "first": "first"} | graph.ordered
-            params, cost = {"seed": settings.seed, "holdout": 0.0}, metric.learn_cost(graph.num_rows, graph.dim)
-            learn = "engine.stages.metric:learn"
-            learned = [Stage(self.first_metric, learn, metric.VERSION, params, inputs, 1, cost, granule=1)]
 
-        def first(shape: GraphShape) -> list[Stage]:
-            return _first_stages(shape, settings)
+        def metric_of(first: Clustered) -> LearnedMetric:
+            return FirstMetric(vectors=graph.rows, first=first, order=graph.order, seed=settings.seed, holdout=0.0)
 
-        known = {"first": "first"}
-        fitting = structural.fitting_stages(graph, settings, {}, known, {}, which_edges(settings), first)
-        return [*first(graph), *learned, *fitting]
+        return fit_and_score(
+            graph, settings, {}, which_edges(settings), lambda each: _first_clusters(each, settings), metric_of
+        )[1]
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """Refuse: it learns in every run, from no labels."""
         raise ConfigError("method self_trained learns in every run, without labels; with labels train structural")
 
 
-def _first_stages(graph: GraphShape, settings: Settings) -> list[Stage]:
-    n, k, step = graph.num_rows, graph.k, settings.partition.step
-    (edges,) = Cosine().scoring_stages(graph, settings, None)
-    chosen: dict[str, Any] = {
-        "point": {"min_score": None, "max_size": None}, "step": step, "num_vertices": n,
-        "precision_bias": 0.0, "learned": False,
-    }  # fmt: skip
-    return [
-        replace(edges, name="edges", scratch=True),
-        Stage("first_point", "engine.stages.point:run", point.VERSION, {"step": step},
-              {"knn": "knn", "features": graph.features}, 1, point.cost(n, k), granule=1),
-        Stage("first", "engine.stages.partition:propagation", partition.VERSION, chosen,
-              {"score": "edges", "point": "first_point"}, 1, partition.propagation_cost(n, k), granule=1),
-    ]  # fmt: skip
+def _first_clusters(graph: Graph, settings: Settings) -> FirstClusters:
+    step, prefix = settings.partition.step, graph.prefix
+    edges = Edges(num_rows=graph.num_rows, knn=graph.knn, scratch=True, prefix=prefix, **which_edges(settings))
+    point = FirstPoint(knn=graph.knn, score=None, features=graph.features, step=step, prefix=prefix)
+    given: dict[str, Any] = {"min_score": None, "max_size": None}
+    return FirstClusters(
+        score=edges, chosen=point, given=given, precision_bias=0.0, learned=False, step=step, prefix=prefix
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,182 @@ from engine.learning.loop import LossOfStep
 from engine.learning.minibatches import GraphData
 from engine.learning.scoring import EMBED_ROWS, embed_block, score_edges
 from engine.learning.training import train
-from engine.methods.base import GraphShape, Method, Model, aggregate_stage, select_stage, which_edges
-from engine.methods.fitting import checkpoint, read_network, report_steps, write_weights
-from engine.plan import Cost, Stage
-from engine.stages.edges import EDGE_BYTES, STORED_BYTES, write_edges
-from engine.stages.metric import learned, vertex_identities
-from engine.storage.context import CompanionTask, TaskCall, TaskContext
+from engine.methods.base import Graph, Method, Model, Scoring, Training, aggregate, select, which_edges
+from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
+from engine.plan import Cost
+from engine.runs.step import F, Facts, RowStep, Step, Task, companion_task, where
+from engine.steps.aggregate import Aggregate
+from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
+from engine.steps.ingest import Vectors
+from engine.steps.knn import Knn, Order
+from engine.steps.labels import Labelled, OutsideFile
+from engine.steps.metric import LearnedMetric, learned
+from engine.storage.context import TaskCall
 
-VERSION = 2
-_HERE = "engine.methods.star_fc"
+VERSION = 2  # of every step here
+HELPER = f"{__name__}:Helper"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoding(Step[F]):
+    """A step that reads what vertices are encoded from: their vectors, Âx, and Âx of smaller neighbourhoods.
+
+    ``more_bytes`` and ``more_s``: what encoding a vertex takes beyond one convolution's.
+    """
+
+    features: Vectors[Any]
+    smaller: tuple[Aggregate, ...]
+    aggregate: Aggregate
+    network: ModelConfig
+    more_bytes: int = where(0)
+    more_s: float = where(0.0)
+
+    def smaller_arrays(self, task: Task) -> list[np.ndarray]:
+        """Âx of the smaller neighbourhoods, ascending."""
+        return [task.array(each, "aggregated") for each in self.smaller]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit(Encoding[Facts], Labelled[Facts]):
+    """The network, trained from the last checkpoint: ``weights.safetensors``. Several workers train data-parallel."""
+
+    kind, version, title = "star_fc.fit", VERSION, "fit"
+    all_workers = True
+    knn: Knn
+    order: Order | None
+    metric: LearnedMetric | None
+    sampling: SamplingConfig
+    train: TrainConfig
+    seed: int
+
+    def cost(self) -> Cost:
+        """Subgraphs and minibatches."""
+        n, batch, network = self.knn.num_rows, self.train.edges_per_step, self.network
+        sampled, steps = min(n, self.sampling.max_vertices), self.train.max_steps
+        return Cost(
+            fixed_bytes=n * 40 + sampled * self.knn.k * 140 + batch * (network.hidden * 100 + 4 * self.more_bytes),
+            disk_bytes=16 << 20,
+            seconds=steps * (batch * (1e-6 + 6 * self.more_s) + sampled / self.train.steps_per_subgraph / 2e4),
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Train."""
+        data = self.graph_data(task)
+        with checkpoint(task) as kept, self._sharing(task, data) as share:
+            trained = train(data, **self.training(task), checkpoint=kept, progress=report_steps(task), share=share)
+            tensors, facts = learned(task, self.metric)
+            metric = {name: torch.from_numpy(array) for name, array in tensors.items()}
+            write_weights(task, trained.model.state_dict() | metric)
+        history = [entry.__dict__ for entry in trained.history]
+        network = self.network.model_dump(mode="json")
+        return {"network": network, "best_step": trained.best_step, "history": history, **facts}
+
+    def graph_data(self, task: Task) -> GraphData:
+        """What training reads."""
+        return GraphData(
+            features_ND=_half(task.array(self.features, "features")),
+            aggregated_ND=task.array(self.aggregate, "aggregated"),
+            neighbors_NK=task.array(self.knn, "neighbors"),
+            similarities_NK=task.array(self.knn, "similarities"),
+            identities_N=self.identities(self.order, task),
+            smaller_ND=self.smaller_arrays(task),
+        )
+
+    def training(self, task: Task) -> dict[str, Any]:
+        """How to train."""
+        return {
+            "sampling": self.sampling, "model": self.network, "config": self.train, "seed": self.seed,
+            "device": task.call.device, "threads": task.threads,
+        }  # fmt: skip
+
+    @contextmanager
+    def _sharing(self, task: Task, data: GraphData) -> Iterator[Callable[[StarFC], LossOfStep] | None]:
+        """What shares the steps out among the task's workers; ``None`` if it has one."""
+        workers = task.call.workers
+        if workers == 1:
+            yield None
+            return
+        with (
+            task.companions(HELPER, [(task.sent,)] * (workers - 1), on_device=True) as others,
+            task.companions(HELPER, [(task.sent,)] * workers) as samplers,
+        ):
+            given = self.training(task)
+            shared = given["config"], given["seed"], given["device"], Helpers(others, samplers)
+            yield lambda model: SharedSteps(model, data, *shared).loss
+
+
+class Helper(TrainingHelper):
+    """A companion of ``fit``, which reads what the task reads."""
+
+    def __init__(self, call: TaskCall) -> None:
+        step, task = companion_task(call, Fit)
+        super().__init__(step.graph_data(task), **step.training(task), num_workers=call.workers)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embed(Encoding[None], Weighted[None], RowStep[None]):
+    """The vertices' ``codes`` (N, W) float16."""
+
+    kind, version, title = "star_fc.embed", VERSION, "embed"
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.network.code if self.network.head == "interaction" else 2 * self.network.head_hidden
+
+    def cost(self) -> Cost:
+        """A block of codes."""
+        n, width = self.num_rows, self.width
+        return Cost(
+            bytes_per_row=width * 4, fixed_bytes=32 << 20, bytes_per_thread=(8 << 20) + EMBED_ROWS * self.more_bytes,
+            disk_bytes=n * width * 2, seconds=n * (4e-6 + self.more_s),
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> None:
+        """Encode these vertices."""
+        aggregated_ND = task.array(self.aggregate, "aggregated")
+        model = _read_model(task, self, self.network, aggregated_ND.shape[1])
+        arrays = task.array(self.features, "features"), *self.smaller_arrays(task), aggregated_ND
+        rows = (array[start:stop] for array in arrays)
+        codes = embed_block(model, *rows, threads=task.threads, device=task.call.device)
+        task.write_rows("codes", codes, np.float16)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StarFcScores(Scores, Weighted[EdgeFacts]):
+    """Every edge with the model's probability that both ends are one identity."""
+
+    kind, version = "star_fc.score", VERSION
+    embed: Embed
+    aggregate: Aggregate
+    network: ModelConfig
+
+    def cost(self) -> Cost:
+        """A block of edges, and a tile of the head's layers."""
+        n, k = self.num_rows, self.knn.k
+        return Cost(
+            bytes_per_row=k * EDGE_BYTES,
+            bytes_per_thread=4096 * (3 * self.embed.width + 2 * self.network.head_hidden + 64) * 4,
+            disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.2e6,
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        """Write the edges of these rows."""
+        arrays = (
+            task.array(self.embed, "codes"), task.array(self.aggregate, "aggregated"),
+            task.array(self.knn, "neighbors"), task.array(self.knn, "similarities"),
+        )  # fmt: skip
+        model = _read_model(task, self, self.network, arrays[1].shape[1])
+
+        def scorer(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+            edges = EdgeList(sources, targets, similarities)
+            return score_edges(model, *arrays, edges, threads=task.threads, device=task.call.device)
+
+        return self.write(task, start, stop, scorer)
 
 
 class StarFc(Method):
-    """STAR-FC's stages."""
+    """STAR-FC."""
 
     name: MethodName = "star_fc"
     learned = True
@@ -52,11 +216,11 @@ class StarFc(Method):
         """The network to train."""
         return settings.model
 
-    def aggregates(self, graph: GraphShape, network: ModelConfig) -> list[Stage]:
-        """The stages of Âx that ``network`` takes, the graph's own last."""
-        return [aggregate_stage(graph)]
+    def aggregates(self, graph: Graph, network: ModelConfig) -> list[Aggregate]:
+        """The steps of Âx that ``network`` takes, the graph's own last."""
+        return [aggregate(graph)]
 
-    def encoding_cost(self, graph: GraphShape, network: ModelConfig) -> tuple[int, float]:
+    def encoding_cost(self, graph: Graph, network: ModelConfig) -> tuple[int, float]:
         """Bytes and seconds that encoding a vertex takes beyond one convolution's."""
         return 0, 0.0
 
@@ -69,163 +233,48 @@ class StarFc(Method):
         """What a model's weights belong to."""
         return {"network": self.network(settings).model_dump(mode="json")}
 
-    def scoring_stages(self, graph: GraphShape, settings: Settings, model: Model | None) -> list[Stage]:
+    def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
         assert model is not None
-        network = _network_config(model.facts["network"])
-        where = {"weights": model.weights}
-        params = {"network": network.model_dump(mode="json"), "model": model.digest}
-        aggregates = self.aggregates(graph, network)
-        edges = which_edges(settings, model)
-        return [*_distinct(aggregates), *self._scoring(graph, network, aggregates, params, {}, where, edges)]
+        encoding = self._encoding(graph, _network_config(model.facts["network"]))
+        return Scoring(_scores(graph, encoding, from_model(model), which_edges(settings, model)))
 
-    def training_stages(self, graph: GraphShape, settings: Settings, labels: Mapping[str, Any]) -> list[Stage]:
+    def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``aggregate``, ``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
-        n, network = graph.num_rows, self.network(settings)
-        aggregates = self.aggregates(graph, network)
-        where = {"labels": labels["labels"], "column": labels["column"]}
-        params = {
-            "sampling": settings.sampling.model_dump(mode="json"), "network": network.model_dump(mode="json"),
-            "train": settings.train.model_dump(mode="json"), "seed": settings.seed, "labels": labels["digest"],
-        }  # fmt: skip
-        inputs = {"features": graph.features, "knn": "knn", **_encoded(aggregates)} | graph.ordered
-        inputs |= {"metric": graph.metric} if graph.metric else {}
-        sampled, steps = min(n, settings.sampling.max_vertices), settings.train.max_steps
-        batch, (more_bytes, more_s) = settings.train.edges_per_step, self.encoding_cost(graph, network)
-        cost = Cost(
-            fixed_bytes=n * 40 + sampled * graph.k * 140 + batch * (network.hidden * 100 + 4 * more_bytes),
-            disk_bytes=16 << 20,
-            seconds=steps * (batch * (1e-6 + 6 * more_s) + sampled / settings.train.steps_per_subgraph / 2e4),
+        encoding = self._encoding(graph, self.network(settings))
+        fit = Fit(
+            **encoding, knn=graph.knn, order=graph.order, metric=graph.metric, sampling=settings.sampling,
+            train=settings.train, seed=settings.seed, **labels.given(),
         )  # fmt: skip
-        fit = Stage("fit", f"{_HERE}:fit", VERSION, params, inputs, 1, cost, where, granule=1, all_workers=True)
-        given, edges = {"network": params["network"]}, which_edges(settings)
-        scoring = self._scoring(graph, network, aggregates, given, {"fit": "fit"}, {}, edges)
-        select = select_stage(graph, settings, labels, settings.train.holdout)
-        return [*_distinct(aggregates), fit, *scoring, select]
+        score = _scores(graph, encoding, {"fit": fit}, which_edges(settings))
+        return Training(fit, select(graph, settings, labels, score, settings.train.holdout))
 
-    def _scoring(
-        self, graph: GraphShape, network: ModelConfig, aggregates: list[Stage], params: Mapping[str, Any],
-        weights: Mapping[str, str], where: Mapping[str, Any], edges: Mapping[str, Any],
-    ) -> list[Stage]:  # fmt: skip
-        n, k = graph.num_rows, graph.k
-        width = network.code if network.head == "interaction" else 2 * network.head_hidden
-        inputs = {"features": graph.features, **_encoded(aggregates), **weights}
+    def _encoding(self, graph: Graph, network: ModelConfig) -> dict[str, Any]:
+        *smaller, own = self.aggregates(graph, network)
         more_bytes, more_s = self.encoding_cost(graph, network)
-        cost = Cost(
-            bytes_per_row=width * 4, fixed_bytes=32 << 20, bytes_per_thread=(8 << 20) + EMBED_ROWS * more_bytes,
-            disk_bytes=n * width * 2, seconds=n * (4e-6 + more_s),
-        )  # fmt: skip
-        embed_stage = Stage("embed", f"{_HERE}:embed", VERSION, params, inputs, n, cost, where)
-        inputs = {"embed": "embed", "aggregate": "aggregate", "knn": "knn", **weights}
-        cost = Cost(
-            bytes_per_row=k * EDGE_BYTES, bytes_per_thread=4096 * (3 * width + 2 * network.head_hidden + 64) * 4,
-            disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.2e6,
-        )  # fmt: skip
-        params = {**params, **edges}
-        return [embed_stage, Stage("score", f"{_HERE}:score", VERSION, params, inputs, n, cost, where)]
+        return {
+            "features": graph.features, "smaller": tuple(smaller), "aggregate": own, "network": network,
+            "more_bytes": more_bytes, "more_s": more_s,
+        }  # fmt: skip
 
 
-def fit(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Train from the last checkpoint; write ``weights.safetensors``. Several workers train data-parallel."""
-    data = _graph_data(task)
-    with checkpoint(task) as kept, _sharing(task, data) as share:
-        trained = train(data, **_training(task), checkpoint=kept, progress=report_steps(task), share=share)
-        tensors, facts = learned(task)
-        metric = {name: torch.from_numpy(array) for name, array in tensors.items()}
-        write_weights(task, trained.model.state_dict() | metric)
-    history = [entry.__dict__ for entry in trained.history]
-    return {"network": dict(task.params["network"]), "best_step": trained.best_step, "history": history, **facts}
-
-
-class Helper(TrainingHelper):
-    """A companion of ``fit``, which reads what the task reads."""
-
-    def __init__(self, call: TaskCall) -> None:
-        task = CompanionTask(call)
-        super().__init__(_graph_data(task), **_training(task), num_workers=call.workers)
-
-
-@contextmanager
-def _sharing(task: TaskContext, data: GraphData) -> Iterator[Callable[[StarFC], LossOfStep] | None]:
-    """What shares the steps out among the task's workers; ``None`` if it has one."""
-    helper, workers = f"{_HERE}:Helper", task.call.workers
-    if workers == 1:
-        yield None
-        return
-    with (
-        task.companions(helper, [(task.sent,)] * (workers - 1), on_device=True) as others,
-        task.companions(helper, [(task.sent,)] * workers) as samplers,
-    ):
-        given = _training(task)
-        shared = given["config"], given["seed"], given["device"], Helpers(others, samplers)
-        yield lambda model: SharedSteps(model, data, *shared).loss
-
-
-def _graph_data(task: TaskContext) -> GraphData:
-    return GraphData(
-        features_ND=_half(task.array("features", "features")),
-        aggregated_ND=task.array("aggregate", "aggregated"),
-        neighbors_NK=task.array("knn", "neighbors"),
-        similarities_NK=task.array("knn", "similarities"),
-        identities_N=vertex_identities(task),
-        smaller_ND=_smaller(task),
+def _scores(
+    graph: Graph, encoding: Mapping[str, Any], weights: Mapping[str, Any], edges: Mapping[str, Any]
+) -> StarFcScores:
+    n = graph.num_rows
+    embed = Embed(num_rows=n, **encoding, **weights)
+    return StarFcScores(
+        num_rows=n, knn=graph.knn, embed=embed, aggregate=embed.aggregate, network=embed.network, **weights, **edges
     )
 
 
-def _training(task: TaskContext) -> dict[str, Any]:
-    return {
-        "sampling": SamplingConfig(**task.params["sampling"]), "model": _network_config(task.params["network"]),
-        "config": TrainConfig(**task.params["train"]), "seed": task.params["seed"], "device": task.call.device,
-        "threads": task.threads,
-    }  # fmt: skip
-
-
-def embed(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the vertex ``codes`` (N, W) float16."""
-    model = _network(task)
-    arrays = task.array("features", "features"), *_smaller(task), task.array("aggregate", "aggregated")
-    rows = (array[start:stop] for array in arrays)
-    codes = embed_block(model, *rows, threads=task.threads, device=task.call.device)
-    task.write_rows("codes", codes, np.float16)
-    return {}
-
-
-def score(task: TaskContext, start: int, stop: int) -> dict[str, Any]:
-    """Write the edges of these rows with the model's probability that both ends are one identity."""
-    model = _network(task)
-    arrays = (
-        task.array("embed", "codes"), task.array("aggregate", "aggregated"),
-        task.array("knn", "neighbors"), task.array("knn", "similarities"),
-    )  # fmt: skip
-
-    def scorer(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-        edges = EdgeList(sources, targets, similarities)
-        return score_edges(model, *arrays, edges, threads=task.threads, device=task.call.device)
-
-    return write_edges(task, start, stop, scorer)
-
-
 def _network_config(tree: Mapping[str, Any]) -> ModelConfig:
-    """The settings of a network from the plain data that stages and models hold."""
+    """The settings of a network from the plain data that models hold."""
     return HierarchyConfig(**tree) if "scales" in tree else ModelConfig(**tree)
 
 
-def _encoded(aggregates: list[Stage]) -> dict[str, str]:
-    """The inputs that vertices are encoded from, besides their vectors."""
-    return {f"smaller_{place}": stage.name for place, stage in enumerate(aggregates[:-1])} | {"aggregate": "aggregate"}
-
-
-def _distinct(aggregates: list[Stage]) -> list[Stage]:
-    return list({stage.name: stage for stage in aggregates}.values())
-
-
-def _smaller(task: TaskContext) -> list[np.ndarray]:
-    return [task.array(name, "aggregated") for name in sorted(task.call.inputs) if name.startswith("smaller_")]
-
-
-def _network(task: TaskContext) -> StarFC:
-    dim, config = task.array("aggregate", "aggregated").shape[1], _network_config(task.params["network"])
-    return read_network(task, lambda: build_model(dim, config, seed=0))
+def _read_model(task: Task, step: Weighted[Any], network: ModelConfig, dim: int) -> StarFC:
+    return step.read_network(task, lambda: build_model(dim, network, seed=0))
 
 
 def _half(features_ND: np.ndarray) -> np.ndarray:

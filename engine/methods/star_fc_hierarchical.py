@@ -2,7 +2,7 @@
 
 What it fits: STAR-FC's convolution, shared by graphs of five neighbourhood sizes; shares that mix the smaller two and
 the larger two; and a transformer block that chooses one of the three scales for each vertex
-(``engine.learning.layers.HierarchicalStarFC``). How it scores and partitions: as ``star_fc``, whose stages these are,
+(``engine.learning.layers.HierarchicalStarFC``). How it scores and partitions: as ``star_fc``, whose steps these are,
 from the vertices' codes at their scales.
 
 Deviations beside those of ``star_fc``, each with its reason. Sizes are shares of ``knn.k`` (``hierarchy.scales``), so
@@ -17,13 +17,13 @@ and lambda are ours, as the released code does not run.
 from __future__ import annotations
 
 from engine.config import HierarchyConfig, ModelConfig, Settings
-from engine.methods.base import GraphShape, aggregate_stage
+from engine.methods.base import Graph, aggregate
 from engine.methods.star_fc import StarFc
-from engine.plan import Stage
+from engine.steps.aggregate import Aggregate
 
 
 class StarFcHierarchical(StarFc):
-    """STAR-FC's stages, with Âx of smaller neighbourhoods before them."""
+    """STAR-FC, with Âx of smaller neighbourhoods before them."""
 
     name = "star_fc_hierarchical"
     training_sections = ("sampling", "hierarchy", "train", "metric")
@@ -32,13 +32,14 @@ class StarFcHierarchical(StarFc):
         """The network to train."""
         return settings.hierarchy
 
-    def aggregates(self, graph: GraphShape, network: ModelConfig) -> list[Stage]:
-        """The stages of Âx that ``network`` takes, ascending; of few neighbours several scales may be one."""
+    def aggregates(self, graph: Graph, network: ModelConfig) -> list[Aggregate]:
+        """The steps of Âx that ``network`` takes, ascending; of few neighbours several scales may be one."""
         assert isinstance(network, HierarchyConfig)
         sizes = [max(1, round(share * graph.k)) for share in network.scales]
-        return [aggregate_stage(graph, k if k < graph.k else None) for k in (*sizes, graph.k)]
+        made = {k: aggregate(graph, k if k < graph.k else None) for k in (*sizes, graph.k)}
+        return [made[k] for k in (*sizes, graph.k)]
 
-    def encoding_cost(self, graph: GraphShape, network: ModelConfig) -> tuple[int, float]:
+    def encoding_cost(self, graph: Graph, network: ModelConfig) -> tuple[int, float]:
         """Bytes and seconds that encoding a vertex takes beyond one convolution's."""
         dim, hidden = graph.dim, network.hidden
         return 4 * (12 * dim + 40 * hidden), 2 * hidden * (4 * dim + 18 * hidden) / 5e10

@@ -49,6 +49,7 @@ class TaskCall:
     device: str
     memory_bytes: int = 0
     workers: int = 1  # among which the task may share its work out, itself one of them
+    step: Any = None  # the declared step that the task is of, which ``function`` runs
 
 
 @dataclass

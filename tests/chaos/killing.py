@@ -20,9 +20,7 @@ from engine.scratch import is_consumed
 
 # Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["engine.cli", "engine.stages.knn", "engine.stages.passes", "engine.stages.analysis", "engine.summary"]
-)
+CONTEXT.set_forkserver_preload(["engine.cli", "engine.summary"])
 
 # Many small tasks, both ways to partition prepared: every kind of stage takes part.
 ARGUMENTS: dict[str, Any] = {
@@ -148,7 +146,7 @@ def compare_committed(root: Path, before: dict[str, Stamp]) -> dict[str, Stamp]:
     """
     now = {}
     for record in root.glob("*/records/*.json"):
-        tree = json.loads(record.read_text())["record"]
+        tree = json.loads(record.read_text())
         folder = record.parent.parent
         outputs = [] if is_consumed(folder) else [folder / output["path"] for output in tree["outputs"]]
         for path in [record, *outputs]:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from standins import standin
 from toy_graphs import make_graph
+from toy_steps import described_graph, partition_stages
 
 from engine import cluster, evaluate, summary, train
 from engine.config import load_settings
 from engine.errors import ConfigError
 from engine.graph.adjacency import undirected_edges
 from engine.graph.early_stop import edge_probabilities, edge_scores
-from engine.methods import METHODS, GraphShape
-from engine.pipeline import partition_stages
-from engine.stages.edges import iterate_edges
+from engine.methods import METHODS
+from engine.steps.edges import iterate_edges
 from engine.storage import manifest
 from engine.storage.arrays import map_array
 
@@ -109,10 +109,10 @@ def test_edges_that_reach_a_threshold_are_those_of_the_walks_that_stop_there() -
 
 
 def test_without_a_model_theta_is_the_published_one() -> None:
-    shape = GraphShape(1_000, 16, 30, "ingest", None)
+    graph = described_graph(1_000, 16, 30)
     for kind in ("auto", "components", "map_equation", "density_peaks", "propagation"):
-        stages = partition_stages(shape, load_settings(method="fc_es", overrides={"partition.method": kind}), None)
-        points = [stage.params["point"] for stage in stages if "point" in stage.params]
+        stages = partition_stages(graph, load_settings(method="fc_es", overrides={"partition.method": kind}))
+        points = [stage.params["given"] for stage in stages if "given" in stage.params]
         assert points
         assert all(point["min_score"] == 0.22 for point in points)
 

@@ -15,7 +15,7 @@ from engine import api
 from engine.config import Resources, load_settings
 from engine.errors import DataError
 from engine.ingest import WHOLE_BYTES, describe_source, normalise
-from engine.stages.ingest import zero_rows
+from engine.steps.ingest import zero_rows
 from engine.storage.arrays import map_array
 from engine.storage.formats import PartedSource
 
@@ -239,3 +239,18 @@ def test_a_knn_graph_that_changes_after_the_plan_is_refused(tmp_path: Path) -> N
     os.utime(graph, ns=(7, 7))
     with pytest.raises(DataError, match=r"knn\.npy: changed while it was read"):
         api.execute(prepared, progress=False)
+
+
+def test_a_store_is_made_of_a_store_while_its_source_is_the_same(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    for source, out in (("x.npy", "one"), ("one", "other")):
+        request = api.Request(features=str(tmp_path / source))
+        folder = api.execute(api.prepare("store", tmp_path / out, request), progress=False)["ingest"]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(map_array(folder, "features"), unit, atol=1e-3)
+    np.save(tmp_path / "x.npy", rows + 1)
+    with pytest.raises(DataError, match="changed"):
+        api.execute(
+            api.prepare("store", tmp_path / "third", api.Request(features=str(tmp_path / "one"))), progress=False
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +9,29 @@ import numpy as np
 import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from toy_stages import MortalComponents
+from toy_steps import described_graph, described_scores, partition_stages, run_tasks, step_call
 
 from engine.clustering import evidence
 from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
 from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy
-from engine.config import Settings, fingerprint
+from engine.config import Settings
 from engine.errors import ConfigError
-from engine.methods import GraphShape
-from engine.pipeline import partition_stages
-from engine.plan import CHUNK_ROWS, Cost, Stage
-from engine.stages import partition
-from engine.stages.edges import iterate_edges, read_edges
-from engine.storage.context import TaskCall, TaskContext, read_npy, run_call, stage_facts
-from engine.storage.manifest import STAGE_FILE, write_owned
-from engine.storage.owned import STAGE
+from engine.methods.cosine import CosineScores
+from engine.partitions import components
+from engine.partitions.components import Components, KeptAdjacency, Merge, Prune
+from engine.partitions.density_peaks import DensityLinked
+from engine.partitions.map_equation import Modules
+from engine.plan import CHUNK_ROWS
+from engine.runs.step import Task, run_step
+from engine.steps.edges import EdgeFacts, iterate_edges, read_edges
+from engine.storage.context import TaskCall, read_npy, run_call, stage_facts
 from engine.storage.tables import read_columns
 
 N = 5 * CHUNK_ROWS + 17
 POINT = {"min_score": 0.3, "min_intimacy": 0.0}
-NO_BIAS = {"precision_bias": 0.0, "learned": True}
 
 
 def random_edges() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,39 +42,44 @@ def random_edges() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return owners, others, random.random(N, np.float32)
 
 
-def run_tasks(root: Path, stage: str, function, cuts: list[int], inputs: dict[str, Path], params=None) -> Path:  # type: ignore[no-untyped-def]
-    """Run a stage's tasks between the cuts, last first, and return its folder."""
-    folder = root / stage
-    (folder / "records").mkdir(parents=True)
-    digest = fingerprint(stage)
-    described = Stage(stage, stage, 1, {}, {}, cuts[-1], Cost(), block_rows=1, digest=digest)
-    write_owned(folder / STAGE_FILE, STAGE, asdict(described))
-    paths = {name: str(path) for name, path in inputs.items()}
-    call = TaskCall("", stage, digest, str(folder), paths, params or {}, {}, cuts[-1], 0, 0, 2, "cpu")
-    for start, stop in reversed(list(pairwise(cuts))):
-        run_call(replace(call, start=start, stop=stop), function)
-    return folder
+class RandomScores(CosineScores):
+    """The random edges as a step's table."""
+
+    kind, version = "random", 1
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        sources, targets, scores = random_edges()
+        owned = (sources >= start) & (sources < stop)
+        counts = np.bincount((sources[owned] - start) // CHUNK_ROWS, minlength=-(-(stop - start) // CHUNK_ROWS))
+        task.write_table("edges", {"source": sources[owned], "target": targets[owned], "score": scores[owned]})
+        return EdgeFacts(counts.tolist(), int(owned.sum()))
 
 
-def write_table(task: TaskContext, start: int, stop: int) -> dict[str, list[int]]:
-    sources, targets, scores = random_edges()
-    owned = (sources >= start) & (sources < stop)
-    counts = np.bincount((sources[owned] - start) // CHUNK_ROWS, minlength=-(-(stop - start) // CHUNK_ROWS))
-    columns = {"source": sources[owned], "target": targets[owned], "score": scores[owned]}
-    task.write_table("edges", columns)
-    return {"chunk_edges": counts.tolist(), "edges": int(owned.sum())}
+SCORE = described_scores(N, scores=RandomScores)
+
+
+def pruning(point: dict[str, float] = POINT, adjacency: KeptAdjacency | None = None, bias: float = 0.0) -> Prune:
+    return Prune(
+        num_rows=N, score=SCORE, adjacency=adjacency, chosen=None, given=point, precision_bias=bias, learned=True
+    )
+
+
+def merging(prune: Prune | None = None) -> Merge:
+    return Merge(num_rows=N, prune=prune or pruning())
 
 
 def chunks(*cuts: int) -> list[int]:
     return [*(cut * CHUNK_ROWS for cut in cuts), N]
 
 
-def roots_of(root: Path, score: Path, cuts: list[int], merge_cuts: list[int], point=POINT, inputs=None) -> np.ndarray:  # type: ignore[no-untyped-def]
-    params = {"point": point, "num_vertices": N} | NO_BIAS
-    pruned = run_tasks(root, "prune", partition.prune, cuts, {"score": score, **(inputs or {})}, params)
-    merged = run_tasks(root, "merge", partition.merge, merge_cuts, {"prune": pruned})
-    folder = run_tasks(root, "roots", partition.components, [0, 1], {"merge": merged}, params)
-    return np.array(read_npy(folder, "roots"))
+def roots_of(
+    root: Path, score: Path, cuts: list[int], merge_cuts: list[int], prune: Prune, **inputs: Path
+) -> np.ndarray:
+    pruned = run_tasks(root, prune, cuts, {"score": score, **inputs})
+    merge = merging(prune)
+    merged = run_tasks(root, merge, merge_cuts, {"prune": pruned})
+    step = Components(merge=merge, chosen=None, given=prune.given, precision_bias=0.0, learned=True)
+    return np.array(read_npy(run_tasks(root, step, [0, 1], {"merge": merged}), "roots"))
 
 
 def scipy_roots(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -89,13 +94,13 @@ def scipy_roots(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def test_roots_are_the_same_for_any_cut(
     cuts: list[int], merge_cuts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition, "PIECE_CHUNKS", 2)
-    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
+    monkeypatch.setattr(components, "PIECE_CHUNKS", 2)
+    score = run_tasks(tmp_path, SCORE, chunks(0, 4), {})
     sources, targets, scores = random_edges()
     kept = scores >= np.float32(0.3)
     expected = scipy_roots(sources[kept], targets[kept])
     assert len(np.unique(expected)) > 1000
-    assert np.array_equal(roots_of(tmp_path, score, cuts, merge_cuts), expected)
+    assert np.array_equal(roots_of(tmp_path, score, cuts, merge_cuts, pruning()), expected)
 
 
 def test_intimacy_prunes_the_same_edges_in_any_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,17 +112,17 @@ def test_intimacy_prunes_the_same_edges_in_any_pieces(tmp_path: Path, monkeypatc
     close = intimacy >= np.float32(threshold)
     assert 0 < close.sum() < len(close)
     point = {"min_score": 0.3, "min_intimacy": threshold}
-    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
-    params = {"point": point, "num_vertices": N} | NO_BIAS
-    adjacency = run_tasks(tmp_path, "adjacency", partition.kept_adjacency, [0, 1], {"score": score}, params)
+    score = run_tasks(tmp_path, SCORE, chunks(0, 4), {})
+    step = KeptAdjacency(score=SCORE, chosen=None, given=point, precision_bias=0.0, learned=True)
+    adjacency = run_tasks(tmp_path, step, [0, 1], {"score": score})
     for pieces in (1, 3):
-        monkeypatch.setattr(partition, "PIECE_CHUNKS", pieces)
-        roots = roots_of(tmp_path / str(pieces), score, chunks(0, 2), [0, N], point, {"adjacency": adjacency})
+        monkeypatch.setattr(components, "PIECE_CHUNKS", pieces)
+        roots = roots_of(tmp_path / str(pieces), score, chunks(0, 2), [0, N], pruning(point, step), adjacency=adjacency)
         assert np.array_equal(roots, scipy_roots(sources[close], targets[close]))
 
 
 def test_pieces_of_several_chunks_hold_the_edges_of_single_ones(tmp_path: Path) -> None:
-    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
+    score = run_tasks(tmp_path, SCORE, chunks(0, 4), {})
     names = ("source", "target")
     single = list(iterate_edges(score, names))
     assert len(single) == 6
@@ -135,10 +140,9 @@ def test_forests_are_the_same_bytes_for_any_number_of_parts(tmp_path: Path) -> N
     forests = []
     for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
         root = tmp_path / str(number)
-        score = run_tasks(root, "score", write_table, cuts, {})
-        params = {"point": POINT, "num_vertices": N} | NO_BIAS
-        pruned = run_tasks(root, "prune", partition.prune, cuts, {"score": score}, params)
-        merged = run_tasks(root, "merge", partition.merge, [0, N], {"prune": pruned})
+        score = run_tasks(root, SCORE, cuts, {})
+        pruned = run_tasks(root, pruning(), cuts, {"score": score})
+        merged = run_tasks(root, merging(), [0, N], {"prune": pruned})
         (path,) = (merged / "forest").iterdir()
         forests.append(read_columns(path, ("member", "root")))
     for one, other in zip(*forests, strict=True):
@@ -147,23 +151,20 @@ def test_forests_are_the_same_bytes_for_any_number_of_parts(tmp_path: Path) -> N
 
 @pytest.fixture
 def merged_forests(tmp_path: Path) -> Path:
-    score = run_tasks(tmp_path, "score", write_table, chunks(0, 4), {})
-    params = {"point": POINT, "num_vertices": N} | NO_BIAS
-    pruned = run_tasks(tmp_path, "prune", partition.prune, chunks(0, 1, 2, 4), {"score": score}, params)
-    return run_tasks(tmp_path, "merge", partition.merge, chunks(0, 1, 3), {"prune": pruned})
+    score = run_tasks(tmp_path, SCORE, chunks(0, 4), {})
+    pruned = run_tasks(tmp_path, pruning(), chunks(0, 1, 2, 4), {"score": score})
+    return run_tasks(tmp_path, merging(), chunks(0, 1, 3), {"prune": pruned})
 
 
-def components_call(folder: Path, merged: Path, function: str, **where: Any) -> TaskCall:
-    (folder / "records").mkdir(parents=True)
-    params = {"point": POINT, "num_vertices": N} | NO_BIAS
-    return TaskCall(function, "roots", "roots", str(folder), {"merge": str(merged)}, params, where, 1, 0, 1, 2, "cpu")
+def components_call(folder: Path, merged: Path, kind: type[Components] = Components, **where: Any) -> TaskCall:
+    step = kind(merge=merging(), chosen=None, given=POINT, precision_bias=0.0, learned=True, **where)
+    return step_call(folder, step, {"merge": merged})
 
 
 def test_roots_united_in_ranges_are_the_same_bytes(merged_forests: Path, tmp_path: Path) -> None:
     files = []
     for ranges in (1, 2, 7):
-        call = components_call(tmp_path / str(ranges), merged_forests, "", ranges=ranges)
-        record = run_call(call, partition.components)
+        record = run_call(components_call(tmp_path / str(ranges), merged_forests, ranges=ranges), run_step)
         files.append((tmp_path / str(ranges) / "roots.npy").read_bytes())
     assert record.facts["ranges"] == 7
     assert files[0] == files[1] == files[2]
@@ -175,9 +176,9 @@ def test_a_range_that_dies_is_another_attempt_with_the_same_bytes(
 ) -> None:
     from engine.executors.ray import RayExecutor
 
-    run_call(components_call(tmp_path / "one", merged_forests, ""), partition.components)
+    run_call(components_call(tmp_path / "one", merged_forests), run_step)
     marker = str(tmp_path / "died")
-    call = components_call(tmp_path / "roots", merged_forests, "toy_stages:unite_mortals", ranges=2, marker=marker)
+    call = components_call(tmp_path / "roots", merged_forests, MortalComponents, ranges=2, marker=marker)
     executor = RayExecutor(workers=1, threads=1)
     (first,) = executor.run([call])
     assert first.retry
@@ -214,11 +215,11 @@ def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp
     edges = sources[kept], targets[kept], evidence.edge_weights(scores[kept], weight, 0.55, 0.2)
     graph = build_weighted_adjacency(N, lambda: [edges])
     expected = map_equation(*graph, seed=3)
-    params = {"point": {"min_score": 0.55, "weight": weight, "bandwidth": 0.2}, "num_vertices": N, "seed": 3}
-    params |= NO_BIAS
+    point = {"min_score": 0.55, "weight": weight, "bandwidth": 0.2}
+    step = Modules(score=SCORE, chosen=None, given=point, precision_bias=0.0, learned=True, seed=3, offered=10)
     for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
-        score = run_tasks(tmp_path / str(number), "score", write_table, cuts, {})
-        folder = run_tasks(tmp_path / str(number), "roots", partition.modules, [0, 1], {"score": score}, params)
+        score = run_tasks(tmp_path / str(number), SCORE, cuts, {})
+        folder = run_tasks(tmp_path / str(number), step, [0, 1], {"score": score})
         assert np.array_equal(read_npy(folder, "roots"), expected.roots_N)
         (facts,) = stage_facts(folder)
         assert (facts["edges_kept"], facts["codelength"]) == (len(graph[1]) // 2, expected.codelength)
@@ -226,29 +227,29 @@ def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp
 
 def test_density_peaks_are_the_kernels_over_all_edges(tmp_path: Path) -> None:
     expected = density_peaks(N, *random_edges(), 0.55)
-    params = {"point": {"min_score": 0.55}, "num_vertices": N} | NO_BIAS
+    step = DensityLinked(score=SCORE, chosen=None, given={"min_score": 0.55}, precision_bias=0.0, learned=True)
     for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
-        score = run_tasks(tmp_path / str(number), "score", write_table, cuts, {})
-        folder = run_tasks(tmp_path / str(number), "roots", partition.density_peaks, [0, 1], {"score": score}, params)
+        score = run_tasks(tmp_path / str(number), SCORE, cuts, {})
+        folder = run_tasks(tmp_path / str(number), step, [0, 1], {"score": score})
         assert np.array_equal(read_npy(folder, "roots"), expected)
     (stage,) = planned(Settings(method="cosine", partition={"method": "density_peaks", "min_score": 0.4}))
-    assert stage.params["point"] == {"min_score": 0.4}
+    assert stage.params["given"] == {"min_score": 0.4}
     found = [stage.name for stage in planned(Settings(method="cosine", partition={"method": "density_peaks"}))]
     assert found == ["point", "roots"]  # where no floor is set one is chosen
 
 
 def planned(settings: Settings, model=None):  # type: ignore[no-untyped-def]
-    return partition_stages(GraphShape(1000, 8, 10, "ingest", None), settings, model)
+    return partition_stages(described_graph(1000, 8, 10), settings, model)
 
 
 def test_the_map_equation_is_one_stage_with_its_settings() -> None:
     (stage,) = planned(Settings(method="cosine", partition={"method": "map_equation", "min_score": 0.4}, seed=7))
-    assert stage.params["point"] == {"min_score": 0.4, "weight": "exponential", "bandwidth": 0.1}
+    assert stage.params["given"] == {"min_score": 0.4, "weight": "exponential", "bandwidth": 0.1}
     assert stage.params["seed"] == 7
     (other,) = planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "score"}))
-    assert other.params["point"] == {"min_score": evidence.LEAST_COSINE, "weight": "score"}
+    assert other.params["given"] == {"min_score": evidence.LEAST_COSINE, "weight": "score"}
     (learned,) = planned(Settings(method="star_fc", partition={"method": "map_equation"}))
-    assert learned.params["point"] == {"min_score": evidence.LEAST_PROBABILITY, "weight": "log_odds"}
+    assert learned.params["given"] == {"min_score": evidence.LEAST_PROBABILITY, "weight": "log_odds"}
     with pytest.raises(ConfigError, match="log_odds needs probabilities"):
         planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "log_odds"}))
 
@@ -261,11 +262,10 @@ def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:
     assert evidence.biased_score(0.94, 4.0, False) == pytest.approx(0.94 + 0.06 * np.log(2))
     weights = evidence.edge_weights(np.array([0.8], np.float32), "log_odds", evidence.biased_score(0.5, 1.0, True))
     assert weights == pytest.approx([np.log(2)], abs=1e-6)
-    score = run_tasks(tmp_path, "score", write_table, chunks(0), {})
+    score = run_tasks(tmp_path, SCORE, chunks(0), {})
     scores = random_edges()[2]
     for bias in (-1.5, 2.0):
-        params = {"point": POINT, "num_vertices": N, "precision_bias": bias, "learned": True}
-        pruned = run_tasks(tmp_path / str(bias), "prune", partition.prune, chunks(0), {"score": score}, params)
+        pruned = run_tasks(tmp_path / str(bias), pruning(bias=bias), chunks(0), {"score": score})
         (facts,) = stage_facts(pruned)
         odds = 3 / 7 * 2**bias
         assert facts["edges_kept"] == (scores >= np.float32(odds / (1 + odds))).sum()
@@ -276,5 +276,5 @@ def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "read"), [("self_trained", {"knn", "score"}), ("cosine", {"knn", "features"})])
 def test_a_least_score_is_found_on_what_is_scored(method: str, read: set[str]) -> None:
     settings = Settings(method=method, partition={"method": "propagation"})  # type: ignore[arg-type]
-    first = partition_stages(GraphShape(3_000, 8, 20, "ingest", None), settings, None)[0]
+    first = partition_stages(described_graph(3_000, 8, 20), settings)[0]
     assert (first.name, set(first.inputs)) == ("point", read)

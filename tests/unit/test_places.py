@@ -71,7 +71,7 @@ def test_another_host_goes_on_where_the_first_was_stopped(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.stages.partition.label_rows", stop)
+        patch.setattr("engine.steps.labels.Labels.run", stop)
         with pytest.raises(KeyboardInterrupt):
             run(source)
     on_host("second")
@@ -347,7 +347,7 @@ def test_who_loses_the_lease_stops_at_its_next_commit(source: str, monkeypatch: 
         time.sleep(1.0)
         return {}
 
-    monkeypatch.setattr("engine.stages.partition.label_rows", take_over)
+    monkeypatch.setattr("engine.steps.labels.Labels.run", take_over)
     with pytest.raises(DataError, match="process 7 on other has taken over"):
         run(source)
     assert json.loads(Storage(URL).read("run.lock") or b"")["token"] == "x"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from engine.plan import (
     human_bytes,
     largest_fitting,
     make_plan,
-    name_apart,
     pending_ranges,
 )
 
@@ -150,17 +148,3 @@ def test_human_bytes() -> None:
     assert [human_bytes(n) for n in (0, 999, 1_500, 2_340_000_000, 7e15)] == [
         "0 B", "999 B", "1.5 kB", "2.34 GB", "7e+03 TB",
     ]  # fmt: skip
-
-
-def test_stages_of_a_kind_are_named_apart() -> None:
-    made = [replace(stage, unless="a", instead="b") if stage.name == "c" else stage for stage in stages({"x": 1})]
-    apart, names = name_apart(
-        [*made[1:], Stage("d", "m:d", 1, {}, {"own": "b", "other": "a"}, 1, Cost())], "second_", y=2
-    )
-    assert names == {name: f"second_{name}" for name in ("b", "c", "side", "d")}
-    by_name = {stage.name: stage for stage in apart}
-    assert by_name["second_d"].inputs == {"own": "second_b", "other": "a"}  # what is not among them keeps its name
-    assert by_name["second_b"].params == {"x": 1, "y": 2}
-    assert (by_name["second_c"].unless, by_name["second_c"].instead) == ("a", "second_b")
-    both = plan([*made, *apart])
-    assert both.stage("b").digest != both.stage("second_b").digest

@@ -12,8 +12,8 @@ import pytest
 from engine.clustering.propagation import propagate
 from engine.errors import DataError
 from engine.evaluation.metrics import pair_counts
-from engine.learning import selection
-from engine.learning.selection import select_operating_points
+from engine.partitions import Edges, map_equation
+from engine.partitions.select import select_operating_points
 
 Array = np.ndarray[Any, Any]
 
@@ -30,7 +30,7 @@ def planted_graph(false_held: float, false_other: float) -> tuple[Array, Array, 
 
 def select(graph: tuple[Array, Array, Array, Array, Array], **settings: Any) -> dict[str, Any]:
     *columns, identities, held_out = graph
-    return select_operating_points(*columns, identities_N=identities, held_out_N=held_out, **settings)
+    return select_operating_points(Edges(*columns), identities_N=identities, held_out_N=held_out, **settings)
 
 
 def test_thresholds_between_true_and_false_edges_are_found() -> None:
@@ -116,7 +116,7 @@ def test_the_map_equation_has_a_head_start_and_no_more(
     roots = (np.arange(200) // 5 * 5).astype(np.int32)
     roots[4 : 5 * num_apart : 5] = np.arange(4, 5 * num_apart, 5)  # a row of each of so many cliques is alone
     found_by_it = SimpleNamespace(roots_N=roots)
-    monkeypatch.setattr(selection, "map_equation", lambda *_, **__: found_by_it)
+    monkeypatch.setattr(map_equation, "map_equation", lambda *_, **__: found_by_it)
     found = select((*columns, identities, np.ones(200, bool)))
     assert found["components"]["held_out_f"] == 1.0
     assert (found["map_equation"]["held_out_f"] < 1.0) == (num_apart > 0)

@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stage_code
 
-from engine.plan import Cost, Stage, stage_digests
+from engine.plan import Cost, stage_digests
+from engine.runs.step import Outside, Step
+from engine.steps.ingest import StoredRows, Vectors
+from engine.steps.knn import Truth
 
 
 def test_changed_code_has_a_new_version(tmp_path: Path) -> None:
     recorded, found = json.loads(stage_code.RECORD.read_text()), stage_code.found_code(tmp_path)
     unversioned = [
         name for name in found.keys() & recorded.keys()
-        if found[name]["code"] != recorded[name]["code"] and found[name]["versions"] == recorded[name]["versions"]
+        if found[name]["code"] != recorded[name]["code"] and found[name]["version"] == recorded[name]["version"]
     ]  # fmt: skip
     assert not unversioned, (
-        f"the code of {', '.join(sorted(unversioned))} has changed and the version has not: raise VERSION if a result "
+        f"the code of {', '.join(sorted(unversioned))} has changed and the version has not: raise it if a result "
         f"can change, then record the code: python tests/stage_code.py"
     )
-    assert found == recorded, "versions, or functions, have changed: record them: python tests/stage_code.py"
+    assert found == recorded, "versions, or kinds of steps, have changed: record them: python tests/stage_code.py"
 
 
-def test_every_function_of_a_stage_is_in_some_plan() -> None:
-    declared = {
-        f"{'.'.join(path.relative_to(stage_code.ROOT).with_suffix('').parts)}:{node.name}"
-        for folder in ("stages", "methods")
-        for path in sorted((stage_code.ROOT / "engine" / folder).glob("*.py"))
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef) and _runs_a_stage(node)
-    }
-    assert declared == set(json.loads(stage_code.RECORD.read_text()))
+def test_every_step_is_in_some_plan_and_has_a_kind_of_its_own() -> None:
+    declared = [step for step in _subclasses(Step) if "kind" in vars(step) and not issubclass(step, Outside)]
+    engines = [step for step in declared if step.__module__.startswith("engine.")]
+    assert {step.kind for step in engines} == set(json.loads(stage_code.RECORD.read_text()))
+    assert len({step.kind for step in engines}) == len(engines)
+
+
+def _subclasses(kind: type) -> set[type]:
+    return {each for child in kind.__subclasses__() for each in (child, *_subclasses(child))}
 
 
 @pytest.mark.parametrize(
     ("module", "old", "new", "changed", "same"),
     [
-        ("clustering.operating_point", "TOLERANCE = 0.01", "TOLERANCE = 0.02", "engine.stages.point:run", "knn:search"),
-        ("clustering.union_find", "if a < b", "if a > b", "engine.stages.partition:components", "ingest:run"),
-        ("stages.point", "facts |= {", "# a comment\n    facts |= {", "", "point:run"),
-        ("stages.point", "Write ``point.json``", "Leave ``point.json``", "", "point:run"),
+        ("clustering.operating_point", "TOLERANCE = 0.01", "TOLERANCE = 0.02", "point:ChosenPoint", "knn:Truth"),
+        ("graph.similarity", "TILE_ROWS = ", "TILE_ROWS = 2 * ", "knn:ImportedGraph", "ingest:Ingest"),
+        ("steps.point", "facts |= {", "# a comment\n        facts |= {", "", "point:ChosenPoint"),
+        ("steps.point", "min_score, max_size and the reason", "all that was chosen", "", "point:ChosenPoint"),
+        ("steps.point", "seconds=n * k / 2.8e6", "seconds=n * k / 9e9", "", "point:ChosenPoint"),
     ],
 )  # fmt: skip
 def test_a_changed_constant_names_the_stages_that_reach_it(
     monkeypatch: pytest.MonkeyPatch, module: str, old: str, new: str, changed: str, same: str
 ) -> None:
-    functions = {changed, f"engine.stages.{same}"} - {""}
+    functions = {f"engine.steps.{name}" for name in (changed, same) if name}
     before = {name: stage_code.code_hash(name) for name in functions}
     read = stage_code.source_text
 
@@ -62,19 +66,29 @@ def test_a_changed_constant_names_the_stages_that_reach_it(
         after = {name: stage_code.code_hash(name) for name in functions}
     finally:
         stage_code.forget()
-    assert {name for name in functions if before[name] != after[name]} == {changed} - {""}
+    assert {name for name in functions if before[name] != after[name]} == (
+        {f"engine.steps.{changed}"} if changed else set()
+    )
 
 
-def test_a_module_may_move_and_a_function_may_not_be_another() -> None:
-    def digest(function: str, version: int = 1) -> str:
-        (found,) = stage_digests([Stage("knn", function, version, {"k": 5}, {}, 10, Cost())], "source")
-        return found
+def test_a_fingerprint_is_of_kind_version_parameters_and_inputs_alone() -> None:
+    class Kept(Vectors[None]):
+        kind, version, title = "kept", 1, "kept"
 
-    assert digest("engine.stages.knn:search") == digest("engine.steps.graph:search")
-    assert digest("engine.stages.knn:search") != digest("engine.stages.knn:import_graph")
-    assert digest("engine.stages.knn:search") != digest("engine.stages.knn:search", version=2)
+        def cost(self) -> Cost:
+            return Cost()
 
+    class Moved(Kept):
+        title = "moved"
 
-def _runs_a_stage(node: ast.FunctionDef) -> bool:
-    returned = ast.unparse(node.returns) if node.returns else ""
-    return [argument.arg for argument in node.args.args] == ["task", "start", "stop"] and returned.startswith("dict")
+    class Changed(Kept):
+        version = 2
+
+    def digest(kind: type[Vectors[None]], dim: int = 3, **given: Any) -> str:
+        first = StoredRows(num_rows=9, dim=dim, folder="a")
+        step = Truth(features=kind(num_rows=9, dim=dim, **given), rows=first, order=None, k=2, samples=3, seed=0)
+        return stage_digests([step.features.as_stage(), step.as_stage()], "source")[1]
+
+    kept = digest(Kept)
+    assert kept == digest(Moved) == digest(Kept, prefix="second_") == digest(Kept, scratch=True)
+    assert len({kept, digest(Changed), digest(Kept, dim=4)}) == 3

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from standins import standin
 from toy_graphs import Memory, toy_graph
+from toy_steps import described_graph
 
 from engine import cluster, summary, train
 from engine.config import HierarchyConfig, ModelConfig, SamplingConfig, TrainConfig, load_settings
@@ -25,7 +26,9 @@ from engine.learning.data_parallel import Helpers, SharedSteps, TrainingHelper
 from engine.learning.layers import HierarchicalStarFC, build_model, missing_entropy
 from engine.learning.minibatches import GraphData
 from engine.learning.scoring import embed_block
-from engine.methods import METHODS, GraphShape
+from engine.methods import METHODS
+from engine.runs.step import in_order
+from engine.steps.labels import OutsideFile
 from engine.storage.companions import CompanionsHere
 
 MODEL = HierarchyConfig(hidden=16, code=8, head_hidden=16)
@@ -168,14 +171,13 @@ def test_two_workers_train_as_one() -> None:
 @pytest.mark.parametrize(("k", "sizes"), [(120, [80, 90, 100, 110]), (80, [53, 60, 67, 73]), (2, [1]), (1, [])])
 def test_scales_are_shares_of_the_neighbours_there_are(k: int, sizes: list[int]) -> None:
     settings = load_settings(method="star_fc_hierarchical")
-    graph = GraphShape(1000, 16, k, "ingest", None)
-    labels = {"labels": "", "column": "", "digest": ""}
-    stages = METHODS["star_fc_hierarchical"].training_stages(graph, settings, labels)
+    training = METHODS["star_fc_hierarchical"].train(described_graph(1000, 16, k), settings, OutsideFile("", "digest"))
+    stages = in_order(training.fit, training.select)[1:]  # without knn
     names = [stage.name for stage in stages]
     expected = [f"aggregate_{size}" for size in sizes]
     assert names == [*expected, "aggregate", "fit", "embed", "score", "select"]
     embed = next(stage for stage in stages if stage.name == "embed")
-    assert [name for name in embed.inputs if "smaller" in name] == [f"smaller_{place}" for place in range(4)]
+    assert [name for name in embed.inputs if "smaller" in name] == [f"smaller_{place:02}" for place in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from engine.config import load_settings
 from engine.methods.base import Model, which_edges
-from engine.stages import select
+from engine.partitions import select
 
 
 def model(facts: dict[str, Any]) -> Model:

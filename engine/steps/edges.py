@@ -7,42 +7,63 @@ record how many edges each chunk of rows owns, so that any range of whole chunks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engine.graph.adjacency import undirected_edges
 from engine.plan import CHUNK_ROWS
-from engine.storage.context import TaskContext, committed_records, folder_digest
+from engine.runs.step import RowStep, Task
+from engine.steps.knn import Knn
+from engine.storage.context import committed_records, folder_digest
 from engine.storage.tables import read_columns
 from engine.tiles import tile_bounds
 
 # For projections, per listed neighbour: an edge has 16 bytes, held twice while parts are joined, and at most three
 # quarters of the listings are edges of their own (part1: two thirds).
 EDGE_BYTES, STORED_BYTES = 28, 12
+SCORED = ("source", "target", "score")  # columns that a partition reads
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def write_edges(task: TaskContext, start: int, stop: int, scorer: Scorer) -> dict[str, Any]:
-    """Write the edges owned by rows ``start..stop`` with ``scorer(sources, targets, similarities)``, chunk by chunk.
+@dataclass(frozen=True)
+class EdgeFacts:
+    """Edges that each chunk of a task's rows owns, and their sum."""
 
-    The parameters ``min_similarity`` and ``max_edges_per_vertex`` say which edges there are.
+    chunk_edges: list[int]
+    edges: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores(RowStep[EdgeFacts]):
+    """The table ``edges`` of the undirected edges of a graph, each with its similarity and score.
+
+    Edges below ``min_similarity`` are left out, and, unless it is 0, those that are not among the nearest
+    ``max_edges_per_vertex`` of either end.
     """
-    neighbors_NK, similarities_NK = task.array("knn", "neighbors"), task.array("knn", "similarities")
-    parts, counts = [], []
-    for a, b in tile_bounds(start, stop, CHUNK_ROWS):
-        edges = undirected_edges(
-            neighbors_NK, similarities_NK, a, b, task.params["min_similarity"],
-            max_per_vertex=task.params["max_edges_per_vertex"], threads=task.threads,
-        )  # fmt: skip
-        sources, targets, similarities = edges
-        parts.append((sources, targets, similarities, scorer(sources, targets, similarities)))
-        counts.append(len(sources))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    task.write_table("edges", dict(zip(("source", "target", "similarity", "score"), columns, strict=True)))
-    return {"chunk_edges": counts, "edges": sum(counts)}
+
+    title = "score"
+    facts = EdgeFacts
+    knn: Knn
+    min_similarity: float
+    max_edges_per_vertex: int
+
+    def write(self, task: Task, start: int, stop: int, scorer: Scorer) -> EdgeFacts:
+        """Write the edges owned by these rows with ``scorer(sources, targets, similarities)``, chunk by chunk."""
+        neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+        parts, counts = [], []
+        for a, b in tile_bounds(start, stop, CHUNK_ROWS):
+            sources, targets, similarities = undirected_edges(
+                neighbors_NK, similarities_NK, a, b, self.min_similarity,
+                max_per_vertex=self.max_edges_per_vertex, threads=task.threads,
+            )  # fmt: skip
+            parts.append((sources, targets, similarities, scorer(sources, targets, similarities)))
+            counts.append(len(sources))
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        task.write_table("edges", dict(zip(("source", "target", "similarity", "score"), columns, strict=True)))
+        return EdgeFacts(counts, sum(counts))
 
 
 def read_edges(

@@ -1,0 +1,134 @@
+"""What a partition is: from scored edges to clusters, streamed over the edges of a run or in memory for few of them.
+
+A partition has one module with all that is its own: the settings that it reads, its words for the report, the step that
+clusters a run's edges, the same for edges in memory, and the search for its settings on held-out identities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.clustering.evidence import biased_score
+from engine.config import PartitionConfig
+from engine.runs.step import Facts, Step, Task
+from engine.steps.edges import Scores
+from engine.steps.knn import Knn
+from engine.steps.point import ChosenPoint
+from engine.storage.manifest import read_json
+
+Array = np.ndarray[Any, Any]
+Point = dict[str, Any]
+Find = Callable[[float], Array]  # the roots (N,) of the clusters at a least score
+
+
+class Edges(NamedTuple):
+    """Scored edges in memory: ends int32 and float32 scores, (E,) each."""
+
+    sources: Array
+    targets: Array
+    scores: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clustered(Step[Facts]):
+    """A step that clusters: ``roots`` (N,), each the lowest vertex of its cluster. It tells its operating point."""
+
+    title = "roots"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Thresholds(Step[Facts]):
+    """A step that reads an operating point: the thresholds ``given``, and what ``chosen`` found for those that are not.
+
+    ``precision_bias`` moves the least score; ``learned`` says that scores are probabilities.
+    """
+
+    chosen: ChosenPoint | None
+    given: Mapping[str, Any]
+    precision_bias: float
+    learned: bool
+
+    def operating_point(self, task: Task) -> Point:
+        """The thresholds to use."""
+        found = read_json(task.input(self.chosen) / "point.json") if self.chosen is not None else {}
+        point = {**found, **{name: value for name, value in self.given.items() if value is not None}}
+        if self.precision_bias:
+            point["unbiased_min_score"] = point["min_score"]
+            point["min_score"] = biased_score(point["min_score"], self.precision_bias, self.learned)
+        return point
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EdgeThresholds(Thresholds):
+    """A step that compares edges with an operating point."""
+
+    score: Scores
+
+    @property
+    def num_vertices(self) -> int:
+        return self.score.num_rows
+
+
+class Trial(NamedTuple):
+    """What a search for settings may use: train edges, identities' sizes, and ``measure`` of roots (N,)."""
+
+    edges: Edges
+    num_vertices: int
+    sizes: Array
+    measure: Callable[[Array], dict[str, float]]
+    step: float
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run's partition is made for. ``stored``: the operating point that the model holds, or the method gives."""
+
+    score: Scores
+    knn: Knn
+    config: PartitionConfig
+    stored: Mapping[str, Any]
+    learned: bool
+    has_model: bool
+    seed: int
+    num_edges: int  # about how many a row has, at most
+
+
+class Partition:
+    """One way to cluster scored edges. ``thresholds``: its settings that an operating point has."""
+
+    name: str
+    words: str
+    thresholds: tuple[str, ...] = ("min_score",)
+
+    def cluster(self, work: Work) -> Clustered:
+        """The step that clusters a run's edges."""
+        raise NotImplementedError
+
+    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
+        """What clusters edges in memory at a least score, with the other settings of ``point``."""
+        raise NotImplementedError
+
+    def search(self, trial: Trial) -> Point:
+        """The settings of best mean F on held-out rows, with what ``measure`` says of them."""
+        raise NotImplementedError
+
+    def chosen(self, work: Work, given: Mapping[str, Any]) -> ChosenPoint | None:
+        """The step that reads an operating point from the graph, where one of the thresholds is not given."""
+        if all(value is not None for value in given.values()):
+            return None
+        scored = work.score if work.has_model or work.learned else None
+        return ChosenPoint(knn=work.knn, score=scored, features=None if scored else work.knn.features,
+                           step=work.config.step)  # fmt: skip
+
+    def given(self, work: Work) -> Point:
+        """The thresholds that are set, else stored."""
+        return {
+            name: work.stored.get(name) if (value := getattr(work.config, name)) is None else value
+            for name in self.thresholds
+        }

@@ -1,0 +1,74 @@
+"""Step curve: what the same scores give at other precision biases, for the report.
+
+One knob moves along it, from few wrong merges to few splits, and no edge is scored again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.clustering.evidence import biased_score
+from engine.evaluation.metrics import f_from_counts, pair_counts
+from engine.evaluation.sweep import SweepRow
+from engine.partitions import PARTITIONS
+from engine.partitions.base import Array, Clustered, Edges
+from engine.plan import Cost
+from engine.runs.step import Facts, Task
+from engine.steps.edges import SCORED, Scores, iterate_edges
+from engine.steps.knn import Order, by_vertex
+from engine.steps.labels import Labelled
+
+BIASES = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curve(Labelled[Facts]):
+    """``curve.json``: clusters, singletons, the largest and, with labels, pairwise scores at each bias."""
+
+    kind, version, title = "curve", 3, "curve"
+    roots: Clustered
+    score: Scores
+    order: Order | None
+    learned: bool
+    partition: str
+    step: float
+    seed: int
+
+    def cost(self) -> Cost:
+        """All edges in memory, clustered at each bias."""
+        n, edges = self.score.num_rows, self.score.num_rows * self.score.knn.k
+        return Cost(fixed_bytes=36 * edges + 250 * n, disk_bytes=4096, seconds=len(BIASES) * edges / 5e6)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Cluster at each bias."""
+        point, num_vertices = task.facts(self.roots), self.score.num_rows
+        floor: float = point["unbiased_min_score"] if "unbiased_min_score" in point else point["min_score"]
+        floors = {bias: biased_score(floor, bias, self.learned) for bias in BIASES}
+        kept = [
+            tuple(column[columns[2] >= np.float32(min(floors.values()))] for column in columns)
+            for columns in iterate_edges(task.input(self.score), SCORED)
+        ]
+        edges = Edges(*(np.concatenate(column) for column in zip(*kept, strict=True)))
+        find = PARTITIONS[self.partition].find(
+            edges, num_vertices, point, step=self.step, seed=self.seed, threads=task.threads
+        )
+        truth_N = self.truth(num_vertices)
+        identities_V = None if truth_N is None else by_vertex(task, truth_N, self.order)
+        rows = []
+        for number, (bias, min_score) in enumerate(floors.items()):
+            task.report(number / len(floors), f"bias {bias:+g}")
+            rows.append(_row(bias, find(min_score), identities_V).as_dict())
+        task.write_json("curve", {"rows": rows})
+        return {}
+
+
+def _row(bias: float, roots_V: Array, identities_V: Array | None) -> SweepRow:
+    sizes = np.bincount(roots_V)
+    sizes = sizes[sizes > 0]
+    counted = len(sizes), int((sizes == 1).sum()), int(sizes.max(initial=0))
+    if identities_V is None:
+        return SweepRow(bias, *counted)
+    pairs = pair_counts(roots_V, identities_V)
+    return SweepRow(bias, *counted, pairs.precision, pairs.recall, f_from_counts(pairs))

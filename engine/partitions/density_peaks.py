@@ -1,0 +1,63 @@
+"""Density peaks (Rodriguez and Laio, Science 2014): each vertex joins its best neighbour among denser ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.clustering.density_peaks import DensityPeaks, density_peaks
+from engine.learning.selection import scan_scores
+from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.plan import Cost
+from engine.runs.step import Facts, Task
+from engine.steps.edges import SCORED, iterate_edges
+
+_SMALL = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DensityLinked(EdgeThresholds, Clustered):
+    """Density-peak linking over all edges of score >= min_score."""
+
+    kind, version = "density_peaks.roots", 4
+
+    def cost(self) -> Cost:
+        """A few numbers of every vertex."""
+        n = self.num_vertices
+        return Cost(fixed_bytes=n * 40 + _SMALL, disk_bytes=n * 4, seconds=n * self.score.knn.k / 2e7)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Two passes: densities, then links."""
+        point = self.operating_point(task)
+        found = DensityPeaks(self.num_vertices, float(point["min_score"]))
+        for visit in (found.add_density, found.link):
+            for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
+                visit(sources, targets, scores)
+        task.write_npy("roots", found.roots())
+        return {**point, "partition": "density_peaks"}
+
+
+class DensityPeaksPartition(Partition):
+    """Links to denser neighbours."""
+
+    name = "density_peaks"
+    words = "density peaks"
+
+    def cluster(self, work: Work) -> Clustered:
+        """One step."""
+        given = self.given(work)
+        return DensityLinked(
+            score=work.score, chosen=self.chosen(work, given), given=given, learned=work.learned,
+            precision_bias=work.config.precision_bias,
+        )  # fmt: skip
+
+    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
+        """Density peaks of the edges above."""
+        return lambda min_score: density_peaks(num_vertices, *edges, min_score)
+
+    def search(self, trial: Trial) -> Point:
+        """``min_score`` alone, by steps of half a logit."""
+
+        def peaks(min_score: float) -> Point:
+            return {"min_score": min_score, **trial.measure(density_peaks(trial.num_vertices, *trial.edges, min_score))}
+
+        return scan_scores(peaks)

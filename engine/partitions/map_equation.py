@@ -1,0 +1,98 @@
+"""The map equation (Rosvall and Bergstrom, PNAS 2008): modules in which a walk along the scored edges stays longest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.clustering.adjacency import build_weighted_adjacency
+from engine.clustering.evidence import LEAST_COSINE, LEAST_PROBABILITY, weigh_edges
+from engine.clustering.map_equation import map_equation
+from engine.errors import ConfigError
+from engine.learning.selection import scan_scores
+from engine.partitions.base import Array, Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.plan import Cost
+from engine.runs.step import Facts, Task, where
+from engine.steps.edges import SCORED, iterate_edges
+
+_KEPT = 0.75  # edges of the map equation for each listed neighbour: as many lists hold both ends, 0.4 to 0.7 at part1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Modules(EdgeThresholds, Clustered):
+    """Modules by the map equation, over edges of score >= min_score. ``offered``: edges of a row, at most."""
+
+    kind, version = "map_equation.roots", 4
+    seed: int
+    offered: int = where()
+
+    def cost(self) -> Cost:
+        """The weighted graph."""
+        n, edges = self.num_vertices, self.num_vertices * self.offered
+        return Cost(
+            fixed_bytes=int(16 * _KEPT * edges) + 200 * n, bytes_per_thread=32 << 20, disk_bytes=4 * n,
+            seconds=edges / 2.5e6,
+        )  # fmt: skip
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Find the modules."""
+        point = self.operating_point(task)
+
+        def blocks() -> Iterator[tuple[Array, Array, Array]]:
+            for edges in iterate_edges(task.input(self.score), SCORED):
+                yield weigh_edges(edges, point["weight"], point["min_score"], point.get("bandwidth", 1.0))
+
+        graph = build_weighted_adjacency(self.num_vertices, blocks, task.threads)
+        found = map_equation(*graph, threads=task.threads, seed=self.seed)
+        task.write_npy("roots", found.roots_N)
+        facts = {
+            "partition": "map_equation", "edges_kept": len(graph[1]) // 2, "codelength": found.codelength,
+            "rounds": found.num_rounds,
+        }  # fmt: skip
+        return {**point, **facts}
+
+
+class MapEquationPartition(Partition):
+    """Modules of few bits."""
+
+    name = "map_equation"
+    words = "map equation"
+
+    def cluster(self, work: Work) -> Clustered:
+        """One step; raises ``ConfigError`` for weights that the scores cannot give."""
+        config, learned = work.config, work.learned
+        weight = config.weight
+        if weight == "auto":
+            weight = "log_odds" if learned else "exponential"
+        if weight == "log_odds" and not learned:
+            raise ConfigError(
+                "partition.weight log_odds needs probabilities that a method has learned; "
+                "with cosines use exponential or score"
+            )
+        least = config.min_score
+        if least is None:
+            least = work.stored.get("min_score", LEAST_PROBABILITY) if learned else LEAST_COSINE
+        given: dict[str, Any] = {"min_score": least, "weight": weight}
+        if weight == "exponential":
+            given["bandwidth"] = config.bandwidth
+        return Modules(
+            score=work.score, chosen=None, given=given, precision_bias=config.precision_bias, learned=learned,
+            seed=work.seed, offered=work.num_edges,
+        )  # fmt: skip
+
+    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
+        """Modules of the edges above, by the point's weights."""
+
+        def find(min_score: float) -> Array:
+            block = weigh_edges(edges, point["weight"], min_score, point.get("bandwidth", 1.0))
+            graph = build_weighted_adjacency(num_vertices, lambda: [block], threads)
+            return map_equation(*graph, threads=threads, seed=seed).roots_N
+
+        return find
+
+    def search(self, trial: Trial) -> Point:
+        """``min_score`` alone, by steps of half a logit; weights are the log-odds above it."""
+        point = {"weight": "log_odds"}
+        find = self.find(trial.edges, trial.num_vertices, point, step=0.0, seed=trial.seed, threads=trial.threads)
+        return scan_scores(lambda min_score: {"min_score": min_score, **trial.measure(find(min_score))})

@@ -1,0 +1,85 @@
+"""Size-capped propagation (CDP, Zhan et al., ECCV 2018, section 3.4), on the maximum spanning forest of the edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.clustering.forest import MaximumForest, strongest_forest
+from engine.clustering.propagation import propagate
+from engine.learning.selection import best_of, search_scores
+from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.plan import Cost
+from engine.runs.step import Facts, Task
+from engine.steps.edges import SCORED, iterate_edges
+
+SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)
+SIZE_FACTORS = (1.0, 1.5)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Propagated(EdgeThresholds, Clustered):
+    """Propagation over all edges of score >= min_score.
+
+    The maximum spanning forest of the edges has the same components at every threshold: memory follows the number of
+    vertices.
+    """
+
+    kind, version = "propagation.roots", 4
+    step: float
+
+    def cost(self) -> Cost:
+        """The forest."""
+        n = self.num_vertices
+        return Cost(fixed_bytes=n * (100 + 24 * 4), disk_bytes=n * 4, seconds=n * self.score.knn.k / 2e7)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Propagate."""
+        point = self.operating_point(task)
+        forest = MaximumForest(self.num_vertices)
+        for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
+            kept = scores >= np.float32(point["min_score"])
+            forest.add(sources[kept], targets[kept], scores[kept])
+        roots = propagate(
+            self.num_vertices, *forest.edges(), min_score=float(point["min_score"]),
+            max_size=int(point["max_size"]), step=self.step,
+        )  # fmt: skip
+        task.write_npy("roots", roots)
+        return {**point, "partition": "propagation"}
+
+
+class PropagationPartition(Partition):
+    """Components of more than ``max_size`` rows are tried again at a higher threshold."""
+
+    name = "propagation"
+    words = "size-capped propagation"
+    thresholds = ("min_score", "max_size")
+
+    def cluster(self, work: Work) -> Clustered:
+        """One step."""
+        given = self.given(work)
+        return Propagated(
+            score=work.score, chosen=self.chosen(work, given), given=given, learned=work.learned,
+            precision_bias=work.config.precision_bias, step=work.config.step,
+        )  # fmt: skip
+
+    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
+        """Propagation at the point's size cap."""
+        forest, cap = strongest_forest(*edges), int(point["max_size"])
+        return lambda min_score: propagate(num_vertices, *forest, min_score=min_score, max_size=cap, step=step)
+
+    def search(self, trial: Trial) -> Point:
+        """``min_score`` by logits, at each of them the best ``max_size`` of quantiles of the identities' sizes."""
+        forest = strongest_forest(*trial.edges)
+        sizes = [float(np.quantile(trial.sizes, share)) for share in SIZE_QUANTILES]
+        caps = sorted({int(np.ceil(size * factor)) for size in sizes for factor in SIZE_FACTORS} - {1})
+
+        def best_cap(min_score: float) -> Point:
+            def try_cap(cap: int) -> Point:
+                roots_N = propagate(trial.num_vertices, *forest, min_score=min_score, max_size=cap, step=trial.step)
+                return {"min_score": min_score, "max_size": cap, **trial.measure(roots_N)}
+
+            return best_of(try_cap(cap) for cap in caps)
+
+        return search_scores(best_cap, trial.edges.scores, trial.num_vertices, trial.sizes)

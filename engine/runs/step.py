@@ -1,0 +1,214 @@
+"""A step: one declared piece of a run, with what it reads, what it costs and what it does in one place.
+
+A step is a frozen object. Its plain fields are its parameters, a field that holds another step is an input, and a field
+made by ``where`` only says where something lies. The fingerprint covers ``kind``, ``version``, the parameters and the
+inputs' fingerprints, but no module's or class's name, so that code may move. A plan is what its last steps reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import numpy as np
+from pydantic import BaseModel
+
+from engine.plan import CHUNK_ROWS, Cost, Stage
+from engine.storage.context import CompanionTask, TaskCall, TaskContext, read_npy, stage_facts
+
+F = TypeVar("F")
+S = TypeVar("S", bound="Step[Any]")
+Facts = dict[str, Any]
+
+
+def where(default: Any = MISSING) -> Any:
+    """A field that locates something, or says how, and cannot change a result: no part of the fingerprint."""
+    return field(default=default, metadata={"where": True})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step(Generic[F]):
+    """A step of one task. ``F`` is what its tasks tell in their records: a dataclass, or a plain mapping.
+
+    ``title`` names the stage to people and ``prefix`` tells two stages of one title apart. ``facts`` is the class that
+    ``F`` is read as. A step with ``unless`` is left out once that check says ``enough``, and the outputs of ``instead``
+    then stand for its own. The outputs of a ``scratch`` step are deleted once nothing to come reads them.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    title: ClassVar[str]
+    facts: ClassVar[type[Any]] = dict
+    granule: ClassVar[int] = 1
+    all_workers: ClassVar[bool] = False
+    prefix: str = where("")
+    scratch: bool = where(False)
+    unless: Step[Any] | None = where(None)
+    instead: Step[Any] | None = where(None)
+    made: int = field(init=False, default_factory=count().__next__, metadata={"where": True})
+
+    @property
+    def number(self) -> int:
+        """Tells stages of one title in one plan apart; 0 where there is one."""
+        return 0
+
+    @property
+    def name(self) -> str:
+        """Name of the stage in a plan, and of its folder but for the fingerprint."""
+        return f"{self.prefix}{self.title}" + (f"_{self.number}" if self.number else "")
+
+    @property
+    def extent(self) -> int:
+        """Rows that are cut into tasks; 1 for a step of one task."""
+        return 1
+
+    def inputs(self) -> dict[str, Step[Any]]:
+        """The steps that this one reads, by field."""
+        found: dict[str, Step[Any]] = {}
+        for each, value in self._values(located=False):
+            if isinstance(value, Step):
+                found[each] = value
+            elif isinstance(value, tuple):
+                found |= {f"{each}_{n:02}": item for n, item in enumerate(value) if isinstance(item, Step)}
+        return found
+
+    def params(self) -> Facts:
+        """What changes the result, besides the inputs."""
+        read = self.inputs().values()
+        return {
+            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            for name, value in self._values(located=False)
+            if value is not None and not any(each is value or each in _items(value) for each in read)
+        }
+
+    def places(self) -> Facts:
+        """What the fields made by ``where`` hold, but for those of every step."""
+        shared = {each.name for each in fields(Step)}
+        return {name: value for name, value in self._values(located=True) if name not in shared}
+
+    def _values(self, *, located: bool) -> Iterator[tuple[str, Any]]:
+        for each in fields(self):
+            if bool(each.metadata.get("where")) == located:
+                yield each.name, getattr(self, each.name)
+
+    def cost(self) -> Cost:
+        """Projected memory, disk and seconds of the whole step."""
+        raise NotImplementedError
+
+    def run(self, task: Task, start: int, stop: int) -> F:
+        """Do rows ``start`` to ``stop``: read inputs, call kernels, write outputs."""
+        raise NotImplementedError
+
+    def as_stage(self) -> Stage:
+        """The stage that the plan and the runner know this step as."""
+        return Stage(
+            self.name, RUN_STEP, self.version, self.params(),
+            {name: step.name for name, step in self.inputs().items()}, self.extent, self.cost(), self.places(),
+            granule=self.granule, unless=self.unless.name if self.unless else "",
+            instead=self.instead.name if self.instead else "", scratch=self.scratch, all_workers=self.all_workers,
+            kind=self.kind, step=self,
+        )  # fmt: skip
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowStep(Step[F]):
+    """A step whose rows are cut into tasks."""
+
+    granule = CHUNK_ROWS
+    num_rows: int
+
+    @property
+    def extent(self) -> int:
+        return self.num_rows
+
+
+class Outside:
+    """Marks a step that this run does not do: its outputs lie in the folder that ``name`` gives."""
+
+
+class Task(TaskContext):
+    """What a step's ``run`` may do: read the outputs of the steps that it has as fields, and write its own."""
+
+    companion_of: TaskContext | None = None
+
+    def input(self, origin: str | Step[Any]) -> Path:
+        """Folder of an input's outputs."""
+        return super().input(self._field(origin))
+
+    def array(self, origin: str | Step[Any], array: str) -> np.ndarray:
+        """Map an array of an input, read-only; held by the process between tasks."""
+        return super().array(self._field(origin), array)
+
+    def npy(self, origin: Step[Any], name: str) -> np.ndarray:
+        """Map an array that an input wrote whole."""
+        return read_npy(self.input(origin), name)
+
+    def facts(self, origin: Step[F]) -> F:
+        """What the first task of an input told."""
+        return self.all_facts(origin)[0]
+
+    def all_facts(self, origin: Step[F]) -> list[F]:
+        """What each task of an input told, in row order."""
+        return [read_facts(origin, facts) for facts in stage_facts(self.input(origin))]
+
+    def _field(self, origin: str | Step[Any]) -> str:
+        if isinstance(origin, str):
+            return origin
+        for name, other in cast(Step[Any], self.call.step).inputs().items():
+            if other is origin:
+                return name
+        raise LookupError(f"{self.call.stage} has no input {origin.name}: a step reads its own fields alone")
+
+
+def read_facts(step: Step[F] | type[Step[F]], facts: Mapping[str, Any]) -> F:
+    """Facts of a record as the class that the step declares."""
+    return cast(F, step.facts(**facts))
+
+
+RUN_STEP = f"{__name__}:run_step"
+
+
+def companion_task(call: TaskCall, kind: type[S]) -> tuple[S, Task]:
+    """What a companion sees of its task, by the call that was sent: the step, and its inputs on this host."""
+    context = CompanionTask(call)
+    step, task = _at_hand(context)
+    task.companion_of = context  # which keeps copies of inputs here
+    assert isinstance(step, kind)
+    return step, task
+
+
+def _at_hand(context: TaskContext) -> tuple[Step[Any], Task]:
+    """The step that a call carries, with its places on this host, and its task."""
+    step = replace(context.call.step, **context.where) if context.where else context.call.step
+    values = {each.name: getattr(context, each.name) for each in fields(TaskContext)}
+    return step, Task(**values | {"call": replace(context.call, step=step)})
+
+
+def run_step(context: TaskContext, start: int, stop: int) -> Facts:
+    """Run a task of the step that the call carries, with its places on this host."""
+    step, task = _at_hand(context)
+    told = step.run(task, start, stop)
+    return asdict(told) if is_dataclass(told) and not isinstance(told, type) else dict(told or {})
+
+
+def in_order(*ends: Step[Any] | None) -> list[Stage]:
+    """All that the last steps need, each once, in the order they were made in; steps from outside are left out.
+
+    A step is made after those that it reads, so none comes before what it needs, and a flow's code reads as its plan.
+    """
+    found: dict[int, Step[Any]] = {}
+    waiting = [end for end in ends if end is not None]
+    while waiting:
+        step = waiting.pop()
+        if step.made in found or isinstance(step, Outside):
+            continue
+        found[step.made] = step
+        waiting += [other for other in (*step.inputs().values(), step.unless, step.instead) if other is not None]
+    return [found[number].as_stage() for number in sorted(found)]

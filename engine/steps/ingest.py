@@ -1,0 +1,151 @@
+"""Step ingest: normalised features, and the ids and items of the rows, from the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.errors import DataError
+from engine.ingest import normalise, refuse_changed, refuse_zeros, source_files
+from engine.plan import CHUNK_ROWS, Cost
+from engine.runs.step import F, Outside, RowStep, Task, where
+from engine.storage.arrays import write_rows
+from engine.storage.context import hold, stage_facts, table_parts
+from engine.storage.formats import open_source
+from engine.storage.manifest import OutputFile
+from engine.storage.tables import read_joined
+from engine.tiles import stream_tiles, tile_bounds, usable_cores
+
+_KEPT_BYTES = 128 << 20  # what a reader of a chunked or compressed format keeps
+_PLAIN = (".bin", ".npy", ".fbin", ".fvecs")  # formats whose readers keep nothing
+_NAME_BYTES = 256  # an id and an item
+WRITERS = 2  # threads that wait for the disk while others compute
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vectors(RowStep[F]):
+    """A step that holds ``features`` (N, D), unit rows of float16 or float32, zero vectors as zeros."""
+
+    dim: int
+
+
+@dataclass(frozen=True)
+class IngestFacts:
+    """The rows of zero vectors, ascending."""
+
+    zero_rows: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows(Vectors[IngestFacts]):
+    """The source's rows: ``features`` by source row, and the table ``rows`` of ids and items where there are any.
+
+    ``source``: digest of a source that is not the run's own, whose digest is in every fingerprint.
+    """
+
+    facts = IngestFacts
+    source: str | None = None
+    path: str = where("")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ingest(Rows):
+    """Reads, checks and normalises the source's vectors. ``item_bytes``: of a value in the source."""
+
+    kind, version, title = "ingest", 2, "ingest"
+    dtype: str
+    zero_vectors: str
+    item_bytes: int = where()
+    spec: Mapping[str, Any] = where()
+    source_version: Any = where()
+
+    def cost(self) -> Cost:
+        """A few chunks for each thread, and what the format's reader keeps."""
+        stored = 2 if self.dtype == "float16" else 4
+        held = 2 * (usable_cores() + WRITERS) + 1
+        return Cost(
+            fixed_bytes=CHUNK_ROWS * self.dim * (held * self.item_bytes + held * (4 + stored))
+            + (0 if self.path.endswith(_PLAIN) else _KEPT_BYTES),
+            bytes_per_row=_NAME_BYTES,
+            disk_bytes=self.num_rows * self.dim * stored,
+            seconds=self.num_rows * self.dim / 2e8,
+        )
+
+    def run(self, task: Task, start: int, stop: int) -> IngestFacts:
+        """Write the rows. Chunks are normalised and written while the next ones are read: each byte once, in order.
+
+        A source that is not, before and after, what the plan was made of is a ``DataError``, and nothing is committed.
+        """
+        spec, version = dict(self.spec), self.source_version
+        source = hold(("source", repr(sorted(spec.items())), version), lambda: open_source(**spec))
+        refuse_changed(Path(source.path), source_files(source), version)
+        task.create_rows("features", (source.dim,), self.dtype)
+
+        def store(chunk: tuple[int, np.ndarray]) -> tuple[list[OutputFile], np.ndarray]:
+            first, rows_ND = chunk
+            unit_ND, zeros = normalise(rows_ND, first, source.path)
+            return write_rows(task.folder, "features", first, _stored(unit_ND, self.dtype)), zeros + first
+
+        chunks = ((a, source.read(a, b)) for a, b in tile_bounds(start, stop, CHUNK_ROWS))
+        found = [np.empty(0, np.int64)]
+        for outputs, zeros in stream_tiles(store, chunks, task.threads + WRITERS):
+            task.outputs += outputs
+            found.append(zeros)
+        zeros = np.concatenate(found)
+        if self.zero_vectors == "error":
+            refuse_zeros(zeros, source.path)
+        if self.zero_vectors == "drop" and len(zeros) == self.num_rows:
+            raise DataError(
+                f"{source.path}: all {len(zeros):,} rows are zero vectors; none has a direction to cluster by"
+            )
+        columns: dict[str, Any] = {}
+        if (ids := source.ids()) is not None:
+            columns["id"] = ids[start:stop]
+        if (items := source.items(start, stop)) is not None:
+            columns["item"] = items
+        if columns:
+            task.write_table("rows", columns)
+        refuse_changed(Path(source.path), source_files(source), version)
+        return IngestFacts(zeros.tolist())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredRows(Rows, Outside):
+    """The rows of a store, which an earlier ``ingest`` left in ``folder``."""
+
+    kind, version, title = "stored", 1, ""
+    folder: str = where()
+
+    @property
+    def name(self) -> str:
+        return self.folder
+
+
+def _stored(rows_ND: np.ndarray, dtype: str) -> np.ndarray:
+    """Convert float32 rows to the stored dtype; torch rounds to float16 as numpy does, many times faster."""
+    return torch.from_numpy(rows_ND).half().numpy() if dtype == "float16" else rows_ND
+
+
+def zero_rows(folder: Path) -> np.ndarray:
+    """Row numbers of all zero vectors of an ingested source, ascending, int64."""
+    return np.array([row for facts in stage_facts(folder) for row in facts["zero_rows"]], dtype=np.int64)
+
+
+def usable_rows(folder: Path, num_rows: int) -> np.ndarray | None:
+    """Boolean (N,) of rows that have a direction, or ``None`` if all have."""
+    zeros = zero_rows(folder)
+    if not len(zeros):
+        return None
+    usable = np.ones(num_rows, dtype=np.bool_)
+    usable[zeros] = False
+    return usable
+
+
+def row_column(folder: Path, column: str) -> Any:
+    """The whole ``id`` or ``item`` column of an ingested source as an Arrow chunked array, or ``None``."""
+    return read_joined(table_parts(folder, "rows"), column)

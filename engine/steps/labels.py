@@ -1,0 +1,119 @@
+"""Steps around identities and labels: those that a user gives, and the run's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.clustering.labels import dense_labels, expand_labels
+from engine.errors import DataError
+from engine.ingest import files_at, version_of
+from engine.plan import Cost
+from engine.runs.step import F, Step, Task, where
+from engine.steps.ingest import Rows, zero_rows
+from engine.steps.knn import Order, by_vertex, vertex_rows
+from engine.storage.formats import read_labels
+from engine.storage.manifest import file_checksum
+from engine.storage.remote import absolute, local_copy
+
+_SMALL = 4 << 20
+
+
+@dataclass(frozen=True)
+class OutsideFile:
+    """A labels file or KNN graph beside the source: its content's digest enters fingerprints, its path does not."""
+
+    path: str
+    digest: str
+    column: str | None = None
+    version: str = ""
+
+    @classmethod
+    def describe(cls, path: str | Path | None, column: str | None = None) -> OutsideFile | None:
+        """Checksum a file, or the files of a folder, at a path or URL; ``None`` for no path."""
+        if path is None:
+            return None
+        found = local_copy(path)
+        files = files_at(found)
+        version = version_of(found, files)
+        return cls(absolute(path), "+".join(file_checksum(file) for file in files), column, version)
+
+    def given(self) -> dict[str, Any]:
+        """The fields of a step that reads the file's labels."""
+        return {"labels": self.digest, "labels_path": self.path, "labels_column": self.column}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled(Step[F]):
+    """A step that reads the identities of ``--labels``; ``labels`` is their digest, ``None`` where none are given."""
+
+    labels: str | None = None
+    labels_path: str = where("")
+    labels_column: str | None = where(None)
+
+    def identities(self, order: Order | None, task: Task) -> np.ndarray:
+        """Identities (N,) int64, by vertex if the vertices have an ``order``; raises ``DataError`` if none is known."""
+        identities_N = read_labels(self.labels_path, column=self.labels_column)
+        if (identities_N < 0).all():
+            raise DataError(f"{self.labels_path}: every label is -1; training needs identities")
+        return by_vertex(task, identities_N, order)
+
+    def truth(self, num_rows: int) -> np.ndarray | None:
+        """Identities (N,) int64 by source row, or ``None`` where none are given."""
+        return read_labels(self.labels_path, num_rows, column=self.labels_column) if self.labels else None
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """How many clusters there are, and of what sizes; rows left out have no cluster."""
+
+    num_clusters: int
+    num_singletons: int
+    largest: int
+    num_dropped: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labels(Step[LabelFacts]):
+    """The clusters, numbered by their first source row: ``labels`` (N,) int64, source order; dropped rows get -1.
+
+    ``roots`` is the step that clusters: it holds ``roots`` (N,), the lowest vertex of each vertex's cluster.
+    """
+
+    kind, version, title = "labels", 4, "labels"
+    facts = LabelFacts
+    roots: Step[dict[str, object]]
+    rows: Rows
+    order: Order | None
+    zero_vectors: str
+
+    def cost(self) -> Cost:
+        """The roots and what numbering takes."""
+        n = self.rows.num_rows
+        return Cost(fixed_bytes=n * 60 + _SMALL, disk_bytes=n * 8, seconds=n / 3e6)
+
+    def run(self, task: Task, start: int, stop: int) -> LabelFacts:
+        """Number the clusters."""
+        roots = np.array(task.npy(self.roots, "roots"))
+        if self.order is not None:
+            roots_by_row = np.empty_like(roots)
+            roots_by_row[vertex_rows(task, self.order)] = roots
+            first_row = np.empty_like(roots)
+            first_row[roots_by_row[::-1]] = np.arange(len(roots) - 1, -1, -1, dtype=roots.dtype)
+            roots = first_row[roots_by_row]
+        labels = dense_labels(roots)
+        zeros = zero_rows(task.input(self.rows))
+        if len(zeros) and self.zero_vectors == "drop":
+            kept = np.setdiff1d(np.arange(len(labels)), zeros)
+            if not len(kept):
+                raise DataError(f"{self.rows.path}: all {len(labels):,} rows are zero vectors, and all were dropped")
+            renumbered = np.unique(labels[kept], return_inverse=True)[1].astype(np.int64)
+            labels = expand_labels(renumbered, kept, len(labels))
+        task.write_npy("labels", labels)
+        sizes = np.bincount(labels[labels >= 0])
+        return LabelFacts(
+            len(sizes), int((sizes == 1).sum()), int(sizes.max(initial=0)), int((labels < 0).sum())
+        )  # fmt: skip

@@ -82,9 +82,9 @@ MUTANTS = (
     ),
     Mutant(
         "no head start for the map equation",
-        "engine/partitions/select.py",
-        "HEAD_START = 0.01",
-        "HEAD_START = 0.0",
+        "engine/partitions/map_equation.py",
+        "head_start = 0.01",
+        "head_start = 0.0",
         _unit("selection"),
     ),
     Mutant(

@@ -32,6 +32,7 @@ def _holds_switch(value: Any) -> bool:
 
 
 MAX_INTEGER = 2**63 - 1
+PartitionName = Literal["components", "propagation", "density_peaks", "map_equation"]
 TwoOrMore = Annotated[int, Field(ge=2, le=MAX_INTEGER)]
 Width = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -312,7 +313,7 @@ class ScoreConfig(Section):
 class PartitionConfig(Section):
     """From scored edges to clusters. ``None`` takes the operating point stored with the model."""
 
-    method: Literal["auto", "components", "propagation", "density_peaks", "map_equation"] = Field(
+    method: Literal["auto"] | PartitionName = Field(
         "auto",
         description="components: score and intimacy pruning, then union-find; propagation: size-capped; "
         "density_peaks: each row joins its best neighbour among denser ones; map_equation: modules in which a walk "

@@ -36,6 +36,7 @@ from engine.evaluation.sweep import SweepRow
 from engine.events import read_events
 from engine.methods import METHODS, base
 from engine.methods.fitting import FITTED_WEIGHTS
+from engine.partitions import OWN, PARTITIONS
 from engine.plan import Cost, Plan, Stage, count_pending
 from engine.storage import manifest
 from engine.storage.context import check_outputs, committed_records, is_committed, stage_facts
@@ -227,7 +228,7 @@ def report_data(root: Path, items_root: Sequence[str] = ()) -> ReportData:
     }  # fmt: skip
     return ReportData(
         title=f"Clusters of {'/'.join(Path(source['path']).parts[-2:])}",
-        method=f"{method}, {_PARTITIONS[point['partition']]}",
+        method=f"{method}, {_partition_words(point['partition'])}",
         source=source["path"],
         num_rows=source["num_rows"],
         num_dimensions=source["dim"],
@@ -318,25 +319,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-_PARTITIONS = {
-    "components": "components after pruning", "propagation": "size-capped propagation",
-    "density_peaks": "density peaks", "map_equation": "map equation", "own": "which clusters by itself",
-}  # fmt: skip
+def _partition_words(name: str) -> str:
+    return "which clusters by itself" if name == OWN else PARTITIONS[name].words
 
 
 def _word_point(point: dict[str, Any]) -> str:
-    if point["partition"] == "own":
+    if point["partition"] == OWN:
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in point.items() if name != "partition")
-    words = [f"score ≥ {point['min_score']:.3g}"]
+    score = f"score ≥ {point['min_score']:.3g}"
     if "unbiased_min_score" in point:
-        words[0] += f" ({point['unbiased_min_score']:.3g} without the precision bias)"
-    if least := point.get("min_intimacy"):
-        words.append(f"node intimacy ≥ {least:.3g}" if least != "adaptive" else "node intimacy by degree, ≥ 0.652")
-    if "weight" in point:
-        words.append(f"edges weighted by {point['weight'].replace('_', ' ')}")
-    if "max_size" in point:
-        words.append(f"at most {point['max_size']:,} rows before a component is split")
-    return ", ".join(words)
+        score += f" ({point['unbiased_min_score']:.3g} without the precision bias)"
+    return ", ".join([score, *PARTITIONS[point["partition"]].point_words(point)])
 
 
 def _notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str]:

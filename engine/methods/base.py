@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from engine.config import MethodName, Settings, fingerprint
+from engine.config import MethodName, PartitionName, Settings, fingerprint
 from engine.errors import ConfigError, DataError, EngineError, ManifestMismatch
 from engine.learning.tensors import check_weights
 from engine.partitions import OWN, Clustered
@@ -72,9 +72,6 @@ class FactsFile(BaseModel):
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     min_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     link_pass: Annotated[Literal["vectors", "embedded"], Field(alias="pass")] = "vectors"
-
-
-PartitionName = Literal["components", "propagation", "density_peaks", "map_equation"]
 
 
 class ModelFile(Sealed):

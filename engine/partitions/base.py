@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.clustering.evidence import biased_score
-from engine.config import PartitionConfig
+from engine.config import PartitionConfig, PartitionName
 from engine.runs.step import Facts, Step, Task
 from engine.steps.edges import Scores
 from engine.steps.knn import Knn
@@ -100,11 +100,20 @@ class Work:
 
 
 class Partition:
-    """One way to cluster scored edges. ``thresholds``: its settings that an operating point has."""
+    """One way to cluster scored edges.
 
-    name: str
+    ``words`` name it in a report. ``thresholds``: its settings that an operating point has. ``head_start``: in mean F,
+    of one whose settings flatter themselves less than others' on the identities that they were chosen on.
+    """
+
+    name: PartitionName
     words: str
     thresholds: tuple[str, ...] = ("min_score",)
+    head_start = 0.0
+
+    def point_words(self, point: Point) -> list[str]:
+        """What an operating point has besides its least score, in words for a report."""
+        return []
 
     def cluster(self, work: Work) -> Clustered:
         """The step that clusters a run's edges."""

@@ -19,6 +19,7 @@ from engine.clustering.forest import strongest_forest
 from engine.clustering.pruning import intimate_edges, node_intimacy
 from engine.clustering.range_union_find import PIECE_EDGES, VertexRange, iterate_roots, unite_ranges
 from engine.clustering.union_find import UnionFind, component_roots, id_dtype
+from engine.config import PartitionName
 from engine.learning.selection import best_of, search_scores
 from engine.partitions.base import (
     Array,
@@ -202,9 +203,16 @@ def _forests(folder: Path, start: int, stop: int) -> Iterator[tuple[Array, Array
 class ComponentsPartition(Partition):
     """Pruning, then union-find."""
 
-    name = "components"
+    name: PartitionName = "components"
     words = "components after pruning"
     thresholds = ("min_score", "min_intimacy")
+
+    def point_words(self, point: Point) -> list[str]:
+        """The least node intimacy, if there is one."""
+        least = point.get("min_intimacy")
+        if not least:
+            return []
+        return [f"node intimacy ≥ {least:.3g}" if least != "adaptive" else "node intimacy by degree, ≥ 0.652"]
 
     def cluster(self, work: Work) -> Clustered:
         """``adjacency`` where intimacy counts, ``prune``, ``merge`` and ``roots``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.clustering.density_peaks import DensityPeaks, density_peaks
+from engine.config import PartitionName
 from engine.learning.selection import scan_scores
 from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
 from engine.plan import Cost
@@ -39,7 +40,7 @@ class DensityLinked(EdgeThresholds, Clustered):
 class DensityPeaksPartition(Partition):
     """Links to denser neighbours."""
 
-    name = "density_peaks"
+    name: PartitionName = "density_peaks"
     words = "density peaks"
 
     def cluster(self, work: Work) -> Clustered:

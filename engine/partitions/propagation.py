@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.clustering.forest import MaximumForest, strongest_forest
 from engine.clustering.propagation import propagate
+from engine.config import PartitionName
 from engine.learning.selection import best_of, search_scores
 from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
 from engine.plan import Cost
@@ -52,9 +53,13 @@ class Propagated(EdgeThresholds, Clustered):
 class PropagationPartition(Partition):
     """Components of more than ``max_size`` rows are tried again at a higher threshold."""
 
-    name = "propagation"
+    name: PartitionName = "propagation"
     words = "size-capped propagation"
     thresholds = ("min_score", "max_size")
+
+    def point_words(self, point: Point) -> list[str]:
+        """The size cap."""
+        return [f"at most {point['max_size']:,} rows before a component is split"]
 
     def cluster(self, work: Work) -> Clustered:
         """One step."""

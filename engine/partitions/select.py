@@ -21,7 +21,6 @@ from engine.steps.knn import Order
 from engine.steps.labels import Labelled
 
 FLOOR_SHARE = 0.0005  # leaves out a seventh of part1's edges, a quarter of real sets'; at 0.001 faces lose 0.1 of F
-HEAD_START = 0.01  # of the map equation: unseen identities chain more than held-out ones, and it is tuned the least
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +89,7 @@ def select_operating_points(
     """Search the partitions' settings for the best mean of pairwise and BCubed F over held-out rows.
 
     Each point comes with ``held_out_f``, ``held_out_precision``, ``held_out_recall`` (pairwise) and
-    ``held_out_bcubed_f``; ``preferred`` names the best partition, the map equation with a ``HEAD_START``. Memory: about
+    ``held_out_bcubed_f``; ``preferred`` names the best partition, each with its ``head_start``. Memory: about
     40 bytes per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair could be counted, or no edge
     is scored.
     """
@@ -99,7 +98,7 @@ def select_operating_points(
     _, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
     trial = Trial(edges, len(identities_N), sizes, held_out_measure(identities_N, held_out_N), step, seed, threads)
     found = {name: PARTITIONS[name].search(trial) for name in partitions or PARTITIONS}
-    preferred = max(found, key=lambda name: mean_f(found[name]) + HEAD_START * (name == "map_equation"))
+    preferred = max(found, key=lambda name: mean_f(found[name]) + PARTITIONS[name].head_start)
     return {**found, "preferred": preferred}
 
 

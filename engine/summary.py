@@ -17,7 +17,8 @@ import psutil
 from engine import scratch
 from engine.config import Settings
 from engine.effort import run_effort
-from engine.errors import DataError
+from engine.errors import DataError, EngineError
+from engine.evaluation.files import ANALYSIS, CURVE
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.images import Pictures
 from engine.evaluation.report import render_report
@@ -41,6 +42,7 @@ from engine.plan import Cost, Plan, Stage, count_pending
 from engine.storage import manifest
 from engine.storage.context import check_outputs, committed_records, is_committed, stage_facts
 from engine.storage.formats.texts import ITEMS_FILE
+from engine.storage.owned import read_owned
 from engine.storage.places import Place, open_place, open_stage
 from engine.storage.remote import absolute, is_url
 from engine.version import __version__
@@ -207,12 +209,24 @@ def picture_folders(held: Mapping[str, Any], items_root: Sequence[str]) -> list[
 def report_data(root: Path, items_root: Sequence[str] = ()) -> ReportData:
     """Gather what the report of a finished run shows."""
     refuse_others(root)
+    try:
+        return _report_data(root, items_root)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, EngineError):
+            raise
+        raise DataError(
+            f"{root}: its stages do not say of themselves what this version's stages do "
+            f"({type(error).__name__}: {error}); asterism resume {root} computes them again"
+        ) from error
+
+
+def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
     held = manifest.read_run(root)
     source, settings = held["request"]["source"], held["request"]["settings"]
     folder = stage_folder(root, "analysis", "analysis.json")
     if folder is None or not all_committed(root, held):
         raise DataError(f"{root} is not finished yet, or commit records are damaged: asterism resume {root}")
-    value = manifest.read_json(folder / "analysis.json")
+    value = read_owned(folder / "analysis.json", ANALYSIS)
     method, point = held["plan"]["facts"]["method"], value["point"]
     own = METHODS[method].clusters_itself
     recall = recall_estimate(root)
@@ -269,7 +283,7 @@ def report_data(root: Path, items_root: Sequence[str] = ()) -> ReportData:
 
 def _curve(root: Path) -> list[SweepRow]:
     folder = stage_folder(root, "curve", "curve.json")
-    return [] if folder is None else [SweepRow(**row) for row in manifest.read_json(folder / "curve.json")["rows"]]
+    return [] if folder is None else [SweepRow(**row) for row in read_owned(folder / "curve.json", CURVE)["rows"]]
 
 
 def write_model(place: Place, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:

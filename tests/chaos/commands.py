@@ -89,8 +89,9 @@ def attempt(
             children = psutil.Process(process.pid).children(recursive=True)
         with suppress(OSError):
             ready = _handles(process.pid)
-        struck, sent = number.name, time.monotonic()
-        os.kill(process.pid, number)
+        with suppress(ProcessLookupError):  # it may end by itself just now
+            os.kill(process.pid, number)
+            struck, sent = number.name, time.monotonic()
     code = process.wait()
     if struck:
         _, alive = psutil.wait_procs(children, timeout=GONE_S)

@@ -158,6 +158,8 @@ def hold(path: str, data: bytes = b"evil") -> None:
     """Put an object of any name into the bucket."""
     memory = fsspec.filesystem("memory")
     memory.store[f"/bucket/{path}"] = MemoryFile(memory, f"/bucket/{path}", data)
+    if f"/bucket/{path}" not in memory.find("/bucket"):
+        pytest.skip(f"this version of fsspec lists no name such as {path!r}")
 
 
 @pytest.mark.parametrize("name", ["../../../escaped", "/escaped", "a/../../../escaped", "a\\b", "a//b", "./a", "a\0b"])
@@ -179,6 +181,8 @@ def test_what_a_storage_lists_beside_the_url_is_refused(place: str, monkeypatch:
 def test_names_that_no_folder_could_hold_together_are_refused(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hold("data/a/b")
     hold("data/a")
+    if not {"/bucket/data/a", "/bucket/data/a/b"} <= set(MemoryFileSystem().find("/bucket/data")):
+        pytest.skip("this version of fsspec lists no name as a file and as a folder")
     with pytest.raises(DataError, match=r"memory://bucket/data: 'a' is both a file and a folder"):
         local_copy(f"{place}/data")
     hold("two/a", b"1")

@@ -428,6 +428,12 @@ def export(root: str | Path, out: str | Path, file_format: str | None = None, *,
     known = {"id": row_column(vectors, "id"), "item": row_column(vectors, "item")}
     columns = {name: column for name, column in known.items() if column is not None}
     columns |= {name: read_npy(explained, name) for name in ROW_COLUMNS}
+    for name in ROW_COLUMNS:
+        if columns[name].shape != labels.shape:
+            raise DataError(
+                f"{explained / name}.npy: expected a value for each of {len(labels):,} rows, got an array of shape "
+                f"{columns[name].shape}; asterism resume {root} computes it again"
+            )
     write_out(place, lambda path: write_labels(path, labels, kind, columns))  # type: ignore[arg-type]
     return place
 
@@ -445,6 +451,8 @@ def report(
     if out is None:
         return summary.write_report(open_place(root), folders)
     place = out_file(out, never=summary.places_read(here, root))
+    if Path(place).suffix.lower() not in ("", ".html", ".htm"):
+        raise ConfigError(f"--out {place}: a report is a page; expected a name that ends in .html")
     html, warnings = summary.report_page(here, folders)
     write_out(place, lambda path: manifest.write_atomic(path, lambda stream: stream.write(html)))
     return place, warnings
@@ -469,6 +477,7 @@ def make_standin(
     if is_url(out):
         raise ConfigError(f"--out {out}: stand-in data are made in a folder of this machine")
     out = Path(out_folder(out))
+    out_file(out / "features.bin")  # refused inside a run
     features, labels = write_standin(out, num_identities, seed, threads=threads or usable_cores())
     if file_format == "bin":
         return [features, labels]
@@ -591,4 +600,5 @@ def _text(path: str | Path | None) -> str | None:
 def _free_disk(root: Path) -> int:
     """Free bytes where the run goes, counting what it already wrote."""
     place = next(parent for parent in [root, *root.parents] if parent.exists())
-    return shutil.disk_usage(place).free + manifest.bytes_below(root)
+    written = manifest.bytes_below(root) if (root / manifest.RUN_FILE).is_file() else 0
+    return shutil.disk_usage(place).free + written

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from engine.errors import ConfigError
 from engine.presets import PRESETS
@@ -49,8 +49,12 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switches(cls, value: Any) -> Any:
-        if _holds_switch(value):
+    def _no_switches(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(kind, type) and issubclass(kind, Section):  # whose own fields are named
+            if not isinstance(value, dict | Section):
+                raise ValueError("expected settings by their names")
+        elif _holds_switch(value):
             raise ValueError("no setting is true or false")
         return value
 

@@ -133,6 +133,11 @@ def check_folder(place: Place, plan: Plan, request: dict[str, Any]) -> bool:
             f"{place} holds a {held['kind']}, not a {plan.kind}: choose another --out; nothing was changed"
         )
     if held["request"]["source"]["digest"] != request["source"]["digest"]:
+        if held["request"]["source"]["path"] == request["source"]["path"]:
+            raise ManifestMismatch(
+                f"{place} holds a run of {request['source']['path']} as it was before its contents changed; "
+                f"choose another --out; nothing was changed"
+            )
         raise ManifestMismatch(
             f"{place} holds a run of another source ({_describe(held['request']['source'])}); asked for "
             f"{_describe(request['source'])}: choose another --out, or the same source; nothing was changed"

@@ -79,17 +79,20 @@ def check_out_file(place: str | Path, *, option: str = "--out", never: Iterable[
     """Return the absolute path of a file that a command is to write, or to replace.
 
     ``never``: files and folders that the command reads; none is replaced, nor is a file put into one. Missing parent
-    folders are no error. Raises ``ConfigError``, before anything is written, for a place where no file can be written.
+    folders are no error. A link stands for what it leads to, which is what is replaced. Raises ``ConfigError``, before
+    anything is written, for a place where no file can be written, and for one inside a run, a store or a model.
     """
     path = _out_path(place, option)
     mode = _out_mode(path, option)
     if mode is not None and not stat.S_ISREG(mode):
         raise ConfigError(f"{option} {path}: is {_kind(mode)}, expected the name of a file to write")
+    path = _followed(path, option)
     for source in never:
         if _is_or_lies_in(path, source):
             raise ConfigError(
                 f"{option} {path}: is, or lies in, {source}, which this command reads; choose another name"
             )
+    _check_owner(path, option)
     _check_parent(path, option)
     return path
 
@@ -101,6 +104,7 @@ def check_out_folder(place: str | Path, *, option: str = "--out") -> Path:
     """
     path = _out_path(place, option)
     mode = _out_mode(path, option)
+    _check_owner(path, option)
     if mode is None:
         _check_parent(path, option)
         return path
@@ -189,6 +193,26 @@ def _out_mode(path: Path, option: str) -> int | None:
         raise ConfigError(f"{option} {path}: {os_reason(error)}") from None
 
 
+def _followed(path: Path, option: str) -> Path:
+    """What a link leads to, or the path itself; refused if it stands for a file that a process has open."""
+    place = path
+    while True:
+        if os.path.realpath(place.parent).startswith("/proc/"):
+            raise ConfigError(f"{option} {path}: stands for an open file of a process, expected the name of a file")
+        if not place.is_symlink():
+            return Path(os.path.realpath(path)) if path.is_symlink() else path
+        place = place.parent / os.readlink(place)
+
+
+def _check_owner(path: Path, option: str) -> None:
+    """Refuse a place inside a folder that asterism fills by itself: what is there is found by its name."""
+    for parent in path.parents:
+        if any(os.path.lexists(parent / name) for name in _OWNED):
+            raise ConfigError(
+                f"{option} {path}: lies in {parent}, which holds a run, a store or a model; choose a place outside"
+            )
+
+
 def _check_parent(path: Path, option: str) -> None:
     """Refuse a place whose nearest existing parent cannot take it."""
     for parent in path.parents:
@@ -211,4 +235,5 @@ def _check_parent(path: Path, option: str) -> None:
         return
 
 
+_OWNED = ("run.json", "model.json")
 _TEMPORARY_BYTES = 16  # what a temporary name adds: two dots, a process id, "tmp"

@@ -161,3 +161,14 @@ def test_a_folder_that_holds_something_else_is_not_filled(finished: Path, tmp_pa
         compare(finished / "x.npy", finished / "y.npy", "s3://bucket/c", ["cosine"])
     with pytest.raises(ConfigError, match="stand-in data are made in a folder of this machine"):
         api.make_standin("s3://bucket/c", 5, 0)
+
+
+def test_stand_in_data_are_not_put_into_a_run(finished: Path) -> None:
+    for out in (finished / "run", finished / "run" / "data"):
+        with pytest.raises(ConfigError, match="holds a run, a store or a model"):
+            api.make_standin(out, 5, 0)
+
+
+def test_a_report_is_a_page(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ends in \.html"):
+        api.report(finished / "run", tmp_path / "report.npy")

@@ -99,3 +99,30 @@ def test_names_from_elsewhere_stay_in_their_folder(tmp_path: Path, name: str) ->
 def test_names_that_stay(tmp_path: Path) -> None:
     assert below(tmp_path, "records/0.json") == tmp_path / "records" / "0.json"
     assert below(tmp_path, "..a/b..") == tmp_path / "..a" / "b.."
+
+
+def test_a_link_stands_for_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    there = tmp_path / "real" / "labels.npy"
+    there.touch()
+    (tmp_path / "link.npy").symlink_to("real/labels.npy")
+    assert check_out_file(tmp_path / "link.npy") == there
+
+
+def test_open_files_of_a_process_are_not_replaced(tmp_path: Path) -> None:
+    with open(tmp_path / "held", "w") as held:
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{held.fileno()}")
+        for place in (tmp_path / "link", Path(f"/proc/self/fd/{held.fileno()}")):
+            with pytest.raises(ConfigError, match="open file of a process"):
+                check_out_file(place)
+
+
+@pytest.mark.parametrize("mark", ["run.json", "model.json"])
+def test_nothing_is_put_into_a_run_or_a_model(tmp_path: Path, mark: str) -> None:
+    (tmp_path / mark).touch()
+    for place in (tmp_path / "labels.npy", tmp_path / mark, tmp_path / "ingest" / "c" / "0"):
+        with pytest.raises(ConfigError, match="holds a run, a store or a model"):
+            check_out_file(place)
+    with pytest.raises(ConfigError, match="holds a run, a store or a model"):
+        check_out_folder(tmp_path / "below")
+    assert check_out_folder(tmp_path) == tmp_path  # to resume it

@@ -437,7 +437,7 @@ def test_yaml_is_bounded(tmp_path: Path) -> None:
         ("gcn_d.unions=[[2, true]]", "true or false"), ("train.milestones=[.inf]", "finite"),
         ("seed=9223372036854775808", "9223372036854775807"), ("seed=-1", "greater than or equal to 0"),
         ("train.max_steps=99999999999999999999", "9223372036854775807"), ("l_gcn.widths=[0]", "at least|equal to 1"),
-        ("train.learning_rate=.nan", "finite"), ("cdp.committee=[1]", "string"), ("knn=5", "dictionary"),
+        ("train.learning_rate=.nan", "finite"), ("cdp.committee=[1]", "string"), ("knn=5", "settings by their names"),
         ("knn.k={a: &a [*a]}", "--set knn.k.*10,000"), ("knn.k=[[", "--set knn.k.*not valid YAML"),
     ],
 )  # fmt: skip

@@ -73,3 +73,19 @@ def test_on_a_cluster_memory_is_of_each_and_gpus_are_its_own(features: str, tmp_
         prepared(features, tmp_path, memory_bytes=1 << 20)
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
     assert api.make_executor(found)._asked == 0  # type: ignore[attr-defined]
+
+
+def test_numbers_of_settings_are_decimal() -> None:
+    assert load_settings(overrides=["knn.k=40"]).knn.k == 40
+    assert load_settings(overrides=["train.learning_rate=1e-3"]).train.learning_rate == 1e-3
+    assert load_settings(overrides=["knn.k=010"]).knn.k == 10
+    for text in ("0x10", "1:30", "ten"):
+        with pytest.raises(ConfigError, match=r"setting knn\.k: .*got"):
+            load_settings(overrides=[f"knn.k={text}"])
+
+
+def test_what_is_no_number_or_no_section_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"setting knn\.k: no setting is true or false"):
+        load_settings(overrides=["knn.k=true"])
+    with pytest.raises(ConfigError, match="setting knn: expected settings by their names"):
+        load_settings(overrides=["knn=5"])

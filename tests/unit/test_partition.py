@@ -20,7 +20,7 @@ from engine.clustering.pruning import node_intimacy
 from engine.config import Settings
 from engine.errors import ConfigError
 from engine.methods.cosine import CosineScores
-from engine.partitions import components
+from engine.partitions import PARTITIONS, Edges, components
 from engine.partitions.components import Components, KeptAdjacency, Merge, Prune
 from engine.partitions.density_peaks import DensityLinked
 from engine.partitions.map_equation import Modules
@@ -35,11 +35,13 @@ POINT = {"min_score": 0.3, "min_intimacy": 0.0}
 
 
 def random_edges() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges in the order of their owners, few enough that components of many sizes remain."""
+    """Edges in the order of their owners, few enough that components of many sizes remain; some lie at a threshold."""
     random = np.random.default_rng(3)
     owners = np.sort(random.integers(0, N, N)).astype(np.int32)
     others = ((owners + random.integers(1, 5000, N)) % N).astype(np.int32)
-    return owners, others, random.random(N, np.float32)
+    scores = random.random(N, np.float32)
+    scores[::40] = 0.3
+    return owners, others, scores
 
 
 class RandomScores(CosineScores):
@@ -278,3 +280,17 @@ def test_a_least_score_is_found_on_what_is_scored(method: str, read: set[str]) -
     settings = Settings(method=method, partition={"method": "propagation"})  # type: ignore[arg-type]
     first = partition_stages(described_graph(3_000, 8, 20), settings)[0]
     assert (first.name, set(first.inputs)) == ("point", read)
+
+
+def test_of_equal_neighbours_the_denser_is_the_lower_id() -> None:
+    sources, targets = np.array([0, 0, 1, 1], np.int32), np.array([2, 3, 2, 4], np.int32)
+    scores = np.array([0.5, 0.9, 0.5, 0.9], np.float32)  # 0 and 1 are as dense, and 2 as near to either
+    assert density_peaks(5, sources, targets, scores, 0.1).tolist() == [0, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["components", "propagation", "density_peaks"])
+def test_an_edge_at_the_threshold_joins(name: str) -> None:
+    edges = Edges(np.array([0, 1], np.int32), np.array([1, 2], np.int32), np.array([0.7, 0.6], np.float32))
+    point = {"min_intimacy": 0.0, "max_size": 10}
+    find = PARTITIONS[name].find(edges, 3, point, step=0.05, seed=0, threads=1)
+    assert find(float(np.float32(0.7))).tolist() == [0, 0, 2]

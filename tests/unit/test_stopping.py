@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from engine.stopping import LINE, SIGNALS
 ROOT = Path(__file__).parents[2]
 READY = "print('ready', flush=True)"
 BEGIN = "import ctypes, os, signal, threading, time; from engine import stopping; stopping.stop_cleanly"
-SLEEP_IN_C = "ctypes.CDLL(None).sleep(60)"
+# Minutes in C without the interpreter's lock; a sleep would end at the signal, and the exception come in time.
+COMPUTE_IN_C = "__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 10**9)"
 
 BUSY = {
     "waits": "time.sleep(60)",
-    "is in a computation that no exception reaches": SLEEP_IN_C,
-    "has a thread in a computation": f"threading.Thread(target=lambda: {SLEEP_IN_C}).start(); time.sleep(60)",
+    "is in a computation that no exception reaches": COMPUTE_IN_C,
+    "has a thread in a computation": f"threading.Thread(target=lambda: {COMPUTE_IN_C}).start(); time.sleep(60)",
     "catches every exception": """
 while True:
     try:
@@ -82,6 +84,7 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_line_whatever_it_does(program: str, number: signal.Signals) -> None:
     process = start(program)
+    time.sleep(0.3)  # by then it is busy
     process.send_signal(number)
     output, errors = end(process)
     assert (process.returncode, output, errors) == (128 + number, "", LINE + "\n")
@@ -153,10 +156,11 @@ from pathlib import Path
 with stopping.temporary(Path({str(tmp_path / ".x.tmp")!r})) as path:
     path.touch()
     print("written", flush=True)
-    {SLEEP_IN_C}
+    {COMPUTE_IN_C}
 """)
     assert process.stdout is not None
     assert process.stdout.readline() == "written\n"
+    time.sleep(0.3)  # by then it computes
     process.send_signal(signal.SIGTERM)
     end(process)
     assert list(tmp_path.iterdir()) == []

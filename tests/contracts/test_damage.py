@@ -211,6 +211,14 @@ def test_a_damaged_run_is_named_or_read_as_it_was(kept: Kept, tmp_path: Path) ->
                 ends_well(lambda: reported(root), report, str(root), f"report: {what}")
 
 
+def resume(root: Path) -> None:
+    """Resume a run or a training, and let go of what it held of its damaged files."""
+    try:
+        api.resume(root, progress=False)
+    finally:
+        release_held()
+
+
 def test_a_damaged_run_is_mended_by_a_resume(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.memory.tree_bytes", lambda *_: 0)  # takes most of the time of so small a run
     rows, report = exported(kept.run, tmp_path), reported(kept.run)
@@ -222,10 +230,7 @@ def test_a_damaged_run_is_mended_by_a_resume(kept: Kept, tmp_path: Path, monkeyp
         damage(root / name)
 
         def act(root: Path = root) -> bytes:
-            try:
-                api.resume(root, progress=False)
-            finally:
-                release_held()
+            resume(root)
             return exported(root, tmp_path) + reported(root)
 
         mended += ends_well(act, rows + report, str(root), f"resume: {name}, {damage.__name__}")
@@ -286,10 +291,7 @@ def test_a_damaged_training_is_named_or_mended(kept: Kept, tmp_path: Path) -> No
         damage(root / path)
 
         def act(root: Path = root) -> bytes:
-            try:
-                api.resume(root, progress=False)
-            finally:
-                release_held()
+            resume(root)
             return b"".join((root / name).read_bytes() for name in names)
 
         ends_well(act, whole, str(root), f"resume: {path}, {damage.__name__}")

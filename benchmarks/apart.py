@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from engine.memory import free_bytes, tree_bytes
+from engine.process.memory import free_bytes, tree_bytes
 
 SAMPLE_S = 0.02
 T = TypeVar("T")

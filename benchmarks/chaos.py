@@ -31,9 +31,9 @@ import cluster_chaos  # noqa: E402
 import killing  # noqa: E402
 from conftest import make_blobs  # noqa: E402
 
+from engine.commands.standin import PARTS  # noqa: E402
+from engine.commands.summary import hardware, versions  # noqa: E402
 from engine.config import parse_overrides  # noqa: E402
-from engine.summary import hardware, versions  # noqa: E402
-from engine.synth import PARTS  # noqa: E402
 
 RECORD = Path(__file__).parent / "records" / "chaos.json"
 NUM_ROWS, DIM = 30_000, 32

@@ -21,8 +21,8 @@ import yaml
 from recording import RECORDS, write_record
 
 from engine import api
-from engine.effort import run_effort
-from engine.events import read_events
+from engine.runs.effort import run_effort
+from engine.runs.events import read_events
 
 JOB = Path(__file__).parent.parent / "jobs" / "cluster.py"
 HOSTS = 3

@@ -45,20 +45,22 @@ from engine.clustering.range_union_find import VertexRange, iterate_roots, unite
 from engine.clustering.union_find import UnionFind, component_roots
 from engine.config import Settings
 from engine.executors.local import LocalExecutor
-from engine.ingest import Source
 from engine.methods import Graph
 from engine.pipeline import clustered
-from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
-from engine.progress import Quiet
-from engine.runner import Workshop, run_plan
+from engine.runs.plan import make_plan
+from engine.runs.progress import Quiet
+from engine.runs.runner import Workshop, run_plan
 from engine.runs.step import Outside, in_order, where
+from engine.stages import Cost, Stage
 from engine.steps.edges import Scores, iterate_edges, num_edges
 from engine.steps.ingest import StoredRows
 from engine.steps.knn import ExactNeighbors
+from engine.steps.source import Source
 from engine.storage.companions import CompanionsHere
 from engine.storage.context import TaskContext, read_npy
 from engine.storage.places import Place
 from engine.tiles import tile_bounds, usable_cores
+from engine.units import CHUNK_ROWS
 
 VERTICES, DEGREE, QUICK_VERTICES = 10_000_000, 25, 500_000
 MEMORY_BYTES = 2 * 10**9

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.synth import PARTS, synthesize
+from engine.commands.standin import PARTS, synthesize
 
 STANDINS = {"standin_500": 500, "standin_2000": 2_000, "part1": PARTS["part1"]}  # identities of either split
 SETS = ("historical_figures", "pooled_faces", "pricerunner", *STANDINS)

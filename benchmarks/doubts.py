@@ -24,10 +24,11 @@ from datasets import read_set
 from recording import read_rows, record_row
 from run_graph import read_edges, vertex_identities
 
-from engine import api, evaluate, summary
+from engine import api, evaluate
 from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.evidence import weigh_edges
 from engine.clustering.map_equation import map_equation
+from engine.commands import summary
 from engine.learning.doubts import describe_clusters
 from engine.storage.context import read_npy
 from engine.tiles import usable_cores

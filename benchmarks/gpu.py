@@ -21,11 +21,12 @@ from recording import record_row
 from run_graph import stage_table
 from scale import PARTS, run
 
-from engine import api, evaluate, summary
+from engine import api, evaluate
+from engine.commands import summary
 from engine.config import Resources, load_settings
 from engine.executors.local import LocalExecutor
-from engine.progress import make_display
-from engine.runner import Workshop, run_plan
+from engine.runs.progress import make_display
+from engine.runs.runner import Workshop, run_plan
 from engine.storage.formats import read_labels
 from engine.storage.places import Place
 

@@ -28,8 +28,8 @@ from apart import measure_apart, timed
 from recording import write_record
 
 from engine import api
-from engine.plan import CHUNK_ROWS
 from engine.tiles import usable_cores
+from engine.units import CHUNK_ROWS
 
 ROWS, QUICK_ROWS, DIM, BLOCK_ROWS = 10_000_000, 500_000, 256, 81_920
 FORMATS = ("bin", "npy", "zarr", "zarr_compressed")

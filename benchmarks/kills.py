@@ -26,10 +26,10 @@ from commands import Command  # noqa: E402
 from recording import write_record  # noqa: E402
 
 from engine import api  # noqa: E402
-from engine.cli import LabelFile  # noqa: E402
+from engine.cli.app import LabelFile  # noqa: E402
+from engine.commands.standin import DIM  # noqa: E402
 from engine.config import MethodName  # noqa: E402
 from engine.methods import METHODS  # noqa: E402
-from engine.synth import DIM  # noqa: E402
 
 IDENTITIES = 15  # about 1,000 rows
 MAX_KILLS = 4  # of one folder

@@ -24,7 +24,8 @@ from datasets import STANDINS
 from recording import read_rows, write_record
 from run_graph import stage_table
 
-from engine import api, summary
+from engine import api
+from engine.commands import summary
 from engine.graph import knn
 from engine.graph.similarity import listed_similarities
 from engine.storage.arrays import map_array

@@ -32,7 +32,7 @@ from s3_server import BUCKET, S3Server  # noqa: E402
 
 from engine import api  # noqa: E402
 from engine.errors import DataError  # noqa: E402
-from engine.events import read_events  # noqa: E402
+from engine.runs.events import read_events  # noqa: E402
 from engine.storage.remote import CACHE_FOLDER, Storage  # noqa: E402
 
 BRIDGE, HEAD = "asterism0", "10.93.0.1"
@@ -171,7 +171,7 @@ def main() -> int:
         config.write_text(
             "resources: {executor: ray, threads: 1, memory_bytes: 2GB, block_rows: 4096}\nmethod: cosine\n"
         )
-        local = [sys.executable, "-m", "engine.cli", "run", "--features", str(folder / "features.bin"), "--dim", "256",
+        local = [sys.executable, "-m", "engine", "run", "--features", str(folder / "features.bin"), "--dim", "256",
                  "--method", "cosine", "--out", str(folder / "local"), "--quiet"]  # fmt: skip
         subprocess.run(local, check=True)
         expected = api.run_labels(folder / "local")

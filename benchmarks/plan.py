@@ -21,10 +21,11 @@ from run_graph import stage_table
 from scale import run
 
 from engine import api
+from engine.commands.probes import measure_speeds
 from engine.config import Resources, load_settings
-from engine.memory import free_bytes
-from engine.plan import Stage, human_bytes
-from engine.probes import measure_speeds
+from engine.process.memory import free_bytes
+from engine.stages import Stage
+from engine.units import human_bytes
 
 MEASURES = ("bytes", "disk_bytes", "seconds")
 SOON_S = 1.0  # of a stage that takes less the seconds are mostly what any stage takes to begin, and no ratio is printed

@@ -18,14 +18,16 @@ from typing import Any
 from recording import write_record
 
 from engine import api
+from engine.commands.standin import PARTS
 from engine.config import Resources, load_settings
-from engine.events import read_events
-from engine.ingest import Source
-from engine.memory import tree_bytes
-from engine.plan import CHUNK_ROWS, Cost, Stage, make_plan
-from engine.progress import Quiet
-from engine.runner import Workshop, run_plan
-from engine.synth import PARTS
+from engine.process.memory import tree_bytes
+from engine.runs.events import read_events
+from engine.runs.plan import make_plan
+from engine.runs.progress import Quiet
+from engine.runs.runner import Workshop, run_plan
+from engine.stages import Cost, Stage
+from engine.steps.source import Source
+from engine.units import CHUNK_ROWS
 
 TIMED = {"knn": ("probes_", "near_", "join_", "knn"), "score": ("score",)}  # starts of the stages' names
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from engine import summary
-from engine.events import read_events
+from engine.commands import summary
+from engine.runs.events import read_events
 from engine.steps.edges import iterate_edges
 from engine.storage.context import read_npy
 

@@ -27,7 +27,9 @@ from typing import Any
 from recording import RECORDS, read_rows, record_row
 from run_graph import stage_table
 
-from engine import api, evaluate, summary, synth
+from engine import api, evaluate
+from engine.commands import standin as synth
+from engine.commands import summary
 from engine.storage.formats import read_labels
 from engine.storage.manifest import bytes_below, file_checksum, read_run
 
@@ -40,7 +42,7 @@ def run(command: list[str], folder: Path, kill_after: float | None = None) -> tu
     Returns the seconds it took and the most bytes that ``folder`` held.
     """
     started, most = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, "-c", "from engine.cli import main; main()", *command])
+    process = subprocess.Popen([sys.executable, "-c", "from engine.cli.app import main; main()", *command])
     while process.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)

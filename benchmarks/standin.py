@@ -28,12 +28,12 @@ import numpy as np
 from engine.clustering.forest import strongest_forest
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import component_roots
+from engine.commands.standin import PARTS, synthesize
+from engine.commands.summary import hardware, versions
 from engine.evaluation.metrics import Scores, evaluate_labels
 from engine.evaluation.sweep import threshold_sweep
 from engine.graph.adjacency import undirected_edges
 from engine.graph.knn import exact_neighbors, neighbors_of_rows
-from engine.summary import hardware, versions
-from engine.synth import PARTS, synthesize
 from engine.tiles import usable_cores
 
 RECORD = Path(__file__).parent / "records" / "standin.json"
@@ -148,7 +148,7 @@ def part_share(threads: int) -> dict[str, Any]:
 def peak_memory() -> dict[str, Any]:
     """Peak resident memory of drawing ten million rows' identities and then a few blocks, in a process of its own."""
     script = (
-        "import resource; from itertools import islice; from engine.synth import PARTS, synthesize;"
+        "import resource; from itertools import islice; from engine.commands.standin import PARTS, synthesize;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         f"empty = peak(); s = synthesize({PARTS['ten-million']}, 1, 2); drawn = peak();"
         "blocks = [len(y) for _, y in islice(s.blocks(threads=2), 8)]; print(s.num_rows, empty, drawn, peak())"

@@ -15,13 +15,13 @@ from engine.version import __version__
 if TYPE_CHECKING:
     from engine.api import ClusterResult, cluster, evaluate, train
     from engine.clustering.propagation import graph_propagation
-    from engine.comparison import compare
+    from engine.comparison.compare import compare
 
 __all__ = ["ClusterResult", "__version__", "cluster", "compare", "evaluate", "graph_propagation", "train"]
 
 # Loaded on first use, so that workers and `import engine.errors` do not load torch and faiss.
 _HOMES = dict.fromkeys(("ClusterResult", "cluster", "evaluate", "train"), "engine.api")
-_HOMES["compare"] = "engine.comparison"
+_HOMES["compare"] = "engine.comparison.compare"
 _HOMES["graph_propagation"] = "engine.clustering.propagation"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from engine.stopping import stop_cleanly
+from engine.process.stopping import stop_cleanly
 
 
 def main() -> None:
@@ -16,9 +16,9 @@ def main() -> None:
     except OSError:  # libraries end the process without a word
         print("asterism: error: the current folder is gone, or may not be entered; change to another", file=sys.stderr)
         raise SystemExit(2) from None
-    from engine import cli
+    from engine.cli import app
 
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

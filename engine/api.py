@@ -14,25 +14,28 @@ import numpy as np
 import torch
 import xxhash
 
-from engine import summary
-from engine.compute_cluster import ComputeCluster, Projection, described_source, project_run
-from engine.config import MethodName, Resources, Settings, fingerprint, load_resources, load_settings, read_settings
+from engine.commands import summary
+from engine.commands.projection import ComputeCluster, Projection, described_source, project_run
+from engine.commands.standin import DIM, write_standin
+from engine.config import MethodName, Resources, Settings, load_resources, load_settings, read_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
 from engine.executors.base import Executor, cluster_address
 from engine.executors.local import LocalExecutor
-from engine.ingest import Source, describe_source
 from engine.learning.trainable import refuse_untrainable
-from engine.memory import free_bytes
 from engine.methods import METHODS, Model, read_model
 from engine.pipeline import run_stages, store_stages, training_stages
-from engine.plan import Plan, Stage, largest_fitting, make_plan, stage_digests
-from engine.progress import make_display
-from engine.runner import Workshop, check_folder, run_plan
+from engine.process.memory import free_bytes
+from engine.runs.plan import Plan, largest_fitting, make_plan, stage_digests
+from engine.runs.progress import make_display
+from engine.runs.runner import Workshop, check_folder, run_plan
+from engine.sections import fingerprint
+from engine.stages import Stage
 from engine.steps.explain import ROW_COLUMNS, read_clusters
 from engine.steps.ingest import row_column
 from engine.steps.labels import OutsideFile
+from engine.steps.source import Source, describe_source
 from engine.storage import manifest
 from engine.storage.context import read_npy
 from engine.storage.formats import read_labels, write_labels, write_table
@@ -41,7 +44,6 @@ from engine.storage.outputs import out_file, out_folder, write_out
 from engine.storage.paths import check_folder_of_files, explain_reading
 from engine.storage.places import Place, open_place
 from engine.storage.remote import absolute, is_url, local_copy
-from engine.synth import DIM, write_standin
 from engine.tiles import usable_cores
 
 Kind = Literal["run", "store", "training"]

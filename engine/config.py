@@ -6,17 +6,18 @@ every fingerprint.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
 from engine.errors import ConfigError
 from engine.presets import PRESETS
-from engine.yaml_files import SHOWN, parse_yaml, read_yaml
+from engine.sections import MAX_INTEGER, Cosine, Section, Share, TwoOrMore, Width
+from engine.storage.yaml_files import SHOWN, parse_yaml, read_yaml
+from engine.units import parse_bytes
 
 MethodName = Literal[
     "auto", "star_fc", "star_fc_hierarchical", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn",
@@ -26,44 +27,7 @@ MethodName = Literal[
 ]  # fmt: skip
 
 
-def _holds_switch(value: Any) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return isinstance(value, bool) or any(_holds_switch(each) for each in inner)
-
-
-MAX_INTEGER = 2**63 - 1
 PartitionName = Literal["components", "propagation", "density_peaks", "map_equation"]
-TwoOrMore = Annotated[int, Field(ge=2, le=MAX_INTEGER)]
-Width = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Cosine = Annotated[float, Field(ge=-1, le=1)]
-
-
-class Section(BaseModel):
-    """Base of every settings section: immutable; unknown fields, NaN, infinity and more than 64 bits are refused.
-
-    No setting is true or false: either would pass for 1 or 0 where a number is meant.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switches(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(kind, type) and issubclass(kind, Section):  # whose own fields are named
-            if not isinstance(value, dict | Section):
-                raise ValueError("expected settings by their names")
-        elif _holds_switch(value):
-            raise ValueError("no setting is true or false")
-        return value
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _in_64_bits(cls, value: Any) -> Any:
-        if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
-            raise ValueError(f"expected at most {MAX_INTEGER}")
-        return value
 
 
 class IngestConfig(Section):
@@ -420,24 +384,6 @@ class Resources(Section):
         return parse_bytes(value, "memory_bytes") if isinstance(value, str) else value
 
 
-_BYTE_UNITS = {
-    "": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40,
-}  # fmt: skip
-
-
-def parse_bytes(text: str, option: str = "--memory") -> int:
-    """Read ``8GB``, ``500 MiB`` or a plain number of bytes."""
-    cleaned = text.strip().upper().removesuffix("B")
-    number = cleaned.rstrip("KMGTI ")
-    try:
-        count = int(float(number) * _BYTE_UNITS[cleaned[len(number) :].strip()])
-    except (KeyError, ValueError, OverflowError):
-        count = 0
-    if count <= 0:
-        raise ConfigError(f"{option} {text or repr(text)}: expected a size such as 8GB or 500MiB")
-    return count
-
-
 def load_settings(
     config: str | Path | None = None, overrides: list[str] | dict[str, Any] | None = None, **top: Any
 ) -> Settings:
@@ -484,20 +430,6 @@ def load_resources(config: str | Path | None = None, **given: Any) -> Resources:
 def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:
     """Read ``["knn.k=40", ...]`` into names and values, which are YAML; the last of a name counts."""
     return dict(_split_override(text) for text in overrides or [])
-
-
-def fingerprint(value: Any) -> str:
-    """Hash any JSON-like value, or settings section, to 32 hex digits, the same in every process."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    raise TypeError(f"cannot fingerprint {type(value).__name__}")
 
 
 def _read_config(config: str | Path | None, named_by: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -21,13 +21,12 @@ from typing import Any
 
 from engine.config import Settings
 from engine.errors import ConfigError, DataError
-from engine.ingest import Source
 from engine.methods import METHODS, Graph, Model
 from engine.methods.fitting import from_model
 from engine.partitions import OWN, PARTITIONS, Clustered, Work
 from engine.partitions.curve import Curve
-from engine.plan import Stage
 from engine.runs.step import in_order
+from engine.stages import Stage
 from engine.steps import passes
 from engine.steps.analysis import Analysis
 from engine.steps.edges import Scores
@@ -47,6 +46,7 @@ from engine.steps.knn import (
 )
 from engine.steps.labels import Labels, OutsideFile
 from engine.steps.metric import LearnedMetric, Project
+from engine.steps.source import Source
 from engine.storage.formats import open_knn_graph
 from engine.storage.remote import local_copy
 

@@ -9,7 +9,7 @@ are those of ``jobs/submission.py``.
 
 from __future__ import annotations
 
-from engine.stopping import stop_cleanly
+from engine.process.stopping import stop_cleanly
 
 if __name__ == "__main__":
     stop_cleanly()  # before what takes seconds to load
@@ -20,7 +20,7 @@ import numpy as np
 from submission import add_source, announce, given_settings, make_parser, print_effort, run_job
 
 from engine import cluster, evaluate
-from engine.terminal import shown
+from engine.process.terminal import shown
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ Writes two runs, each with an HTML report, and prints how the clusters compare w
 
 from __future__ import annotations
 
-from engine.stopping import stop_cleanly
+from engine.process.stopping import stop_cleanly
 
 if __name__ == "__main__":
     stop_cleanly()  # before what takes seconds to load
@@ -22,10 +22,11 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 from submission import run_job
 
-from engine import api, summary
-from engine.evaluation.images import digit_png
+from engine import api
+from engine.commands import summary
+from engine.process.terminal import PlainConsole
+from engine.report.images import digit_png
 from engine.storage.outputs import out_folder
-from engine.terminal import PlainConsole
 
 COLUMNS = {
     "pairwise_f": "pairwise F", "pairwise_precision": "precision", "pairwise_recall": "recall",

@@ -9,7 +9,7 @@ A part's vectors are made on the host that runs this script, in bounded memory, 
 
 from __future__ import annotations
 
-from engine.stopping import stop_cleanly
+from engine.process.stopping import stop_cleanly
 
 if __name__ == "__main__":
     stop_cleanly()  # before what takes seconds to load
@@ -20,14 +20,14 @@ from pathlib import Path
 from submission import announce, given_settings, make_parser, print_effort, run_job
 
 from engine import api, cluster, evaluate
-from engine.effort import run_effort
+from engine.commands.standin import PARTS
 from engine.errors import ConfigError
-from engine.events import read_events
+from engine.process.terminal import shown
+from engine.runs.effort import run_effort
+from engine.runs.events import read_events
 from engine.storage.formats import read_labels
 from engine.storage.outputs import out_folder
 from engine.storage.remote import is_url
-from engine.synth import PARTS
-from engine.terminal import shown
 
 HEADER = ("part", "rows", "seconds", "memory GB", "pairwise F", "BCubed F", "hosts", "retries", "lost s")
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from engine.api import open_run
 from engine.config import load_resources, parse_overrides
-from engine.effort import run_effort
 from engine.errors import DiskBudgetExceeded, EngineError, RunBusy, StorageFailed, TaskFailed
-from engine.masking import masked
-from engine.terminal import let_every_name_be_printed, shown, shown_lines
+from engine.process.masking import masked
+from engine.process.terminal import let_every_name_be_printed, shown, shown_lines
+from engine.runs.effort import run_effort
 
 AGAIN = "submit it again with the same --out: what was committed is kept"
 DONE, FAILED, REFUSED = 0, 1, 2

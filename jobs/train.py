@@ -8,7 +8,7 @@ The folder that it writes is what ``jobs/cluster.py --model`` takes. Exit codes 
 
 from __future__ import annotations
 
-from engine.stopping import stop_cleanly
+from engine.process.stopping import stop_cleanly
 
 if __name__ == "__main__":
     stop_cleanly()  # before what takes seconds to load
@@ -20,7 +20,7 @@ from submission import add_source, announce, given_settings, make_parser, print_
 
 from engine import train
 from engine.api import open_run
-from engine.terminal import shown
+from engine.process.terminal import shown
 
 
 def main() -> int:

@@ -10,11 +10,11 @@ import numpy as np
 from engine import api
 from engine.config import Settings, load_settings
 from engine.errors import ConfigError
-from engine.ingest import Source, describe_source
 from engine.methods import METHODS, Model
 from engine.pipeline import run_stages, store_stages, training_stages
-from engine.plan import Stage
+from engine.stages import Stage
 from engine.steps.labels import OutsideFile
+from engine.steps.source import Source, describe_source
 
 DIM, K = 16, 20
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")

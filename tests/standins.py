@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.synth import synthesize
+from engine.commands.standin import synthesize
 
 
 def standin(identities: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

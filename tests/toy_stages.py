@@ -15,15 +15,17 @@ import numpy as np
 from engine.errors import DataError
 from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
-from engine.ingest import Source
 from engine.partitions.components import Components, ForestRange
-from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan
-from engine.progress import Quiet
-from engine.runner import Workshop, run_plan
+from engine.runs.plan import Plan, make_plan
+from engine.runs.progress import Quiet
+from engine.runs.runner import Workshop, run_plan
 from engine.runs.step import Task, where
+from engine.stages import Cost, Stage
+from engine.steps.source import Source
 from engine.storage.companions import Companions, exchange, resolve
 from engine.storage.context import TaskCall, TaskContext
 from engine.storage.places import Place
+from engine.units import CHUNK_ROWS
 
 Facts = dict[str, Any]
 

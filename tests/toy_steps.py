@@ -8,12 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from engine.config import Settings, fingerprint
+from engine.config import Settings
 from engine.methods import Graph, Model
 from engine.methods.cosine import CosineScores
 from engine.pipeline import clustered
-from engine.plan import Stage
 from engine.runs.step import RUN_STEP, Step, in_order, run_step
+from engine.sections import fingerprint
+from engine.stages import Stage
 from engine.steps.edges import Scores
 from engine.steps.ingest import StoredRows
 from engine.steps.knn import ExactNeighbors

@@ -17,7 +17,7 @@ import torch
 from engine.graph.cells import Cells, Finder, groups_to_search
 from engine.graph.largest import BIN_WIDTH
 from engine.graph.similarity import listed_similarities, sort_neighbors
-from engine.storage.formats import NO_NEIGHBOR
+from engine.units import NO_NEIGHBOR
 
 Array = np.ndarray[Any, Any]
 

@@ -15,8 +15,8 @@ import faiss
 import numba
 import numpy as np
 
-from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY
 from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
+from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 EXACT_TILE_ROWS = 1024
 SAMPLE_TILE_ROWS = 256  # a sample is small: cut so that threads share it

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from engine.graph.intrinsics import REACHED, reaching
-from engine.storage.formats import NO_NEIGHBOR
+from engine.units import NO_NEIGHBOR
 
 BIN_WIDTH = 32
 BINS = (1 << 16) // BIN_WIDTH

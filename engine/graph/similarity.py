@@ -15,8 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.graph.intrinsics import widen
-from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY
 from engine.tiles import map_tiles, tile_bounds
+from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 Array = np.ndarray[Any, Any]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import GcnVConfig, TrainConfig, fingerprint
+from engine.config import GcnVConfig, TrainConfig
 from engine.errors import DataError
 from engine.graph.features import fill_cosines
 from engine.graph.sampling import balance_rows, draw_places
@@ -23,6 +23,7 @@ from engine.learning.layers import GraphConvolution, drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.scoring import EMBED_ROWS, padded_tile
 from engine.learning.training import hold_out
+from engine.sections import fingerprint
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import TrainConfig, fingerprint
+from engine.config import TrainConfig
 from engine.errors import DataError
 from engine.graph.adjacency import rank_listed
 from engine.graph.features import fill_cosines
@@ -23,6 +23,7 @@ from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.scoring import padded_tile
 from engine.learning.training import area_under_curve
+from engine.sections import fingerprint
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import TrainConfig, fingerprint
+from engine.config import TrainConfig
 from engine.errors import DataError
 from engine.graph.pivots import PivotBatch, mean_rows
 from engine.graph.sampling import balance_rows, draw_places
 from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.training import area_under_curve, hold_out
+from engine.sections import fingerprint
 from engine.tiles import single_threaded_kernels
 
 Array = np.ndarray[Any, Any]

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import GcnDConfig, TrainConfig, fingerprint
+from engine.config import GcnDConfig, TrainConfig
 from engine.errors import DataError
 from engine.graph.pivots import join_members
 from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.pivots import MeanNeighbors
 from engine.learning.super_vertices import Proposals
+from engine.sections import fingerprint
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.config import ModelConfig, SamplingConfig, TrainConfig, fingerprint
+from engine.config import ModelConfig, SamplingConfig, TrainConfig
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList
 from engine.graph.sampling import EdgeSampler, subgraph_edges
 from engine.learning.layers import InteractionHead, StarFC, build_model
 from engine.learning.loop import Checkpoint, Evaluation, LossOfStep, TrainingLoop
 from engine.learning.minibatches import GraphData, Minibatch, MinibatchSource, compute_logits
+from engine.sections import fingerprint
 from engine.tiles import single_threaded_kernels
 
 Array = np.ndarray[Any, Any]

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from engine.config import MethodName, PartitionName, Settings, fingerprint
+from engine.config import MethodName, PartitionName, Settings
 from engine.errors import ConfigError, DataError, EngineError, ManifestMismatch
 from engine.learning.tensors import check_weights
 from engine.partitions import OWN, Clustered
 from engine.partitions.select import Select, Selection
 from engine.runs.step import Facts, Step
+from engine.sections import fingerprint
 from engine.steps.aggregate import Aggregate
 from engine.steps.edges import Scores
 from engine.steps.ingest import Rows, Vectors

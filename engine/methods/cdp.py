@@ -26,13 +26,14 @@ from engine.learning.mediator import Member, build_mediator, count_votes, mediat
 from engine.learning.training import hold_out
 from engine.methods.base import Graph, Method, Model, Scoring, Training, select, which_edges
 from engine.methods.fitting import FitNothing, Weighted, checkpoint, from_model, report_steps, write_weights
-from engine.plan import CHUNK_ROWS, Cost
 from engine.runs.step import F, Facts, Step, Task
+from engine.stages import Cost
 from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn, Order, vertex_rows
 from engine.steps.labels import Labelled, OutsideFile
 from engine.storage.context import hold
+from engine.units import CHUNK_ROWS
 
 VERSION = 1  # of every step here
 MOST_MEMBERS = 1_000

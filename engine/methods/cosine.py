@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from engine.config import Settings
 from engine.methods.base import Graph, Method, Model, Scoring, which_edges
-from engine.plan import Cost
 from engine.runs.step import Task
+from engine.stages import Cost
 from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
 
 

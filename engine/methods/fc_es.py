@@ -35,8 +35,8 @@ from engine.methods.structural import Structural, fit_and_score
 from engine.methods.structural_tasks import StructuralScores
 from engine.partitions.base import Edges
 from engine.partitions.select import Selection, select_operating_points
-from engine.plan import Cost
 from engine.runs.step import Facts, RowStep, Task
+from engine.stages import Cost
 from engine.steps.edges import EDGE_BYTES, SCORED, STORED_BYTES, EdgeFacts, Scores, iterate_edges, read_edges
 from engine.steps.knn import Knn, Order
 from engine.steps.labels import Labelled, OutsideFile

@@ -15,8 +15,8 @@ from engine.errors import DataError
 from engine.learning.loop import CheckpointFile
 from engine.learning.tensors import load_network, read_tensors
 from engine.methods.base import Model
-from engine.plan import Cost
 from engine.runs.step import F, Facts, Step, Task, where
+from engine.stages import Cost
 from engine.steps.knn import Knn
 from engine.storage.context import hold
 from engine.storage.places import Place

@@ -43,8 +43,8 @@ from engine.methods.cosine import Cosine
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
 from engine.partitions import OWN, Clustered
 from engine.partitions.select import SelectOwn
-from engine.plan import Cost
 from engine.runs.step import F, Facts, Step, Task
+from engine.stages import Cost
 from engine.steps.edges import Scores, iterate_edges
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn, Order, search_cost

@@ -47,8 +47,8 @@ from engine.methods.gcn_v import (
     link_edges,
 )
 from engine.partitions.select import Selection
-from engine.plan import Cost
 from engine.runs.step import Facts, Task
+from engine.stages import Cost
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn, Order
 from engine.steps.labels import Labelled, OutsideFile

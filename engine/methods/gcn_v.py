@@ -36,8 +36,8 @@ from engine.learning.training import hold_out
 from engine.methods.base import Graph, Method, Model, Scoring, Training, aggregate, which_edges
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
 from engine.partitions.select import Selection
-from engine.plan import Cost
 from engine.runs.step import Facts, RowStep, Task
+from engine.stages import Cost
 from engine.steps.aggregate import Aggregate
 from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
 from engine.steps.ingest import Vectors

@@ -30,8 +30,8 @@ from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning.pivots import PivotData, build_network, count_products, score_pivots, train_pivots
 from engine.methods.base import Graph, Method, Model, Scoring, Training, select, which_edges
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
-from engine.plan import Cost
 from engine.runs.step import F, Facts, RowStep, Step, Task
+from engine.stages import Cost
 from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn, Order

@@ -30,8 +30,8 @@ from engine.learning.scoring import EMBED_ROWS, embed_block, score_edges
 from engine.learning.training import train
 from engine.methods.base import Graph, Method, Model, Scoring, Training, aggregate, select, which_edges
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
-from engine.plan import Cost
 from engine.runs.step import F, Facts, RowStep, Step, Task, companion_task, where
+from engine.stages import Cost
 from engine.steps.aggregate import Aggregate
 from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
 from engine.steps.ingest import Vectors

@@ -20,8 +20,8 @@ from engine.learning.training import hold_out
 from engine.learning.trees import Trees
 from engine.methods.fitting import FITTED_WEIGHTS, Weighted
 from engine.partitions import Clustered
-from engine.plan import CHUNK_ROWS, Cost
 from engine.runs.step import F, Facts, RowStep, Step, Task
+from engine.stages import Cost
 from engine.steps.edges import EdgeFacts, Scores
 from engine.steps.first import first_identities
 from engine.steps.ingest import Rows, Vectors
@@ -29,6 +29,7 @@ from engine.steps.knn import Knn, Order, vertex_rows
 from engine.steps.labels import Labelled
 from engine.steps.metric import LearnedMetric, learned
 from engine.storage.context import hold
+from engine.units import CHUNK_ROWS
 
 VERSION = 10  # of every step here
 LEAST_EXPLAINED = 0.25  # of the entropy of clusters held out, for what was learned of the others to be used

@@ -33,11 +33,12 @@ from engine.partitions.base import (
     Trial,
     Work,
 )
-from engine.plan import CHUNK_ROWS, Cost
 from engine.runs.step import Facts, RowStep, Task, where
+from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges, read_edges
 from engine.storage.context import CompanionTask, TaskCall, committed_records, folder_digest
 from engine.storage.tables import read_columns
+from engine.units import CHUNK_ROWS
 
 VERSION = 4  # of every step here
 FAN_IN = 8

@@ -14,8 +14,8 @@ from engine.evaluation.metrics import f_from_counts, pair_counts
 from engine.evaluation.sweep import SweepRow
 from engine.partitions import PARTITIONS
 from engine.partitions.base import Array, Clustered, Edges
-from engine.plan import Cost
 from engine.runs.step import Facts, Task
+from engine.stages import Cost
 from engine.steps.edges import SCORED, Scores, iterate_edges
 from engine.steps.knn import Order, by_vertex
 from engine.steps.labels import Labelled

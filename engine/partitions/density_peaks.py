@@ -8,8 +8,8 @@ from engine.clustering.density_peaks import DensityPeaks, density_peaks
 from engine.config import PartitionName
 from engine.learning.selection import scan_scores
 from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
-from engine.plan import Cost
 from engine.runs.step import Facts, Task
+from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges
 
 _SMALL = 4 << 20

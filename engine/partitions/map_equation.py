@@ -13,8 +13,8 @@ from engine.config import PartitionName
 from engine.errors import ConfigError
 from engine.learning.selection import scan_scores
 from engine.partitions.base import Array, Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
-from engine.plan import Cost
 from engine.runs.step import Facts, Task, where
+from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges
 
 _KEPT = 0.75  # edges of the map equation for each listed neighbour: as many lists hold both ends, 0.4 to 0.7 at part1

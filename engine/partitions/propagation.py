@@ -11,8 +11,8 @@ from engine.clustering.propagation import propagate
 from engine.config import PartitionName
 from engine.learning.selection import best_of, search_scores
 from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
-from engine.plan import Cost
 from engine.runs.step import Facts, Task
+from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges
 
 SIZE_QUANTILES = (0.5, 0.75, 0.9, 0.99, 1.0)

@@ -14,8 +14,8 @@ from engine.learning.selection import VERSION, held_out_measure, mean_f
 from engine.learning.training import hold_out
 from engine.partitions import OWN, PARTITIONS
 from engine.partitions.base import Array, Edges, Trial
-from engine.plan import Cost
 from engine.runs.step import Facts, Step, Task
+from engine.stages import Cost
 from engine.steps.edges import SCORED, Scores, iterate_edges
 from engine.steps.knn import Order
 from engine.steps.labels import Labelled

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 from pydantic import BaseModel
 
-from engine.plan import CHUNK_ROWS, Cost, Stage
+from engine.stages import Cost, Stage
 from engine.storage.context import CompanionTask, TaskCall, TaskContext, read_npy, stage_facts
+from engine.units import CHUNK_ROWS
 
 F = TypeVar("F")
 S = TypeVar("S", bound="Step[Any]")

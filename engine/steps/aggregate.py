@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from engine.graph.adjacency import aggregate, symmetric_rows
-from engine.plan import Cost
 from engine.runs.step import RowStep, Task
+from engine.stages import Cost
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn
 

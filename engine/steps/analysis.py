@@ -17,8 +17,8 @@ from engine.evaluation.galleries import ClusterPicks, cluster_size_histogram, pi
 from engine.evaluation.histogram import EdgeHistogram
 from engine.evaluation.metrics import evaluate_labels
 from engine.evaluation.sweep import ThresholdSweep
-from engine.plan import Cost
 from engine.runs.step import Facts, Step, Task
+from engine.stages import Cost
 from engine.steps.edges import Scores, iterate_edges
 from engine.steps.explain import Explain, read_clusters
 from engine.steps.ingest import Rows, row_column

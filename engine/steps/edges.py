@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from engine.graph.adjacency import undirected_edges
-from engine.plan import CHUNK_ROWS
 from engine.runs.step import RowStep, Task
 from engine.steps.knn import Knn
 from engine.storage.context import committed_records, folder_digest
 from engine.storage.tables import read_columns
 from engine.tiles import tile_bounds
+from engine.units import CHUNK_ROWS
 
 # For projections, per listed neighbour: an edge has 16 bytes, held twice while parts are joined, and at most three
 # quarters of the listings are edges of their own (part1: two thirds).

@@ -14,8 +14,8 @@ import numpy as np
 
 from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
 from engine.evaluation.explain import ClusterTable, Explainer, RowTable, ScoredEdges, as_columns
-from engine.plan import Cost
 from engine.runs.step import Facts, Step, Task
+from engine.stages import Cost
 from engine.steps.edges import SCORED, Scores, iterate_edges
 from engine.steps.knn import Order, vertex_rows
 from engine.steps.labels import Labels

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from engine.errors import DataError
-from engine.ingest import normalise, refuse_changed, refuse_zeros, source_files
-from engine.plan import CHUNK_ROWS, Cost
 from engine.runs.step import F, Outside, RowStep, Task, where
+from engine.stages import Cost
+from engine.steps.source import normalise, refuse_changed, refuse_zeros, source_files
 from engine.storage.arrays import write_rows
 from engine.storage.context import hold, stage_facts, table_parts
 from engine.storage.formats import open_source
 from engine.storage.manifest import OutputFile
 from engine.storage.tables import read_joined
 from engine.tiles import stream_tiles, tile_bounds, usable_cores
+from engine.units import CHUNK_ROWS
 
 _KEPT_BYTES = 128 << 20  # what a reader of a chunked or compressed format keeps
 _PLAIN = (".bin", ".npy", ".fbin", ".fvecs")  # formats whose readers keep nothing

@@ -16,12 +16,13 @@ from engine.errors import DataError
 from engine.graph import cuda, knn
 from engine.graph.cells import sort_by_cell
 from engine.graph.similarity import listed_similarities
-from engine.ingest import files_at, refuse_changed
-from engine.plan import Cost
 from engine.runs.step import RowStep, Step, Task, where
+from engine.stages import Cost
 from engine.steps.ingest import Rows, Vectors, usable_rows
+from engine.steps.source import files_at, refuse_changed
 from engine.storage.context import hold
-from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY, normalise_knn_block, open_knn_graph
+from engine.storage.formats import normalise_knn_block, open_knn_graph
+from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 VERSION = 3  # of every step here
 RECALL_FLOOR = 0.5

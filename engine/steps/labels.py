@@ -10,11 +10,11 @@ import numpy as np
 
 from engine.clustering.labels import dense_labels, expand_labels
 from engine.errors import DataError
-from engine.ingest import files_at, version_of
-from engine.plan import Cost
 from engine.runs.step import F, Step, Task, where
+from engine.stages import Cost
 from engine.steps.ingest import Rows, zero_rows
 from engine.steps.knn import Order, by_vertex, vertex_rows
+from engine.steps.source import files_at, version_of
 from engine.storage.formats import read_labels
 from engine.storage.manifest import file_checksum
 from engine.storage.remote import absolute, local_copy

@@ -17,14 +17,15 @@ from safetensors.numpy import save
 from engine.learning import metric
 from engine.learning.tensors import read_arrays
 from engine.learning.training import hold_out
-from engine.plan import CHUNK_ROWS, Cost
 from engine.runs.step import Facts, Step, Task, where
+from engine.stages import Cost
 from engine.steps.first import first_identities_by_row
 from engine.steps.ingest import Rows, Vectors, zero_rows
 from engine.steps.knn import Order
 from engine.steps.labels import Labelled
 from engine.storage.context import hold
 from engine.tiles import tile_bounds
+from engine.units import CHUNK_ROWS
 
 VERSION = 2  # of every step here
 WEIGHTS = "metric.safetensors"

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.graph import cuda, knn, partitions
+from engine.graph import cuda, knn
+from engine.graph import probing as partitions
 from engine.graph.cells import (
     ASSIGN_ROWS,
     LEADER_ROWS,
@@ -29,8 +30,8 @@ from engine.graph.cells import (
 from engine.graph.cells import train_cells as train_centroids
 from engine.graph.codes import PANEL, code_width, encode
 from engine.graph.similarity import listed_similarities, sort_neighbors
-from engine.plan import CHUNK_ROWS, Cost
 from engine.runs.step import RowStep, Step, Task
+from engine.stages import Cost
 from engine.steps.ingest import Vectors
 from engine.steps.knn import (
     RECALL_FLOOR,
@@ -44,7 +45,7 @@ from engine.steps.knn import (
     write_order,
 )
 from engine.storage.context import hold
-from engine.storage.formats import NO_NEIGHBOR
+from engine.units import CHUNK_ROWS, NO_NEIGHBOR
 
 VERSION = 4  # of every step here
 TRAIN_ITERATIONS = 3

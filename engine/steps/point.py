@@ -7,8 +7,8 @@ from typing import Any
 
 from engine.clustering.chance import chance_similarity
 from engine.clustering.operating_point import TILE_ROWS, choose_operating_point, choose_scored_point
-from engine.plan import Cost
 from engine.runs.step import Step, Task
+from engine.stages import Cost
 from engine.steps.edges import Scores, iterate_edges
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn

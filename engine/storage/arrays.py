@@ -20,10 +20,10 @@ from numpy.typing import DTypeLike
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import DataError
-from engine.plan import CHUNK_ROWS
 from engine.storage.manifest import OutputFile, bytes_checksum, write_atomic
 from engine.storage.owned import RESUME, Kind, Rows, read_owned
 from engine.storage.paths import os_reason
+from engine.units import CHUNK_ROWS
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p

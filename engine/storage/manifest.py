@@ -22,8 +22,8 @@ import psutil
 import xxhash
 from pydantic import Field
 
-from engine import stopping
 from engine.errors import DataError, DiskBudgetExceeded
+from engine.process import stopping
 from engine.storage.owned import RESUME, RUN, STAGE, Count, Digest, Kind, Rows, Text, read_owned, seal
 from engine.storage.paths import below, explain_reading, os_reason
 

@@ -16,7 +16,7 @@ import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import DataError, ManifestMismatch
-from engine.plan import Stage
+from engine.stages import Stage
 from engine.storage.paths import check_file, explain_reading
 
 MAX_JSON_BYTES = 256 << 20  # a record names every chunk and every zero vector of its task
@@ -124,7 +124,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class SourceFile(Sealed):
-    """What a run's manifest says of its source; see ``engine.ingest.Source``."""
+    """What a run's manifest says of its source; see ``engine.steps.source.Source``."""
 
     path: Text
     spec: dict[str, Any]

@@ -27,7 +27,7 @@ import fsspec
 from fsspec.callbacks import Callback
 
 from engine.errors import ConfigError, DataError, DependencyMissing, DiskBudgetExceeded, EngineError, StorageFailed
-from engine.masking import MASK, holds_secret
+from engine.process.masking import MASK, holds_secret
 from engine.storage.manifest import bytes_below, bytes_checksum, explain_os_errors
 from engine.storage.owned import MAX_JSON_BYTES
 from engine.storage.paths import below, check_name, check_out_folder, os_reason

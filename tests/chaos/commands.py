@@ -24,8 +24,8 @@ from pathlib import Path
 import psutil
 from killing import CONTEXT
 
-from engine.scratch import is_consumed
-from engine.stopping import LINE, SIGNALS, stop_cleanly
+from engine.process.stopping import LINE, SIGNALS, stop_cleanly
+from engine.runs.scratch import is_consumed
 from engine.storage import manifest
 from engine.storage.context import folder_digest
 
@@ -242,7 +242,7 @@ class _True(subprocess.Popen[bytes]):
 
 def _run_here(words: list[str], log: str) -> None:
     """Body of a forked process: the command line, to the same end as in a process of its own."""
-    from engine import cli
+    from engine.cli.app import app as cli
 
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

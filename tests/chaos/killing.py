@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 
 from engine import api
-from engine.events import read_events
-from engine.scratch import is_consumed
+from engine.runs.events import read_events
+from engine.runs.scratch import is_consumed
 
 # Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["engine.cli", "engine.summary"])
+CONTEXT.set_forkserver_preload(["engine.cli.app", "engine.commands.summary"])
 
 # Many small tasks, both ways to partition prepared: every kind of stage takes part.
 ARGUMENTS: dict[str, Any] = {

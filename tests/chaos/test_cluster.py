@@ -16,10 +16,10 @@ import pytest
 import yaml
 from toy_stages import make_calls
 
-from engine.effort import run_effort
-from engine.events import read_events
-from engine.plan import CHUNK_ROWS
-from engine.summary import run_status
+from engine.commands.summary import run_status
+from engine.runs.effort import run_effort
+from engine.runs.events import read_events
+from engine.units import CHUNK_ROWS
 
 JOB = Path(__file__).parents[2] / "jobs" / "cluster.py"
 HOSTS = 3

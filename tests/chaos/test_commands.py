@@ -10,7 +10,7 @@ import pytest
 from commands import Command
 
 from engine import api
-from engine.synth import DIM
+from engine.commands.standin import DIM
 
 SHARED = ("--threads", "1", "--quiet")
 GRAPH = ("--set", "knn.k=10", "--set", "knn.recall_samples=0")

@@ -12,8 +12,8 @@ import pytest
 from toy_stages import CrashingExecutor, make_toy_plan, run_toy
 
 from engine.errors import DiskBudgetExceeded
-from engine.events import read_events
-from engine.plan import CHUNK_ROWS
+from engine.runs.events import read_events
+from engine.units import CHUNK_ROWS
 
 NUM_ROWS = 40 * CHUNK_ROWS
 PLAN = make_toy_plan(NUM_ROWS, block_rows=CHUNK_ROWS)

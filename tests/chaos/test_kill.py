@@ -59,7 +59,7 @@ def test_killed_between_passes_it_makes_as_many_as_undisturbed(blobs_path: Path,
 
 def test_the_command_line_resumes_what_was_killed(undisturbed: Path, blobs_path: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    run = [sys.executable, "-m", "engine.cli", "run", "--features", str(blobs_path), "--out", str(root)]
+    run = [sys.executable, "-m", "engine", "run", "--features", str(blobs_path), "--out", str(root)]
     settings = [
         "knn.k=20", "knn.mode=ivf", "knn.num_probes=8", "knn.recall_samples=50", "partition.method=components",
         "partition.min_score=0.5", "partition.min_intimacy=0.3",
@@ -73,7 +73,7 @@ def test_the_command_line_resumes_what_was_killed(undisturbed: Path, blobs_path:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not list(root.glob("labels-*/records/*.json"))
-    resume = [sys.executable, "-m", "engine.cli", "resume", str(root)]
+    resume = [sys.executable, "-m", "engine", "resume", str(root)]
     resumed = subprocess.run(resume, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     assert killing.labels_bytes(root) == killing.labels_bytes(undisturbed)

@@ -18,7 +18,7 @@ from conftest import make_blobs
 
 from engine import api
 from engine.errors import DataError, DiskBudgetExceeded, RunBusy, StorageFailed
-from engine.events import read_events
+from engine.runs.events import read_events
 from engine.storage import lease, places, remote
 from engine.storage.remote import Storage
 
@@ -76,7 +76,7 @@ def commits(out: str) -> Counter[tuple[str, int]]:
 def test_killed_on_one_host_it_is_resumed_on_another(
     out: str, server: S3Server, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [sys.executable, "-m", "engine.cli", "run", "--features", f"{out}/rows.npy", "--out", f"{out}/run",
+    command = [sys.executable, "-m", "engine", "run", "--features", f"{out}/rows.npy", "--out", f"{out}/run",
                "--method", "cosine", "--block-rows", "4096", "--quiet"]  # fmt: skip
     for name, value in SETTINGS.items():
         command += ["--set", f"{name}={value}"]

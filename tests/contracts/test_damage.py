@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_blobs
 
-from engine import api, summary
-from engine.comparison import compare
+from engine import api
+from engine.commands import summary
+from engine.comparison.compare import compare
 from engine.config import load_settings
 from engine.errors import EngineError
-from engine.runner import check_stores
+from engine.runs.runner import check_stores
 from engine.storage.context import release_held
 from engine.storage.owned import tree_checksum
 from engine.storage.places import open_place
@@ -220,7 +221,7 @@ def resume(root: Path) -> None:
 
 
 def test_a_damaged_run_is_mended_by_a_resume(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.memory.tree_bytes", lambda *_: 0)  # takes most of the time of so small a run
+    monkeypatch.setattr("engine.process.memory.tree_bytes", lambda *_: 0)  # takes most of the time of so small a run
     rows, report = exported(kept.run, tmp_path), reported(kept.run)
     mended = 0
     for number, name in enumerate(files(kept.run)):
@@ -372,7 +373,7 @@ def test_a_damaged_comparison_is_measured_again(kept: Kept, tmp_path: Path, monk
     def execute_here(kind: Any, root: Path, request: api.Request, resources: Any, *, progress: bool) -> None:
         api.execute(api.prepare(kind, root, request, resources), progress=progress)
 
-    monkeypatch.setattr("engine.comparison.execute_apart", execute_here)  # a process takes seconds to begin
+    monkeypatch.setattr("engine.comparison.compare.execute_apart", execute_here)  # a process takes seconds to begin
     given = {
         "features": kept.root / "x.parquet",
         "labels": kept.root / "y.npy",

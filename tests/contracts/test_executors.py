@@ -20,9 +20,9 @@ from toy_stages import make_calls
 from engine.errors import DataError, TaskFailed
 from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
-from engine.plan import CHUNK_ROWS
 from engine.storage.arrays import map_array
 from engine.storage.manifest import read_records
+from engine.units import CHUNK_ROWS
 
 NUM_ROWS = 4 * CHUNK_ROWS + 100
 STARTS = list(range(0, NUM_ROWS, CHUNK_ROWS))

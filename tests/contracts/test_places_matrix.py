@@ -26,9 +26,10 @@ import pytest
 import torch
 import typer
 
-from engine import api, cli
+from engine import api
+from engine.cli.app import app as cli
+from engine.process.terminal import shown
 from engine.storage.remote import CACHE_FOLDER
-from engine.terminal import shown
 
 # What an argument names. ``source`` may be a file or a folder, and so may a KNN graph.
 PLACES = {
@@ -281,7 +282,7 @@ def test_names_of_any_kind_work_and_are_printed_right(
 
 DRIVER = """
 import contextlib, io, json, sys
-from engine import cli
+from engine.cli.app import app as cli
 cli.measure_speeds = lambda *_: {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0}
 found = []
 for said in json.load(sys.stdin):

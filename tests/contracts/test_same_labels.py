@@ -12,8 +12,8 @@ from engine import api
 from engine.config import Resources, load_settings
 from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
-from engine.progress import Quiet
-from engine.runner import Workshop, run_plan
+from engine.runs.progress import Quiet
+from engine.runs.runner import Workshop, run_plan
 from engine.storage.places import Place
 
 # All ways of searching (in passes, as many as the target asks for: two), all ways of partitioning, a learned method.

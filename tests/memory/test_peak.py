@@ -14,9 +14,9 @@ import psutil
 import pytest
 from conftest import make_blobs
 
-from engine.events import read_events
-from engine.memory import tree_bytes
-from engine.plan import BASELINE_BYTES
+from engine.process.memory import tree_bytes
+from engine.runs.events import read_events
+from engine.stages import BASELINE_BYTES
 
 BODY = """
 import json, sys

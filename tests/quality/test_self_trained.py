@@ -9,7 +9,8 @@ import pytest
 from standins import standin
 from toy_graphs import unit
 
-from engine import cluster, evaluate, summary
+from engine import cluster, evaluate
+from engine.commands import summary
 from engine.learning.doubts import estimate_doubts
 from engine.storage.context import read_npy, stage_facts
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from standins import standin
 
-from engine import cluster, evaluate, summary, train
+from engine import cluster, evaluate, train
+from engine.commands import summary
 from engine.errors import ConfigError, DataError, ManifestMismatch
 from engine.storage import manifest
 from engine.storage.context import stage_facts

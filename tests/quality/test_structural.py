@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from standins import standin
 
-from engine import cluster, evaluate, summary, train
+from engine import cluster, evaluate, train
+from engine.commands import summary
 from engine.storage import manifest
 
 FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}

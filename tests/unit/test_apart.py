@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.stopping import LINE, SIGNALS
+from engine.process.stopping import LINE, SIGNALS
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 from types import SimpleNamespace
-from engine.apart import execute_apart
-from engine.stopping import stop_cleanly
+from engine.commands.apart import execute_apart
+from engine.process.stopping import stop_cleanly
 stop_cleanly()
 nothing = SimpleNamespace(as_dict=dict, model_dump=dict)
 try:

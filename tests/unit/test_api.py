@@ -14,12 +14,12 @@ import pytest
 
 from engine import api, cluster, evaluate, train
 from engine.api import STRUCTURAL_ROWS, as_path, choose_trained
-from engine.compute_cluster import ComputeCluster
+from engine.commands.projection import ComputeCluster
 from engine.config import Resources, load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
-from engine.ingest import describe_source
 from engine.methods import METHODS
-from engine.plan import make_plan
+from engine.runs.plan import make_plan
+from engine.steps.source import describe_source
 
 POINT = {"min_score": 0.8, "max_size": 50}
 

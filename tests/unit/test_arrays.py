@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 from engine.errors import DataError
-from engine.plan import CHUNK_ROWS
 from engine.storage.arrays import create_array, map_array, write_rows
+from engine.units import CHUNK_ROWS
 
 SHAPES = [(CHUNK_ROWS,), (2 * CHUNK_ROWS + 3, 8), (5, 3), (CHUNK_ROWS + 1, 3)]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from engine import cli
-from engine.cli import app, main, parse_bytes
+from engine.cli.app import app, main, parse_bytes
+from engine.cli.app import app as cli
 from engine.errors import ConfigError
 
 POINT = ["--set", "partition.min_score=0.8", "--set", "partition.max_size=50"]
@@ -201,7 +201,7 @@ def test_every_command_is_documented() -> None:
 
 
 def test_a_module_run_works_without_the_installed_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "engine.cli", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "engine", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.evaluation.comparison import ComparisonRow, render_comparison
+from engine.comparison.page import ComparisonRow, render_comparison
 from engine.evaluation.metrics import evaluate_labels
 
 HOSTILE = "<script>x('&')</script>"

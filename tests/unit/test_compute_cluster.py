@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from engine.api import Request, project
-from engine.compute_cluster import ComputeCluster, Projection, described_source, project_stages
+from engine.commands.projection import ComputeCluster, Projection, described_source, project_stages
 from engine.config import load_settings
 from engine.errors import ConfigError, DataError
 from engine.pipeline import run_stages
-from engine.plan import make_plan
+from engine.runs.plan import make_plan
 
 HUNDRED_MILLION, BILLION = 10**8, 10**9
 STAR = Request("", load_settings(method="star_fc"))

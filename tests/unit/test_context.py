@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from toy_stages import count_up, make_calls
 
-from engine.plan import CHUNK_ROWS
 from engine.storage import context, manifest
 from engine.storage.context import CompanionTask, TaskContext, committed_records, hold, read_npy, release_held, run_call
 from engine.storage.manifest import Record, find_damage
 from engine.storage.places import Place
 from engine.storage.tables import read_columns
+from engine.units import CHUNK_ROWS
 
 NUM_ROWS = CHUNK_ROWS + 10
 

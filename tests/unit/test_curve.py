@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import cluster, evaluate, summary
+from engine import cluster, evaluate
+from engine.commands import summary
+from engine.commands.standin import synthesize
 from engine.storage.manifest import read_json
-from engine.synth import synthesize
 
 PARTITIONS: list[dict[str, Any]] = [
     {"method": "components", "min_score": 0.6, "min_intimacy": 0.3},

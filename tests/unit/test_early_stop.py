@@ -11,7 +11,8 @@ from standins import standin
 from toy_graphs import make_graph
 from toy_steps import described_graph, partition_stages
 
-from engine import cluster, evaluate, summary, train
+from engine import cluster, evaluate, train
+from engine.commands import summary
 from engine.config import load_settings
 from engine.errors import ConfigError
 from engine.graph.adjacency import undirected_edges

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from toy_stages import CrashingExecutor, Killed, make_toy_plan, run_toy
 
-from engine import attempts
-from engine.effort import run_effort
+from engine.commands.summary import run_status
 from engine.errors import TaskFailed
-from engine.events import read_events
 from engine.executors.base import Outcome
 from engine.executors.local import LocalExecutor
-from engine.plan import CHUNK_ROWS
+from engine.runs import attempts
+from engine.runs.effort import run_effort
+from engine.runs.events import read_events
 from engine.storage.context import TaskCall
-from engine.summary import run_status
+from engine.units import CHUNK_ROWS
 
 PLAN = make_toy_plan(4 * CHUNK_ROWS, block_rows=CHUNK_ROWS)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.events import EventLog, read_events
+from engine.runs.events import EventLog, read_events
 from engine.storage.places import Place
 
 

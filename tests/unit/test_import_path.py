@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import make_blobs
 
-from engine import import_path
-from engine.apart import execute_apart
 from engine.api import Request
+from engine.commands.apart import execute_apart
 from engine.config import Resources
 from engine.errors import EngineError
+from engine.process import import_path
 
 ROOT = Path(import_path.__file__).parents[1]
 STARTED = "import sys; sys.argv[0] = 'asterism'; sys.path.pop(0); from engine.__main__ import main; main()"

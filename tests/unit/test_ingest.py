@@ -14,8 +14,8 @@ import pytest
 from engine import api
 from engine.config import Resources, load_settings
 from engine.errors import DataError
-from engine.ingest import WHOLE_BYTES, describe_source, normalise
 from engine.steps.ingest import zero_rows
+from engine.steps.source import WHOLE_BYTES, describe_source, normalise
 from engine.storage.arrays import map_array
 from engine.storage.formats import PartedSource
 

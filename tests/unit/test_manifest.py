@@ -15,7 +15,7 @@ import pytest
 from toy_stages import toy_request
 
 from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
-from engine.plan import Plan
+from engine.runs.plan import Plan
 from engine.storage import manifest
 from engine.storage.formats import BinWriter
 from engine.storage.manifest import OutputFile, Record

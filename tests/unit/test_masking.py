@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.events import EventLog, read_events
-from engine.masking import masked
+from engine.process.masking import masked
+from engine.runs.events import EventLog, read_events
 from engine.storage.places import Place
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.memory import PeakMemory, free_bytes, return_unused, tree_bytes
+from engine.process.memory import PeakMemory, free_bytes, return_unused, tree_bytes
 
 SIZE = 64 << 20
 

@@ -9,12 +9,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from engine import cluster, evaluate, train
+from engine.commands.summary import stage_folder
 from engine.errors import ConfigError, ManifestMismatch
 from engine.learning.metric import Metric, average_precision, choose_rows, choose_shrinkage, sum_scatter
 from engine.steps.edges import iterate_edges
 from engine.storage.arrays import map_array
 from engine.storage.manifest import read_json
-from engine.summary import stage_folder
 
 DIM = 12
 EDGE = ("source", "target", "score")

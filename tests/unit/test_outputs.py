@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from engine import api
-from engine.comparison import compare
+from engine.comparison.compare import compare
 from engine.conversion import convert
 from engine.errors import ConfigError
-from engine.evaluation.images import digit_png
+from engine.report.images import digit_png
 from engine.storage.outputs import out_file, out_folder
 
 

@@ -26,9 +26,9 @@ def test_a_wheel_builds_installs_and_runs(tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    for name in ("py.typed", "evaluation/report.css", "evaluation/report.js"):
+    for name in ("py.typed", "report/report.css", "report/report.js"):
         assert (site / "engine" / name).is_file()
-    program = "import engine, engine.evaluation.report; print(engine.__file__, engine.__version__)"
+    program = "import engine, engine.report.page; print(engine.__file__, engine.__version__)"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True

@@ -24,11 +24,11 @@ from engine.partitions import PARTITIONS, Edges, components
 from engine.partitions.components import Components, KeptAdjacency, Merge, Prune
 from engine.partitions.density_peaks import DensityLinked
 from engine.partitions.map_equation import Modules
-from engine.plan import CHUNK_ROWS
 from engine.runs.step import Task, run_step
 from engine.steps.edges import EdgeFacts, iterate_edges, read_edges
 from engine.storage.context import TaskCall, read_npy, run_call, stage_facts
 from engine.storage.tables import read_columns
+from engine.units import CHUNK_ROWS
 
 N = 5 * CHUNK_ROWS + 17
 POINT = {"min_score": 0.3, "min_intimacy": 0.0}

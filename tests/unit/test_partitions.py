@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clustering.union_find import component_roots
-from engine.graph import largest, partitions
+from engine.graph import largest
+from engine.graph import probing as partitions
 from engine.graph.cells import load_cells, sort_by_cell, train_cells
 from engine.graph.codes import encode
-from engine.storage.formats import NO_NEIGHBOR
+from engine.units import NO_NEIGHBOR
 
 NOWHERE = np.empty(0, np.int32)
 

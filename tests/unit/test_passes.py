@@ -10,10 +10,10 @@ import pytest
 from conftest import make_blobs
 
 from engine import api
+from engine.commands.summary import run_status
 from engine.storage.arrays import map_array
 from engine.storage.context import read_npy, stage_facts
-from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY
-from engine.summary import run_status
+from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 
 def cluster(features: np.ndarray, folder: Path, zero_vectors: str = "error", **knn: Any) -> np.ndarray:

@@ -18,7 +18,8 @@ import pytest
 from conftest import make_blobs
 from fsspec.implementations.memory import MemoryFile
 
-from engine import api, summary
+from engine import api
+from engine.commands import summary
 from engine.errors import ConfigError, DataError, RunBusy
 from engine.storage import lease, manifest, owned, places, remote
 from engine.storage.places import Mirror, Place, open_place

@@ -8,17 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import DiskBudgetExceeded, MemoryBudgetExceeded
-from engine.plan import (
-    BASELINE_BYTES,
-    CHUNK_ROWS,
-    Cost,
-    Plan,
-    Stage,
-    human_bytes,
-    largest_fitting,
-    make_plan,
-    pending_ranges,
-)
+from engine.runs.plan import Plan, largest_fitting, make_plan, pending_ranges
+from engine.stages import BASELINE_BYTES, Cost, Stage
+from engine.units import CHUNK_ROWS, human_bytes
 
 NUM_ROWS = 100 * CHUNK_ROWS - 7
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from engine import progress
-from engine.plan import Cost, Stage
-from engine.progress import Bars, Plain, Quiet, Ticker, make_display, rate_and_left
+from engine.runs import progress
+from engine.runs.progress import Bars, Plain, Quiet, Ticker, make_display, rate_and_left
+from engine.stages import Cost, Stage
 
 STAGE = Stage("knn", "m:f", 1, {}, {}, 1_000, Cost(), block_rows=100)
 ONE_TASK = Stage("fit", "m:f", 1, {}, {}, 1, Cost(), granule=1, block_rows=1)

@@ -18,11 +18,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from engine.errors import DataError
-from engine.evaluation.charts import decimal, short
 from engine.evaluation.galleries import SizeBin
-from engine.evaluation.images import MAX_BYTES, Pictures, digit_png, is_picture
-from engine.evaluation.report import SHOWN_CHARACTERS, ReportData, headline, render_report
-from engine.evaluation.report_data import (
+from engine.evaluation.sweep import SweepRow
+from engine.report.charts import decimal, short
+from engine.report.data import (
     EdgeHistogram,
     Gallery,
     GalleryCluster,
@@ -32,7 +31,8 @@ from engine.evaluation.report_data import (
     Reliability,
     StageRow,
 )
-from engine.evaluation.sweep import SweepRow
+from engine.report.images import MAX_BYTES, Pictures, digit_png, is_picture
+from engine.report.page import SHOWN_CHARACTERS, ReportData, headline, render_report
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>&lt;"""
 VOID = {"meta", "link", "img", "br", "input", "hr"}

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from toy_stages import CrashingExecutor, Killed, Messages, make_steered_plan, make_toy_plan, run_toy
 
+from engine.commands.summary import not_needed, run_status
 from engine.errors import DataError, ManifestMismatch, TaskFailed
-from engine.events import read_events
-from engine.plan import CHUNK_ROWS
+from engine.runs.events import read_events
 from engine.storage import manifest
 from engine.storage.context import read_npy
 from engine.storage.places import Place
-from engine.summary import not_needed, run_status
+from engine.units import CHUNK_ROWS
 
 NUM_ROWS = 3 * CHUNK_ROWS + 5
 ALL_TASKS = [

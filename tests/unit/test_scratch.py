@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from toy_stages import CrashingExecutor, Killed, make_steered_plan, make_toy_plan, run_toy
 
-from engine.events import read_events
-from engine.plan import CHUNK_ROWS, Cost, Plan, Stage, make_plan, peak_disk_bytes
-from engine.scratch import is_consumed
+from engine.commands.summary import run_status
+from engine.runs.events import read_events
+from engine.runs.plan import Plan, make_plan, peak_disk_bytes
+from engine.runs.scratch import is_consumed
+from engine.stages import Cost, Stage
 from engine.storage import manifest
 from engine.storage.context import read_npy
 from engine.storage.owned import MARK
-from engine.summary import run_status
+from engine.units import CHUNK_ROWS
 
 NUM_ROWS = 2 * CHUNK_ROWS + 5
 TOTAL = NUM_ROWS * (NUM_ROWS - 1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.graph.similarity import TILE_ROWS, listed_similarities, sort_neighbors
-from engine.storage.formats import NO_NEIGHBOR, NO_SIMILARITY
+from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 
 def unit_rows(num_rows: int, dim: int, dtype: type, seed: int = 0) -> np.ndarray:

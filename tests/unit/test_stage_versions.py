@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import stage_code
 
-from engine.plan import Cost, stage_digests
+from engine.runs.plan import stage_digests
 from engine.runs.step import Outside, Step
+from engine.stages import Cost
 from engine.steps.ingest import StoredRows, Vectors
 from engine.steps.knn import Truth
 

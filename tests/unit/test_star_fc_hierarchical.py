@@ -17,7 +17,8 @@ from standins import standin
 from toy_graphs import Memory, toy_graph
 from toy_steps import described_graph
 
-from engine import cluster, summary, train
+from engine import cluster, train
+from engine.commands import summary
 from engine.config import HierarchyConfig, ModelConfig, SamplingConfig, TrainConfig, load_settings
 from engine.errors import ConfigError
 from engine.graph.adjacency import aggregate, symmetric_rows

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.stopping import LINE, SIGNALS
+from engine.process.stopping import LINE, SIGNALS
 
 ROOT = Path(__file__).parents[2]
 READY = "print('ready', flush=True)"
-BEGIN = "import ctypes, os, signal, threading, time; from engine import stopping; stopping.stop_cleanly"
+BEGIN = "import ctypes, os, signal, threading, time; from engine.process import stopping; stopping.stop_cleanly"
 # Minutes in C without the interpreter's lock; a sleep would end at the signal, and the exception come in time.
 COMPUTE_IN_C = "__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 10**9)"
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import synth
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import component_roots
+from engine.commands import standin as synth
+from engine.commands.standin import DIM, TILE_ROWS, synthesize, write_standin
 from engine.errors import ConfigError
 from engine.evaluation.metrics import evaluate_labels
 from engine.graph.adjacency import undirected_edges
 from engine.graph.knn import exact_neighbors
-from engine.synth import DIM, TILE_ROWS, synthesize, write_standin
 
 
 @pytest.fixture(scope="module")

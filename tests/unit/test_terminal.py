@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.table import Table
 
-from engine.progress import Plain
-from engine.terminal import PlainConsole, shown, shown_lines
+from engine.process.terminal import PlainConsole, shown, shown_lines
+from engine.runs.progress import Plain
 
 
 @pytest.mark.parametrize(

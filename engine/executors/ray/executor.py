@@ -17,8 +17,8 @@ from engine.executors.base import Outcome
 from engine.executors.ray.metrics import Metrics
 from engine.executors.ray.session import START_TIMEOUT_S, connect
 from engine.executors.ray.worker import Reply, WorkerSize, make_actor
-from engine.plan import human_bytes
 from engine.storage.context import TaskCall
+from engine.units import human_bytes
 
 START_ATTEMPTS = 6
 POLL_S = 5.0

@@ -21,7 +21,7 @@ from ray.job_config import JobConfig
 from engine.errors import EngineError, TaskFailed
 from engine.executors.base import cluster_address
 from engine.executors.ray.authentication import check_token, require_token
-from engine.import_path import needed_path
+from engine.process.import_path import needed_path
 
 # Calls and records are small, and almost all data goes through storage: the object store stays small, and what
 # companions exchange beyond it Ray spills to disk.

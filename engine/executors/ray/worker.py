@@ -18,10 +18,10 @@ from ray import cloudpickle
 from engine.executors.base import Outcome, attempt
 from engine.executors.ray.companions import RayCompanions
 from engine.executors.ray.threads import limit_threads
-from engine.memory import PeakMemory
-from engine.plan import human_bytes
+from engine.process.memory import PeakMemory
 from engine.storage.context import TaskCall
 from engine.storage.manifest import Record
+from engine.units import human_bytes
 
 
 @dataclass(frozen=True)

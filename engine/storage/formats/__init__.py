@@ -2,8 +2,6 @@
 
 from engine.storage.formats.export import BinWriter, MetaWriter, write_labels, write_table
 from engine.storage.formats.knn_graph import (
-    NO_NEIGHBOR,
-    NO_SIMILARITY,
     KnnGraphSource,
     normalise_knn_block,
     open_knn_graph,
@@ -13,8 +11,6 @@ from engine.storage.formats.registry import Format, open_source, register_format
 from engine.storage.formats.sources import ArraySource, PartedSource, RowNames, SourceOptions, VectorSource
 
 __all__ = [
-    "NO_NEIGHBOR",
-    "NO_SIMILARITY",
     "ArraySource",
     "BinWriter",
     "Format",

@@ -17,9 +17,7 @@ from engine.errors import DataError
 from engine.storage.formats.binary import RawRows, open_npy, open_npz
 from engine.storage.formats.sources import check_range
 from engine.storage.paths import check_readable, lies_there
-
-NO_NEIGHBOR = -1
-NO_SIMILARITY = -2.0  # below any cosine
+from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 Neighbors = npt.NDArray[np.int64]
 Similarities = npt.NDArray[np.float32]

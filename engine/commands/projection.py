@@ -25,10 +25,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from engine.commands.probes import DISK_BYTES, REFERENCE
 from engine.config import Settings
-from engine.ingest import Source
-from engine.plan import BASELINE_BYTES, Stage, fit_block, human_bytes, largest_fitting, peak_disk_bytes
-from engine.probes import DISK_BYTES, REFERENCE
+from engine.runs.plan import fit_block, largest_fitting, peak_disk_bytes
+from engine.stages import BASELINE_BYTES, Stage
+from engine.steps.source import Source
+from engine.units import human_bytes
 
 # Written, flushed and read again per second by the reference machine.
 DISK_RATE = 2 * DISK_BYTES / REFERENCE["disk"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError, RunBusy
-from engine.import_path import child_environment
-from engine.stopping import CODES, GRACE_S, SIGNALS, stop_cleanly
+from engine.process.import_path import child_environment
+from engine.process.stopping import CODES, GRACE_S, SIGNALS, stop_cleanly
 
 if TYPE_CHECKING:  # loading them takes seconds, in which the process may be told to stop
     from engine import api
@@ -32,7 +32,7 @@ def execute_apart(kind: api.Kind, folder: Path, request: api.Request, resources:
         "kind": kind, "folder": str(folder), "request": request.as_dict(), "resources": resources.model_dump(),
         "progress": progress, "parent": os.getpid(),
     }  # fmt: skip
-    command, environment = [sys.executable, "-P", "-m", "engine.apart"], child_environment()
+    command, environment = [sys.executable, "-P", "-m", "engine.commands.apart"], child_environment()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
         try:
             output, _ = child.communicate(json.dumps(asked))

@@ -10,11 +10,11 @@ import faiss
 import torch
 
 from engine.api import MEMORY_SHARE
-from engine.memory import free_bytes, tree_bytes
-from engine.plan import human_bytes
+from engine.commands.summary import free_disk_bytes, hardware, versions
+from engine.process.memory import free_bytes, tree_bytes
 from engine.storage.paths import os_reason
-from engine.summary import free_disk_bytes, hardware, versions
 from engine.tiles import usable_cores
+from engine.units import human_bytes
 
 
 def diagnose() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_ENGINE = Path(__file__).resolve().parents[1]
+_ENGINE = Path(__file__).resolve().parents[2]
 
 
 def needed_path() -> list[str]:

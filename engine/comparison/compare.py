@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from engine import api, summary
-from engine.apart import execute_apart
-from engine.config import MethodName, Resources, Settings, fingerprint, load_settings
+from engine import api
+from engine.commands import summary
+from engine.commands.apart import execute_apart
+from engine.comparison.page import ComparisonRow, render_comparison
+from engine.config import MethodName, Resources, Settings, load_settings
 from engine.errors import ConfigError, DataError, EngineError, RunBusy
-from engine.evaluation.comparison import ComparisonRow, render_comparison
-from engine.events import read_events
 from engine.methods import METHODS
 from engine.methods.base import MODEL_FILE, WEIGHTS_FILE
 from engine.presets import PRESETS
+from engine.runs.events import read_events
+from engine.sections import fingerprint
 from engine.storage import manifest
 from engine.storage.arrays import map_array
 from engine.storage.context import committed_records

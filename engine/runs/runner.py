@@ -16,14 +16,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.attempts import run_calls
 from engine.errors import DataError, EngineError, ManifestMismatch
-from engine.events import EventLog, read_events
 from engine.executors.base import Executor
-from engine.memory import PeakMemory, return_unused
-from engine.plan import Plan, Stage, Task, pending_ranges
-from engine.progress import Display, Ticker
-from engine.scratch import discard_consumed, is_consumed, is_enough, restore, stages_to_run
+from engine.process.memory import PeakMemory, return_unused
+from engine.runs.attempts import run_calls
+from engine.runs.events import EventLog, read_events
+from engine.runs.plan import Plan, pending_ranges
+from engine.runs.progress import Display, Ticker
+from engine.runs.scratch import discard_consumed, is_consumed, is_enough, restore, stages_to_run
+from engine.stages import Stage, Task
 from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
 from engine.storage.owned import STAGE

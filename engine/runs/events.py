@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from engine.masking import masked
+from engine.process.masking import masked
 from engine.storage.manifest import explain_os_errors
 from engine.storage.owned import tree_checksum
 from engine.storage.paths import check_file, explain_reading

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from engine.evaluation.report import page
+from engine.report.page import page
 
 _SCORES = (
     ("pairwise_f", "F"), ("pairwise_precision", "precision"), ("pairwise_recall", "recall"), ("bcubed_f", "F"),

@@ -14,8 +14,8 @@ import numpy as np
 import xxhash
 from numba import njit
 
-from engine.config import fingerprint
 from engine.errors import DataError
+from engine.sections import fingerprint
 from engine.storage import manifest
 from engine.storage.context import is_committed
 from engine.storage.formats import VectorSource, open_source

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import EngineError, TaskFailed
-from engine.events import EventLog
 from engine.executors.base import Executor, Outcome
-from engine.plan import Stage
-from engine.progress import Display
+from engine.runs.events import EventLog
+from engine.runs.progress import Display
+from engine.stages import Stage
 from engine.storage.context import TaskCall, committed_records
 from engine.storage.manifest import Record
 from engine.storage.places import Place

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import DataError, EngineError
-from engine.plan import Plan, Stage
+from engine.runs.plan import Plan
+from engine.stages import Stage
 from engine.storage import manifest
 from engine.storage.context import is_committed, release_held, stage_facts
 from engine.storage.owned import MARK, RESUME, read_owned

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.events import read_events
+from engine.runs.events import read_events
 
 
 @dataclass(frozen=True)

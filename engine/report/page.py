@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from engine.evaluation import charts
-from engine.evaluation.charts import Marker, Series, decimal, short
-from engine.evaluation.images import is_picture
-from engine.evaluation.report_data import (
+from engine.evaluation.sweep import SweepRow
+from engine.process.terminal import shown
+from engine.report import charts
+from engine.report.charts import Marker, Series, decimal, short
+from engine.report.data import (
     EdgeHistogram,
     Gallery,
     GalleryCluster,
@@ -25,8 +26,7 @@ from engine.evaluation.report_data import (
     ReportData,
     StageRow,
 )
-from engine.evaluation.sweep import SweepRow
-from engine.terminal import shown
+from engine.report.images import is_picture
 
 __all__ = ["ReportData", "headline", "render_report"]
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import psutil
 
-from engine import scratch
 from engine.config import Settings
-from engine.effort import run_effort
 from engine.errors import DataError, EngineError
 from engine.evaluation.files import ANALYSIS, CURVE
 from engine.evaluation.galleries import SizeBin
-from engine.evaluation.images import Pictures
-from engine.evaluation.report import render_report
-from engine.evaluation.report_data import (
+from engine.evaluation.sweep import SweepRow
+from engine.methods import METHODS, base
+from engine.methods.fitting import FITTED_WEIGHTS
+from engine.partitions import OWN, PARTITIONS
+from engine.report.data import (
     EdgeHistogram,
     Gallery,
     GalleryCluster,
@@ -33,12 +33,13 @@ from engine.evaluation.report_data import (
     ReportData,
     StageRow,
 )
-from engine.evaluation.sweep import SweepRow
-from engine.events import read_events
-from engine.methods import METHODS, base
-from engine.methods.fitting import FITTED_WEIGHTS
-from engine.partitions import OWN, PARTITIONS
-from engine.plan import Cost, Plan, Stage, count_pending
+from engine.report.images import Pictures
+from engine.report.page import render_report
+from engine.runs import scratch
+from engine.runs.effort import run_effort
+from engine.runs.events import read_events
+from engine.runs.plan import Plan, count_pending
+from engine.stages import Cost, Stage
 from engine.storage import manifest
 from engine.storage.context import check_outputs, committed_records, is_committed, stage_facts
 from engine.storage.formats.texts import ITEMS_FILE

@@ -12,19 +12,9 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 from rich.table import Table
 
-from engine import api, summary
-from engine.comparison import REPORT_FILE as COMPARISON_FILE
-from engine.comparison import compare as compare_methods
-from engine.compute_cluster import ComputeCluster
-from engine.config import Resources, load_resources, load_settings, parse_bytes, parse_overrides
-from engine.conversion import convert as convert_model
-from engine.doctor import diagnose
-from engine.effort import Effort
-from engine.errors import ConfigError, EngineError
-from engine.events import read_events
-from engine.masking import masked
-from engine.methods import METHODS
-from engine.options import (
+from engine import api
+from engine.cli.doctor import diagnose
+from engine.cli.options import (
     BlockRows,
     Column,
     Config,
@@ -57,14 +47,25 @@ from engine.options import (
     ZeroVectorPolicy,
     ZeroVectors,
 )
+from engine.cli.printing import console, print_comparison, print_projection, print_result, right
+from engine.commands import summary
+from engine.commands.probes import measure_speeds
+from engine.commands.projection import ComputeCluster
+from engine.comparison.compare import REPORT_FILE as COMPARISON_FILE
+from engine.comparison.compare import compare as compare_methods
+from engine.config import Resources, load_resources, load_settings, parse_overrides
+from engine.conversion import convert as convert_model
+from engine.errors import ConfigError, EngineError
+from engine.methods import METHODS
 from engine.pipeline import MAX_ROWS
-from engine.plan import human_bytes
-from engine.printing import console, print_comparison, print_projection, print_result, right
-from engine.probes import measure_speeds
-from engine.stopping import stop_cleanly
+from engine.process.masking import masked
+from engine.process.stopping import stop_cleanly
+from engine.process.terminal import let_every_name_be_printed, shown_lines
+from engine.runs.effort import Effort
+from engine.runs.events import read_events
 from engine.storage.paths import os_reason
 from engine.storage.remote import absolute
-from engine.terminal import let_every_name_be_printed, shown_lines
+from engine.units import human_bytes, parse_bytes
 from engine.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from engine import summary
-from engine.compute_cluster import Projection
-from engine.evaluation.comparison import ComparisonRow
-from engine.plan import human_bytes
+from engine.commands import summary
+from engine.commands.projection import Projection
+from engine.comparison.page import ComparisonRow
+from engine.process.terminal import PlainConsole
 from engine.storage.places import Place
-from engine.terminal import PlainConsole
+from engine.units import human_bytes
 
 console = PlainConsole()
 

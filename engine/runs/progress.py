@@ -10,9 +10,9 @@ from typing import Protocol, TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from engine.masking import masked
-from engine.plan import Stage
-from engine.terminal import PlainConsole, shown
+from engine.process.masking import masked
+from engine.process.terminal import PlainConsole, shown
+from engine.stages import Stage
 
 PLAIN_INTERVAL_S = 10.0
 

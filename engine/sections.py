@@ -1,0 +1,61 @@
+"""What a section of settings is, and the fingerprint of settings and other plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+MAX_INTEGER = 2**63 - 1
+TwoOrMore = Annotated[int, Field(ge=2, le=MAX_INTEGER)]
+Width = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+class Section(BaseModel):
+    """Base of every settings section: immutable; unknown fields, NaN, infinity and more than 64 bits are refused.
+
+    No setting is true or false: either would pass for 1 or 0 where a number is meant.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switches(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(kind, type) and issubclass(kind, Section):  # whose own fields are named
+            if not isinstance(value, dict | Section):
+                raise ValueError("expected settings by their names")
+        elif _holds_switch(value):
+            raise ValueError("no setting is true or false")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _in_64_bits(cls, value: Any) -> Any:
+        if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise ValueError(f"expected at most {MAX_INTEGER}")
+        return value
+
+
+def fingerprint(value: Any) -> str:
+    """Hash any JSON-like value, or settings section, to 32 hex digits, the same in every process."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"cannot fingerprint {type(value).__name__}")
+
+
+def _holds_switch(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, bool) or any(_holds_switch(each) for each in inner)

@@ -1,0 +1,127 @@
+"""Stages and tasks: the pieces of a run, as its plan and its folder know them.
+
+A ``Stage`` is a pure function of committed inputs, parameters and a seed, cut into tasks by ranges of rows. Its
+fingerprint covers its code version, its parameters and the fingerprints of its inputs, so a changed setting gives a
+new fingerprint to the stages that it affects and to no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from engine.units import CHUNK_ROWS
+
+RECORD_BYTES = 1 << 10  # of a task or of a chunk: its name and checksum
+
+
+TASK_S = 20.0  # that tasks aim at
+
+
+# Interpreter, torch, faiss, numba and their kernels: 250 MiB where these were compiled before, 410 MiB in a first run.
+BASELINE_BYTES = 420 << 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Projected cost of a stage.
+
+    Memory of one task is ``fixed_bytes + bytes_per_thread * threads + bytes_per_row * rows of the task``. ``seconds``
+    are those of the whole stage on the reference machine (two quiet AVX2 cores), ``seconds_per_task`` what each task
+    adds however few rows it has, ``kind`` what it spends them on: integer products (codes), float products, memory
+    accesses, or the disk.
+    """
+
+    fixed_bytes: int = 0
+    bytes_per_thread: int = 0
+    bytes_per_row: float = 0.0
+    disk_bytes: int = 0
+    seconds: float = 0.0
+    seconds_per_task: float = 0.0
+    kind: Literal["codes", "floats", "memory", "disk"] = "memory"
+    gpu_speed: float = 0.0  # how many times as fast as on two cores on a GPU; 0: no faster
+
+    def task_bytes(self, rows: int, threads: int) -> int:
+        return int(self.fixed_bytes + self.bytes_per_thread * threads + self.bytes_per_row * rows)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    ``function`` is ``"module:name"`` of ``run(task: TaskContext, start, stop) -> dict``; ``inputs`` maps the names the
+    function uses to stage names (or, for a store made earlier, to a folder). ``num_rows`` is the extent that is cut
+    into tasks; a stage of one task has ``num_rows`` 1 and ``granule`` 1. ``where`` locates outside files (source,
+    model, labels), or says what cannot change a result, and is no part of the fingerprint: the digests of the files'
+    contents are, as parameters.
+
+    A stage with ``unless`` is left out once that earlier stage's facts say ``enough``; the outputs of ``instead`` then
+    stand for its own. The outputs of a ``scratch`` stage are deleted once no stage to come reads them.
+
+    The one task of a stage with ``all_workers`` may share its work out among companions in the other workers' places.
+
+    Folders are named by ``name`` and ``digest``, so the limits declared here are checked where a stage is read from a
+    file.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z_0-9]{1,100}$")]
+    function: str
+    version: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    num_rows: Annotated[int, Field(ge=0, le=2**40)]
+    cost: Cost
+    where: Mapping[str, Any] = field(default_factory=dict)
+    granule: Annotated[int, Field(ge=1)] = CHUNK_ROWS
+    unless: str = ""
+    instead: str = ""
+    scratch: bool = False
+    all_workers: bool = False
+    block_rows: Annotated[int, Field(ge=0)] = 0
+    threads: int = 1
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = ""
+    kind: str = ""  # what the fingerprint has in place of the function, of a stage that is a declared step
+    step: Any = field(default=None, repr=False)  # that step, for the tasks; no part of what is recorded
+
+    @property
+    def folder(self) -> str:
+        """Folder of the stage's outputs inside the run."""
+        return f"{self.name}-{self.digest[:12]}"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Projected peak memory of the whole process while one task of this stage runs."""
+        rows = min(self.block_rows or self.num_rows, self.num_rows)
+        return BASELINE_BYTES + self.cost.task_bytes(rows, self.threads)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Projected bytes of the stage's outputs, whose chunks are whole, and of its tasks' records."""
+        rows = max(self.num_rows, 1)
+        chunks = -(-rows // CHUNK_ROWS)
+        padded = chunks * CHUNK_ROWS / rows if self.granule > 1 else 1.0
+        return int(self.cost.disk_bytes * padded) + RECORD_BYTES * (self.num_tasks() + (chunks if padded > 1 else 0))
+
+    @property
+    def total_seconds(self) -> float:
+        """Projected seconds of all tasks, one after the other, on the reference machine."""
+        return self.cost.seconds + self.cost.seconds_per_task * self.num_tasks()
+
+    def seconds(self, speeds: Mapping[str, float]) -> float:
+        """Projected seconds on a machine of these speeds, each a multiple of the reference machine's."""
+        return self.total_seconds / speeds[self.cost.kind]
+
+    def num_tasks(self) -> int:
+        return -(-self.num_rows // self.block_rows) if self.block_rows else 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A range of a stage's rows, the unit of scheduling, commit and retry."""
+
+    stage: str
+    start: int
+    stop: int

@@ -1,0 +1,38 @@
+"""Constants and units that the whole engine shares: rows of a chunk, missing neighbours, sizes as people write them."""
+
+from __future__ import annotations
+
+from engine.errors import ConfigError
+
+# Every stored array is chunked, and every kernel tile anchored, at multiples of this many rows.
+CHUNK_ROWS = 4096
+
+NO_NEIGHBOR = -1  # stands where a row of the KNN graph has fewer neighbours than K
+NO_SIMILARITY = -2.0  # its similarity, below any cosine
+
+
+def human_bytes(count: float) -> str:
+    """Write a number of bytes as people read it: ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+_BYTE_UNITS = {
+    "": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40,
+}  # fmt: skip
+
+
+def parse_bytes(text: str, option: str = "--memory") -> int:
+    """Read ``8GB``, ``500 MiB`` or a plain number of bytes."""
+    cleaned = text.strip().upper().removesuffix("B")
+    number = cleaned.rstrip("KMGTI ")
+    try:
+        count = int(float(number) * _BYTE_UNITS[cleaned[len(number) :].strip()])
+    except (KeyError, ValueError, OverflowError):
+        count = 0
+    if count <= 0:
+        raise ConfigError(f"{option} {text or repr(text)}: expected a size such as 8GB or 500MiB")
+    return count

@@ -265,13 +265,7 @@ MUTANTS = (
         "if not paths[-1].is_file():",
         _unit("arrays"),
     ),
-    Mutant(
-        "a task is tried once more",
-        "engine/runs/attempts.py",
-        "\nATTEMPTS = 4",
-        "\nATTEMPTS = 5",
-        _unit("runner"),
-    ),
+    Mutant("a task is tried once more", "engine/runs/attempts.py", "\nATTEMPTS = 4", "\nATTEMPTS = 5", _unit("runner")),
     Mutant(
         "a lost worker is a failure as any other",
         "engine/runs/attempts.py",
@@ -280,13 +274,7 @@ MUTANTS = (
         _unit("effort"),
     ),
     # Places, and text from elsewhere
-    Mutant(
-        "a name may lead out of its folder",
-        "engine/storage/paths.py",
-        'or ".." in parts or',
-        "or",
-        _unit("paths"),
-    ),
+    Mutant("a name may lead out of its folder", "engine/storage/paths.py", 'or ".." in parts or', "or", _unit("paths")),
     Mutant(
         "an absolute name may lead out of its folder",
         "engine/storage/paths.py",

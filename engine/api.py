@@ -77,10 +77,13 @@ class Request:
     def from_dict(cls, tree: Mapping[str, Any]) -> Request:
         values = {name: value for name, value in tree.items() if name != "source"}
         folders = values.get("items_root")
-        return cls(**{
-            **values, "settings": read_settings(values.get("settings", {})),
-            "items_root": None if folders is None else tuple(folders),
-        })  # fmt: skip
+        return cls(
+            **{
+                **values,
+                "settings": read_settings(values.get("settings", {})),
+                "items_root": None if folders is None else tuple(folders),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -146,10 +149,14 @@ def cluster(
     temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
     root = f"{temporary.name}/run" if temporary else out_folder(str(workspace), option="workspace")
     request = Request(
-        features=as_path(features, root), settings=load_settings(config, settings, method=method),
-        model=_text(model), labels=_text(labels), knn_graph=_text(knn_graph), dim=dim,
+        features=as_path(features, root),
+        settings=load_settings(config, settings, method=method),
+        model=_text(model),
+        labels=_text(labels),
+        knn_graph=_text(knn_graph),
+        dim=dim,
         items_root=items_folders([items_root] if isinstance(items_root, str | Path) else items_root),
-    )  # fmt: skip
+    )
     prepared = prepare("run", root, request, load_resources(config, **{"executor": executor, **(resources or {})}))
     execute(prepared, progress=progress)
     return ClusterResult(_labels(prepared.root, root), prepared.root, prepared.root / summary.REPORT_FILE, temporary)
@@ -176,9 +183,11 @@ def train(
     """
     root = out_folder(out, option="out")
     request = Request(
-        features=as_path(features, root), labels=as_path(labels, root, "labels"),
-        settings=load_settings(config, settings, method=method), dim=dim,
-    )  # fmt: skip
+        features=as_path(features, root),
+        labels=as_path(labels, root, "labels"),
+        settings=load_settings(config, settings, method=method),
+        dim=dim,
+    )
     execute(prepare("training", root, request, load_resources(config, **(resources or {}))), progress=progress)
     return out
 
@@ -207,9 +216,12 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     root = place.root
     held = _known_request(root)
     source = describe_source(
-        request.features, dim=request.dim, column=request.column, items_column=request.items_column,
+        request.features,
+        dim=request.dim,
+        column=request.column,
+        items_column=request.items_column,
         known=held.get("source"),
-    )  # fmt: skip
+    )
     settings, model, build = _resolve(kind, request, source)
     workers = count_workers(resources)
     threads = _threads(resources, workers)

@@ -20,11 +20,34 @@ from engine.storage.yaml_files import SHOWN, parse_yaml, read_yaml
 from engine.units import parse_bytes
 
 MethodName = Literal[
-    "auto", "star_fc", "star_fc_hierarchical", "structural", "self_trained", "cosine", "gcn_v", "gcn_e", "l_gcn",
-    "gcn_d", "gcn_s", "cdp", "cdp_mediator", "fc_es", "fc_eser", "kmeans", "minibatch_kmeans",
-    "spectral", "ward", "average_linkage", "single_linkage", "dbscan", "knn_dbscan", "hdbscan", "mean_shift",
-    "chinese_whispers", "rank_order",
-]  # fmt: skip
+    "auto",
+    "star_fc",
+    "star_fc_hierarchical",
+    "structural",
+    "self_trained",
+    "cosine",
+    "gcn_v",
+    "gcn_e",
+    "l_gcn",
+    "gcn_d",
+    "gcn_s",
+    "cdp",
+    "cdp_mediator",
+    "fc_es",
+    "fc_eser",
+    "kmeans",
+    "minibatch_kmeans",
+    "spectral",
+    "ward",
+    "average_linkage",
+    "single_linkage",
+    "dbscan",
+    "knn_dbscan",
+    "hdbscan",
+    "mean_shift",
+    "chinese_whispers",
+    "rank_order",
+]
 
 
 PartitionName = Literal["components", "propagation", "density_peaks", "map_equation"]
@@ -174,9 +197,10 @@ class GcnDConfig(Section):
     max_size: int = Field(300, ge=2, description="vertices of a proposal at most")
     min_size: int = Field(2, ge=2, description="vertices of a proposal at least; published 3")
     unions: tuple[tuple[TwoOrMore, TwoOrMore], ...] = Field(
-        (), description="pairs (k, most): super-vertices that are among each other's k nearest, itself counted, are "
+        (),
+        description="pairs (k, most): super-vertices that are among each other's k nearest, itself counted, are "
         "joined, most of them at most, and each union is a proposal too",
-    )  # fmt: skip
+    )
     union_thresholds: tuple[Cosine, ...] = Field(
         (), description="least similarities of the super-vertices that are joined; none: those of thresholds"
     )
@@ -221,9 +245,11 @@ class BaselineConfig(Section):
 
     num_clusters: int | None = Field(None, ge=1, description="k-means and spectral clustering: clusters to make")
     distance: float | None = Field(
-        None, gt=0, description="1 - cosine up to which rows are joined, density is counted or a tree is cut; "
+        None,
+        gt=0,
+        description="1 - cosine up to which rows are joined, density is counted or a tree is cut; "
         "rank_order: the rank distance",
-    )  # fmt: skip
+    )
     min_rows: int | None = Field(None, ge=1, description="dbscan: rows of a dense place; hdbscan: of a cluster")
     selection: Literal["eom", "leaf"] | None = Field(None, description="hdbscan: excess of mass, or leaves")
 
@@ -244,22 +270,27 @@ class TreesConfig(Section):
     )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
     doubts: float | None = Field(
-        None, ge=-20, le=20, description="self_trained: how many times the fitted odds are halved; None: as its first "
-        "clusters suggest",
-    )  # fmt: skip
+        None,
+        ge=-20,
+        le=20,
+        description="self_trained: how many times the fitted odds are halved; None: as its first clusters suggest",
+    )
 
 
 class MetricConfig(Section):
     """The metric learned from labels, or from first clusters, in which a graph of training and runs is built."""
 
     learn: Literal["auto", "none"] = Field(
-        "auto", description="auto: by methods that are better for it; none: vectors stay as they are, and a structural "
+        "auto",
+        description="auto: by methods that are better for it; none: vectors stay as they are, and a structural "
         "model takes those of any dimension",
-    )  # fmt: skip
+    )
     second_graph_rows: int = Field(
-        200_000, ge=0, description="structural, self_trained: up to so many rows, of a training and of a run, edges "
+        200_000,
+        ge=0,
+        description="structural, self_trained: up to so many rows, of a training and of a run, edges "
         "are scored in two graphs, of the vectors as they are and in the metric, and both scores count",
-    )  # fmt: skip
+    )
 
 
 class ScoreConfig(Section):
@@ -300,17 +331,24 @@ class PartitionConfig(Section):
         "auto: log_odds for learned scores, exponential for cosines",
     )
     precision_bias: float = Field(
-        0.0, ge=-20, le=20, description="how many times the odds that an edge is right must double before it counts as "
+        0.0,
+        ge=-20,
+        le=20,
+        description="how many times the odds that an edge is right must double before it counts as "
         "it does at 0: above 0 fewer wrong merges, below 0 fewer splits",
-    )  # fmt: skip
+    )
     curve_rows: int = Field(
-        50_000, ge=0, description="the report shows what other precision biases would give up to this many rows; that "
+        50_000,
+        ge=0,
+        description="the report shows what other precision biases would give up to this many rows; that "
         "takes the partition nine times over",
-    )  # fmt: skip
+    )
     union_find_ranges: int = Field(
-        0, ge=0, description="components: ranges of vertices whose parents are held apart, with ray by a process each; "
+        0,
+        ge=0,
+        description="components: ranges of vertices whose parents are held apart, with ray by a process each; "
         "1: all are held together; 0: a range for every 268,435,456 vertices; labels are the same bytes for any number",
-    )  # fmt: skip
+    )
     bandwidth: float = Field(0.1, gt=0, description="map_equation: score that makes an exponential weight e times less")
 
 
@@ -322,10 +360,11 @@ class Settings(Section):
 
     _named: frozenset[str] = PrivateAttr(default=frozenset())
     method: MethodName = Field(
-        "auto", description="auto: the model's; without one self_trained where N is neither small nor very large and "
+        "auto",
+        description="auto: the model's; without one self_trained where N is neither small nor very large and "
         "no partition.min_score is set, else cosine; training: star_fc if settings of it are set or rows are many, "
         "else structural",
-    )  # fmt: skip
+    )
     seed: int = Field(0, ge=0, le=MAX_INTEGER, description="seeds sampling, training and k-means")
     ingest: IngestConfig = IngestConfig()
     knn: KnnConfig = KnnConfig()
@@ -368,9 +407,11 @@ class Resources(Section):
         0, ge=0, description="threads of each worker; 0 = all cores shared among the workers, on a cluster 2"
     )
     memory_bytes: int = Field(
-        0, ge=0, description="memory budget of this machine, on a cluster of each worker, as a number or 8GB; 0 = 70 % "
+        0,
+        ge=0,
+        description="memory budget of this machine, on a cluster of each worker, as a number or 8GB; 0 = 70 % "
         "of what is free, on a cluster of its share of a machine like this one",
-    )  # fmt: skip
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for training and scoring")
     gpus: float = Field(0, ge=0, description="ray: GPUs of each worker; 0 = with device cuda one or a fair share")
     custom_resources: dict[str, Annotated[float, Field(ge=0)]] = Field(

@@ -51,9 +51,16 @@ def convert(method: str, states: Sequence[str | Path], out: str | Path, *, k: in
     data = save({name: tensor.detach().float().contiguous().clone() for name, tensor in weights.items()})
     (preferred,) = points
     write_model(
-        out, data, method=method, dim=dim, k=k, settings=facts, operating_points=points, preferred=preferred,
+        out,
+        data,
+        method=method,
+        dim=dim,
+        k=k,
+        settings=facts,
+        operating_points=points,
+        preferred=preferred,
         facts={**facts, "converted_from": [Path(path).name for path in states]},
-    )  # fmt: skip
+    )
     return out
 
 
@@ -101,9 +108,10 @@ class _Reader:
         """The classifier's two layers and activation, by our names; two classes as the difference of their logits."""
         hidden = self.take("classifier.0.weight", None, width)
         found = {
-            "first.weight": hidden, "first.bias": self.take("classifier.0.bias", len(hidden)),
+            "first.weight": hidden,
+            "first.bias": self.take("classifier.0.bias", len(hidden)),
             "activation.weight": self.take("classifier.1.weight", len(hidden)),
-        }  # fmt: skip
+        }
         last = self.take("classifier.2.weight", classes, len(hidden))
         bias = self.take("classifier.2.bias", classes)
         if classes == 2:
@@ -173,12 +181,14 @@ def _star_fc(reader: _Reader, head: _Reader) -> Converted:
     first = head.take("classifier.0.weight", None, 2 * hidden)
     width = len(first)
     weights = {
-        "convolution.linear.weight": weight, "convolution.linear.bias": bias, "head.first.weight": first,
+        "convolution.linear.weight": weight,
+        "convolution.linear.bias": bias,
+        "head.first.weight": first,
         "head.first.bias": head.take("classifier.0.bias", width),
         "head.activation.weight": head.take("classifier.1.weight", width),
         "head.last.weight": head.take("classifier.2.weight", 2, width),
         "head.last.bias": head.take("classifier.2.bias", 2),
-    }  # fmt: skip
+    }
     head.finish()
     network = ModelConfig(head="concat", hidden=hidden, head_hidden=width).model_dump(mode="json")
     point = {"components": {"min_score": 0.70, "min_intimacy": 0.72}}
@@ -186,8 +196,11 @@ def _star_fc(reader: _Reader, head: _Reader) -> Converted:
 
 
 _CONVERTERS: dict[str, tuple[int, Callable[..., Converted]]] = {
-    "gcn_v": (1, _gcn_v), "gcn_e": (2, _gcn_e), "l_gcn": (1, _l_gcn), "star_fc": (2, _star_fc),
-}  # fmt: skip
+    "gcn_v": (1, _gcn_v),
+    "gcn_e": (2, _gcn_e),
+    "l_gcn": (1, _l_gcn),
+    "star_fc": (2, _star_fc),
+}
 
 
 _STATE = "expected a state dict, tensors by name, as torch.save(model.state_dict(), FILE) or safetensors writes it"

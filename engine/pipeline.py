@@ -243,12 +243,7 @@ def _in_passes(
         if vertices is None:
             order = passes.OrderProbed(prefix=prefix, num_rows=n, probes=probes)
             coded = vertices = passes.CodedVertices(
-                prefix=prefix,
-                num_rows=n,
-                dim=vectors.dim,
-                vectors=vectors,
-                order=order,
-                stored=_stored_bytes(settings),
+                prefix=prefix, num_rows=n, dim=vectors.dim, vectors=vectors, order=order, stored=_stored_bytes(settings)
             )
         else:
             coded = passes.SortedCodes(num_rows=n, vertices=vertices, probes=probes, scratch=True, **again)

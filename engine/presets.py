@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 _FULL_GRAPH: dict[str, Any] = {
-    "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5, "evaluate_every": 500, "patience": 160,
-}  # fmt: skip
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 1e-5,
+    "evaluate_every": 500,
+    "patience": 160,
+}
 
 _STAR_FC_STEPS: dict[str, Any] = {
-    "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-5, "max_steps": 2000, "edges_per_step": 8192,
-}  # fmt: skip
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "weight_decay": 1e-5,
+    "max_steps": 2000,
+    "edges_per_step": 8192,
+}
 
 _FIVE_PROPOSALS: dict[str, Any] = {"thresholds": [0.55, 0.6, 0.65, 0.7, 0.75], "min_size": 3}
 _UNITED: dict[str, Any] = {"thresholds": [0.6, 0.7], "min_size": 3, "union_thresholds": [0.6, 0.7, 0.75]}

@@ -104,9 +104,12 @@ def ingest(
 ) -> None:
     """Read vectors once into a store: validated, normalised, sharded; runs then start from it."""
     request = api.Request(
-        features=absolute(source), dim=dim, column=column, items_column=items_column,
+        features=absolute(source),
+        dim=dim,
+        column=column,
+        items_column=items_column,
         settings=load_settings(config, settings, seed=seed, **_zero(zero_vectors)),
-    )  # fmt: skip
+    )
     prepared = api.prepare(
         "store", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
@@ -142,10 +145,14 @@ def train(
 ) -> None:
     """Train a method on labelled vectors; thresholds are chosen on held-out identities. Run again, it resumes."""
     request = api.Request(
-        features=absolute(features), labels=absolute(labels), labels_column=labels_column, dim=dim,
-        column=column, knn_graph=_text(knn_graph),
+        features=absolute(features),
+        labels=absolute(labels),
+        labels_column=labels_column,
+        dim=dim,
+        column=column,
+        knn_graph=_text(knn_graph),
         settings=load_settings(config, settings, seed=seed, method=method, **_zero(zero_vectors)),
-    )  # fmt: skip
+    )
     prepared = api.prepare(
         "training", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
     )
@@ -185,9 +192,21 @@ def run(
 ) -> None:
     """Cluster vectors. Running it again resumes; changed settings redo what they affect. --labels only score."""
     request = _run_request(
-        features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
-        settings, seed, precision_bias,
-    )  # fmt: skip
+        features,
+        model,
+        labels,
+        labels_column,
+        method,
+        dim,
+        column,
+        items_column,
+        knn_graph,
+        zero_vectors,
+        config,
+        settings,
+        seed,
+        precision_bias,
+    )
     request = replace(request, items_root=api.items_folders(items_root))
     prepared = api.prepare(
         "run", _lasting(out), request, _resources(memory, threads, workers, executor, device, block_rows, config)
@@ -248,9 +267,21 @@ def plan(
                 f"rows are the most"
             )
     request = _run_request(
-        features, model, labels, labels_column, method, dim, column, items_column, knn_graph, zero_vectors, config,
-        settings, seed, precision_bias,
-    )  # fmt: skip
+        features,
+        model,
+        labels,
+        labels_column,
+        method,
+        dim,
+        column,
+        items_column,
+        knn_graph,
+        zero_vectors,
+        config,
+        settings,
+        seed,
+        precision_bias,
+    )
     if hosts:
         disk = parse_bytes(disk_per_host, "--disk-per-host") if disk_per_host else 0
         each = parse_bytes(memory_per_host, "--memory-per-host")
@@ -269,10 +300,17 @@ def plan(
     made = prepared.plan
     speeds = measure_speeds(prepared.root, prepared.threads)
     if as_json:
-        print(json.dumps({
-            **made.as_dict(), "memory_bytes": made.memory_bytes, "disk_bytes": made.disk_bytes,
-            "seconds": made.seconds(speeds), "speeds": speeds,
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    **made.as_dict(),
+                    "memory_bytes": made.memory_bytes,
+                    "disk_bytes": made.disk_bytes,
+                    "seconds": made.seconds(speeds),
+                    "speeds": speeds,
+                }
+            )
+        )
         return
     source = prepared.source
     console.say(f"{source.path}: {source.num_rows:,} x {source.dim}")
@@ -281,9 +319,13 @@ def plan(
         block = f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else ""
         name = f"{stage.name} (if needed)" if stage.unless else stage.name
         table.add_row(
-            name, str(stage.num_tasks()), block, human_bytes(stage.memory_bytes),
-            human_bytes(stage.disk_bytes), f"{stage.seconds(speeds):,.1f}",
-        )  # fmt: skip
+            name,
+            str(stage.num_tasks()),
+            block,
+            human_bytes(stage.memory_bytes),
+            human_bytes(stage.disk_bytes),
+            f"{stage.seconds(speeds):,.1f}",
+        )
     table.add_section()
     table.add_row(
         "whole run",
@@ -326,9 +368,19 @@ def compare(
     """
     resources = _resources(memory, threads, 0, None, device, 0)
     rows = compare_methods(
-        features, labels, out, methods.split(","), split=split, dim=dim, column=column, labels_column=labels_column,
-        settings=parse_overrides(settings), seed=seed, resources=resources.model_dump(), progress=not quiet,
-    )  # fmt: skip
+        features,
+        labels,
+        out,
+        methods.split(","),
+        split=split,
+        dim=dim,
+        column=column,
+        labels_column=labels_column,
+        settings=parse_overrides(settings),
+        seed=seed,
+        resources=resources.model_dump(),
+        progress=not quiet,
+    )
     if as_json:
         print(json.dumps([asdict(row) for row in rows]))
         return
@@ -511,30 +563,59 @@ def _explain(error: OSError) -> str:
 
 
 def _run_request(
-    features: str | None, model: str | None, labels: str | None, labels_column: str | None, method: str | None,
-    dim: int | None, column: str | None, items_column: str | None, knn_graph: str | None,
-    zero_vectors: ZeroVectorPolicy | None, config: str | None, settings: list[str] | None, seed: int | None,
+    features: str | None,
+    model: str | None,
+    labels: str | None,
+    labels_column: str | None,
+    method: str | None,
+    dim: int | None,
+    column: str | None,
+    items_column: str | None,
+    knn_graph: str | None,
+    zero_vectors: ZeroVectorPolicy | None,
+    config: str | None,
+    settings: list[str] | None,
+    seed: int | None,
     precision_bias: float | None,
-) -> api.Request:  # fmt: skip
+) -> api.Request:
     return api.Request(
-        features=_text(features) or "", model=_text(model), labels=_text(labels), labels_column=labels_column,
-        dim=dim, column=column, items_column=items_column, knn_graph=_text(knn_graph),
+        features=_text(features) or "",
+        model=_text(model),
+        labels=_text(labels),
+        labels_column=labels_column,
+        dim=dim,
+        column=column,
+        items_column=items_column,
+        knn_graph=_text(knn_graph),
         settings=load_settings(
-            config, settings, seed=seed, method=method, **_zero(zero_vectors),
+            config,
+            settings,
+            seed=seed,
+            method=method,
+            **_zero(zero_vectors),
             **{"partition.precision_bias": precision_bias},
         ),
-    )  # fmt: skip
+    )
 
 
 def _resources(
-    memory: str | None, threads: int, workers: int, executor: ExecutorName | None, device: str, block_rows: int,
+    memory: str | None,
+    threads: int,
+    workers: int,
+    executor: ExecutorName | None,
+    device: str,
+    block_rows: int,
     config: str | None = None,
-) -> Resources:  # fmt: skip
+) -> Resources:
     return load_resources(
-        config, executor=executor and executor.value, workers=workers or None, threads=threads or None,
-        device=None if device == "auto" else device, block_rows=block_rows or None,
+        config,
+        executor=executor and executor.value,
+        workers=workers or None,
+        threads=threads or None,
+        device=None if device == "auto" else device,
+        block_rows=block_rows or None,
         memory_bytes=parse_bytes(memory) if memory is not None else None,
-    )  # fmt: skip
+    )
 
 
 def _zero(value: ZeroVectorPolicy | None) -> dict[str, Any]:

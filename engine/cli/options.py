@@ -67,10 +67,13 @@ ExecutorOption = Annotated[
 PrecisionBias = Annotated[
     float | None,
     typer.Option(
-        "--precision-bias", min=-20, max=20, help="doublings of the odds asked of every edge: above 0 fewer wrong "
-        "merges, below 0 fewer splits", show_default=False,
+        "--precision-bias",
+        min=-20,
+        max=20,
+        help="doublings of the odds asked of every edge: above 0 fewer wrong merges, below 0 fewer splits",
+        show_default=False,
     ),
-]  # fmt: skip
+]
 ZeroVectors = Annotated[ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")]
 BlockRows = Annotated[int, typer.Option("--block-rows", min=0, help="rows per task; 0 = chosen by the plan")]
 ItemsRoot = Annotated[

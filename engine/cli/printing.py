@@ -35,9 +35,14 @@ def print_projection(found: Projection) -> None:
     table = Table("stage", *(right(name) for name in names), "bound by")
     for stage in found.stages:
         table.add_row(
-            stage.name if stage.needed else f"{stage.name} *", f"{stage.workers:,}", f"{stage.tasks:,}",
-            human_bytes(stage.host_bytes), human_bytes(stage.disk_bytes), f"{stage.seconds:,.1f}", stage.bottleneck,
-        )  # fmt: skip
+            stage.name if stage.needed else f"{stage.name} *",
+            f"{stage.workers:,}",
+            f"{stage.tasks:,}",
+            human_bytes(stage.host_bytes),
+            human_bytes(stage.disk_bytes),
+            f"{stage.seconds:,.1f}",
+            stage.bottleneck,
+        )
     table.add_section()
     disk = human_bytes(found.disk_bytes)
     for title, every in (("whole run", False), ("with all *", True)):
@@ -75,10 +80,14 @@ def print_comparison(rows: Sequence[ComparisonRow], page: Path) -> None:
             table.add_row(row.name, "–", "–", "–", "–", "–", "–")
             continue
         table.add_row(
-            row.name, f"{100 * row.scores['pairwise_f']:.1f}", f"{100 * row.scores['bcubed_f']:.1f}",
-            f"{row.scores['num_clusters']:,}", f"{row.train_seconds:,.0f} s", f"{row.run_seconds:,.0f} s",
+            row.name,
+            f"{100 * row.scores['pairwise_f']:.1f}",
+            f"{100 * row.scores['bcubed_f']:.1f}",
+            f"{row.scores['num_clusters']:,}",
+            f"{row.train_seconds:,.0f} s",
+            f"{row.run_seconds:,.0f} s",
             human_bytes(row.peak_bytes),
-        )  # fmt: skip
+        )
     console.print(table)
     for row in rows:
         if row.missing:

@@ -149,9 +149,11 @@ def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) ->
     if (np.diff(indptr) < 0).any():
         raise DataError("map equation: indptr decreases")
     tiles = tile_bounds(0, len(indices), TILE_VERTICES << 5)
-    wrong = [link for link in map_tiles(
-        lambda tile: find_wrong_link(indices, weights, len(indptr) - 1, *tile), tiles, threads
-    ) if link >= 0]  # fmt: skip
+    wrong = [
+        link
+        for link in map_tiles(lambda tile: find_wrong_link(indices, weights, len(indptr) - 1, *tile), tiles, threads)
+        if link >= 0
+    ]
     if wrong:
         raise DataError(
             f"map equation: link {wrong[0]} goes to vertex {indices[wrong[0]]} of {len(indptr) - 1} with weight "
@@ -165,8 +167,9 @@ def _walk(indptr: Array, indices: Array, weights: Array, threads: int) -> _Graph
     strengths, out = np.zeros(num_vertices), np.zeros(num_vertices)
     map_tiles(
         lambda tile: add_strengths(indptr, indices, weights, *tile, strengths, out),
-        tile_bounds(0, num_vertices, TILE_VERTICES), threads,
-    )  # fmt: skip
+        tile_bounds(0, num_vertices, TILE_VERTICES),
+        threads,
+    )
     total = float(strengths.sum())
     scale = 1 / total if total > 0 else 0.0
     return _Graph(indptr, indices, weights, scale, strengths * scale, out * scale)
@@ -183,20 +186,39 @@ def _search_blocks(graph: _Graph, seed: int, threads: int) -> Array:
 
 
 def _search_parts(
-    graph: _Graph, parts: tuple[Array, Array], asked_P: Array, other_exit_P: Array, share_P: Array, max_levels: int,
-    seed: int, threads: int,
-) -> Array:  # fmt: skip
+    graph: _Graph,
+    parts: tuple[Array, Array],
+    asked_P: Array,
+    other_exit_P: Array,
+    share_P: Array,
+    max_levels: int,
+    seed: int,
+    threads: int,
+) -> Array:
     """Search parts (members, starts) alone; give each node its module's lowest node."""
     members, starts = parts
     positions, modules = np.empty_like(members), np.empty_like(members)
     positions[members] = np.arange(len(members), dtype=np.int32)
     map_tiles(
         lambda tile: solve_parts(
-            *graph.links, graph.scale, graph.flow_n, graph.out_n, members, positions, starts, *tile, asked_P,
-            other_exit_P, share_P, seed, max_levels, modules,
+            *graph.links,
+            graph.scale,
+            graph.flow_n,
+            graph.out_n,
+            members,
+            positions,
+            starts,
+            *tile,
+            asked_P,
+            other_exit_P,
+            share_P,
+            seed,
+            max_levels,
+            modules,
         ),
-        _cut_parts(starts), threads,
-    )  # fmt: skip
+        _cut_parts(starts),
+        threads,
+    )
     return _name_by_lowest(modules, members, starts)
 
 
@@ -245,9 +267,15 @@ def _tune_submodules(graph: _Graph, roots: Array, searched: Array | None, seed: 
         asked[numbers[searched[moved]]] = True
     module_P, starts = _cut_blocks(starts)
     pieces = _search_parts(
-        graph, (members, starts), asked[module_P], (exit_M.sum() - exit_M)[module_P], np.ones(len(module_P)), 1, seed,
+        graph,
+        (members, starts),
+        asked[module_P],
+        (exit_M.sum() - exit_M)[module_P],
+        np.ones(len(module_P)),
+        1,
+        seed,
         threads,
-    )  # fmt: skip
+    )
     level, numbers, firsts = _aggregate(graph, pieces, threads)
     tuned = _tune_nodes(level, number_modules(roots[firsts], len(graph))[0], threads)
     return _lowest(_merge_modules(level, tuned, seed, threads), firsts)[numbers]
@@ -304,9 +332,10 @@ def _module_flows(graph: _Graph, labels: Array, threads: int) -> tuple[Array, Ar
     """Give modules' flow and exit flow, indexed by label."""
     leaving = np.empty(len(graph))
     map_tiles(
-        lambda tile: add_leaving(*graph.links, labels, *tile, leaving), tile_bounds(0, len(graph), TILE_VERTICES),
+        lambda tile: add_leaving(*graph.links, labels, *tile, leaving),
+        tile_bounds(0, len(graph), TILE_VERTICES),
         threads,
-    )  # fmt: skip
+    )
     return _sum_by_label(labels, graph.flow_n, len(graph)), _sum_by_label(labels, leaving * graph.scale, len(graph))
 
 

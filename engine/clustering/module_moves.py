@@ -306,9 +306,22 @@ def solve_graph(indptr, indices, weights, scale, flow, out, other_exit, share, s
         any_moved = False
         for _ in range(MAX_PASSES):
             num_moved, num_free = move_nodes(
-                indptr, indices, weights, scale, flow, out, labels, flow_M, exit_M, size_M, totals, nodes, active,
-                free, num_free,
-            )  # fmt: skip
+                indptr,
+                indices,
+                weights,
+                scale,
+                flow,
+                out,
+                labels,
+                flow_M,
+                exit_M,
+                size_M,
+                totals,
+                nodes,
+                active,
+                free,
+                num_free,
+            )
             if num_moved == 0:
                 break
             any_moved = True
@@ -333,9 +346,24 @@ def solve_graph(indptr, indices, weights, scale, flow, out, other_exit, share, s
 
 @njit(nogil=True, cache=True)
 def solve_parts(  # type: ignore[no-untyped-def]
-    indptr, indices, weights, scale, flow, out, members, positions, starts, first, last, asked_P, other_exit_P, share_P,
-    seed, max_levels, result,
-):  # fmt: skip
+    indptr,
+    indices,
+    weights,
+    scale,
+    flow,
+    out,
+    members,
+    positions,
+    starts,
+    first,
+    last,
+    asked_P,
+    other_exit_P,
+    share_P,
+    seed,
+    max_levels,
+    result,
+):
     """Solve each asked-for one of the parts ``first..last`` alone, as ``solve_graph`` does (numba).
 
     Writes to ``result`` each node's module within its part; a part not asked for is one module.
@@ -352,8 +380,16 @@ def solve_parts(  # type: ignore[no-untyped-def]
             for node in range(num_nodes):
                 part_flow[node], part_out[node] = flow[members[start + node]], out[members[start + node]]
             modules = solve_graph(
-                part_indptr, part_indices, part_weights, scale, part_flow, part_out, other_exit_P[part], share_P[part],
-                seed, max_levels,
-            )  # fmt: skip
+                part_indptr,
+                part_indices,
+                part_weights,
+                scale,
+                part_flow,
+                part_out,
+                other_exit_P[part],
+                share_P[part],
+                seed,
+                max_levels,
+            )
         for node in range(num_nodes):
             result[members[start + node]] = modules[node]

@@ -191,9 +191,14 @@ def _best_size(measure: Callable[[int], float], num_vertices: int, threads: int)
 
 
 def _few_large(
-    similarities_NK: NDArray[Any], forest: Forest, cluster: Callable[[float, int], Ids],
-    measure: Callable[[float, int], float], max_size: int, bits: float, threads: int,
-) -> OperatingPoint | None:  # fmt: skip
+    similarities_NK: NDArray[Any],
+    forest: Forest,
+    cluster: Callable[[float, int], Ids],
+    measure: Callable[[float, int], float],
+    max_size: int,
+    bits: float,
+    threads: int,
+) -> OperatingPoint | None:
     """The point of least codelength, of thresholds alone, too, if the size cap of least gives few and large clusters.
 
     Such clusters hang together by a few edges of the forest, its last: each is tried as the first that is left out.

@@ -66,11 +66,7 @@ def propagate(
 
 
 def graph_propagation(
-    pairs: NDArray[Any],
-    scores: NDArray[Any],
-    max_sz: int = 600,
-    step: float = 0.05,
-    num_vertices: int | None = None,
+    pairs: NDArray[Any], scores: NDArray[Any], max_sz: int = 600, step: float = 0.05, num_vertices: int | None = None
 ) -> NDArray[np.int64]:
     """Cluster scored pairs by size-capped propagation from the least score (CDP's ``graph_propagation``).
 

@@ -29,9 +29,13 @@ def execute_apart(kind: api.Kind, folder: Path, request: api.Request, resources:
     Where this process ends, so does that one; what was committed is kept. Raises ``RunBusy`` where others work on it.
     """
     asked = {
-        "kind": kind, "folder": str(folder), "request": request.as_dict(), "resources": resources.model_dump(),
-        "progress": progress, "parent": os.getpid(),
-    }  # fmt: skip
+        "kind": kind,
+        "folder": str(folder),
+        "request": request.as_dict(),
+        "resources": resources.model_dump(),
+        "progress": progress,
+        "parent": os.getpid(),
+    }
     command, environment = [sys.executable, "-P", "-m", "engine.commands.apart"], child_environment()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
         try:

@@ -98,9 +98,10 @@ class Projection:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {
             "host_bytes": self.host_bytes,
-            "seconds": self.seconds(every_pass=False), "seconds_every_pass": self.seconds(every_pass=True),
+            "seconds": self.seconds(every_pass=False),
+            "seconds_every_pass": self.seconds(every_pass=True),
             "one_worker_seconds": sum(s.seconds for s in self.stages if s.needed and s.workers == 1),
-        }  # fmt: skip
+        }
 
 
 def described_source(num_rows: int, dim: int) -> Source:
@@ -175,9 +176,16 @@ def _project(
     else:
         bottleneck = "one worker" if busy == 1 else "GPUs" if on_gpu else "cores"
     return StageProjection(
-        stage.name, not stage.unless, busy, tasks, min(stage.block_rows, stage.num_rows), host_bytes,
-        written[stage.name], max(compute, storage), bottleneck,
-    )  # fmt: skip
+        stage.name,
+        not stage.unless,
+        busy,
+        tasks,
+        min(stage.block_rows, stage.num_rows),
+        host_bytes,
+        written[stage.name],
+        max(compute, storage),
+        bottleneck,
+    )
 
 
 def _cores_speed(cores: int) -> float:

@@ -31,9 +31,14 @@ from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
 DIM = 256
 # Identities of the benchmark's splits, about 68 rows each. Ultra-large has the 52 million rows of the published one.
 PARTS = {
-    "part1": 8_573, "part3": 25_719, "part5": 42_865, "part7": 60_011, "part9": 77_157, "ten-million": 147_000,
+    "part1": 8_573,
+    "part3": 25_719,
+    "part5": 42_865,
+    "part7": 60_011,
+    "part9": 77_157,
+    "ten-million": 147_000,
     "ultra-large": 765_000,
-}  # fmt: skip
+}
 TILE_ROWS = 2048
 BLOCK_ROWS = 32 * TILE_ROWS
 

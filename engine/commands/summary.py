@@ -131,13 +131,17 @@ def run_status(root: Path) -> dict[str, Any]:
         records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
         done = sum(record.stop - record.start for record in records)
         planned = _planned(stage)
-        stages.append({
-            "stage": stage["name"], "rows": stage["num_rows"], "rows_committed": done,
-            "tasks_committed": len(records),
-            "tasks": len(records) + count_pending(planned, [(record.start, record.stop) for record in records]),
-            "task_seconds": round(sum(record.seconds for record in records), 3),
-            "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
-        })  # fmt: skip
+        stages.append(
+            {
+                "stage": stage["name"],
+                "rows": stage["num_rows"],
+                "rows_committed": done,
+                "tasks_committed": len(records),
+                "tasks": len(records) + count_pending(planned, [(record.start, record.stop) for record in records]),
+                "task_seconds": round(sum(record.seconds for record in records), 3),
+                "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
+            }
+        )
     effort = asdict(run_effort(root))
     state = "stopped" if held["state"] == "running" and not open_place(root).is_running() else held["state"]
     return {"run": str(root), "kind": held["kind"], "state": state, "stages": stages, "effort": effort}
@@ -235,12 +239,14 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
     galleries = [_gallery(name, value["galleries"][name], pictures) for name in _GALLERIES]
     histograms = {
         name: EdgeHistogram(
-            tree["bin_edges"], tree["kept"], tree["pruned"],
+            tree["bin_edges"],
+            tree["kept"],
+            tree["pruned"],
             point.get("min_score") if name == "score" or method == "cosine" else None,
             value.get("unscored_edges", 0) if name == "score" else 0,
         )
         for name, tree in value["histograms"].items()
-    }  # fmt: skip
+    }
     return ReportData(
         title=f"Clusters of {'/'.join(Path(source['path']).parts[-2:])}",
         method=f"{method}, {_partition_words(point['partition'])}",
@@ -294,10 +300,16 @@ def write_model(place: Place, folders: dict[str, Path], plan: Plan, settings: Se
     selected, method = manifest.read_json(folders["select"] / "selected.json"), plan.facts["method"]
     facts = {"trained_rows": plan.facts["num_rows"], **selected.get("facts", {}), **stage_facts(folders["fit"])[0]}
     base.write_model(
-        place.root, (folders["fit"] / FITTED_WEIGHTS).read_bytes(), method=method, dim=plan.facts["dim"],
-        k=plan.stage("knn").params["k"], settings=METHODS[method].untrained(settings),
-        operating_points=selected["operating_points"], preferred=selected["preferred"], facts=facts,
-    )  # fmt: skip
+        place.root,
+        (folders["fit"] / FITTED_WEIGHTS).read_bytes(),
+        method=method,
+        dim=plan.facts["dim"],
+        k=plan.stage("knn").params["k"],
+        settings=METHODS[method].untrained(settings),
+        operating_points=selected["operating_points"],
+        preferred=selected["preferred"],
+        facts=facts,
+    )
     place.publish(place.root / base.WEIGHTS_FILE, place.root / base.MODEL_FILE)
 
 

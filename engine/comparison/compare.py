@@ -41,9 +41,7 @@ REPORT_FILE = summary.COMPARISON_PAGE
 STORE = summary.COMPARISON_STORE
 GIVEN = "given"  # begins the name of the file that an array is saved to
 COPY_ROWS = 65_536
-POINT = (
-    "partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection",
-)  # fmt: skip
+POINT = ("partition", "min_score", "min_intimacy", "max_size", "num_clusters", "distance", "min_rows", "selection")
 
 
 class RowFile(Sealed):
@@ -192,10 +190,18 @@ def compare(
         rows.append(row)
         if tell:
             tell(row)
-    counts = {"train_rows": int((split_N == 0).sum()), "test_rows": int((split_N == 1).sum()),
-              "unknown_rows": int((labels_N[split_N == 1] < 0).sum())}  # fmt: skip
-    found = {"seed": seed or 0, "settings": given, "written": datetime.now().isoformat(" ", "minutes"),
-             "hardware": summary.hardware(), "versions": summary.versions()}  # fmt: skip
+    counts = {
+        "train_rows": int((split_N == 0).sum()),
+        "test_rows": int((split_N == 1).sum()),
+        "unknown_rows": int((labels_N[split_N == 1] < 0).sum()),
+    }
+    found = {
+        "seed": seed or 0,
+        "settings": given,
+        "written": datetime.now().isoformat(" ", "minutes"),
+        "hardware": summary.hardware(),
+        "versions": summary.versions(),
+    }
     manifest.write_json(
         out / RESULTS_FILE, {"source": request.features, "rows": [asdict(row) for row in rows], **counts, **found}
     )
@@ -219,9 +225,15 @@ def _checked_out(out: str | Path) -> Path:
 
 
 def _measure(
-    out: Path, each: Contender, parts: Mapping[int, Part], truth: np.ndarray, given: Mapping[str, Any],
-    seed: int | None, resources: Resources, progress: bool,
-) -> ComparisonRow:  # fmt: skip
+    out: Path,
+    each: Contender,
+    parts: Mapping[int, Part],
+    truth: np.ndarray,
+    given: Mapping[str, Any],
+    seed: int | None,
+    resources: Resources,
+    progress: bool,
+) -> ComparisonRow:
     settings, model, spent = each.settings(given, seed), None, 0.0
     try:
         if METHODS[each.method].trains:

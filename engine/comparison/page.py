@@ -12,9 +12,14 @@ from urllib.parse import quote
 from engine.report.page import page
 
 _SCORES = (
-    ("pairwise_f", "F"), ("pairwise_precision", "precision"), ("pairwise_recall", "recall"), ("bcubed_f", "F"),
-    ("bcubed_precision", "precision"), ("bcubed_recall", "recall"), ("nmi", "NMI"),
-)  # fmt: skip
+    ("pairwise_f", "F"),
+    ("pairwise_precision", "precision"),
+    ("pairwise_recall", "recall"),
+    ("bcubed_f", "F"),
+    ("bcubed_precision", "precision"),
+    ("bcubed_recall", "recall"),
+    ("nmi", "NMI"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,12 @@ class ComparisonRow:
 
 
 def render_comparison(
-    source: Path, rows: Sequence[ComparisonRow], counts: Mapping[str, int], found: Mapping[str, Any],
+    source: Path,
+    rows: Sequence[ComparisonRow],
+    counts: Mapping[str, int],
+    found: Mapping[str, Any],
     reports: Mapping[str, str],
-) -> str:  # fmt: skip
+) -> str:
     """Render the page: methods by pairwise F, those without a result last, with what each says.
 
     ``counts``: ``train_rows``, ``test_rows`` and ``unknown_rows`` of these. ``found``: ``seed``, ``settings``,
@@ -65,9 +73,12 @@ def render_comparison(
     facts = {
         "Source": str(source),
         "Rows": f"{counts['train_rows']:,} to train on, {counts['test_rows']:,} to cluster{unknown}",
-        "Seed": str(found["seed"]), "Settings": _list(found["settings"], " = ") or "the defaults",
-        "Written": found["written"], "Machine": _list(found["hardware"]), "Versions": _list(found["versions"]),
-    }  # fmt: skip
+        "Seed": str(found["seed"]),
+        "Settings": _list(found["settings"], " = ") or "the defaults",
+        "Written": found["written"],
+        "Machine": _list(found["hardware"]),
+        "Versions": _list(found["versions"]),
+    }
     what = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     title = f"{'/'.join(source.parts[-2:])}: {counts['test_rows']:,} rows"
     top = f'<p class="eyebrow">Comparison</p><h1>{escape(title)}</h1><dl class="facts">{what}</dl>' + (

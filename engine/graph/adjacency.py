@@ -81,9 +81,19 @@ def symmetric_rows(
     def merge(tile: tuple[int, int]) -> None:
         a, b = tile[0] - start, tile[1] - start
         _merge_rows(
-            own_neighbors, own_similarities, reverse_indptr, reverse_ids, reverse_values, start, a, b, room, ids,
-            values, sizes,
-        )  # fmt: skip
+            own_neighbors,
+            own_similarities,
+            reverse_indptr,
+            reverse_ids,
+            reverse_values,
+            start,
+            a,
+            b,
+            room,
+            ids,
+            values,
+            sizes,
+        )
 
     map_tiles(merge, bounds, threads)
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
@@ -158,9 +168,8 @@ def _count_listed(neighbors: Array, start: int, stop: int) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def _collect_listed(
-    neighbors: Array, similarities: Array, first: int, start: int, stop: int, rows: Array, sources: Array,
-    values: Array,
-) -> None:  # fmt: skip
+    neighbors: Array, similarities: Array, first: int, start: int, stop: int, rows: Array, sources: Array, values: Array
+) -> None:
     place = 0
     for row in range(neighbors.shape[0]):
         for rank in range(neighbors.shape[1]):
@@ -183,9 +192,19 @@ def _scatter(rows: Array, sources: Array, values: Array, cursor: Array, ids_out:
 
 @numba.njit(nogil=True, cache=True)
 def _merge_rows(
-    neighbors: Array, similarities: Array, reverse_indptr: Array, reverse_ids: Array, reverse_values: Array,
-    first: int, begin: int, end: int, room: Array, ids: Array, values: Array, sizes: Array,
-) -> None:  # fmt: skip
+    neighbors: Array,
+    similarities: Array,
+    reverse_indptr: Array,
+    reverse_ids: Array,
+    reverse_values: Array,
+    first: int,
+    begin: int,
+    end: int,
+    room: Array,
+    ids: Array,
+    values: Array,
+    sizes: Array,
+) -> None:
     width = neighbors.shape[1]
     own = np.empty(width + 1, np.int32)
     own_values = np.empty(width + 1, np.float32)
@@ -291,9 +310,16 @@ def larger_listing(neighbors: Array, similarities: Array, row: int, rank: int) -
 
 @numba.njit(nogil=True, cache=True)
 def _owned_edges(
-    neighbors: Array, similarities: Array, begin: int, end: int, min_similarity: float, offered: int,
-    sources: Array, targets: Array, values: Array,
-) -> int:  # fmt: skip
+    neighbors: Array,
+    similarities: Array,
+    begin: int,
+    end: int,
+    min_similarity: float,
+    offered: int,
+    sources: Array,
+    targets: Array,
+    values: Array,
+) -> int:
     count = 0
     width = neighbors.shape[1]
     for row in range(begin, end):

@@ -92,9 +92,14 @@ def train_cells(sample_SD: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
     One thread, so that the centroids do not depend on the machine's number of cores.
     """
     kmeans = faiss.Kmeans(
-        sample_SD.shape[1], num_cells, niter=10, spherical=True, seed=(seed + 1) % _FAISS_SEEDS,
-        min_points_per_centroid=1, max_points_per_centroid=1 << 30,
-    )  # fmt: skip
+        sample_SD.shape[1],
+        num_cells,
+        niter=10,
+        spherical=True,
+        seed=(seed + 1) % _FAISS_SEEDS,
+        min_points_per_centroid=1,
+        max_points_per_centroid=1 << 30,
+    )
     before = faiss.omp_get_max_threads()
     with single_threaded_kernels():
         faiss.omp_set_num_threads(1)

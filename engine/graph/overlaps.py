@@ -24,9 +24,12 @@ AVERAGED = (5, 12, 25)
 OVERLAP_NAMES = (
     *(f"walks_{width}_top_{scale}" for width in WALK_WIDTHS[:2] for scale in WALK_SCALES),
     *(f"nep_top_{scale}" for scale in WALK_SCALES),
-    *(f"{end}_{name}" for name in ("before", "relative", "first", "range", "density", "gap_rank", "gap")
-      for end in ("least", "most")),
-)  # fmt: skip
+    *(
+        f"{end}_{name}"
+        for name in ("before", "relative", "first", "range", "density", "gap_rank", "gap")
+        for end in ("least", "most")
+    ),
+)
 NUM_OVERLAPS = len(OVERLAP_NAMES)
 
 _PROFILED = 5  # of a vertex's profile, those that are inputs themselves

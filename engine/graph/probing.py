@@ -41,9 +41,16 @@ AHEAD = 8  # rows asked for before they are needed
 
 
 def probe_neighbors(
-    sorted_NW: Array, order: Array, offsets: Array, probes_NP: Array, start: int, stop: int, size: int, threads: int,
+    sorted_NW: Array,
+    order: Array,
+    offsets: Array,
+    probes_NP: Array,
+    start: int,
+    stop: int,
+    size: int,
+    threads: int,
     known: tuple[Array, Array] | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Nearest rows among those of each row's probed cells, for places ``start..stop`` of ``order``, nearest first.
 
     ``order`` and ``offsets`` as ``sort_by_cell`` gives them; ``sorted_NW`` the rows' codes in that order, so that those

@@ -122,9 +122,12 @@ def train_confidence(
     settings = fingerprint([model, config, identity_balance, seed, *data.features_ND.shape])
     loop = TrainingLoop(network, config, settings, device)
     loop.run(
-        loop.restore(checkpoint), loss_of_step=loss_of_step, evaluate=lambda: (float(loss_at(held)), None),
-        checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
+        loop.restore(checkpoint),
+        loss_of_step=loss_of_step,
+        evaluate=lambda: (float(loss_at(held)), None),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     return network, loop.history
 
 
@@ -163,9 +166,7 @@ def listed_cosines(codes_NH: Array, neighbors_nK: Array, start: int, *, threads:
     return cosines
 
 
-def nearest_confident(
-    neighbors_nK: Array, cosines_nK: Array, confidence_N: Array, start: int
-) -> tuple[Array, Array]:  # fmt: skip
+def nearest_confident(neighbors_nK: Array, cosines_nK: Array, confidence_N: Array, start: int) -> tuple[Array, Array]:
     """Find each row's nearest listed neighbour of strictly higher confidence: (n,) int32, -1 if none, and its cosine.
 
     Of equal cosines the lower id. Links lead upwards in confidence, so they never close a circle (section 3.4).
@@ -175,9 +176,7 @@ def nearest_confident(
     return targets, cosines
 
 
-def link_scores(
-    sources_E: Array, targets_E: Array, linked_N: Array, cosines_N: Array
-) -> Array:  # fmt: skip
+def link_scores(sources_E: Array, targets_E: Array, linked_N: Array, cosines_N: Array) -> Array:
     """Score undirected edges: the cosine of a link, -1 of an edge that is none; (E,) float32."""
     forward, backward = linked_N[sources_E] == targets_E, linked_N[targets_E] == sources_E
     cosines_E = np.where(forward, cosines_N[sources_E], cosines_N[targets_E])

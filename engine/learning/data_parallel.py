@@ -47,9 +47,17 @@ class TrainingHelper:
     """Draws minibatches or computes gradients, and builds only what it uses: each takes less than one training."""
 
     def __init__(
-        self, data: GraphData, *, sampling: SamplingConfig, model: ModelConfig, config: TrainConfig, seed: int,
-        device: str, threads: int, num_workers: int,
-    ) -> None:  # fmt: skip
+        self,
+        data: GraphData,
+        *,
+        sampling: SamplingConfig,
+        model: ModelConfig,
+        config: TrainConfig,
+        seed: int,
+        device: str,
+        threads: int,
+        num_workers: int,
+    ) -> None:
         self.data, self.sampling, self.model, self.config = data, sampling, model, config
         self.seed, self.device, self.threads, self.num_workers = seed, device, threads, num_workers
 

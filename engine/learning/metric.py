@@ -66,9 +66,11 @@ class Scatter(NamedTuple):
     def plus(self, other: Scatter) -> Scatter:
         """The scatter of both sets of identities."""
         return Scatter(
-            self.within + other.within, self.weight + other.weight, self.total + other.total,
+            self.within + other.within,
+            self.weight + other.weight,
+            self.total + other.total,
             self.num_rows + other.num_rows,
-        )  # fmt: skip
+        )
 
     def metric(self, shrinkage: float) -> Metric:
         """The metric of a covariance to which ``shrinkage`` times its mean variance is added in every direction."""

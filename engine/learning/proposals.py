@@ -193,9 +193,14 @@ def rate(network: ProposalNetwork, graph: Graph, proposals: Proposals, *, thread
 
 
 def refine(
-    segmenter: ProposalNetwork, rater: ProposalNetwork, graph: Graph, proposals: Proposals, num_seeds: int,
-    *, threads: int = 1,
-) -> tuple[Proposals, Array]:  # fmt: skip
+    segmenter: ProposalNetwork,
+    rater: ProposalNetwork,
+    graph: Graph,
+    proposals: Proposals,
+    num_seeds: int,
+    *,
+    threads: int = 1,
+) -> tuple[Proposals, Array]:
     """Cut each proposal to the inliers of one of its seeds, the cut that is rated best (several, as in the paper).
 
     Seeds are spread over the members; inliers are those of a logit above 0. Returns cuts of two members and more, and

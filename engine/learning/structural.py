@@ -104,9 +104,14 @@ def edge_inputs(graph: Neighborhoods, edges: EdgeList, priors_NK: Array | None =
 
 
 def score_edges(
-    scorer: StructuralScorer, graph: Neighborhoods, priors_NK: Array, edges: EdgeList,
-    second: SecondScores | None = None, *, threads: int = 1,
-) -> Array:  # fmt: skip
+    scorer: StructuralScorer,
+    graph: Neighborhoods,
+    priors_NK: Array,
+    edges: EdgeList,
+    second: SecondScores | None = None,
+    *,
+    threads: int = 1,
+) -> Array:
     """Score undirected edges: (E,) float32, the calibrated probability that both ends are one identity.
 
     Whether a scorer of two graphs is given ``second`` is up to the caller.
@@ -306,9 +311,11 @@ def priors_from_tensors(tensors: dict[str, Array]) -> tuple[Trees, ...]:
 def trees_to_tensors(name: str, trees: Trees) -> dict[str, Array]:
     """Name the arrays of one ensemble."""
     return {
-        f"{name}.inputs": trees.inputs, f"{name}.thresholds": trees.thresholds, f"{name}.values": trees.values,
+        f"{name}.inputs": trees.inputs,
+        f"{name}.thresholds": trees.thresholds,
+        f"{name}.values": trees.values,
         f"{name}.bias": np.array([trees.bias]),
-    }  # fmt: skip
+    }
 
 
 def trees_from_tensors(name: str, tensors: dict[str, Array]) -> Trees:

@@ -111,9 +111,12 @@ class _Training:
             if not step:
                 self._standardise()
         best = self.loop.run(
-            step, loss_of_step=share(self.model) if share else self._loss, evaluate=lambda: self._evaluate(held_out),
-            checkpoint=checkpoint, progress=progress,
-        )  # fmt: skip
+            step,
+            loss_of_step=share(self.model) if share else self._loss,
+            evaluate=lambda: self._evaluate(held_out),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
         return TrainedModel(self.model, self.held_out_N, self.loop.history, best.step)
 
     def _loss(self, step: int) -> Tensor | None:

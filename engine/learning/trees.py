@@ -44,8 +44,11 @@ class Trees:
         levels = (inner + 1).bit_length() - 1
         if inner != (1 << levels) - 1 or not 1 <= levels <= MOST_LEVELS or not 1 <= num_trees <= MOST_TREES:
             raise DataError(f"trees: splits of shape {self.inputs.shape}, expected (trees, 2^levels - 1)")
-        expected = (("int16", self.inputs, inner), ("float32", self.thresholds, inner),
-                    ("float32", self.values, inner + 1))  # fmt: skip
+        expected = (
+            ("int16", self.inputs, inner),
+            ("float32", self.thresholds, inner),
+            ("float32", self.values, inner + 1),
+        )
         for dtype, array, width in expected:
             if array.dtype != np.dtype(dtype) or array.shape != (num_trees, width):
                 raise DataError(
@@ -185,9 +188,15 @@ def _bin(inputs: Array, edges: list[Array], threads: int) -> Array:
 
 @numba.njit(nogil=True, cache=True)
 def _best_splits(
-    binned: Array, columns: Array, nodes: Array, gradients: Array, curvatures: Array, level: int, l2: float,
+    binned: Array,
+    columns: Array,
+    nodes: Array,
+    gradients: Array,
+    curvatures: Array,
+    level: int,
+    l2: float,
     min_weight: float,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """Find each input's best split of each node of a level: gains (0: none) and the last bin that goes left."""
     count, first = 1 << level, (1 << level) - 1
     gains, lasts = np.zeros((len(columns), count), np.float64), np.zeros((len(columns), count), np.int32)

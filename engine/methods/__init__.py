@@ -16,12 +16,21 @@ from engine.methods.star_fc_hierarchical import StarFcHierarchical
 from engine.methods.structural import Structural
 
 METHODS: dict[MethodName, Method] = {
-    "cosine": Cosine(), "self_trained": SelfTrained(), "star_fc": StarFc(),
-    "star_fc_hierarchical": StarFcHierarchical(), "structural": Structural(),
-    "gcn_v": GcnV(), "gcn_e": GcnE(), "l_gcn": LGcn(),
-    "gcn_d": GcnD("gcn_d", segments=False), "gcn_s": GcnD("gcn_s", segments=True),
-    "cdp": Cdp(), "cdp_mediator": CdpMediator(), "fc_es": FcEs(), "fc_eser": FcEser(),
+    "cosine": Cosine(),
+    "self_trained": SelfTrained(),
+    "star_fc": StarFc(),
+    "star_fc_hierarchical": StarFcHierarchical(),
+    "structural": Structural(),
+    "gcn_v": GcnV(),
+    "gcn_e": GcnE(),
+    "l_gcn": LGcn(),
+    "gcn_d": GcnD("gcn_d", segments=False),
+    "gcn_s": GcnD("gcn_s", segments=True),
+    "cdp": Cdp(),
+    "cdp_mediator": CdpMediator(),
+    "fc_es": FcEs(),
+    "fc_eser": FcEser(),
     **{name: Baseline(name) for name in KINDS},
-}  # fmt: skip
+}
 
 __all__ = ["METHODS", "Graph", "Method", "Model", "read_model"]

@@ -293,27 +293,50 @@ def aggregate(graph: Graph, k: int | None = None) -> Aggregate:
 
 
 def select(
-    graph: Graph, settings: Settings, labels: OutsideFile, score: Scores, holdout: float,
+    graph: Graph,
+    settings: Settings,
+    labels: OutsideFile,
+    score: Scores,
+    holdout: float,
     partitions: tuple[str, ...] = (),
-) -> Select:  # fmt: skip
+) -> Select:
     """The step that chooses thresholds on the share ``holdout`` of identities; of all partitions if none is named."""
     return Select(
-        score=score, order=graph.order, seed=settings.seed, holdout=holdout, step=settings.partition.step,
-        partitions=partitions, **labels.given(),
-    )  # fmt: skip
+        score=score,
+        order=graph.order,
+        seed=settings.seed,
+        holdout=holdout,
+        step=settings.partition.step,
+        partitions=partitions,
+        **labels.given(),
+    )
 
 
 def write_model(
-    folder: Path, weights: bytes, *, method: str, dim: int, k: int, settings: Mapping[str, Any],
-    operating_points: Mapping[str, Any], preferred: str, facts: Mapping[str, Any],
-) -> None:  # fmt: skip
+    folder: Path,
+    weights: bytes,
+    *,
+    method: str,
+    dim: int,
+    k: int,
+    settings: Mapping[str, Any],
+    operating_points: Mapping[str, Any],
+    preferred: str,
+    facts: Mapping[str, Any],
+) -> None:
     """Write a model's two files, as ``read_model`` reads them."""
     manifest.write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
     tree = {
-        "engine_version": __version__, "method": method, "dim": dim, "k": k, "settings": settings,
-        "operating_points": operating_points, "preferred": preferred,
-        "weights_checksum": manifest.file_checksum(folder / WEIGHTS_FILE), "facts": facts,
-    }  # fmt: skip
+        "engine_version": __version__,
+        "method": method,
+        "dim": dim,
+        "k": k,
+        "settings": settings,
+        "operating_points": operating_points,
+        "preferred": preferred,
+        "weights_checksum": manifest.file_checksum(folder / WEIGHTS_FILE),
+        "facts": facts,
+    }
     check_types(folder / MODEL_FILE, tree, MODEL)
     manifest.write_owned(folder / MODEL_FILE, MODEL, tree)
 
@@ -339,7 +362,12 @@ def read_model(folder: str | Path, dim: int) -> Model:
     if weights != tree["weights_checksum"]:
         raise DataError(f"{folder / WEIGHTS_FILE} does not match the checksum in {MODEL_FILE}; train or copy it again")
     return Model(
-        folder=str(folder), method=tree["method"], dim=tree["dim"], k=tree["k"],
+        folder=str(folder),
+        method=tree["method"],
+        dim=tree["dim"],
+        k=tree["k"],
         digest=fingerprint([tree["method"], tree["settings"], tree["operating_points"], weights]),
-        operating_points=tree["operating_points"], preferred=tree["preferred"], facts=tree["facts"],
-    )  # fmt: skip
+        operating_points=tree["operating_points"],
+        preferred=tree["preferred"],
+        facts=tree["facts"],
+    )

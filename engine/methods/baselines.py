@@ -57,15 +57,17 @@ KINDS: dict[MethodName, Kind] = {
     "ward": Kind(baselines.ward, {"distance": _HEIGHTS}, **_PAIRS),
     "average_linkage": Kind(baselines.average_linkage, {"distance": DISTANCES}, **_PAIRS),
     "single_linkage": Kind(baselines.single_linkage, {"distance": DISTANCES}),
-    "dbscan": Kind(baselines.dbscan, {"min_rows": (2, 5), "distance": DISTANCES[::4]}, most_rows=100_000,
-                   pair_seconds=4e-9),
+    "dbscan": Kind(
+        baselines.dbscan, {"min_rows": (2, 5), "distance": DISTANCES[::4]}, most_rows=100_000, pair_seconds=4e-9
+    ),
     "knn_dbscan": Kind(baselines.knn_dbscan, {"min_rows": (2, 3, 5, 10), "distance": DISTANCES}),
-    "hdbscan": Kind(baselines.hdbscan, {"min_rows": (2, 4), "selection": ("eom", "leaf")}, most_rows=40_000,
-                    pair_seconds=3e-8),
+    "hdbscan": Kind(
+        baselines.hdbscan, {"min_rows": (2, 4), "selection": ("eom", "leaf")}, most_rows=40_000, pair_seconds=3e-8
+    ),
     "mean_shift": Kind(baselines.mean_shift, {"distance": (0.2, 0.3, 0.4)}, most_rows=5_000, pair_seconds=1e-6),
     "chinese_whispers": Kind(baselines.chinese_whispers, {"distance": DISTANCES[::2]}),
     "rank_order": Kind(baselines.rank_order, {"distance": _RANKS}),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +85,9 @@ class Searching(Step[F]):
         n, kind = self.knn.num_rows, KINDS[self.baseline]
         return Cost(
             fixed_bytes=n * (kind.row_bytes + self.features.dim * 12 + self.knn.k * 40) + n * n // 2 * kind.pair_bytes,
-            disk_bytes=n * 4, seconds=n * self.knn.k / 5e6 * tried + n * n * kind.pair_seconds * min(tried, 4),
-        )  # fmt: skip
+            disk_bytes=n * 4,
+            seconds=n * self.knn.k / 5e6 * tried + n * n * kind.pair_seconds * min(tried, 4),
+        )
 
     def sample(self, task: Task) -> Sample:
         """What a baseline clusters."""
@@ -176,9 +179,12 @@ class Baseline(Method):
                 + (f"; it would need {n * n // 2 * kind.pair_bytes / 1e9:,.0f} GB" if kind.pair_bytes else "")
             )
         return {
-            "features": graph.features, "knn": graph.knn, "order": graph.order, "baseline": self.name,
+            "features": graph.features,
+            "knn": graph.knn,
+            "order": graph.order,
+            "baseline": self.name,
             "seed": settings.seed,
-        }  # fmt: skip
+        }
 
     def _point(self, num_rows: int, config: BaselineConfig, chosen: Point) -> Point:
         if "rows_per_cluster" in chosen:

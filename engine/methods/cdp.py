@@ -78,9 +78,11 @@ class PairScores(Scores, Consulting[EdgeFacts]):
         """A block of edges, looked up in every member."""
         n, k, members = self.num_rows, self.knn.k, len(self.members)
         return Cost(
-            fixed_bytes=n * 16 * (members + 1), bytes_per_row=k * (EDGE_BYTES + 16 * members),
-            disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.5e7 + members * n * k * k / 3e8,
-        )  # fmt: skip
+            fixed_bytes=n * 16 * (members + 1),
+            bytes_per_row=k * (EDGE_BYTES + 16 * members),
+            disk_bytes=n * k * STORED_BYTES,
+            seconds=n * k / 1.5e7 + members * n * k * k / 3e8,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,9 +134,14 @@ class FitMediator(Consulting[Facts], Labelled[Facts]):
             held_out.append(held_out_N[a] | held_out_N[b])
         with checkpoint(task) as kept:
             mediator, history = train_mediator(
-                np.concatenate(inputs), np.concatenate(same), np.concatenate(held_out),
-                config=self.train, seed=self.seed, checkpoint=kept, progress=report_steps(task),
-            )  # fmt: skip
+                np.concatenate(inputs),
+                np.concatenate(same),
+                np.concatenate(held_out),
+                config=self.train,
+                seed=self.seed,
+                checkpoint=kept,
+                progress=report_steps(task),
+            )
             write_weights(task, mediator.state_dict())
         return {"network": dict(self.network), "history": [entry.__dict__ for entry in history]}
 
@@ -237,9 +244,12 @@ class CdpMediator(Method):
         """``fit``, then scoring of all pairs and ``select``."""
         asked = _consulted(graph)
         fit = FitMediator(
-            train=settings.train, seed=settings.seed, network=self.untrained(settings)["network"], **asked,
+            train=settings.train,
+            seed=settings.seed,
+            network=self.untrained(settings)["network"],
+            **asked,
             **labels.given(),
-        )  # fmt: skip
+        )
         score = Mediated(num_rows=graph.num_rows, fit=fit, **asked, **which_edges(settings))
         return Training(fit, select(graph, settings, labels, score, settings.train.holdout))
 
@@ -252,6 +262,9 @@ def _consulted(graph: Graph) -> dict[str, Any]:
     """The fields of ``Consulting``."""
     members = graph.committee
     return {
-        "knn": graph.knn, "order": graph.order, "members": tuple(each.knn for each in members),
-        "member_vectors": tuple(each.rows for each in members), "member_orders": tuple(each.order for each in members),
-    }  # fmt: skip
+        "knn": graph.knn,
+        "order": graph.order,
+        "members": tuple(each.knn for each in members),
+        "member_vectors": tuple(each.rows for each in members),
+        "member_orders": tuple(each.order for each in members),
+    }

@@ -119,9 +119,10 @@ class SelectWalk(Labelled[Facts], Selection):
         """All edges in memory, for each count."""
         n, k = self.knn.num_rows, self.knn.k
         return Cost(
-            fixed_bytes=n * 200 + n * k * 48, disk_bytes=1 << 16,
+            fixed_bytes=n * 200 + n * k * 48,
+            disk_bytes=1 << 16,
             seconds=sum(n * count / 2.8e5 + n * count * count / COMPARED for count in self.counts),
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Choose; write ``selected.json``."""
@@ -134,18 +135,23 @@ class SelectWalk(Labelled[Facts], Selection):
             nep_NC = edge_probabilities(*graph, 0, n, count=count, threads=task.threads)
             found.append(
                 select_operating_points(
-                    self._edges(task, nep_NC, count), identities_N=identities_N, held_out_N=held_out_N, step=self.step,
-                    seed=self.seed, threads=task.threads,
+                    self._edges(task, nep_NC, count),
+                    identities_N=identities_N,
+                    held_out_N=held_out_N,
+                    step=self.step,
+                    seed=self.seed,
+                    threads=task.threads,
                 )
-            )  # fmt: skip
+            )
         values = [selection.mean_f(points[points["preferred"]]) for points in found]
         best = int(np.argmax(values))
         preferred, points = found[best].pop("preferred"), found[best]
         facts: Facts = {
-            "neighbors": counts[best], "min_similarity": self.min_similarity,
+            "neighbors": counts[best],
+            "min_similarity": self.min_similarity,
             "held_out_f": dict(zip(map(str, counts), values, strict=True)),
             **({} if self.delta is None else {"delta": self.delta, "eta": self.eta}),
-        }  # fmt: skip
+        }
         task.write_json("selected", {"operating_points": points, "preferred": preferred, "facts": facts})
         return {"preferred": preferred, "neighbors": counts[best], **points[preferred]}
 
@@ -162,16 +168,27 @@ class SelectWalk(Labelled[Facts], Selection):
             return Edges(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         most = min(self.max_edges_per_vertex or count, count)
         sources, targets, _ = undirected_edges(
-            neighbors_NK, similarities_NK, 0, len(neighbors_NK), self.min_similarity, max_per_vertex=most,
+            neighbors_NK,
+            similarities_NK,
+            0,
+            len(neighbors_NK),
+            self.min_similarity,
+            max_per_vertex=most,
             threads=task.threads,
-        )  # fmt: skip
+        )
         return Edges(sources, targets, _scores(neighbors_NK, nep_NC, sources, targets, None, *again))
 
 
 def _scores(
-    neighbors_NK: np.ndarray, nep_NC: np.ndarray, sources: np.ndarray, targets: np.ndarray, pairs: np.ndarray | None,
-    delta: float, eta: float, threads: int,
-) -> np.ndarray:  # fmt: skip
+    neighbors_NK: np.ndarray,
+    nep_NC: np.ndarray,
+    sources: np.ndarray,
+    targets: np.ndarray,
+    pairs: np.ndarray | None,
+    delta: float,
+    eta: float,
+    threads: int,
+) -> np.ndarray:
     passed = edge_scores(neighbors_NK, nep_NC, sources, targets, walked=True, threads=threads)
     if pairs is None:
         return passed
@@ -277,7 +294,15 @@ def _select(graph: Graph, settings: Settings, labels: OutsideFile, holdout: floa
     counts = [config.neighbors] if config.neighbors else [each for each in COUNTS if each < k] + [k]
     given: dict[str, Any] = {} if pairs is None else {"delta": config.delta, "eta": config.eta}
     return SelectWalk(
-        knn=graph.knn, order=graph.order, pairs=pairs, seed=settings.seed, holdout=holdout,
-        step=settings.partition.step, counts=tuple(min(each, k, MAX_RANKS) for each in counts),
-        selection=selection.VERSION, **which_edges(settings), **labels.given(), **given,
-    )  # fmt: skip
+        knn=graph.knn,
+        order=graph.order,
+        pairs=pairs,
+        seed=settings.seed,
+        holdout=holdout,
+        step=settings.partition.step,
+        counts=tuple(min(each, k, MAX_RANKS) for each in counts),
+        selection=selection.VERSION,
+        **which_edges(settings),
+        **labels.given(),
+        **given,
+    )

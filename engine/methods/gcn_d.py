@@ -25,17 +25,8 @@ from torch import nn
 from engine.config import GcnDConfig, MethodName, Settings, TrainConfig
 from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList
-from engine.learning.proposals import (
-    Graph as ProposalGraph,
-)
-from engine.learning.proposals import (
-    ProposalNetwork,
-    build_network,
-    rate,
-    refine,
-    remove_overlap,
-    train_proposals,
-)
+from engine.learning.proposals import Graph as ProposalGraph
+from engine.learning.proposals import ProposalNetwork, build_network, rate, refine, remove_overlap, train_proposals
 from engine.learning.super_vertices import Proposals, propose, searched_means, united_thresholds
 from engine.learning.training import hold_out
 from engine.methods.base import Graph, Method, Model, Scoring, Training
@@ -51,9 +42,7 @@ from engine.steps.knn import Knn, Order, search_cost
 from engine.steps.labels import Labelled, OutsideFile
 
 VERSION = 2  # of every step here
-_PROPOSING = {
-    "thresholds", "max_size", "min_size", "unions", "union_thresholds", "union_similarity", "union_max_size",
-}  # fmt: skip
+_PROPOSING = {"thresholds", "max_size", "min_size", "unions", "union_thresholds", "union_similarity", "union_max_size"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +75,10 @@ class MadeProposals(Step[ProposalFacts]):
         search = search_cost(n, dim, 4, searched_means(n))
         return Cost(
             fixed_bytes=n * 120 + edges * 24 + held * 2 + (n * (dim * 4 + 100) if united else 0),
-            bytes_per_thread=search.bytes_per_thread if united else 0, disk_bytes=held * 2,
+            bytes_per_thread=search.bytes_per_thread if united else 0,
+            disk_bytes=held * 2,
             seconds=edges / 1e7 + held / 2e6 + united * search.seconds,
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> ProposalFacts:
         """Propose."""
@@ -126,8 +116,10 @@ class Rating(Step[F]):
         return Cost(
             fixed_bytes=n * 40 + members * 16,
             bytes_per_thread=16 * largest * (dim + config.widths[0] * 3 + self.knn.k * 2) * 4,
-            disk_bytes=n * 4 + (4 << 20), seconds=members * dim * config.widths[0] / 5e9, kind="floats",
-        )  # fmt: skip
+            disk_bytes=n * 4 + (4 << 20),
+            seconds=members * dim * config.widths[0] / 5e9,
+            kind="floats",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,10 +142,17 @@ class Fit(Rating[Facts], Labelled[Facts]):
         with ExitStack() as checkpoints:
             for number, segments in enumerate(kinds):
                 network, history = train_proposals(
-                    graph, proposals, identities_N, held_out_N, segments=segments, model=self.network,
-                    config=self.train, seed=self.seed, progress=report_steps(task, number, len(kinds)),
+                    graph,
+                    proposals,
+                    identities_N,
+                    held_out_N,
+                    segments=segments,
+                    model=self.network,
+                    config=self.train,
+                    seed=self.seed,
+                    progress=report_steps(task, number, len(kinds)),
                     checkpoint=checkpoints.enter_context(checkpoint(task, f"checkpoint-{number}")),
-                )  # fmt: skip
+                )
                 name = _name(segments)
                 weights |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
                 facts[f"{name}_history"] = [entry.__dict__ for entry in history]
@@ -243,15 +242,21 @@ class GcnD(Method):
         """``score``, ``proposals``, ``fit`` and ``select``, which hands on that clusters are its own."""
         score = Cosine().score(graph, settings, None).score
         fit = Fit(
-            **self._rating(graph, settings.gcn_d, score), order=graph.order, train=settings.train, seed=settings.seed,
+            **self._rating(graph, settings.gcn_d, score),
+            order=graph.order,
+            train=settings.train,
+            seed=settings.seed,
             **labels.given(),
-        )  # fmt: skip
+        )
         return Training(fit, SelectOwn(fit=fit))
 
     def _rating(self, graph: Graph, network: GcnDConfig, score: Scores) -> dict[str, Any]:
         proposing = network.model_dump(mode="json", include=_PROPOSING)
         proposals = MadeProposals(score=score, features=graph.features, proposing=proposing)
         return {
-            "features": graph.features, "knn": graph.knn, "proposals": proposals, "network": network,
+            "features": graph.features,
+            "knn": graph.knn,
+            "proposals": proposals,
+            "network": network,
             "segments": self.segments,
-        }  # fmt: skip
+        }

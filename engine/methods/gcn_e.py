@@ -88,9 +88,11 @@ class Fit(Labelled[Facts]):
         products = num_products(k, self.confidence.network.hidden, config)
         work = self.train.max_steps * config.pivots_per_step * products
         return Cost(
-            fixed_bytes=n * (64 + k * 8) + config.pivots_per_step * k * sum(config.widths) * 64, disk_bytes=32 << 20,
-            seconds=work * 6 / 4e10, kind="floats",
-        )  # fmt: skip
+            fixed_bytes=n * (64 + k * 8) + config.pivots_per_step * k * sum(config.widths) * 64,
+            disk_bytes=32 << 20,
+            seconds=work * 6 / 4e10,
+            kind="floats",
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Train."""
@@ -109,15 +111,25 @@ class Fit(Labelled[Facts]):
                     f"gcn_e.skip_share or knn.k (here {candidates.neighbors_NK.shape[1]})"
                 )
         data = PivotData(
-            features_ND=candidates.inputs_NI, neighbors_NK=candidates.neighbors_NK, identities_N=identities_N,
-            usable_N=usable_N, batch_of=candidates.batch,
-        )  # fmt: skip
+            features_ND=candidates.inputs_NI,
+            neighbors_NK=candidates.neighbors_NK,
+            identities_N=identities_N,
+            usable_N=usable_N,
+            batch_of=candidates.batch,
+        )
         with checkpoint(task) as kept:
             trained, history = train_pivots(
-                data, widths=config.widths, hidden=config.hidden, config=self.train,
-                pivots_per_step=config.pivots_per_step, identity_balance=self.identity_balance, seed=self.seed,
-                checkpoint=kept, progress=report_steps(task), device=task.call.device,
-            )  # fmt: skip
+                data,
+                widths=config.widths,
+                hidden=config.hidden,
+                config=self.train,
+                pivots_per_step=config.pivots_per_step,
+                identity_balance=self.identity_balance,
+                seed=self.seed,
+                checkpoint=kept,
+                progress=report_steps(task),
+                device=task.call.device,
+            )
             found = read_tensors(task.input(self.fit_confidence) / FITTED_WEIGHTS, load_file)
             write_weights(task, trained.state_dict() | {f"{PREFIX}{name}": tensor for name, tensor in found.items()})
         networks = {"gcn_v": self.confidence.network, "gcn_e": config}
@@ -144,10 +156,13 @@ class LikelyLinks(Links, Weighted[Facts]):
         asked, columns = n * (1 - config.skip_share), len(PASSES) * len(self.probabilities)
         products = asked * num_products(k, config.widths[0], config)
         return Cost(
-            fixed_bytes=n * 16 + (64 << 20), bytes_per_row=k * 32 + columns * 16, disk_bytes=n * columns * 8,
-            bytes_per_thread=TILE_PIVOTS * k * max(config.widths) * 64, seconds=n * k / 2e6 + products * 2 / 4e10,
+            fixed_bytes=n * 16 + (64 << 20),
+            bytes_per_row=k * 32 + columns * 16,
+            disk_bytes=n * columns * 8,
+            bytes_per_thread=TILE_PIVOTS * k * max(config.widths) * 64,
+            seconds=n * k / 2e6 + products * 2 / 4e10,
             kind="floats",
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Link these vertices."""
@@ -292,9 +307,14 @@ class GcnE(Method):
         network, given = model.facts["network"], from_model(model)
         found = confidence(graph, GcnVConfig(**network["gcn_v"]), aggregate(graph), tensors=PREFIX, **given)
         links = LikelyLinks(
-            num_rows=graph.num_rows, knn=graph.knn, confidence=found, features=graph.features,
-            network=GcnEConfig(**network["gcn_e"]), probabilities=(model.facts["min_probability"],), **given,
-        )  # fmt: skip
+            num_rows=graph.num_rows,
+            knn=graph.knn,
+            confidence=found,
+            features=graph.features,
+            network=GcnEConfig(**network["gcn_e"]),
+            probabilities=(model.facts["min_probability"],),
+            **given,
+        )
         return Scoring(link_edges(graph, links, settings, model))
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
@@ -303,9 +323,15 @@ class GcnE(Method):
         found = confidence(graph, settings.gcn_v, first.aggregate, fit=first)
         shared: dict[str, Any] = {"knn": graph.knn, "features": graph.features, "network": settings.gcn_e}
         fit = Fit(
-            **shared, order=graph.order, confidence=found, fit_confidence=first, train=settings.train,
-            identity_balance=settings.sampling.identity_balance, seed=settings.seed, **labels.given(),
-        )  # fmt: skip
+            **shared,
+            order=graph.order,
+            confidence=found,
+            fit_confidence=first,
+            train=settings.train,
+            identity_balance=settings.sampling.identity_balance,
+            seed=settings.seed,
+            **labels.given(),
+        )
         links = LikelyLinks(num_rows=graph.num_rows, confidence=found, probabilities=PROBABILITIES, fit=fit, **shared)
         select = SelectProbability(
             links=links, order=graph.order, seed=settings.seed, holdout=settings.train.holdout, **labels.given()

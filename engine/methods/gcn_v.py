@@ -31,7 +31,7 @@ from engine.learning.confidence import (
     listed_cosines,
     nearest_confident,
     train_confidence,
-)  # fmt: skip
+)
 from engine.learning.training import hold_out
 from engine.methods.base import Graph, Method, Model, Scoring, Training, aggregate, which_edges
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
@@ -69,24 +69,33 @@ class FitConfidence(Labelled[Facts]):
         rows = self.network.vertices_per_step or n
         products = rows * hidden * (2 * dim + hidden) * 6.0
         return Cost(
-            fixed_bytes=n * 48 + rows * (dim * 12 + hidden * 24), disk_bytes=16 << 20,
+            fixed_bytes=n * 48 + rows * (dim * 12 + hidden * 24),
+            disk_bytes=16 << 20,
             seconds=self.train.max_steps * (products / 5e10 + rows * dim / 5e8) + n * self.knn.k / 1e8,
             kind="floats",
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Train."""
         identities_N = self.identities(self.order, task)
         graph = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
         data = ConfidenceData(
-            task.array(self.features, "features"), task.array(self.aggregate, "aggregated"),
-            confidence_targets(*graph, identities_N), identities_N,
-        )  # fmt: skip
+            task.array(self.features, "features"),
+            task.array(self.aggregate, "aggregated"),
+            confidence_targets(*graph, identities_N),
+            identities_N,
+        )
         with checkpoint(task) as kept:
             network, history = train_confidence(
-                data, model=self.network, config=self.train, identity_balance=self.identity_balance, seed=self.seed,
-                checkpoint=kept, progress=report_steps(task), device=task.call.device,
-            )  # fmt: skip
+                data,
+                model=self.network,
+                config=self.train,
+                identity_balance=self.identity_balance,
+                seed=self.seed,
+                checkpoint=kept,
+                progress=report_steps(task),
+                device=task.call.device,
+            )
             write_weights(task, network.state_dict())
         network_tree = self.network.model_dump(mode="json")
         return {"network": network_tree, "history": [entry.__dict__ for entry in history]}
@@ -109,9 +118,13 @@ class Confidence(Weighted[None], RowStep[None]):
         """A tile of the network's layers."""
         n, dim, hidden = self.num_rows, self.features.dim, self.network.hidden
         return Cost(
-            bytes_per_row=hidden * 2 + 8, fixed_bytes=64 << 20, bytes_per_thread=1024 * (dim + hidden * 2) * 8,
-            disk_bytes=n * (hidden * 2 + 4), seconds=n * hidden * (2 * dim + hidden) * 2 / 5e10, kind="floats",
-        )  # fmt: skip
+            bytes_per_row=hidden * 2 + 8,
+            fixed_bytes=64 << 20,
+            bytes_per_thread=1024 * (dim + hidden * 2) * 8,
+            disk_bytes=n * (hidden * 2 + 4),
+            seconds=n * hidden * (2 * dim + hidden) * 2 / 5e10,
+            kind="floats",
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Estimate these vertices' confidence."""
@@ -262,10 +275,16 @@ class GcnV(Method):
 def fitted_fields(graph: Graph, settings: Settings, labels: OutsideFile) -> dict[str, Any]:
     """The fields of ``FitConfidence``."""
     return {
-        "features": graph.features, "aggregate": aggregate(graph), "knn": graph.knn, "order": graph.order,
-        "network": settings.gcn_v, "train": settings.train, "seed": settings.seed,
-        "identity_balance": settings.sampling.identity_balance, **labels.given(),
-    }  # fmt: skip
+        "features": graph.features,
+        "aggregate": aggregate(graph),
+        "knn": graph.knn,
+        "order": graph.order,
+        "network": settings.gcn_v,
+        "train": settings.train,
+        "seed": settings.seed,
+        "identity_balance": settings.sampling.identity_balance,
+        **labels.given(),
+    }
 
 
 def confidence(graph: Graph, network: GcnVConfig, averaged: Aggregate, **weights: Any) -> Confidence:

@@ -86,23 +86,34 @@ class Fit(Linking[Facts], Labelled[Facts]):
         config, pivots = self.network, self.network.pivots_per_step
         return Cost(
             fixed_bytes=self.knn.num_rows * 48 + pivots * self.num_members * sum(config.widths) * 64,
-            disk_bytes=32 << 20, seconds=self.train.max_steps * pivots * self.num_products * 6 / 4e10, kind="floats",
-        )  # fmt: skip
+            disk_bytes=32 << 20,
+            seconds=self.train.max_steps * pivots * self.num_products * 6 / 4e10,
+            kind="floats",
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Train."""
         config, neighbors_NK = self.network, task.array(self.knn, "neighbors")
         data = PivotData(
-            features_ND=task.array(self.features, "features"), neighbors_NK=neighbors_NK,
-            identities_N=self.identities(self.order, task), usable_N=np.asarray(neighbors_NK[:, 0]) >= 0,
+            features_ND=task.array(self.features, "features"),
+            neighbors_NK=neighbors_NK,
+            identities_N=self.identities(self.order, task),
+            usable_N=np.asarray(neighbors_NK[:, 0]) >= 0,
             batch_of=lambda pivots: self.batch(task, pivots),
-        )  # fmt: skip
+        )
         with checkpoint(task) as kept:
             network, history = train_pivots(
-                data, widths=config.widths, hidden=config.hidden, config=self.train,
-                pivots_per_step=config.pivots_per_step, identity_balance=self.identity_balance, seed=self.seed,
-                checkpoint=kept, progress=report_steps(task), device=task.call.device,
-            )  # fmt: skip
+                data,
+                widths=config.widths,
+                hidden=config.hidden,
+                config=self.train,
+                pivots_per_step=config.pivots_per_step,
+                identity_balance=self.identity_balance,
+                seed=self.seed,
+                checkpoint=kept,
+                progress=report_steps(task),
+                device=task.call.device,
+            )
             write_weights(task, network.state_dict())
         return {"network": config.model_dump(mode="json"), "history": [entry.__dict__ for entry in history]}
 
@@ -118,10 +129,13 @@ class Directed(Linking[None], Weighted[None], RowStep[None]):
         n, k = self.num_rows, self.knn.k
         width = self.features.dim + max(self.network.widths) * 4
         return Cost(
-            bytes_per_row=k * 2, fixed_bytes=64 << 20, disk_bytes=n * k * 2,
-            bytes_per_thread=TILE_PIVOTS * self.num_members * width * 8, seconds=n * self.num_products * 2 / 4e10,
+            bytes_per_row=k * 2,
+            fixed_bytes=64 << 20,
+            disk_bytes=n * k * 2,
+            bytes_per_thread=TILE_PIVOTS * self.num_members * width * 8,
+            seconds=n * self.num_products * 2 / 4e10,
             kind="floats",
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Score what these rows list."""
@@ -161,8 +175,13 @@ class LinkScores(Scores):
             scores = np.zeros(len(sources), np.float32)
             parts = tile_bounds(0, len(sources), 65_536)
             widened = logits_NK.view(np.int16)
-            map_tiles(lambda t: _average_directions(neighbors_NK, widened, sources[slice(*t)], targets[slice(*t)],
-                                                    scores[slice(*t)]), parts, task.threads)  # fmt: skip
+            map_tiles(
+                lambda t: _average_directions(
+                    neighbors_NK, widened, sources[slice(*t)], targets[slice(*t)], scores[slice(*t)]
+                ),
+                parts,
+                task.threads,
+            )
             return scores
 
         return self.write(task, start, stop, give)
@@ -196,19 +215,29 @@ class LGcn(Method):
         """``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
         edges = which_edges(settings)
         fit = Fit(
-            features=graph.features, knn=graph.knn, order=graph.order, network=settings.l_gcn, train=settings.train,
-            identity_balance=settings.sampling.identity_balance, seed=settings.seed,
-            min_similarity=edges["min_similarity"], **labels.given(),
-        )  # fmt: skip
+            features=graph.features,
+            knn=graph.knn,
+            order=graph.order,
+            network=settings.l_gcn,
+            train=settings.train,
+            identity_balance=settings.sampling.identity_balance,
+            seed=settings.seed,
+            min_similarity=edges["min_similarity"],
+            **labels.given(),
+        )
         score = _scores(graph, settings.l_gcn, {"fit": fit}, edges)
         return Training(fit, select(graph, settings, labels, score, settings.train.holdout))
 
 
 def _scores(graph: Graph, network: LGcnConfig, weights: dict[str, Any], edges: dict[str, Any]) -> LinkScores:
     directed = Directed(
-        num_rows=graph.num_rows, features=graph.features, knn=graph.knn, network=network,
-        min_similarity=edges["min_similarity"], **weights,
-    )  # fmt: skip
+        num_rows=graph.num_rows,
+        features=graph.features,
+        knn=graph.knn,
+        network=network,
+        min_similarity=edges["min_similarity"],
+        **weights,
+    )
     return LinkScores(num_rows=graph.num_rows, knn=graph.knn, directed=directed, **edges)
 
 

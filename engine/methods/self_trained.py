@@ -92,4 +92,4 @@ def _first_clusters(graph: Graph, settings: Settings) -> FirstClusters:
     given: dict[str, Any] = {"min_score": None, "max_size": None}
     return FirstClusters(
         score=edges, chosen=point, given=given, precision_bias=0.0, learned=False, step=step, prefix=prefix
-    )  # fmt: skip
+    )

@@ -84,7 +84,7 @@ class Fit(Encoding[Facts], Labelled[Facts]):
             fixed_bytes=n * 40 + sampled * self.knn.k * 140 + batch * (network.hidden * 100 + 4 * self.more_bytes),
             disk_bytes=16 << 20,
             seconds=steps * (batch * (1e-6 + 6 * self.more_s) + sampled / self.train.steps_per_subgraph / 2e4),
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Train."""
@@ -112,9 +112,13 @@ class Fit(Encoding[Facts], Labelled[Facts]):
     def training(self, task: Task) -> dict[str, Any]:
         """How to train."""
         return {
-            "sampling": self.sampling, "model": self.network, "config": self.train, "seed": self.seed,
-            "device": task.call.device, "threads": task.threads,
-        }  # fmt: skip
+            "sampling": self.sampling,
+            "model": self.network,
+            "config": self.train,
+            "seed": self.seed,
+            "device": task.call.device,
+            "threads": task.threads,
+        }
 
     @contextmanager
     def _sharing(self, task: Task, data: GraphData) -> Iterator[Callable[[StarFC], LossOfStep] | None]:
@@ -155,9 +159,12 @@ class Embed(Encoding[None], Weighted[None], RowStep[None]):
         """A block of codes."""
         n, width = self.num_rows, self.width
         return Cost(
-            bytes_per_row=width * 4, fixed_bytes=32 << 20, bytes_per_thread=(8 << 20) + EMBED_ROWS * self.more_bytes,
-            disk_bytes=n * width * 2, seconds=n * (4e-6 + self.more_s),
-        )  # fmt: skip
+            bytes_per_row=width * 4,
+            fixed_bytes=32 << 20,
+            bytes_per_thread=(8 << 20) + EMBED_ROWS * self.more_bytes,
+            disk_bytes=n * width * 2,
+            seconds=n * (4e-6 + self.more_s),
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Encode these vertices."""
@@ -184,15 +191,18 @@ class StarFcScores(Scores, Weighted[EdgeFacts]):
         return Cost(
             bytes_per_row=k * EDGE_BYTES,
             bytes_per_thread=4096 * (3 * self.embed.width + 2 * self.network.head_hidden + 64) * 4,
-            disk_bytes=n * k * STORED_BYTES, seconds=n * k / 1.2e6,
-        )  # fmt: skip
+            disk_bytes=n * k * STORED_BYTES,
+            seconds=n * k / 1.2e6,
+        )
 
     def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
         """Write the edges of these rows."""
         arrays = (
-            task.array(self.embed, "codes"), task.array(self.aggregate, "aggregated"),
-            task.array(self.knn, "neighbors"), task.array(self.knn, "similarities"),
-        )  # fmt: skip
+            task.array(self.embed, "codes"),
+            task.array(self.aggregate, "aggregated"),
+            task.array(self.knn, "neighbors"),
+            task.array(self.knn, "similarities"),
+        )
         model = _read_model(task, self, self.network, arrays[1].shape[1])
 
         def scorer(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
@@ -243,9 +253,15 @@ class StarFc(Method):
         """``aggregate``, ``fit``, then scoring of the whole graph and ``select``, which chooses the thresholds."""
         encoding = self._encoding(graph, self.network(settings))
         fit = Fit(
-            **encoding, knn=graph.knn, order=graph.order, metric=graph.metric, sampling=settings.sampling,
-            train=settings.train, seed=settings.seed, **labels.given(),
-        )  # fmt: skip
+            **encoding,
+            knn=graph.knn,
+            order=graph.order,
+            metric=graph.metric,
+            sampling=settings.sampling,
+            train=settings.train,
+            seed=settings.seed,
+            **labels.given(),
+        )
         score = _scores(graph, encoding, {"fit": fit}, which_edges(settings))
         return Training(fit, select(graph, settings, labels, score, settings.train.holdout))
 
@@ -253,9 +269,13 @@ class StarFc(Method):
         *smaller, own = self.aggregates(graph, network)
         more_bytes, more_s = self.encoding_cost(graph, network)
         return {
-            "features": graph.features, "smaller": tuple(smaller), "aggregate": own, "network": network,
-            "more_bytes": more_bytes, "more_s": more_s,
-        }  # fmt: skip
+            "features": graph.features,
+            "smaller": tuple(smaller),
+            "aggregate": own,
+            "network": network,
+            "more_bytes": more_bytes,
+            "more_s": more_s,
+        }
 
 
 def _scores(

@@ -92,10 +92,13 @@ class Second(NamedTuple):
 
 
 def fit_and_score(
-    graph: Graph, settings: Settings, known: dict[str, Any], edges: dict[str, Any],
+    graph: Graph,
+    settings: Settings,
+    known: dict[str, Any],
+    edges: dict[str, Any],
     first_of: Callable[[Graph], Clustered] | None = None,
     metric_of: Callable[[Clustered], LearnedMetric] | None = None,
-) -> tuple[Fit, Scoring]:  # fmt: skip
+) -> tuple[Fit, Scoring]:
     """The scorer fitted to the graph, and to the second one if there is any, and the scores of all edges.
 
     Identities are those of the labels that the fields ``known`` name, or of the clusters that ``first_of`` makes of a
@@ -117,9 +120,13 @@ def fit_and_score(
 def neighborhoods(graph: Graph) -> Neighborhoods:
     """What surrounds each vertex of the graph."""
     return Neighborhoods(
-        prefix=graph.prefix, num_rows=graph.num_rows, features=graph.features, knn=graph.knn, originals=graph.originals,
+        prefix=graph.prefix,
+        num_rows=graph.num_rows,
+        features=graph.features,
+        knn=graph.knn,
+        originals=graph.originals,
         order=graph.order if graph.originals is not None else None,
-    )  # fmt: skip
+    )
 
 
 def _fits(
@@ -127,13 +134,24 @@ def _fits(
 ) -> tuple[Neighborhoods, Prior, Fit]:
     around = neighborhoods(graph)
     shared: dict[str, Any] = {
-        "prefix": graph.prefix, "neighborhoods": around, "knn": graph.knn, "order": graph.order, "first": first,
-        "trees": settings.trees, "seed": settings.seed, **known,
-    }  # fmt: skip
+        "prefix": graph.prefix,
+        "neighborhoods": around,
+        "knn": graph.knn,
+        "order": graph.order,
+        "first": first,
+        "trees": settings.trees,
+        "seed": settings.seed,
+        **known,
+    }
     fit_prior = FitPrior(**shared)
     prior = Prior(num_rows=graph.num_rows, fit=fit_prior, **shared)
-    fit = Fit(fit_prior=fit_prior, prior=prior, metric=graph.metric, second_fit=second.fit if second else None,
-              **shared | _beside(graph, second))  # fmt: skip
+    fit = Fit(
+        fit_prior=fit_prior,
+        prior=prior,
+        metric=graph.metric,
+        second_fit=second.fit if second else None,
+        **shared | _beside(graph, second),
+    )
     return around, prior, fit
 
 

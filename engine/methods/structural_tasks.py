@@ -87,11 +87,12 @@ class NeighborhoodStep(Step[F]):
     def graph(self, task: Task) -> structural.Neighborhoods:
         """Both, as the scorer's kernels take them."""
         return structural.Neighborhoods(
-            task.array(self.knn, "neighbors"), task.array(self.knn, "similarities"),
+            task.array(self.knn, "neighbors"),
+            task.array(self.knn, "similarities"),
             task.array(self.neighborhoods, "profiles"),
             tuple(task.array(self.neighborhoods, f"averages_{count}") for count in AVERAGED),
             task.array(self.neighborhoods, "originals") if self.neighborhoods.originals is not None else None,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,8 +129,9 @@ class Learning(NeighborhoodStep[F], Labelled[F]):
         drawn = self.trees.max_edges * 5 // 4
         return Cost(
             fixed_bytes=self.knn.num_rows * 40 + drawn * (structural.NUM_ALL * 9 + 120) + (64 << 20),
-            disk_bytes=4 << 20, seconds=drawn * (self.trees.num_trees * self.trees.levels / 8e6 + 1e-5),
-        )  # fmt: skip
+            disk_bytes=4 << 20,
+            seconds=drawn * (self.trees.num_trees * self.trees.levels / 8e6 + 1e-5),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,9 +177,14 @@ class FitPrior(Learning[Facts]):
                 break
             inputs = structural.edge_inputs(self.graph(task), edges, threads=task.threads)
             trees = structural.fit_scorer(
-                inputs, same, held_out, config, seed=seed, threads=task.threads,
+                inputs,
+                same,
+                held_out,
+                config,
+                seed=seed,
+                threads=task.threads,
                 progress=lambda done, of, half=half: task.report((half + done / of) / 2, f"tree {done:,} of {of:,}"),
-            )  # fmt: skip
+            )
             tensors |= structural.trees_to_tensors(f"prior_{half}", trees)
             sizes.append(len(trees.values))
         task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(tensors)))
@@ -268,9 +275,14 @@ class Fit(Learning[Facts], WithSecond[Facts]):
         priors_NK = task.array(self.prior, "priors")
         inputs = structural.edge_inputs(self.graph(task), edges, priors_NK, threads=task.threads)
         final = structural.fit_scorer(
-            inputs, same, held_out, config, seed=seed, threads=task.threads,
+            inputs,
+            same,
+            held_out,
+            config,
+            seed=seed,
+            threads=task.threads,
             progress=lambda done, of: task.report(done / of, f"tree {done:,} of {of:,}"),
-        )  # fmt: skip
+        )
         logits = final.logits(inputs[held_out], threads=task.threads)
         explained = structural.explained_share(logits, same[held_out])
         if self.first is not None and explained < LEAST_EXPLAINED:

@@ -132,8 +132,9 @@ class Partition:
         if all(value is not None for value in given.values()):
             return None
         scored = work.score if work.has_model or work.learned else None
-        return ChosenPoint(knn=work.knn, score=scored, features=None if scored else work.knn.features,
-                           step=work.config.step)  # fmt: skip
+        return ChosenPoint(
+            knn=work.knn, score=scored, features=None if scored else work.knn.features, step=work.config.step
+        )
 
     def given(self, work: Work) -> Point:
         """The thresholds that are set, else stored."""

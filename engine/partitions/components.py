@@ -87,9 +87,11 @@ class Prune(EdgeThresholds, RowStep[Facts]):
         """A piece of edges, and a union-find of all vertices."""
         n, k = self.num_rows, self.score.knn.k
         return Cost(
-            fixed_bytes=PIECE_CHUNKS * CHUNK_ROWS * k * 20 + n * 21, disk_bytes=n * 12,
-            seconds=n * k / (7e6 if self.adjacency is not None else 5e7), seconds_per_task=n * _UNION_S,
-        )  # fmt: skip
+            fixed_bytes=PIECE_CHUNKS * CHUNK_ROWS * k * 20 + n * 21,
+            disk_bytes=n * 12,
+            seconds=n * k / (7e6 if self.adjacency is not None else 5e7),
+            seconds_per_task=n * _UNION_S,
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Prune and unite the edges of these rows."""
@@ -221,9 +223,11 @@ class ComponentsPartition(Partition):
         if given["min_intimacy"] is None:
             given["min_intimacy"] = 0.0
         shared: dict[str, Any] = {
-            "chosen": self.chosen(work, given), "given": given,
-            "precision_bias": work.config.precision_bias, "learned": work.learned,
-        }  # fmt: skip
+            "chosen": self.chosen(work, given),
+            "given": given,
+            "precision_bias": work.config.precision_bias,
+            "learned": work.learned,
+        }
         score, n = work.score, work.score.num_rows
         adjacency = KeptAdjacency(score=score, **shared, scratch=True) if given["min_intimacy"] else None
         merge = Merge(num_rows=n, prune=Prune(num_rows=n, score=score, adjacency=adjacency, **shared))

@@ -47,9 +47,12 @@ class DensityPeaksPartition(Partition):
         """One step."""
         given = self.given(work)
         return DensityLinked(
-            score=work.score, chosen=self.chosen(work, given), given=given, learned=work.learned,
+            score=work.score,
+            chosen=self.chosen(work, given),
+            given=given,
+            learned=work.learned,
             precision_bias=work.config.precision_bias,
-        )  # fmt: skip
+        )
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
         """Density peaks of the edges above."""

@@ -32,9 +32,11 @@ class Modules(EdgeThresholds, Clustered):
         """The weighted graph."""
         n, edges = self.num_vertices, self.num_vertices * self.offered
         return Cost(
-            fixed_bytes=int(16 * _KEPT * edges) + 200 * n, bytes_per_thread=32 << 20, disk_bytes=4 * n,
+            fixed_bytes=int(16 * _KEPT * edges) + 200 * n,
+            bytes_per_thread=32 << 20,
+            disk_bytes=4 * n,
             seconds=edges / 2.5e6,
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Find the modules."""
@@ -48,9 +50,11 @@ class Modules(EdgeThresholds, Clustered):
         found = map_equation(*graph, threads=task.threads, seed=self.seed)
         task.write_npy("roots", found.roots_N)
         facts = {
-            "partition": "map_equation", "edges_kept": len(graph[1]) // 2, "codelength": found.codelength,
+            "partition": "map_equation",
+            "edges_kept": len(graph[1]) // 2,
+            "codelength": found.codelength,
             "rounds": found.num_rounds,
-        }  # fmt: skip
+        }
         return {**point, **facts}
 
 
@@ -83,9 +87,14 @@ class MapEquationPartition(Partition):
         if weight == "exponential":
             given["bandwidth"] = config.bandwidth
         return Modules(
-            score=work.score, chosen=None, given=given, precision_bias=config.precision_bias, learned=learned,
-            seed=work.seed, offered=work.num_edges,
-        )  # fmt: skip
+            score=work.score,
+            chosen=None,
+            given=given,
+            precision_bias=config.precision_bias,
+            learned=learned,
+            seed=work.seed,
+            offered=work.num_edges,
+        )
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
         """Modules of the edges above, by the point's weights."""

@@ -43,9 +43,12 @@ class Propagated(EdgeThresholds, Clustered):
             kept = scores >= np.float32(point["min_score"])
             forest.add(sources[kept], targets[kept], scores[kept])
         roots = propagate(
-            self.num_vertices, *forest.edges(), min_score=float(point["min_score"]),
-            max_size=int(point["max_size"]), step=self.step,
-        )  # fmt: skip
+            self.num_vertices,
+            *forest.edges(),
+            min_score=float(point["min_score"]),
+            max_size=int(point["max_size"]),
+            step=self.step,
+        )
         task.write_npy("roots", roots)
         return {**point, "partition": "propagation"}
 
@@ -65,9 +68,13 @@ class PropagationPartition(Partition):
         """One step."""
         given = self.given(work)
         return Propagated(
-            score=work.score, chosen=self.chosen(work, given), given=given, learned=work.learned,
-            precision_bias=work.config.precision_bias, step=work.config.step,
-        )  # fmt: skip
+            score=work.score,
+            chosen=self.chosen(work, given),
+            given=given,
+            learned=work.learned,
+            precision_bias=work.config.precision_bias,
+            step=work.config.step,
+        )
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
         """Propagation at the point's size cap."""

@@ -53,10 +53,14 @@ class Select(Labelled[Facts], Selection):
         folder = task.input(self.score)
         parts = list(iterate_edges(folder, SCORED))
         selected = select_operating_points(
-            Edges(*(np.concatenate(column) for column in zip(*parts, strict=True))), identities_N=identities_N,
-            held_out_N=hold_out(identities_N, self.holdout, self.seed), step=self.step, seed=self.seed,
-            threads=task.threads, partitions=self.partitions,
-        )  # fmt: skip
+            Edges(*(np.concatenate(column) for column in zip(*parts, strict=True))),
+            identities_N=identities_N,
+            held_out_N=hold_out(identities_N, self.holdout, self.seed),
+            step=self.step,
+            seed=self.seed,
+            threads=task.threads,
+            partitions=self.partitions,
+        )
         del parts
         preferred = selected.pop("preferred")
         floor = similarity_floor(folder, min(point["min_score"] for point in selected.values()))
@@ -83,9 +87,15 @@ class SelectOwn(Selection):
 
 
 def select_operating_points(
-    edges: Edges, *, identities_N: Array, held_out_N: Array, step: float = 0.05, seed: int = 0, threads: int = 1,
+    edges: Edges,
+    *,
+    identities_N: Array,
+    held_out_N: Array,
+    step: float = 0.05,
+    seed: int = 0,
+    threads: int = 1,
     partitions: Sequence[str] = (),
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Search the partitions' settings for the best mean of pairwise and BCubed F over held-out rows.
 
     Each point comes with ``held_out_f``, ``held_out_precision``, ``held_out_recall`` (pairwise) and

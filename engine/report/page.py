@@ -239,19 +239,25 @@ def _certainty(data: ReportData) -> str:
 
 def _curve(data: ReportData) -> str:
     return _by_step(
-        data.curve, "precision bias", data.precision_bias, "this run",
+        data.curve,
+        "precision bias",
+        data.precision_bias,
+        "this run",
         (
             "What other precision biases would give",
             "From these same scores: <code>--precision-bias B</code> asks for 2<sup>B</sup> times the odds before an "
             "edge counts. To the left fewer splits, to the right fewer wrong merges; logarithmic scale.",
         ),
         ("Pairwise scores at each", "The identities served for scoring only."),
-    )  # fmt: skip
+    )
 
 
 def _sweep(data: ReportData) -> str:
     return _by_step(
-        data.sweep, "threshold", data.chosen_threshold, "chosen",
+        data.sweep,
+        "threshold",
+        data.chosen_threshold,
+        "chosen",
         (
             "What plain thresholding would give",
             "Connected components of the edges at or above each threshold; logarithmic scale.",
@@ -260,13 +266,17 @@ def _sweep(data: ReportData) -> str:
             "Pairwise scores of those components",
             "The identities served for scoring only: the threshold was not chosen on them.",
         ),
-    )  # fmt: skip
+    )
 
 
 def _by_step(
-    steps: Sequence[SweepRow], axis: str, chosen: float | None, word: str, counted: tuple[str, str],
+    steps: Sequence[SweepRow],
+    axis: str,
+    chosen: float | None,
+    word: str,
+    counted: tuple[str, str],
     scored: tuple[str, str],
-) -> str:  # fmt: skip
+) -> str:
     """Cluster counts and, where identities are known, pairwise scores of results along one setting: title and text."""
     rows = sorted(steps, key=lambda row: row.threshold)
     if not rows:

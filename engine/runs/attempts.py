@@ -75,9 +75,13 @@ def run_calls(
 def _about(outcome: Outcome, attempt: int) -> dict[str, Any]:
     call = outcome.call
     return {
-        "stage": call.stage, "start": call.start, "stop": call.stop, "attempt": attempt, "host": outcome.host,
+        "stage": call.stage,
+        "start": call.start,
+        "stop": call.stop,
+        "attempt": attempt,
+        "host": outcome.host,
         "pid": outcome.pid,
-    }  # fmt: skip
+    }
 
 
 def _failure(stage: Stage, failed: Sequence[Outcome], attempts: int) -> BaseException:

@@ -124,6 +124,8 @@ class _Failed(_Event):
 
 _ANY = TypeAdapter(_Event)
 _TYPES: dict[Any, TypeAdapter[Any]] = {
-    "run_started": TypeAdapter(_Started), "stage_finished": TypeAdapter(_StageFinished),
-    "task_committed": TypeAdapter(_Committed), "task_failed": TypeAdapter(_Failed),
-}  # fmt: skip
+    "run_started": TypeAdapter(_Started),
+    "stage_finished": TypeAdapter(_StageFinished),
+    "task_committed": TypeAdapter(_Committed),
+    "task_failed": TypeAdapter(_Failed),
+}

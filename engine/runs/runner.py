@@ -213,9 +213,13 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
     seconds, peak = time.perf_counter() - started, max(memory.take(), workers_peak)
     workshop.display.end(stage, seconds, peak, skipped=not tasks)
     events.write(
-        "stage_finished", stage=stage.name, digest=stage.digest, seconds=round(seconds, 3), peak_bytes=peak,
+        "stage_finished",
+        stage=stage.name,
+        digest=stage.digest,
+        seconds=round(seconds, 3),
+        peak_bytes=peak,
         tasks_run=len(tasks),
-    )  # fmt: skip
+    )
 
 
 def remove_stale(place: Place, plan: Plan, events: EventLog) -> None:

@@ -106,12 +106,22 @@ class Step(Generic[F]):
     def as_stage(self) -> Stage:
         """The stage that the plan and the runner know this step as."""
         return Stage(
-            self.name, RUN_STEP, self.version, self.params(),
-            {name: step.name for name, step in self.inputs().items()}, self.extent, self.cost(), self.places(),
-            granule=self.granule, unless=self.unless.name if self.unless else "",
-            instead=self.instead.name if self.instead else "", scratch=self.scratch, all_workers=self.all_workers,
-            kind=self.kind, step=self,
-        )  # fmt: skip
+            self.name,
+            RUN_STEP,
+            self.version,
+            self.params(),
+            {name: step.name for name, step in self.inputs().items()},
+            self.extent,
+            self.cost(),
+            self.places(),
+            granule=self.granule,
+            unless=self.unless.name if self.unless else "",
+            instead=self.instead.name if self.instead else "",
+            scratch=self.scratch,
+            all_workers=self.all_workers,
+            kind=self.kind,
+            step=self,
+        )
 
 
 def _items(value: Any) -> tuple[Any, ...]:

@@ -31,9 +31,11 @@ class Aggregate(RowStep[None]):
         """A gather of the neighbours."""
         n, dim, k = self.num_rows, self.features.dim, self.k or self.knn.k
         return Cost(
-            bytes_per_row=dim * 4 + k * 44, disk_bytes=n * dim * 2, seconds=n * k * dim / 1.5e9,
+            bytes_per_row=dim * 4 + k * 44,
+            disk_bytes=n * dim * 2,
+            seconds=n * k * dim / 1.5e9,
             seconds_per_task=n * k / 1e9,  # every task scans all rows for those that list its own
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Average these vertices' neighbours."""

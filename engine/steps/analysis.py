@@ -166,10 +166,13 @@ def _galleries(items: Any, table: ClusterTable, labels_N: np.ndarray) -> dict[st
         rows = sorted({*marked, *members[: GALLERY_ROWS - len(marked)].tolist()})
         numbers = {name: getattr(table, name)[place] for name in ("confidence", "cohesion", "weakest_score")}
         return {
-            "label": label, "size": int(table.sizes[place]), "rows": rows, "marked": list(marked),
+            "label": label,
+            "size": int(table.sizes[place]),
+            "rows": rows,
+            "marked": list(marked),
             "items": [] if items is None else [items[row].as_py() for row in rows],
             **{name: None if np.isnan(number) else float(number) for name, number in numbers.items()},
-        }  # fmt: skip
+        }
 
     def pair(places: tuple[int, int]) -> dict[str, Any]:
         larger, smaller = sorted(places, key=lambda place: (-int(table.sizes[place]), place))

@@ -56,9 +56,14 @@ class Scores(RowStep[EdgeFacts]):
         parts, counts = [], []
         for a, b in tile_bounds(start, stop, CHUNK_ROWS):
             sources, targets, similarities = undirected_edges(
-                neighbors_NK, similarities_NK, a, b, self.min_similarity,
-                max_per_vertex=self.max_edges_per_vertex, threads=task.threads,
-            )  # fmt: skip
+                neighbors_NK,
+                similarities_NK,
+                a,
+                b,
+                self.min_similarity,
+                max_per_vertex=self.max_edges_per_vertex,
+                threads=task.threads,
+            )
             parts.append((sources, targets, similarities, scorer(sources, targets, similarities)))
             counts.append(len(sources))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]

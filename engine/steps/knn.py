@@ -83,8 +83,12 @@ class Quantiser(Step[Any]):
         """The sample, held as float32, and ten passes over it."""
         dim = self.vectors.dim
         sample = self.num_cells * self.train_rows_per_cell * dim
-        return Cost(fixed_bytes=sample * 12 + self.num_cells * dim * 16, disk_bytes=self.num_cells * dim * 4,
-                    seconds=10 * 2.0 * sample * self.num_cells / (FLOPS / 2), kind="floats")  # fmt: skip
+        return Cost(
+            fixed_bytes=sample * 12 + self.num_cells * dim * 16,
+            disk_bytes=self.num_cells * dim * 4,
+            seconds=10 * 2.0 * sample * self.num_cells / (FLOPS / 2),
+            kind="floats",
+        )
 
     def run(self, task: Task, start: int, stop: int) -> dict[str, Any]:
         """Train the centroids on a random sample of distinct rows (bulk duplicates would draw most of them)."""
@@ -111,8 +115,13 @@ class Assign(RowStep[None]):
     def cost(self) -> Cost:
         """Every row is compared with every centroid."""
         n, dim, num_cells = self.num_rows, self.vectors.dim, self.quantiser.num_cells
-        return Cost(bytes_per_thread=knn.EXACT_TILE_ROWS * (num_cells + dim) * 8, bytes_per_row=8, disk_bytes=n * 4,
-                    seconds=2.0 * n * num_cells * dim / FLOPS, kind="floats")  # fmt: skip
+        return Cost(
+            bytes_per_thread=knn.EXACT_TILE_ROWS * (num_cells + dim) * 8,
+            bytes_per_row=8,
+            disk_bytes=n * 4,
+            seconds=2.0 * n * num_cells * dim / FLOPS,
+            kind="floats",
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Assign these rows."""
@@ -153,8 +162,11 @@ class Vertices(Vectors[None]):
 
     def cost(self) -> Cost:
         """A copy of the vectors."""
-        return Cost(bytes_per_row=2 * self.dim * self.stored, disk_bytes=self.num_rows * self.dim * self.stored,
-                    seconds=self.num_rows / 4e5)  # fmt: skip
+        return Cost(
+            bytes_per_row=2 * self.dim * self.stored,
+            disk_bytes=self.num_rows * self.dim * self.stored,
+            seconds=self.num_rows / 4e5,
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Copy these vertices' vectors."""

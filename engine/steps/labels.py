@@ -114,6 +114,4 @@ class Labels(Step[LabelFacts]):
             labels = expand_labels(renumbered, kept, len(labels))
         task.write_npy("labels", labels)
         sizes = np.bincount(labels[labels >= 0])
-        return LabelFacts(
-            len(sizes), int((sizes == 1).sum()), int(sizes.max(initial=0)), int((labels < 0).sum())
-        )  # fmt: skip
+        return LabelFacts(len(sizes), int((sizes == 1).sum()), int(sizes.max(initial=0)), int((labels < 0).sum()))

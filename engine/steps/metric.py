@@ -133,9 +133,11 @@ class Project(Vectors[None]):
         n, dim, width = self.num_rows, self.vectors.dim, self.dim
         stored = 2 if self.dtype == "float16" else 4
         return Cost(
-            fixed_bytes=dim * dim * 12, bytes_per_row=dim * 8 + width * (4 + stored), disk_bytes=n * width * stored,
+            fixed_bytes=dim * dim * 12,
+            bytes_per_row=dim * 8 + width * (4 + stored),
+            disk_bytes=n * width * stored,
             seconds=2.0 * n * dim * dim / 2e10 + n * width / 2e8,
-        )  # fmt: skip
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Project these rows."""

@@ -107,9 +107,9 @@ class TrainedCells(Step[Any]):
         wanted = min(len(features_ND), self.num_cells * self.train_rows_per_cell)
         rng = np.random.default_rng([self.seed, 3, self.number])
         rows = np.sort(rng.choice(len(features_ND), wanted, replace=False))
-        sample_SW = np.concatenate([
-            encode(features_ND[rows[begin : begin + CHUNK_ROWS]]) for begin in range(0, wanted, CHUNK_ROWS)
-        ])  # fmt: skip
+        sample_SW = np.concatenate(
+            [encode(features_ND[rows[begin : begin + CHUNK_ROWS]]) for begin in range(0, wanted, CHUNK_ROWS)]
+        )
         cells = train_centroids(
             sample_SW, self.num_cells, TRAIN_ITERATIONS, self.number, lambda cells: _load(cells, task)
         )
@@ -180,9 +180,11 @@ class CodedVertices(Vertices):
     def cost(self) -> Cost:
         """A copy of the vectors, and their codes."""
         width = code_width(self.dim)
-        return Cost(bytes_per_row=self.dim * (2 * self.stored + 4) + width,
-                    disk_bytes=self.num_rows * (self.dim * self.stored + width),
-                    seconds=self.num_rows / 1.6e5)  # fmt: skip
+        return Cost(
+            bytes_per_row=self.dim * (2 * self.stored + 4) + width,
+            disk_bytes=self.num_rows * (self.dim * self.stored + width),
+            seconds=self.num_rows / 1.6e5,
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Copy these vertices' vectors, and encode them."""
@@ -301,8 +303,13 @@ class Join(RowStep[None]):
         """A tile's candidates."""
         n, joined = self.num_rows, joined_neighbors(self.k)
         tile = 2 * partitions.JOIN_CANDIDATES * (code_width(self.vertices.dim) + 4 * partitions.JOINED_ROWS + 32)
-        return Cost(fixed_bytes=n * 12, bytes_per_thread=tile, bytes_per_row=joined * 12, disk_bytes=n * joined * 6,
-                    seconds=n * 8e-6)  # fmt: skip
+        return Cost(
+            fixed_bytes=n * 12,
+            bytes_per_thread=tile,
+            bytes_per_row=joined * 12,
+            disk_bytes=n * joined * 6,
+            seconds=n * 8e-6,
+        )
 
     def run(self, task: Task, start: int, stop: int) -> None:
         """Join these vertices' lists."""

@@ -40,9 +40,12 @@ class ChosenPoint(Step[dict[str, Any]]):
         if self.score is not None:
             folder = task.input(self.score)
             point = choose_scored_point(
-                neighbors_NK, similarities_NK, lambda: iterate_edges(folder, ("source", "target", "score")),
-                step=self.step, threads=task.threads,
-            )  # fmt: skip
+                neighbors_NK,
+                similarities_NK,
+                lambda: iterate_edges(folder, ("source", "target", "score")),
+                step=self.step,
+                threads=task.threads,
+            )
         else:
             assert self.features is not None
             features_ND = task.array(self.features, "features")

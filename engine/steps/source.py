@@ -84,9 +84,17 @@ def describe_source(
     else:
         digest = _digest(files, stats[: len(files)], source.num_rows, source.dim)
     return Source(
-        source.path, source.spec(), source.num_rows, source.dim, source.dtype.itemsize, digest, None, stats,
-        source.sequential, version=version,
-    )  # fmt: skip
+        source.path,
+        source.spec(),
+        source.num_rows,
+        source.dim,
+        source.dtype.itemsize,
+        digest,
+        None,
+        stats,
+        source.sequential,
+        version=version,
+    )
 
 
 def source_files(source: VectorSource) -> list[Path]:
@@ -239,10 +247,17 @@ def _describe_store(path: Path, dim: int | None) -> Source:
     if not is_committed(folder, ingest["digest"], ingest["num_rows"]):
         raise DataError(f"{folder}: commit records are missing or damaged; asterism resume {path} mends the store")
     return Source(
-        str(path.absolute()), source["spec"], source["num_rows"], source["dim"], source["item_bytes"],
-        f"store:{ingest['digest']}", str(folder.absolute()), [], zero_vectors=ingest["params"]["zero_vectors"],
+        str(path.absolute()),
+        source["spec"],
+        source["num_rows"],
+        source["dim"],
+        source["item_bytes"],
+        f"store:{ingest['digest']}",
+        str(folder.absolute()),
+        [],
+        zero_vectors=ingest["params"]["zero_vectors"],
         version=source.get("version", ""),
-    )  # fmt: skip
+    )
 
 
 def _describe_url(url: str, dim: int | None, column: str | None, items_column: str | None) -> Source:

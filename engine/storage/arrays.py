@@ -27,14 +27,7 @@ from engine.units import CHUNK_ROWS
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_longlong,
-]
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -113,10 +106,7 @@ def _map_files(paths: list[Path], chunk_bytes: int, shape: tuple[int, ...], dtyp
             handle = os.open(path, os.O_RDONLY)
             try:
                 address = base + i * chunk_bytes
-                _check(
-                    _LIBC.mmap(address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, 0),
-                    path,
-                )
+                _check(_LIBC.mmap(address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, 0), path)
             finally:
                 os.close(handle)
     except OSError as error:
@@ -143,9 +133,19 @@ class _Metadata(BaseModel):
 
     shape: Annotated[list[Rows], Field(min_length=1, max_length=2)]
     data_type: Literal[
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
         "float64",
-    ]  # fmt: skip
+    ]
 
 
 _METADATA = Kind(_Metadata, RESUME, sealed=False)

@@ -235,8 +235,9 @@ def check_outputs(folder: Path, *names: str) -> None:
                 if (key := (path, state.st_ino, state.st_size, state.st_mtime_ns, output)) in _FOUND_INTACT:
                     continue
             if (damage := manifest.output_damage(folder, output)) is not None:
-                raise DataError(f"{damage}: it was damaged after it was written; asterism resume {folder.parent} "
-                                f"computes it again")  # fmt: skip
+                raise DataError(
+                    f"{damage}: it was damaged after it was written; asterism resume {folder.parent} computes it again"
+                )
             _FOUND_INTACT.add(key)
 
 
@@ -255,12 +256,7 @@ def run_call(
         facts = function(context, call.start, call.stop)
         place.publish(*(context.folder / output.path for output in context.outputs))
         record = Record(
-            call.digest,
-            call.start,
-            call.stop,
-            tuple(context.outputs),
-            facts,
-            round(time.perf_counter() - started, 4),
+            call.digest, call.start, call.stop, tuple(context.outputs), facts, round(time.perf_counter() - started, 4)
         )
         manifest.write_record(context.folder, record)
         place.publish(manifest.record_path(context.folder, record))

@@ -22,16 +22,7 @@ from engine.storage import manifest
 from engine.storage.lease import Lease
 from engine.storage.manifest import Record, explain_os_errors
 from engine.storage.paths import below, check_name
-from engine.storage.remote import (
-    Listed,
-    Storage,
-    absolute,
-    cache_path,
-    cache_root,
-    exclusive,
-    is_url,
-    make_room,
-)
+from engine.storage.remote import Listed, Storage, absolute, cache_path, cache_root, exclusive, is_url, make_room
 
 LOCK_FILE = "run.lock"
 MIRROR_FILE = "mirror.json"

@@ -16,10 +16,7 @@ def reference(neighbors, similarities, source, target, similarity):  # type: ign
         listed = [int(v) for v in neighbors[vertex] if v >= 0]
         lists.append(([vertex, *listed], [1.0, *similarities[vertex, : len(listed)].tolist()]))
     (ids, values), (other_ids, other_values) = lists
-    ranks = [
-        ids.index(target) - 1 if target in ids else 80,
-        other_ids.index(source) - 1 if source in other_ids else 80,
-    ]
+    ranks = [ids.index(target) - 1 if target in ids else 80, other_ids.index(source) - 1 if source in other_ids else 80]
     first, second = dict(zip(ids, values, strict=True)), dict(zip(other_ids, other_values, strict=True))
     product = sum(first[v] * second[v] for v in first if v in second)
     norm = np.sqrt(sum(v * v for v in values) * sum(v * v for v in other_values))
@@ -52,12 +49,7 @@ def test_structural_features_are_symmetric_and_do_not_depend_on_order() -> None:
     forward = features.structural_features(neighbors, similarities, *edges)
     order = np.random.default_rng(0).permutation(len(forward))
     swapped = features.structural_features(
-        neighbors,
-        similarities,
-        edges.targets[order],
-        edges.sources[order],
-        edges.similarities[order],
-        threads=2,
+        neighbors, similarities, edges.targets[order], edges.sources[order], edges.similarities[order], threads=2
     )
     assert np.array_equal(swapped, forward[order])
 

@@ -65,10 +65,7 @@ def test_a_refused_job_ends_with_2(job: Any, tmp_path: Path, capsys: pytest.Capt
     assert "refused: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [(TaskFailed("x"), 1), (DataError("x"), 2), (OSError("s3://a:b@c"), 1)],
-)
+@pytest.mark.parametrize(("error", "code"), [(TaskFailed("x"), 1), (DataError("x"), 2), (OSError("s3://a:b@c"), 1)])
 def test_exit_codes(job: Any, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise error

@@ -34,11 +34,7 @@ def test_clusters_of_any_size_are_found(num_clusters, size):
     point = choose_operating_point(neighbors, similarities)
     assert size <= point.max_size < (2 * size if num_clusters > 50 else len(truth) + 1)
     roots = propagate(
-        len(truth),
-        *edges_of(neighbors, similarities),
-        min_score=point.min_score,
-        max_size=point.max_size,
-        step=0.05,
+        len(truth), *edges_of(neighbors, similarities), min_score=point.min_score, max_size=point.max_size, step=0.05
     )
     same = roots[:, None] == roots
     together = truth[:, None] == truth

@@ -106,8 +106,7 @@ def test_few_rows_and_few_dimensions(tmp_path: Path, num_rows: int, dim: int) ->
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_zeros", "zero_vectors"),
-    [(5, 2, "singleton"), (65, 65, "singleton"), (1500, 900, "drop")],
+    ("num_rows", "num_zeros", "zero_vectors"), [(5, 2, "singleton"), (65, 65, "singleton"), (1500, 900, "drop")]
 )
 def test_zero_vectors_have_no_neighbours(tmp_path: Path, num_rows: int, num_zeros: int, zero_vectors: str) -> None:
     features = unit_rows(num_rows, 33)

@@ -11,15 +11,7 @@ from toy_graphs import Memory, toy_graph
 
 from engine.config import GcnDConfig, TrainConfig
 from engine.graph.adjacency import undirected_edges
-from engine.learning.proposals import (
-    Graph,
-    build_network,
-    rate,
-    rate_truly,
-    refine,
-    remove_overlap,
-    train_proposals,
-)
+from engine.learning.proposals import Graph, build_network, rate, rate_truly, refine, remove_overlap, train_proposals
 from engine.learning.super_vertices import Proposals, propose
 from engine.learning.training import hold_out
 

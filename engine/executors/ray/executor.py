@@ -56,9 +56,13 @@ class RayExecutor:
     name = "ray"
 
     def __init__(
-        self, workers: int, threads: int, device: str = "cpu", gpus: float = 0.0,
+        self,
+        workers: int,
+        threads: int,
+        device: str = "cpu",
+        gpus: float = 0.0,
         custom: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if ":" in device:
             raise ConfigError(
                 f"--device {device} with --executor ray: Ray hands out the GPUs; use --device cuda, and "

@@ -62,7 +62,7 @@ class Reply:
         errors = tuple(map(portable, chain))
         return cls(
             outcome.record, errors, outcome.details, outcome.retry, outcome.host, outcome.pid, outcome.peak_bytes
-        )  # fmt: skip
+        )
 
     def outcome(self, call: TaskCall) -> Outcome:
         for error, cause in zip(self.errors, self.errors[1:], strict=False):
@@ -70,7 +70,7 @@ class Reply:
         first = self.errors[0] if self.errors else None
         return Outcome(
             call, self.record, first, self.details, self.retry, host=self.host, pid=self.pid, peak_bytes=self.peak_bytes
-        )  # fmt: skip
+        )
 
 
 class TaskRunner:
@@ -97,9 +97,14 @@ def make_actor(size: WorkerSize) -> ray.actor.ActorHandle:
     It is not restarted by Ray: the executor replaces it and runs its task again.
     """
     actor_class = ray.remote(
-        num_cpus=size.threads, num_gpus=size.gpus, memory=size.memory_bytes or None,
-        resources=dict(size.custom) or None, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD",
-    )(TaskRunner)  # fmt: skip
+        num_cpus=size.threads,
+        num_gpus=size.gpus,
+        memory=size.memory_bytes or None,
+        resources=dict(size.custom) or None,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy="SPREAD",
+    )(TaskRunner)
     return actor_class.remote(size.threads, size.gpus)
 
 

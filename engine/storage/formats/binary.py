@@ -28,9 +28,16 @@ _MAX_HEADER_BYTES = 1 << 16  # of a .npy file; that of three numbers takes 118
 _MAX_VALUES = 1 << 62
 # What zipfile raises for damaged, encrypted or unsupported archives.
 _ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, UnicodeError, ValueError, OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    UnicodeError,
+    ValueError,
+    OverflowError,
     OSError,
-)  # fmt: skip
+)
 
 
 class RawRows:
@@ -275,8 +282,9 @@ def _read_npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool
         version = np.lib.format.read_magic(file)
         # Version 3.0 differs only in field names of structured arrays, which no reader here takes.
         reader, width = {
-            (1, 0): (np.lib.format.read_array_header_1_0, 2), (2, 0): (np.lib.format.read_array_header_2_0, 4),
-        }[version]  # fmt: skip
+            (1, 0): (np.lib.format.read_array_header_1_0, 2),
+            (2, 0): (np.lib.format.read_array_header_2_0, 4),
+        }[version]
         length = file.read(width)
         num_bytes = int.from_bytes(length, "little")
         if num_bytes > _MAX_HEADER_BYTES:  # numpy would take the memory before it looks

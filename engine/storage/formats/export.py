@@ -40,10 +40,7 @@ def choose_format(name: str, asked: str | None, known: Sequence[str] = get_args(
 
 
 def write_labels(
-    path: str | Path,
-    labels_N: npt.NDArray[Any],
-    format: LabelFormat = "npy",
-    columns: Mapping[str, Any] | None = None,
+    path: str | Path, labels_N: npt.NDArray[Any], format: LabelFormat = "npy", columns: Mapping[str, Any] | None = None
 ) -> OutputFile:
     """Write integer labels (N,), atomically, replacing what was there; return the file's size and checksum.
 
@@ -83,8 +80,9 @@ def write_table(path: str | Path, columns: Mapping[str, Any], format: str = "par
     CSV has a line of names, text in quotes, and nothing for a value that is missing. Raises ``DataError`` for a column
     of another length, or one that CSV cannot hold.
     """
-    arrays = {name: values if isinstance(values, pa.ChunkedArray) else pa.array(values)
-              for name, values in columns.items()}  # fmt: skip
+    arrays = {
+        name: values if isinstance(values, pa.ChunkedArray) else pa.array(values) for name, values in columns.items()
+    }
     num_rows = len(next(iter(arrays.values())))
     for name, array in arrays.items():
         if len(array) != num_rows:

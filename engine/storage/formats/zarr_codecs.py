@@ -16,14 +16,29 @@ from engine.storage.paths import explain_reading
 FILES = (".zarray", ".zmetadata", "zarr.json")
 COMPRESSORS = ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
 FILTERS = (
-    "adler32", "astype", "bitround", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32", "jenkins_lookup3",
-    "quantize", "shuffle",
-)  # fmt: skip
+    "adler32",
+    "astype",
+    "bitround",
+    "crc32",
+    "crc32c",
+    "delta",
+    "fixedscaleoffset",
+    "fletcher32",
+    "jenkins_lookup3",
+    "quantize",
+    "shuffle",
+)
 _VERSION_2 = {*COMPRESSORS, *FILTERS}
 _VERSION_3 = {
-    "blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd",
+    "blosc",
+    "bytes",
+    "crc32c",
+    "gzip",
+    "sharding_indexed",
+    "transpose",
+    "zstd",
     *(f"numcodecs.{name}" for name in _VERSION_2),
-}  # fmt: skip
+}
 _CODECS = {"compressor": _VERSION_2, "filters": _VERSION_2, "codecs": _VERSION_3, "index_codecs": _VERSION_3}
 
 

@@ -446,4 +446,4 @@ def _bytes(count: int) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("engine.evaluation") / name).read_text(encoding="utf-8")
+    return (files("engine.report") / name).read_text(encoding="utf-8")

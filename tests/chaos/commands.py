@@ -242,7 +242,7 @@ class _True(subprocess.Popen[bytes]):
 
 def _run_here(words: list[str], log: str) -> None:
     """Body of a forked process: the command line, to the same end as in a process of its own."""
-    from engine.cli.app import app as cli
+    from engine.cli import app as cli
 
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

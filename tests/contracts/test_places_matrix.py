@@ -27,7 +27,7 @@ import torch
 import typer
 
 from engine import api
-from engine.cli.app import app as cli
+from engine.cli import app as cli
 from engine.process.terminal import shown
 from engine.storage.remote import CACHE_FOLDER
 
@@ -282,7 +282,7 @@ def test_names_of_any_kind_work_and_are_printed_right(
 
 DRIVER = """
 import contextlib, io, json, sys
-from engine.cli.app import app as cli
+from engine.cli import app as cli
 cli.measure_speeds = lambda *_: {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0}
 found = []
 for said in json.load(sys.stdin):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from engine.cli.app import app, main, parse_bytes
-from engine.cli.app import app as cli
+from engine.cli import app as cli
+from engine.cli.app import app, main
 from engine.errors import ConfigError
+from engine.units import parse_bytes
 
 POINT = ["--set", "partition.min_score=0.8", "--set", "partition.max_size=50"]
 

@@ -17,7 +17,7 @@ from engine.config import Resources
 from engine.errors import EngineError
 from engine.process import import_path
 
-ROOT = Path(import_path.__file__).parents[1]
+ROOT = Path(import_path.__file__).parents[2]
 STARTED = "import sys; sys.argv[0] = 'asterism'; sys.path.pop(0); from engine.__main__ import main; main()"
 
 

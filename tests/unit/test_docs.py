@@ -1,0 +1,57 @@
+"""The pages for people name only files, headings and modules that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "engine/methods/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+_LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
+_PATH = re.compile(r"(?<![\w/.-])(?:engine|tests|benchmarks|docs|jobs|cluster_configs|\.ci)/[\w./-]*[\w/]")
+_MODULE = re.compile(r"(?<![\w/.])engine(?:\.[a-z_]+)+")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_paths_and_modules_exist(page: Path) -> None:
+    text = page.read_text()
+    dead = [link for link in _LINK.findall(text) if "://" not in link and not _leads_somewhere(page, link)]
+    dead += [path for path in _PATH.findall(text) if not (ROOT / path).exists()]
+    dead += [name for name in _MODULE.findall(text) if not _is_module(name)]
+    assert not dead
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    path, _, heading = link.partition("#")
+    target = page.parent / path if path else page
+    return target.exists() and (not heading or heading in _anchors(target))
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is a module, or a name in one."""
+    path = ROOT / name.replace(".", "/")
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    module = path.parent.with_suffix(".py")
+    source = module if module.is_file() else path.parent / "__init__.py"
+    return source.is_file() and re.search(rf"\b{path.name}\b", source.read_text()) is not None
+
+
+def test_every_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    for page in (ROOT / "docs/decisions").glob("[0-9]*.md"):
+        assert f"| {int(page.name[:4])} | [" in index
+        assert f"({page.name})" in index
+        headings = re.findall(r"^\*\*(\w+)\.\*\*", page.read_text(), re.MULTILINE)
+        assert headings == ["Context", "Evidence", "Decision", "Consequences"], page.name

@@ -20,7 +20,8 @@ import zarr
 from pyarrow import feather
 from safetensors.torch import save as save_tensors
 
-from engine.config import load_resources, load_settings
+from engine.commands.resources import load_resources
+from engine.config import load_settings
 from engine.conversion import convert
 from engine.learning.structural import ALL_NAMES, INPUT_NAMES, StructuralScorer, from_tensors, to_tensors
 from engine.learning.tensors import read_arrays

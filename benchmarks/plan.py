@@ -22,7 +22,8 @@ from scale import run
 
 from engine import api
 from engine.commands.probes import measure_speeds
-from engine.config import Resources, load_settings
+from engine.commands.resources import MEMORY_SHARE, Resources
+from engine.config import load_settings
 from engine.process.memory import free_bytes
 from engine.stages import Stage
 from engine.units import human_bytes
@@ -97,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         results, model = [], arguments.model or work / "model"
-        memory = int(api.MEMORY_SHARE * free_bytes())
+        memory = int(MEMORY_SHARE * free_bytes())
         resources = Resources(memory_bytes=memory, threads=arguments.threads)
 
         def add(kind: str, data: Path, out: Path, labels: Path | None = None, given: Path | None = None) -> None:

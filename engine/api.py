@@ -11,22 +11,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import xxhash
 
 from engine.commands import summary
 from engine.commands.projection import ComputeCluster, Projection, described_source, project_run
+from engine.commands.resources import (
+    Resources,
+    choose_device,
+    count_threads,
+    count_workers,
+    load_resources,
+    memory_budget,
+    on_cluster,
+)
 from engine.commands.standin import DIM, write_standin
-from engine.config import MethodName, Resources, Settings, load_resources, load_settings, read_settings
+from engine.config import MethodName, Settings, load_settings, read_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
-from engine.executors.base import Executor, cluster_address
+from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
 from engine.learning.trainable import refuse_untrainable
 from engine.methods import METHODS, Model, read_model
 from engine.pipeline import run_stages, store_stages, training_stages
-from engine.process.memory import free_bytes
 from engine.runs.plan import Plan, largest_fitting, make_plan, stage_digests
 from engine.runs.progress import make_display
 from engine.runs.runner import Workshop, check_folder, run_plan
@@ -47,9 +54,6 @@ from engine.storage.remote import absolute, is_url, local_copy
 from engine.tiles import usable_cores
 
 Kind = Literal["run", "store", "training"]
-MEMORY_SHARE = 0.7
-CLUSTER_WORKERS = 64  # that tasks are cut for where their number is left to the cluster
-CLUSTER_THREADS = 2
 SELF_TRAINED_ROWS = (2_000, 2_000_000)  # fewer are too few to learn from; of more, cosine takes an hour less
 STRUCTURAL_ROWS = 200_000  # train structural up to so many: better than star_fc on all sets of up to 34,000 measured
 
@@ -224,8 +228,8 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     )
     settings, model, build = _resolve(kind, request, source)
     workers = count_workers(resources)
-    threads = _threads(resources, workers)
-    memory_bytes = _budget(resources, threads)
+    threads = count_threads(resources)
+    memory_bytes = memory_budget(resources)
     free_disk_bytes = _free_disk(root)
 
     def plan_at(settings: Settings) -> Plan:
@@ -249,7 +253,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         k = largest_fitting(lambda k: _fits(plan_at, settings.with_k(k)), min(settings.knn.k, source.num_rows - 1))
         raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
     check_folder(place, plan, {"source": source.as_dict()})
-    return Prepared(kind, place, request, source, model, plan, resources, _device(resources), threads)
+    return Prepared(kind, place, request, source, model, plan, resources, choose_device(resources), threads)
 
 
 def _known_request(root: Path) -> dict[str, Any]:
@@ -512,37 +516,6 @@ def make_executor(prepared: Prepared) -> Executor:
     return RayExecutor(workers, prepared.threads, prepared.device, resources.gpus, resources.custom_resources)
 
 
-def on_cluster(resources: Resources) -> bool:
-    """Tell whether tasks run on a cluster that is there, and not on this machine."""
-    return resources.executor == "ray" and bool(cluster_address())
-
-
-def count_workers(resources: Resources) -> int:
-    """Workers that tasks run on at a time; on a cluster, where that may change, those that tasks are cut for."""
-    if resources.executor == "local":
-        return 1
-    return resources.workers or (CLUSTER_WORKERS if on_cluster(resources) else max(1, usable_cores() // 2))
-
-
-def _threads(resources: Resources, workers: int) -> int:
-    return resources.threads or (CLUSTER_THREADS if on_cluster(resources) else max(1, usable_cores() // workers))
-
-
-def _budget(resources: Resources, threads: int) -> int:
-    """Memory of this machine's workers together; on a cluster of each, by default as if hosts were like this one."""
-    share = min(1.0, threads / usable_cores()) if on_cluster(resources) else 1.0
-    return resources.memory_bytes or int(MEMORY_SHARE * free_bytes() * share)
-
-
-def _device(resources: Resources) -> str:
-    """A cluster's GPUs are on its hosts, whatever this machine has."""
-    if not on_cluster(resources) or ":" in resources.device:
-        return choose_device(resources.device)
-    if resources.device == "auto":
-        return "cuda" if resources.gpus else "cpu"
-    return resources.device
-
-
 def choose_method(num_rows: int, settings: Settings, model: Model | None) -> MethodName:
     """What ``method = auto`` means: the model's method; without one, ``self_trained`` where it pays.
 
@@ -562,19 +535,6 @@ def choose_trained(source: Source, settings: Settings) -> MethodName:
     if settings.model_fields_set & {"train", "model", "sampling"}:
         return "star_fc"
     return "structural" if "trees" in settings.model_fields_set or source.num_rows <= STRUCTURAL_ROWS else "star_fc"
-
-
-def choose_device(asked: str) -> str:
-    """``auto`` is the first GPU if torch sees one; raises ``ConfigError`` for a GPU that is not there."""
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            f"--device {asked}: torch sees no GPU here; use --device cpu, or install a CUDA build of torch"
-        )
-    if asked != "cpu" and not asked.startswith("cuda"):
-        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N")
-    return asked
 
 
 def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "features") -> str:

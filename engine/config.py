@@ -1,7 +1,7 @@
 """Settings: one pydantic model per stage, read from YAML and ``--set a.b=c``, with a stable hash.
 
-Unknown names are errors. ``Resources`` holds what cannot change a result (threads, memory, progress) and stays out of
-every fingerprint.
+Unknown names are errors. What cannot change a result (threads, memory, device) is in ``commands.resources``, and stays
+out of every fingerprint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from engine.errors import ConfigError
 from engine.presets import PRESETS
 from engine.sections import MAX_INTEGER, Cosine, Section, Share, TwoOrMore, Width
 from engine.storage.yaml_files import SHOWN, parse_yaml, read_yaml
-from engine.units import parse_bytes
 
 MethodName = Literal[
     "auto",
@@ -393,48 +392,16 @@ class Settings(Section):
         return self.model_copy(update={"knn": self.knn.model_copy(update={"k": k})})
 
 
-class Resources(Section):
-    """What cannot change a result: where and with how much it runs."""
-
-    executor: Literal["local", "ray"] = Field("local", description="local: in this process; ray: on Ray actors")
-    workers: int = Field(
-        0,
-        ge=0,
-        description="ray: actors, which train star_fc together; 0 = as many as the cluster holds, without one 1 per "
-        "two cores",
-    )
-    threads: int = Field(
-        0, ge=0, description="threads of each worker; 0 = all cores shared among the workers, on a cluster 2"
-    )
-    memory_bytes: int = Field(
-        0,
-        ge=0,
-        description="memory budget of this machine, on a cluster of each worker, as a number or 8GB; 0 = 70 % "
-        "of what is free, on a cluster of its share of a machine like this one",
-    )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for training and scoring")
-    gpus: float = Field(0, ge=0, description="ray: GPUs of each worker; 0 = with device cuda one or a fair share")
-    custom_resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="ray: a cluster's own resources that a worker asks for"
-    )
-    block_rows: int = Field(0, ge=0, description="rows per task; 0 = chosen by the plan from memory and time")
-
-    @field_validator("memory_bytes", mode="before")
-    @classmethod
-    def _parse_memory(cls, value: Any) -> Any:
-        return parse_bytes(value, "memory_bytes") if isinstance(value, str) else value
-
-
 def load_settings(
     config: str | Path | None = None, overrides: list[str] | dict[str, Any] | None = None, **top: Any
 ) -> Settings:
     """Build settings from a preset name or YAML file, then overrides, then top-level values that are not ``None``.
 
     ``overrides``: ``["knn.k=40", ...]`` (values parsed as YAML) or ``{"knn.k": 40, "knn": {"k": 40}}``.
-    A section ``resources`` of the file is for ``load_resources``.
+    A section ``resources`` of the file is for ``commands.resources.load_resources``.
     Raises ``ConfigError`` naming the unknown or malformed setting.
     """
-    tree = _read_config(config)
+    tree = read_config(config)
     tree.pop("resources", None)
     pairs = overrides.items() if isinstance(overrides, dict) else parse_overrides(overrides).items()
     named = [*pairs, *((name, value) for name, value in top.items() if value is not None)]
@@ -450,22 +417,7 @@ def read_settings(tree: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, Settings)) from None
-
-
-def load_resources(config: str | Path | None = None, **given: Any) -> Resources:
-    """Build resources from the section ``resources`` of a YAML file, then from values that are not ``None``.
-
-    Raises ``ConfigError`` naming the unknown or malformed one.
-    """
-    tree = _read_config(config).get("resources")
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{config}: resources: expected a mapping, got {type(tree).__name__}")
-    try:
-        return Resources.model_validate(tree | {name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise ConfigError(_explain(error, Resources)) from None
+        raise ConfigError(word_errors(error, Settings)) from None
 
 
 def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:
@@ -473,7 +425,7 @@ def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:
     return dict(_split_override(text) for text in overrides or [])
 
 
-def _read_config(config: str | Path | None, named_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_config(config: str | Path | None, named_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The settings of a preset or file, over those of the preset it names; ``named_by``: the files that led here."""
     if config is None:
         return {}
@@ -486,7 +438,7 @@ def _read_config(config: str | Path | None, named_by: tuple[Path, ...] = ()) -> 
     preset = tree.pop("preset", None)
     if not isinstance(preset, str | None):
         raise ConfigError(f"{path}: preset: expected a name or a file, got {str(preset)[:SHOWN]}")
-    base = _read_config(preset, (*named_by, path.absolute()))
+    base = read_config(preset, (*named_by, path.absolute()))
     for name, value in tree.items():
         _assign(base, name, value)
     return base
@@ -512,7 +464,7 @@ def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
         tree[leaf] = value
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def word_errors(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])

@@ -51,9 +51,10 @@ from engine.cli.printing import console, print_comparison, print_projection, pri
 from engine.commands import summary
 from engine.commands.probes import measure_speeds
 from engine.commands.projection import ComputeCluster
+from engine.commands.resources import Resources, load_resources
 from engine.comparison.compare import REPORT_FILE as COMPARISON_FILE
 from engine.comparison.compare import compare as compare_methods
-from engine.config import Resources, load_resources, load_settings, parse_overrides
+from engine.config import load_settings, parse_overrides
 from engine.conversion import convert as convert_model
 from engine.errors import ConfigError, EngineError
 from engine.methods import METHODS

@@ -9,7 +9,7 @@ from typing import Any
 import faiss
 import torch
 
-from engine.api import MEMORY_SHARE
+from engine.commands.resources import MEMORY_SHARE
 from engine.commands.summary import free_disk_bytes, hardware, versions
 from engine.process.memory import free_bytes, tree_bytes
 from engine.storage.paths import os_reason

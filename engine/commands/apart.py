@@ -17,7 +17,7 @@ from engine.process.stopping import CODES, GRACE_S, SIGNALS, stop_cleanly
 
 if TYPE_CHECKING:  # loading them takes seconds, in which the process may be told to stop
     from engine import api
-    from engine.config import Resources
+    from engine.commands.resources import Resources
 
 BUSY = 75
 END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
@@ -74,7 +74,7 @@ def main() -> None:
     if asked["parent"] != os.getppid():
         raise SystemExit(128 + signal.SIGTERM)
     from engine import api
-    from engine.config import Resources
+    from engine.commands.resources import Resources
 
     try:
         request, resources = api.Request.from_dict(asked["request"]), Resources(**asked["resources"])

@@ -18,8 +18,9 @@ import numpy as np
 from engine import api
 from engine.commands import summary
 from engine.commands.apart import execute_apart
+from engine.commands.resources import Resources
 from engine.comparison.page import ComparisonRow, render_comparison
-from engine.config import MethodName, Resources, Settings, load_settings
+from engine.config import MethodName, Settings, load_settings
 from engine.errors import ConfigError, DataError, EngineError, RunBusy
 from engine.methods import METHODS
 from engine.methods.base import MODEL_FILE, WEIGHTS_FILE

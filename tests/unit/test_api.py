@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from engine import api, cluster, evaluate, train
 from engine.api import STRUCTURAL_ROWS, as_path, choose_trained
 from engine.commands.projection import ComputeCluster
-from engine.config import Resources, load_settings
+from engine.commands.resources import Resources
+from engine.config import load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.methods import METHODS
 from engine.runs.plan import make_plan
@@ -205,7 +207,7 @@ def test_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    if api.torch.cuda.is_available():
+    if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         cluster(blobs()[0], workspace=tmp_path / "run", resources={"device": "cuda"})

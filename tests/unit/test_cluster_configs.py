@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.config import load_resources, load_settings
+from engine.commands.resources import load_resources
+from engine.config import load_settings
 from engine.version import __version__
 
 ROOT = Path(__file__).parents[2]

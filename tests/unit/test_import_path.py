@@ -13,7 +13,7 @@ from conftest import make_blobs
 
 from engine.api import Request
 from engine.commands.apart import execute_apart
-from engine.config import Resources
+from engine.commands.resources import Resources
 from engine.errors import EngineError
 from engine.process import import_path
 

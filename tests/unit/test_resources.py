@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from engine import api
-from engine.config import Resources, load_resources, load_settings
+from engine.commands.resources import CLUSTER_THREADS, Resources, count_workers, load_resources
+from engine.config import load_settings
 from engine.errors import ConfigError, MemoryBudgetExceeded
 from engine.tiles import usable_cores
 
@@ -58,7 +59,7 @@ def test_a_wrong_one_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_on_this_machine_workers_share_it(features: str, tmp_path: Path) -> None:
     found = prepared(features, tmp_path, memory_bytes=8 << 30)
-    assert api.count_workers(found.resources) == max(1, usable_cores() // 2)
+    assert count_workers(found.resources) == max(1, usable_cores() // 2)
     with pytest.raises(MemoryBudgetExceeded, match=r"for each of 3 workers; raise --memory to at least"):
         prepared(features, tmp_path, workers=3, memory_bytes=1 << 30)
 
@@ -66,7 +67,7 @@ def test_on_this_machine_workers_share_it(features: str, tmp_path: Path) -> None
 @pytest.mark.usefixtures("on_a_cluster")
 def test_on_a_cluster_memory_is_of_each_and_gpus_are_its_own(features: str, tmp_path: Path) -> None:
     found = prepared(features, tmp_path, memory_bytes=1 << 30)
-    assert (found.threads, found.device) == (api.CLUSTER_THREADS, "cpu")
+    assert (found.threads, found.device) == (CLUSTER_THREADS, "cpu")
     assert found.plan.memory_bytes <= 1 << 30
     assert prepared(features, tmp_path, gpus=1, memory_bytes=1 << 30).device == "cuda"
     with pytest.raises(MemoryBudgetExceeded, match=r"for each worker; raise --memory to at least \d{3}MB"):

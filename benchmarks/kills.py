@@ -26,7 +26,7 @@ from commands import Command  # noqa: E402
 from recording import write_record  # noqa: E402
 
 from engine import api  # noqa: E402
-from engine.cli.app import LabelFile  # noqa: E402
+from engine.cli.options import LabelFile  # noqa: E402
 from engine.commands.standin import DIM  # noqa: E402
 from engine.config import MethodName  # noqa: E402
 from engine.methods import METHODS  # noqa: E402

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from engine.commands import summary
 from engine.commands.projection import Projection
 from engine.comparison.page import ComparisonRow
 from engine.process.terminal import PlainConsole
+from engine.runs.effort import Effort
+from engine.runs.plan import Plan
+from engine.steps.source import Source
 from engine.storage.places import Place
 from engine.units import human_bytes
 
@@ -22,6 +25,40 @@ console = PlainConsole()
 def right(name: str) -> Any:
     """A column of numbers."""
     return Column(name, justify="right")
+
+
+def print_plan(plan: Plan, source: Source, speeds: Mapping[str, float]) -> None:
+    """Print the stages of a run with what each will cost."""
+    console.say(f"{source.path}: {source.num_rows:,} x {source.dim}")
+    table = Table("stage", *(right(name) for name in ("tasks", "rows per task", "memory", "disk", "seconds")))
+    for stage in plan.stages:
+        table.add_row(
+            f"{stage.name} (if needed)" if stage.unless else stage.name,
+            str(stage.num_tasks()),
+            f"{min(stage.block_rows, stage.num_rows):,}" if stage.num_rows > 1 else "",
+            human_bytes(stage.memory_bytes),
+            human_bytes(stage.disk_bytes),
+            f"{stage.seconds(speeds):,.1f}",
+        )
+    table.add_section()
+    memory, disk = human_bytes(plan.memory_bytes), human_bytes(plan.disk_bytes)
+    table.add_row("whole run", "", "", memory, disk, f"{plan.seconds(speeds):,.1f}")
+    console.print(table)
+
+
+def print_status(folder: str, found: Mapping[str, Any]) -> None:
+    """Print how far each stage of a run is, and what the run took until now."""
+    table = Table("stage", *(right(name) for name in ("committed", "tasks", "task seconds", "peak memory")))
+    for stage in found["stages"]:
+        peak = human_bytes(stage["peak_bytes"]) if stage["peak_bytes"] else ""
+        share = f"{stage['rows_committed'] / stage['rows']:.0%}"
+        tasks = f"{stage['tasks_committed']} of {stage['tasks']}"
+        table.add_row(stage["stage"], share, tasks, f"{stage['task_seconds']:,.1f}", peak)
+    console.say(f"{found['kind']} {folder}: {found['state']}")
+    console.print(table)
+    console.say(str(Effort(**found["effort"])))
+    if found["state"] == "stopped":
+        console.say(f"nothing works on it now; asterism resume {folder}")
 
 
 def print_projection(found: Projection) -> None:

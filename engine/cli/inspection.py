@@ -1,0 +1,152 @@
+"""Commands that look at a run, or at what one would take."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from engine import api
+from engine.cli.doctor import diagnose
+from engine.cli.options import (
+    ClusteringOptions,
+    EdgeOptions,
+    HostOptions,
+    ItemsRoot,
+    Json,
+    LabelFile,
+    LabelsColumn,
+    OutFile,
+    ResourceOptions,
+    RunFolder,
+    lasting,
+    run_request,
+)
+from engine.cli.printing import console, print_plan, print_projection, print_status, right
+from engine.commands import summary
+from engine.commands.probes import measure_speeds
+from engine.errors import ConfigError
+from engine.pipeline import MAX_ROWS
+from engine.runs.events import read_events
+
+
+def plan(
+    *,
+    features: Annotated[
+        str | None, typer.Option("--features", help="vectors; may be left out with --hosts", show_default=False)
+    ] = None,
+    out: Annotated[str, typer.Option("--out", help="folder the run would go to")] = "asterism-run",
+    clustering: ClusteringOptions,
+    edges: EdgeOptions,
+    resources: ResourceOptions,
+    as_json: Json = False,
+    described: HostOptions,
+) -> None:
+    """Print the stages, tasks, projected memory, disk and time of a run; runs nothing but a few seconds of probes.
+
+    With --hosts it projects the same costs for a compute cluster, of --features or of 10^8 and 10^9 vectors.
+    """
+    if features is None and not described.hosts:
+        raise ConfigError("plan needs --features, or --hosts to project for a compute cluster")
+    if described.rows and (features is not None or not described.hosts):
+        raise ConfigError("--rows describes a source for --hosts and goes without --features")
+    for count in described.rows or ():
+        if not 2 <= count < MAX_ROWS or count != int(count):
+            raise ConfigError(
+                f"--rows {count:g}: clustering needs at least 2 rows; neighbours are int32 ids, so {MAX_ROWS - 1:,} "
+                f"rows are the most"
+            )
+    request = run_request(features, clustering, edges)
+    if described.hosts:
+        sizes = [] if features is not None else [int(count) for count in described.rows or (1e8, 1e9)]
+        projections = api.project(request, described.cluster(), sizes, resources.block_rows)
+        if as_json:
+            print(json.dumps([projection.as_dict() for projection in projections]))
+            return
+        for projection in projections:
+            print_projection(projection)
+        return
+    prepared = api.prepare("run", lasting(out), request, resources.load(edges.settings.config))
+    speeds = measure_speeds(prepared.root, prepared.threads)
+    if not as_json:
+        print_plan(prepared.plan, prepared.source, speeds)
+        return
+    tree = prepared.plan.as_dict() | {name: getattr(prepared.plan, name) for name in ("memory_bytes", "disk_bytes")}
+    print(json.dumps(tree | {"seconds": prepared.plan.seconds(speeds), "speeds": speeds}))
+
+
+def status(folder: RunFolder, as_json: Json = False) -> None:
+    """Show how far a run is, from its folder; works while it runs, from any machine that sees the folder."""
+    root = api.open_run(folder)
+    found = summary.run_status(root)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print_status(folder, found)
+    failures = [event for event in read_events(root) if event["event"] == "run_failed"]
+    if failures and found["state"] != "finished":
+        console.say(f"last failure: {failures[-1]['error']}")
+
+
+def export(
+    folder: RunFolder,
+    out: OutFile,
+    file_format: Annotated[
+        LabelFile | None, typer.Option("--format", help="default: what the name ends in, else npy", show_default=False)
+    ] = None,
+    clusters: Annotated[bool, typer.Option("--clusters", help="one row per cluster instead: Parquet or CSV")] = False,
+) -> None:
+    """Write a run's labels in the row order of the source, as .npy, .txt, .meta, .parquet or .csv.
+
+    Parquet and CSV have the rows' ids and items too, how sure each row is, and the other cluster that it is nearest to.
+    """
+    place = api.export(folder, lasting(out), file_format and file_format.value, clusters=clusters)
+    console.say(f"{'clusters' if clusters else 'labels'}: {place}")
+
+
+def evaluate(
+    labels: Annotated[str, typer.Option("--labels", help="identities, one per row; -1 (unknown) is not scored")],
+    run_folder: Annotated[str | None, typer.Option("--run", help="a run's folder or URL")] = None,
+    pred: Annotated[str | None, typer.Option("--pred", help="a file of predicted labels")] = None,
+    labels_column: LabelsColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Score a run (--run), or a file of labels (--pred), against identities."""
+    if (run_folder is None) == (pred is None):
+        raise ConfigError("evaluate takes either --run RUN or --pred FILE")
+    predicted = api.run_labels(run_folder) if run_folder is not None else pred
+    assert predicted is not None
+    scores = api.evaluate(predicted, labels, labels_column=labels_column)
+    if as_json:
+        print(json.dumps(scores))
+        return
+    table = Table("metric", right("value"))
+    for name, value in scores.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    console.print(table)
+
+
+def report(
+    folder: RunFolder,
+    out: Annotated[str | None, typer.Option("--out", help="file or URL to write instead of the run's own")] = None,
+    items_root: ItemsRoot = None,
+) -> None:
+    """Render a finished run's HTML report again and say where it is; with --out the run itself is only read."""
+    place, warnings = api.report(folder, None if out is None else lasting(out), items_root=items_root or ())
+    for warning in warnings:
+        console.say(f"report: {warning}")
+    console.say(place)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show versions, cores, memory, GPU, faiss build, Ray and disk, and what a run would use."""
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("what", "found")
+    for name, value in found.items():
+        table.add_row(name, str(value))
+    console.print(table)

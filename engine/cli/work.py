@@ -1,0 +1,209 @@
+"""Commands that make something: a store, a model, a run, a comparison, stand-in data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine import api
+from engine.cli.options import (
+    ClusteringOptions,
+    Device,
+    EdgeOptions,
+    Features,
+    ItemsColumn,
+    ItemsRoot,
+    Json,
+    KnnGraph,
+    LabelsColumn,
+    Memory,
+    Out,
+    OutFolder,
+    Quiet,
+    ResourceOptions,
+    RunFolder,
+    Seed,
+    Set,
+    SettingsOptions,
+    StandinFormat,
+    Threads,
+    VectorOptions,
+    ZeroVectors,
+    absolute_place,
+    lasting,
+    run_request,
+)
+from engine.cli.printing import console, print_comparison, print_result
+from engine.comparison.compare import REPORT_FILE as COMPARISON_FILE
+from engine.comparison.compare import compare as compare_methods
+from engine.config import parse_overrides
+from engine.conversion import convert as convert_model
+from engine.methods import METHODS
+from engine.storage.remote import absolute
+
+_TRAINED = [name for name, method in METHODS.items() if method.trains]
+
+
+def ingest(
+    *,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="vectors in any supported format")],
+    out: Out,
+    vectors: VectorOptions,
+    items_column: ItemsColumn = None,
+    zero_vectors: ZeroVectors = None,
+    settings: SettingsOptions,
+    resources: ResourceOptions,
+    quiet: Quiet = False,
+) -> None:
+    """Read vectors once into a store: validated, normalised, sharded; runs then start from it."""
+    request = api.Request(
+        features=absolute(source),
+        dim=vectors.dim,
+        column=vectors.column,
+        items_column=items_column,
+        settings=settings.load(zero_vectors),
+    )
+    prepared = api.prepare("store", lasting(out), request, resources.load(settings.config))
+    folders = api.execute(prepared, progress=not quiet)
+    console.say(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}")
+    console.say(f"features: zarr array {folders['ingest'] / 'features'}")
+
+
+def train(
+    *,
+    features: Features,
+    labels: Annotated[str, typer.Option("--labels", help="identities, one per row; -1 is not trained on")],
+    out: Out,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help=f"one of {', '.join(_TRAINED)}; default: structural or star_fc, by size"),
+    ] = None,
+    vectors: VectorOptions,
+    labels_column: LabelsColumn = None,
+    knn_graph: KnnGraph = None,
+    zero_vectors: ZeroVectors = None,
+    settings: SettingsOptions,
+    resources: ResourceOptions,
+    quiet: Quiet = False,
+) -> None:
+    """Train a method on labelled vectors; thresholds are chosen on held-out identities. Run again, it resumes."""
+    request = api.Request(
+        features=absolute(features),
+        labels=absolute(labels),
+        labels_column=labels_column,
+        dim=vectors.dim,
+        column=vectors.column,
+        knn_graph=absolute_place(knn_graph),
+        settings=settings.load(zero_vectors, method),
+    )
+    prepared = api.prepare("training", lasting(out), request, resources.load(settings.config))
+    api.execute(prepared, progress=not quiet)
+    model = json.loads((prepared.root / "model.json").read_text())
+    console.say(f"{model['method']} model: {out}")
+    for name, point in model["operating_points"].items():
+        chosen = " (preferred)" if name == model["preferred"] else ""
+        console.say(f"  {name}{chosen}: {json.dumps(point)}")
+
+
+def run(
+    *,
+    features: Features,
+    out: Out,
+    clustering: ClusteringOptions,
+    items_root: ItemsRoot = None,
+    edges: EdgeOptions,
+    resources: ResourceOptions,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster vectors. Running it again resumes; changed settings redo what they affect. --labels only score."""
+    request = run_request(features, clustering, edges, items_root)
+    prepared = api.prepare("run", lasting(out), request, resources.load(edges.settings.config))
+    api.execute(prepared, progress=not quiet)
+    print_result(prepared.place)
+
+
+def compare(
+    *,
+    features: Annotated[str, typer.Option("--features", help="vectors in any supported format")],
+    labels: Annotated[
+        str, typer.Option("--labels", help="identities, one per row; -1 (unknown) is clustered, not scored")
+    ],
+    methods: Annotated[
+        str, typer.Option("--methods", help="by commas: METHOD or METHOD/PRESET, each may be followed by :PARTITION")
+    ],
+    out: OutFolder,
+    split: Annotated[
+        str | None, typer.Option("--split", help="0 (train) or 1 (test) per row; default: half of the identities")
+    ] = None,
+    vectors: VectorOptions,
+    labels_column: LabelsColumn = None,
+    settings: Set = None,
+    seed: Seed = None,
+    memory: Memory = None,
+    threads: Threads = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train each method on half of the identities, cluster the rows of the others, and score. Run again, it resumes.
+
+    Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph.
+    """
+    resources = ResourceOptions(memory=memory, threads=threads, device=device).load()
+    rows = compare_methods(
+        features,
+        labels,
+        out,
+        methods.split(","),
+        split=split,
+        dim=vectors.dim,
+        column=vectors.column,
+        labels_column=labels_column,
+        settings=parse_overrides(settings),
+        seed=seed,
+        resources=resources.model_dump(),
+        progress=not quiet,
+    )
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    print_comparison(rows, Path(out).absolute() / COMPARISON_FILE)
+
+
+def convert(
+    states: Annotated[list[str], typer.Argument(metavar="STATE...", help="state dicts, as torch or safetensors files")],
+    method: Annotated[
+        str, typer.Option("--method", help="gcn_v, gcn_e (GCN-V's file first), l_gcn, star_fc (head last)")
+    ],
+    out: OutFolder,
+    k: Annotated[int, typer.Option("--k", min=1, help="neighbours that it was trained with")] = 80,
+) -> None:
+    """Make a model of the weights of another release; tensors are read, nothing is unpickled."""
+    convert_model(method, states, out, k=k)
+    console.say(f"{method} model: {out}")
+
+
+def resume(*, folder: RunFolder, resources: ResourceOptions, quiet: Quiet = False) -> None:
+    """Finish a run, store or training from its folder alone; what is committed is skipped."""
+    prepared = api.resume(folder, resources.load(), progress=not quiet)
+    if prepared.kind == "run":
+        print_result(prepared.place)
+
+
+def synth(
+    identities: Annotated[int, typer.Option("--identities", min=2, help="number of identities; about 68 rows each")],
+    out: OutFolder,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="other seeds give other identities")] = 0,
+    file_format: Annotated[StandinFormat, typer.Option("--format", help="bin (.bin and .meta) or store")] = (
+        StandinFormat.bin
+    ),
+    threads: Threads = 0,
+) -> None:
+    """Make stand-in data shaped like the MS1M parts, in bounded memory."""
+    written = api.make_standin(out, identities, seed, file_format.value, threads)
+    for path in written:
+        console.say(str(path))

@@ -443,7 +443,7 @@ MUTANTS = (
     Mutant(
         "what a step draws does not follow from the seed",
         "engine/learning/minibatches.py",
-        "rng = np.random.default_rng([self.seed, 2, step])",
+        "rng = stream(self.seed, MINIBATCH, step)",
         "rng = np.random.default_rng()",
         _unit("training"),
     ),

@@ -20,6 +20,7 @@ from engine.clustering.forest import strongest_forest
 from engine.clustering.union_find import component_roots
 from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList, rank_listed, undirected_edges
+from engine.random_streams import WHISPERS, stream
 
 Array = np.ndarray[Any, Any]
 Point = dict[str, Any]
@@ -185,7 +186,7 @@ def chinese_whispers(sample: Sample, points: Sequence[Point]) -> Iterator[Array]
         kept = similarities >= np.float32(1 - point["distance"])
         block = sources[kept], targets[kept], similarities[kept]
         graph = build_weighted_adjacency(len(sample), lambda block=block: [block], sample.threads)  # type: ignore[misc]
-        rng = np.random.default_rng([sample.seed, 6])
+        rng = stream(sample.seed, WHISPERS)
         classes = np.arange(len(sample), dtype=np.int32)
         for _ in range(WHISPER_ROUNDS):
             if not _whisper(*graph[:3], rng.permutation(len(sample)), classes, np.zeros(len(sample), np.float64)):

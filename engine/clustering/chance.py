@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.graph.similarity import listed_similarities
+from engine.random_streams import UNRELATED_ROWS, stream
 
 CHANCE = 0.001  # unrelated vectors expected nearer to a row than what counts as nearer than chance
 FEW = 1 / 3  # of the rows with such a neighbour, up to which most of the rest is taken to be of none
@@ -38,7 +39,7 @@ def chance_similarity(
     num_rows, num_neighbors = neighbors_NK.shape
     if num_rows < 2 or not num_neighbors:
         return None
-    random = np.random.default_rng([num_rows, 8])
+    random = stream(num_rows, UNRELATED_ROWS)
     drawn_S = np.sort(random.permutation(num_rows)[:DRAWN_ROWS])
     drawn_S = drawn_S[neighbors_NK[drawn_S, 0] >= 0]
     if not len(drawn_S):

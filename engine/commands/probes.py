@@ -17,6 +17,7 @@ import numpy as np
 from engine.graph.cells import load_cells, ungrouped
 from engine.graph.codes import encode
 from engine.graph.similarity import listed_similarities
+from engine.random_streams import SPEED_PROBES, stream
 from engine.tiles import map_tiles
 
 # Seconds that the probes take on the reference machine.
@@ -28,7 +29,7 @@ REPEATS = 3
 
 def measure_speeds(folder: Path, threads: int) -> dict[str, float]:
     """Speed of each kind of work on ``threads`` threads, and of the disk that holds ``folder``."""
-    rng = np.random.default_rng(0)
+    rng = stream(0, SPEED_PROBES)
     rows_ND = rng.standard_normal((ROWS, DIM), dtype=np.float32)
     rows_ND /= np.linalg.norm(rows_ND, axis=1, keepdims=True)
     codes_NW = encode(rows_ND)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError
+from engine.random_streams import STAND_IN_IDENTITIES, STAND_IN_MODES, STAND_IN_ROWS, STAND_IN_SHARED, stream
 from engine.storage.formats.export import BinWriter, MetaWriter, as_lines
 from engine.storage.paths import check_out_file, explain_reading
 from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
@@ -41,10 +42,6 @@ PARTS = {
 }
 TILE_ROWS = 2048
 BLOCK_ROWS = 32 * TILE_ROWS
-
-# Streams of random numbers. The shared ones hang on no seed; a tile's stream is (seed, _ROWS, tile).
-_IDENTITIES, _MODES, _ROWS = 0, 1, 2
-_SHARED = (256, 1)
 
 Floats = NDArray[np.float32]
 
@@ -104,7 +101,7 @@ class StandIn:
     def _draw_tile(self, tile: int) -> Floats:
         identities = self.identities[tile * TILE_ROWS : (tile + 1) * TILE_ROWS]
         n = len(identities)
-        random = _stream(self.seed, _ROWS, tile)
+        random = stream(self.seed, STAND_IN_ROWS, tile)
         modes = np.searchsorted(self.mode_ends, identities + random.random(n), side="right")
         modes = np.clip(modes, self.first_modes[identities], self.first_modes[identities + 1] - 1)
         noise = self.noise[identities] * np.exp(0.35 * random.standard_normal(n, np.float32))
@@ -130,7 +127,7 @@ def synthesize(num_identities: int, seed: int, threads: int = 1) -> StandIn:
         raise ConfigError(
             f"stand-in data: expected at least 2 identities and a seed >= 0, got {num_identities} and {seed}"
         )
-    random = _stream(seed, _IDENTITIES)
+    random = stream(seed, STAND_IN_IDENTITIES)
     with single_threaded_kernels():
         centres_ID = _draw_centres(random, num_identities)
     sizes_I = np.exp(np.log(68) - 0.7**2 / 2 + 0.7 * random.standard_normal(num_identities))
@@ -205,16 +202,12 @@ def _draw_modes(seed: int, centres_ID: Floats, owners_M: NDArray[np.int32], thre
 
     def draw(tile: tuple[int, int]) -> None:
         a, b = tile
-        random = _stream(seed, _MODES, a // TILE_ROWS)
+        random = stream(seed, STAND_IN_MODES, a // TILE_ROWS)
         spread = 0.6 * np.exp(0.3 * random.standard_normal((b - a, 1), np.float32))
         modes_MD[a:b] = _normalise(centres_ID[owners_M[a:b]] + spread * _directions(random, b - a, _noise_basis()))
 
     map_tiles(draw, tile_bounds(0, len(owners_M), TILE_ROWS), threads)
     return modes_MD
-
-
-def _stream(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
 
 
 def _directions(random: np.random.Generator, num: int, basis_DD: Floats) -> Floats:
@@ -245,12 +238,12 @@ def _noise_basis() -> Floats:
 def _junk(num: int) -> Floats:
     """Return the first ``num`` of the junk directions: small data sets share theirs with large ones."""
     with single_threaded_kernels():
-        return _directions(_stream(*_SHARED, 2), num, _noise_basis())
+        return _directions(stream(DIM, STAND_IN_SHARED, 2), num, _noise_basis())
 
 
 def _basis(decay: float, number: int) -> Floats:
     """Return a random rotation (D, D) whose rows are scaled by rank ** -decay, in unit mean square."""
-    gaussian: NDArray[Any] = _stream(*_SHARED, number).standard_normal((DIM, DIM))
+    gaussian: NDArray[Any] = stream(DIM, STAND_IN_SHARED, number).standard_normal((DIM, DIM))
     with single_threaded_kernels():
         q, r = np.linalg.qr(gaussian)
     scale = np.arange(1, DIM + 1) ** -decay

@@ -25,6 +25,7 @@ from engine.errors import ConfigError, DataError, EngineError, RunBusy
 from engine.methods import METHODS
 from engine.methods.base import MODEL_FILE, WEIGHTS_FILE
 from engine.presets import PRESETS
+from engine.random_streams import COMPARED_HALVES, stream
 from engine.runs.events import read_events
 from engine.sections import fingerprint
 from engine.storage import manifest
@@ -120,7 +121,7 @@ class Part:
 def split_identities(labels_N: np.ndarray, seed: int) -> np.ndarray:
     """Put half of the identities, drawn from the seed, into 0, the others and unknown rows into 1: (N,) int8."""
     known, places = np.unique(labels_N, return_inverse=True)
-    halves = np.random.default_rng([seed, 7]).permutation(len(known)) % 2
+    halves = stream(seed, COMPARED_HALVES).permutation(len(known)) % 2
     return np.where(labels_N < 0, 1, halves[places]).astype(np.int8)
 
 

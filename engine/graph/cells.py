@@ -20,6 +20,7 @@ import numpy as np
 from engine.graph.codes import PANEL, Panels, dot, empty_panels, pack, products, shifted
 from engine.graph.intrinsics import REACHED, reaching
 from engine.graph.largest import BINS, bin_floor, list_largest
+from engine.random_streams import FIRST_CENTROIDS, stream
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +68,7 @@ def train_cells(sample_SW: Array, num_cells: int, iterations: int, seed: int, lo
     close in number lie close in space.
     """
     distinct = _distinct_rows(sample_SW)
-    chosen = np.random.default_rng(seed).choice(distinct, min(num_cells, len(distinct)), replace=False)
+    chosen = stream(seed, FIRST_CENTROIDS).choice(distinct, min(num_cells, len(distinct)), replace=False)
     centroids_CW = np.ascontiguousarray(sample_SW[chosen])
     leaders_GW = centroids_CW[: count_groups(len(centroids_CW))]
     for _ in range(LEADER_ITERATIONS if len(leaders_GW) > 1 else 0):

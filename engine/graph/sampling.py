@@ -14,6 +14,7 @@ import numpy as np
 from engine.config import SamplingConfig
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList, larger_listing
+from engine.random_streams import SUBGRAPH, stream
 
 Array = np.ndarray[Any, Any]
 
@@ -47,7 +48,7 @@ class SubgraphSampler:
     def vertices(self, index: int) -> Array:
         """Return the sorted vertex ids (int32) of subgraph ``index``."""
         config = self.config
-        rng = np.random.default_rng([self.seed, index])
+        rng = stream(self.seed, SUBGRAPH, index)
         count = len(self.centers)
         seeds = rng.choice(count, min(config.num_seeds, count), replace=False)
         wanted = min(config.num_nearest + 1, count)

@@ -23,6 +23,7 @@ from engine.learning.layers import GraphConvolution, drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.scoring import EMBED_ROWS, padded_tile
 from engine.learning.training import hold_out
+from engine.random_streams import MINIBATCH, STOPPING_ROWS, stream
 from engine.sections import fingerprint
 from engine.tiles import map_tiles, tile_bounds
 
@@ -102,7 +103,7 @@ def train_confidence(
     fitted = np.flatnonzero((data.identities_N >= 0) & ~held_out_N)
     held = np.flatnonzero(held_out_N)
     if len(held) > HELD_OUT_ROWS:
-        held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_ROWS])
+        held = np.sort(stream(seed, STOPPING_ROWS).permutation(held)[:HELD_OUT_ROWS])
     if not len(fitted):
         raise DataError("training: every row of known identity is held out; lower train.holdout")
     weights = balance_rows(data.identities_N[fitted], identity_balance)
@@ -117,7 +118,7 @@ def train_confidence(
     def loss_of_step(step: int) -> Tensor:
         if count == len(fitted):
             return loss_at(fitted)
-        return loss_at(fitted[draw_places(np.random.default_rng([seed, 2, step]), weights, count)])
+        return loss_at(fitted[draw_places(stream(seed, MINIBATCH, step), weights, count)])
 
     settings = fingerprint([model, config, identity_balance, seed, *data.features_ND.shape])
     loop = TrainingLoop(network, config, settings, device)

@@ -28,6 +28,7 @@ from engine.config import ModelConfig, SamplingConfig, TrainConfig
 from engine.learning.layers import StarFC, build_model
 from engine.learning.minibatches import GraphData, Minibatch, MinibatchSource, compute_logits
 from engine.learning.training import hold_out
+from engine.random_streams import GRADIENT_SHARE, stream
 from engine.storage.companions import Companions
 from engine.tiles import single_threaded_kernels
 
@@ -147,7 +148,7 @@ class _GivenGradient(torch.autograd.Function):
 def _share_gradient(
     model: StarFC, data: GraphData, batch: Minibatch, seed: int, step: int, number: int, device: str
 ) -> Gradient:
-    generator = np.random.default_rng([seed, 6, step, number])
+    generator = stream(seed, GRADIENT_SHARE, step, number)
     parameters = list(model.parameters())
     if not len(batch.same_E):
         return 0, 0.0, np.zeros(sum(parameter.numel() for parameter in parameters), np.float32)

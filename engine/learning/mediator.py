@@ -23,6 +23,7 @@ from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.scoring import padded_tile
 from engine.learning.training import area_under_curve
+from engine.random_streams import MINIBATCH, STOPPING_ROWS, stream
 from engine.sections import fingerprint
 from engine.tiles import map_tiles, tile_bounds
 
@@ -120,7 +121,7 @@ def train_mediator(
 ) -> tuple[Mediator, list[Evaluation]]:
     """Fit it to pairs, drawn all alike, by cross-entropy; stopped on those held out. Raises ``DataError``."""
     fitted, held = np.flatnonzero(~held_out_E), np.flatnonzero(held_out_E)
-    held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_PAIRS])
+    held = np.sort(stream(seed, STOPPING_ROWS).permutation(held)[:HELD_OUT_PAIRS])
     if not 0 < same_E[fitted].sum() < len(fitted) or not 0 < same_E[held].sum() < len(held):
         raise DataError("training: pairs of one identity and of two are needed, to learn from and held out")
     mediator = build_mediator(inputs_EI.shape[1], seed)
@@ -132,7 +133,7 @@ def train_mediator(
         return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same_E[places]).to(logits)), logits
 
     def loss_of_step(step: int) -> Tensor:
-        drawn = np.random.default_rng([seed, 2, step]).integers(0, len(fitted), config.edges_per_step)
+        drawn = stream(seed, MINIBATCH, step).integers(0, len(fitted), config.edges_per_step)
         return loss_at(fitted[drawn])[0]
 
     def evaluate() -> tuple[float, float | None]:

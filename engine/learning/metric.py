@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from engine.learning.tensors import take_array
+from engine.random_streams import METRIC_ROWS, stream
 from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -114,7 +115,7 @@ def choose_rows(identities_N: Array, chosen_N: Array, seed: int) -> tuple[Array,
 
     Returns both as ascending row numbers (M,) and (Q,); there is at least one identity.
     """
-    rng = np.random.default_rng([seed, 6])
+    rng = stream(seed, METRIC_ROWS)
     known, sizes = np.unique(identities_N[chosen_N & (identities_N >= 0)], return_counts=True)
     order = rng.permutation(len(known))
     drawn = known[order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), DATABASE_ROWS)))]]

@@ -18,6 +18,7 @@ from engine.graph.adjacency import EdgeList
 from engine.graph.sampling import EdgeSampler, SubgraphSampler, subgraph_edges
 from engine.learning.layers import StarFC
 from engine.learning.scoring import edge_inputs
+from engine.random_streams import MINIBATCH, stream
 
 Array = np.ndarray[Any, Any]
 
@@ -80,7 +81,7 @@ class MinibatchSource:
         if self._sampled is None or self._sampled[0] != index:
             self._sampled = (index, *self.subgraph(index))
         _, edges, sampler = self._sampled
-        rng = np.random.default_rng([self.seed, 2, step])
+        rng = stream(self.seed, MINIBATCH, step)
         places, same = sampler.draw(rng, self.config.edges_per_step)
         return self.describe(edges, places, same), rng
 

@@ -21,6 +21,7 @@ from engine.graph.sampling import balance_rows, draw_places
 from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.training import area_under_curve, hold_out
+from engine.random_streams import MINIBATCH, STOPPING_ROWS, stream
 from engine.sections import fingerprint
 from engine.tiles import single_threaded_kernels
 
@@ -150,12 +151,12 @@ def train_pivots(
     fitted, held = usable[~held_out_N[usable]], usable[held_out_N[usable]]
     if not len(fitted) or not len(held):
         raise DataError("training: no vertex to learn from is left once identities are held out; expected more labels")
-    held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_PIVOTS])
+    held = np.sort(stream(seed, STOPPING_ROWS).permutation(held)[:HELD_OUT_PIVOTS])
     weights = balance_rows(data.identities_N[fitted], identity_balance)
     network = build_network(data.features_ND.shape[1], widths, hidden, seed)
 
     def draw(step: int, count: int) -> Array:
-        return np.sort(fitted[draw_places(np.random.default_rng([seed, 2, step]), weights, count)])
+        return np.sort(fitted[draw_places(stream(seed, MINIBATCH, step), weights, count)])
 
     def logits_of(pivots: Array, allowed_N: Array) -> tuple[Tensor, Array]:
         """Logits of the scored members that are known and allowed, and whether each is of its pivot's identity."""

@@ -23,6 +23,7 @@ from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
 from engine.learning.pivots import MeanNeighbors
 from engine.learning.super_vertices import Proposals
+from engine.random_streams import HELD_OUT_SEEDS, MINIBATCH, STOPPING_ROWS, stream
 from engine.sections import fingerprint
 from engine.tiles import map_tiles, tile_bounds
 
@@ -145,7 +146,7 @@ def train_proposals(
         raise DataError(
             "training: no cluster proposal of identities to learn from, or of held-out ones; lower gcn_d.thresholds"
         )
-    held = np.sort(np.random.default_rng([seed, 5]).permutation(held)[:HELD_OUT_PROPOSALS])
+    held = np.sort(stream(seed, STOPPING_ROWS).permutation(held)[:HELD_OUT_PROPOSALS])
     network = build_network(graph.features_ND.shape[1], model, seed, segments=segments)
     targets = torch.from_numpy(np.stack([ious, iops], axis=1))
 
@@ -165,12 +166,12 @@ def train_proposals(
         return functional.binary_cross_entropy_with_logits(logits[known], same[known])
 
     def loss_of_step(step: int) -> Tensor:
-        rng = np.random.default_rng([seed, 2, step])
+        rng = stream(seed, MINIBATCH, step)
         return loss_of(fitted[rng.integers(0, len(fitted), model.proposals_per_step)], rng)
 
     def evaluate() -> tuple[float, None]:
         parts = [held[a : a + TILE_PROPOSALS] for a in range(0, len(held), TILE_PROPOSALS)]
-        losses = [float(loss_of(part, np.random.default_rng([seed, 6, n]))) for n, part in enumerate(parts)]
+        losses = [float(loss_of(part, stream(seed, HELD_OUT_SEEDS, n))) for n, part in enumerate(parts)]
         return float(np.average(losses, weights=[len(part) for part in parts])), None
 
     loop = TrainingLoop(network, config, fingerprint([model, config, segments, seed, len(proposals)]))

@@ -22,6 +22,7 @@ from engine.graph.overlaps import AVERAGED, NUM_OVERLAPS, OVERLAP_NAMES, fill_ov
 from engine.graph.support import NUM_SUPPORT, PRIOR_ONE, SUPPORT_NAMES, fill_listed, fill_support, store_priors
 from engine.learning.tensors import take_array
 from engine.learning.trees import Trees, fill_logits, fit_trees
+from engine.random_streams import FITTED_EDGES, IDENTITY_HALVES, THINNED_EDGES, stream
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -185,7 +186,7 @@ def prior_rows(
 def split_identities(identities_N: Array, held_out_N: Array, seed: int) -> Array:
     """Put every identity into half 0 or 1, at random; rows held out or not known are ``UNSEEN``: (N,) int8."""
     known, places = np.unique(identities_N, return_inverse=True)
-    drawn = np.random.default_rng([seed, 2]).permutation(len(known)) % 2
+    drawn = stream(seed, IDENTITY_HALVES).permutation(len(known)) % 2
     return np.where(held_out_N | (identities_N < 0), UNSEEN, drawn[places]).astype(np.int8)
 
 
@@ -203,7 +204,7 @@ def draw_edges(
     """
     _, places, sizes = np.unique(identities_N, return_inverse=True, return_counts=True)
     factor = sizes[places].astype(np.float64) ** (config.identity_balance / 2)
-    rng, thinning = np.random.default_rng([seed, 4, half + 1]), np.random.default_rng([seed, 7, half + 1])
+    rng, thinning = stream(seed, FITTED_EDGES, half + 1), stream(seed, THINNED_EDGES, half + 1)
     nothing = (np.empty(0), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
     kept: list[list[tuple[Array, ...]]] = [[nothing], [nothing]]
     rooms = (config.max_edges, config.max_edges // 4)

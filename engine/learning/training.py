@@ -24,6 +24,7 @@ from engine.graph.sampling import EdgeSampler, subgraph_edges
 from engine.learning.layers import InteractionHead, StarFC, build_model
 from engine.learning.loop import Checkpoint, Evaluation, LossOfStep, TrainingLoop
 from engine.learning.minibatches import GraphData, Minibatch, MinibatchSource, compute_logits
+from engine.random_streams import HELD_OUT_IDENTITIES, STANDARDISED_EDGES, STOPPING_EDGES, STOPPING_ROWS, stream
 from engine.sections import fingerprint
 from engine.tiles import single_threaded_kernels
 
@@ -50,7 +51,7 @@ def hold_out(identities_N: Array, share: float, seed: int) -> Array:
     known, sizes = np.unique(identities_N[identities_N >= 0], return_counts=True)
     if len(known) < 4:
         raise DataError(f"training: {len(known)} identities in the labels; expected at least 4 to hold some out")
-    rng = np.random.default_rng([seed, 1])
+    rng = stream(seed, HELD_OUT_IDENTITIES)
     order = np.lexsort((rng.random(len(known)), -sizes))
     bounds = np.unique(np.round(np.arange(0, len(known) + 1e-9, 1 / share)).astype(np.int64))
     drawn = [order[rng.integers(a, b)] for a, b in pairwise(bounds)]
@@ -134,7 +135,7 @@ class _Training:
         if not isinstance(self.model.head, InteractionHead):
             return
         edges, sampler = self.source.subgraph(0)
-        drawn = sampler.draw(np.random.default_rng([self.seed, 3]), HELD_OUT_EDGES)
+        drawn = sampler.draw(stream(self.seed, STANDARDISED_EDGES), HELD_OUT_EDGES)
         inputs = self.source.describe(edges, *drawn).inputs_EF
         if not len(inputs):
             raise DataError("training: the first subgraph holds no edges; raise sampling.num_nearest or knn.k")
@@ -148,7 +149,7 @@ class _Training:
         touching = (self.held_out_N[edges.sources] | self.held_out_N[edges.targets]).nonzero()[0]
         edges = EdgeList(*(column[touching] for column in edges))
         sampler = EdgeSampler(edges, data.identities_N, self.sampling)
-        places, same = sampler.draw(np.random.default_rng([self.seed, 4]), HELD_OUT_EDGES)
+        places, same = sampler.draw(stream(self.seed, STOPPING_EDGES), HELD_OUT_EDGES)
         if same.all() or not same.any():
             raise DataError(
                 "training: the held-out identities have no neighbours of their own identity, or no others; "
@@ -161,7 +162,7 @@ class _Training:
         rows = np.flatnonzero(self.held_out_N)
         limit = self.sampling.max_vertices // 2
         if len(rows) > limit:
-            rows = np.random.default_rng([self.seed, 5]).permutation(rows)[:limit]
+            rows = stream(self.seed, STOPPING_ROWS).permutation(rows)[:limit]
         listed = self.data.neighbors_NK[rows].ravel()
         member = np.zeros(len(self.held_out_N), bool)
         member[rows] = True

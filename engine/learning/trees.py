@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.config import TreesConfig
 from engine.errors import DataError
+from engine.random_streams import TREES, stream
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
@@ -100,7 +101,7 @@ def fit_trees(
     targets, weights = targets_E.astype(np.float32), weights_E.astype(np.float32)
     if len(fitted) == 0 or targets[fitted].min() == targets[fitted].max():
         raise DataError("trees: edges of one identity and edges between two are needed to learn from; found one kind")
-    rng = np.random.default_rng([seed, 3])
+    rng = stream(seed, TREES)
     edges = _bin_edges(inputs_EF[fitted], rng)
     binned = _bin(inputs_EF, edges, threads)
     share = float(np.average(targets[fitted], weights=weights[fitted]))

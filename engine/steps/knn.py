@@ -16,6 +16,7 @@ from engine.errors import DataError
 from engine.graph import cuda, knn
 from engine.graph.cells import sort_by_cell
 from engine.graph.similarity import listed_similarities
+from engine.random_streams import CENTROID_ROWS, RECALL_ROWS, stream
 from engine.runs.step import RowStep, Step, Task, where
 from engine.stages import Cost
 from engine.steps.ingest import Rows, Vectors, usable_rows
@@ -95,7 +96,7 @@ class Quantiser(Step[Any]):
         features_ND = task.array(self.vectors, "features")
         dim = features_ND.shape[1]
         wanted = min(len(features_ND), self.num_cells * self.train_rows_per_cell)
-        rows = np.sort(np.random.default_rng([self.seed, 1]).choice(len(features_ND), wanted, replace=False))
+        rows = np.sort(stream(self.seed, CENTROID_ROWS).choice(len(features_ND), wanted, replace=False))
         sample_SD = np.ascontiguousarray(features_ND[rows])
         distinct = np.unique(sample_SD.view(np.dtype((np.void, sample_SD.itemsize * dim))), return_index=True)[1]
         sample_SD = sample_SD[np.sort(distinct)].astype(np.float32)
@@ -302,7 +303,7 @@ class Truth(Step[Any]):
         """Search the sample exactly."""
         features_ND = task.array(self.features, "features")
         samples = min(self.samples, len(features_ND))
-        rows = np.sort(np.random.default_rng([self.seed, 2]).choice(len(features_ND), samples, replace=False))
+        rows = np.sort(stream(self.seed, RECALL_ROWS).choice(len(features_ND), samples, replace=False))
         usable_N = vertex_usable(task, self.rows, self.order)
         exact = knn.neighbors_of_rows(features_ND, rows, self.k, usable_N, task.threads)
         task.write_npy("rows", rows)

@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from engine.learning import metric
 from engine.learning.tensors import read_arrays
 from engine.learning.training import hold_out
+from engine.random_streams import METRIC_HALVES, stream
 from engine.runs.step import Facts, Step, Task, where
 from engine.stages import Cost
 from engine.steps.first import first_identities_by_row
@@ -87,7 +88,7 @@ class LearnedMetric(Labelled[MetricFacts]):
             task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
             return MetricFacts()
         known, places = np.unique(identities_N, return_inverse=True)
-        drawn = np.random.default_rng([self.seed, 5]).permutation(len(known)) % 2
+        drawn = stream(self.seed, METRIC_HALVES).permutation(len(known)) % 2
         halves_N = np.where(identities_N < 0, np.arange(len(identities_N)) % 2, drawn[places]).astype(np.int8)
 
         def blocks() -> Iterator[tuple[int, np.ndarray]]:

@@ -30,6 +30,7 @@ from engine.graph.cells import (
 from engine.graph.cells import train_cells as train_centroids
 from engine.graph.codes import PANEL, code_width, encode
 from engine.graph.similarity import listed_similarities, sort_neighbors
+from engine.random_streams import PASS_ROWS, stream
 from engine.runs.step import RowStep, Step, Task
 from engine.stages import Cost
 from engine.steps.ingest import Vectors
@@ -105,7 +106,7 @@ class TrainedCells(Step[Any]):
         """Train on a random sample of rows."""
         features_ND = task.array(self.vectors, "features")
         wanted = min(len(features_ND), self.num_cells * self.train_rows_per_cell)
-        rng = np.random.default_rng([self.seed, 3, self.number])
+        rng = stream(self.seed, PASS_ROWS, self.number)
         rows = np.sort(rng.choice(len(features_ND), wanted, replace=False))
         sample_SW = np.concatenate(
             [encode(features_ND[rows[begin : begin + CHUNK_ROWS]]) for begin in range(0, wanted, CHUNK_ROWS)]

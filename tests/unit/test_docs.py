@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,14 +17,16 @@ PAGES = [
 ]
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(r"(?<![\w/.-])(?:engine|tests|benchmarks|docs|jobs|cluster_configs|\.ci)/[\w./-]*[\w/]")
+_EXAMPLE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _MODULE = re.compile(r"(?<![\w/.])engine(?:\.[a-z_]+)+")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_paths_and_modules_exist(page: Path) -> None:
-    text = page.read_text()
+    shown = {name for name, _ in _EXAMPLE.findall(page.read_text())}
+    text = _EXAMPLE.sub("", page.read_text())
     dead = [link for link in _LINK.findall(text) if "://" not in link and not _leads_somewhere(page, link)]
-    dead += [path for path in _PATH.findall(text) if not (ROOT / path).exists()]
+    dead += [path for path in _PATH.findall(text) if path not in shown and not (ROOT / path).exists()]
     dead += [name for name in _MODULE.findall(text) if not _is_module(name)]
     assert not dead
 
@@ -55,3 +60,31 @@ def test_every_decision_is_in_the_index() -> None:
         assert f"({page.name})" in index
         headings = re.findall(r"^\*\*(\w+)\.\*\*", page.read_text(), re.MULTILINE)
         assert headings == ["Context", "Evidence", "Decision", "Consequences"], page.name
+
+
+CONFTEST = """
+import pkgutil, sys
+from pathlib import Path
+
+import engine
+
+for package in Path(__file__).parent.rglob("engine/**/"):
+    name = ".".join(package.relative_to(Path(__file__).parent).parts)
+    pkgutil.resolve_name(name).__path__.append(str(package))
+"""
+
+
+def test_examples_of_adding_work(tmp_path: Path) -> None:
+    """Write the modules and tests that the page shows beside the engine's own, and run the tests."""
+    examples = _EXAMPLE.findall((ROOT / "docs/develop/adding.md").read_text())
+    assert len(examples) >= 6
+    for name, code in examples:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(examples) // 2} passed" in done.stdout

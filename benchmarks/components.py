@@ -45,8 +45,8 @@ from engine.clustering.range_union_find import VertexRange, iterate_roots, unite
 from engine.clustering.union_find import UnionFind, component_roots
 from engine.config import Settings
 from engine.executors.local import LocalExecutor
+from engine.flow.clusters import make_clusters
 from engine.methods import Graph
-from engine.pipeline import clustered
 from engine.runs.plan import make_plan
 from engine.runs.progress import Quiet
 from engine.runs.runner import Workshop, run_plan
@@ -126,7 +126,7 @@ def find_by_stages(score: Path, num_vertices: int, degree: int) -> Found:
     rows = StoredRows(num_rows=num_vertices, dim=256, folder="rows")
     knn = ExactNeighbors(num_rows=num_vertices, features=rows, rows=rows, k=2 * degree)
     scores = StoredScores(num_rows=num_vertices, knn=knn, min_similarity=0.0, max_edges_per_vertex=0, folder=str(score))
-    outside = in_order(clustered(Graph(rows=rows, features=rows, knn=knn), settings, None, scores))
+    outside = in_order(make_clusters(Graph(rows=rows, features=rows, knn=knn), settings, None, scores))
     with tempfile.TemporaryDirectory(dir=score.parent.parent) as root:
         folders = run(Path(root) / "run", outside)
         seconds = {f"{row['stage']}_s": row["seconds"] for row in stage_table(Path(root) / "run")}

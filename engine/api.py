@@ -31,9 +31,10 @@ from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
 from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
+from engine.flow.run import run_stages, store_stages
+from engine.flow.training import training_stages
 from engine.learning.trainable import refuse_untrainable
 from engine.methods import METHODS, Model, read_model
-from engine.pipeline import run_stages, store_stages, training_stages
 from engine.runs.plan import Plan, largest_fitting, make_plan, stage_digests
 from engine.runs.progress import make_display
 from engine.runs.runner import Workshop, check_folder, run_plan

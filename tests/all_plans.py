@@ -10,8 +10,9 @@ import numpy as np
 from engine import api
 from engine.config import Settings, load_settings
 from engine.errors import ConfigError
+from engine.flow.run import run_stages, store_stages
+from engine.flow.training import training_stages
 from engine.methods import METHODS, Model
-from engine.pipeline import run_stages, store_stages, training_stages
 from engine.stages import Stage
 from engine.steps.labels import OutsideFile
 from engine.steps.source import Source, describe_source

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Settings
+from engine.flow.clusters import make_clusters
 from engine.methods import Graph, Model
 from engine.methods.cosine import CosineScores
-from engine.pipeline import clustered
 from engine.runs.step import RUN_STEP, Step, in_order, run_step
 from engine.sections import fingerprint
 from engine.stages import Stage
@@ -38,7 +38,7 @@ def described_scores(num_rows: int, k: int = 10, scores: type[Scores] = CosineSc
 def partition_stages(graph: Graph, settings: Settings, model: Model | None = None) -> list[Stage]:
     """The stages from scored edges to ``roots``."""
     score = CosineScores(num_rows=graph.num_rows, knn=graph.knn, min_similarity=0.0, max_edges_per_vertex=0)
-    stages = in_order(clustered(graph, settings, model, score))
+    stages = in_order(make_clusters(graph, settings, model, score))
     return [stage for stage in stages if stage.name not in ("knn", "score")]
 
 

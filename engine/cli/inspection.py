@@ -28,7 +28,7 @@ from engine.cli.printing import console, print_plan, print_projection, print_sta
 from engine.commands import summary
 from engine.commands.probes import measure_speeds
 from engine.errors import ConfigError
-from engine.pipeline import MAX_ROWS
+from engine.flow.graph import MAX_ROWS
 from engine.runs.events import read_events
 
 

@@ -1,6 +1,6 @@
 """What a run would take on a described compute cluster: the local plan's costs, spread over its hosts.
 
-The stages and their costs are those of ``engine.pipeline`` for a source of N rows; nothing else is estimated. With
+The stages and their costs are those of ``engine.flow`` for a source of N rows; nothing else is estimated. With
 H hosts of C cores, G GPUs and M bytes, and W = max(1, G) workers on each host (a worker has one GPU and C / W cores):
 
 - *Tasks* of a stage over rows run on all H * W workers, in rounds of that many. A stage of one task runs on one worker

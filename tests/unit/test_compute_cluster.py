@@ -11,7 +11,7 @@ from engine.api import Request, project
 from engine.commands.projection import ComputeCluster, Projection, described_source, project_stages
 from engine.config import load_settings
 from engine.errors import ConfigError, DataError
-from engine.pipeline import run_stages
+from engine.flow.run import run_stages
 from engine.runs.plan import make_plan
 
 HUNDRED_MILLION, BILLION = 10**8, 10**9

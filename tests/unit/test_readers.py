@@ -24,7 +24,7 @@ from pyarrow import feather
 from engine.config import load_settings
 from engine.conversion import convert
 from engine.errors import EngineError
-from engine.pipeline import OutsideFile
+from engine.steps.labels import OutsideFile
 from engine.storage.formats import open_knn_graph, open_source, read_labels
 
 ROWS, DIM = 12, 4

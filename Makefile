@@ -22,9 +22,8 @@ test: setup lint
 
 # The tests of all that reads what others made, with the lowest versions that pyproject.toml allows.
 LOWEST := .venv-lowest
-LOWEST_TESTS := $(addprefix tests/,contracts/test_damage.py $(addprefix unit/test_,$(addsuffix .py,api arrays conversion \
-	formats_knn_graph formats_labels formats_sources formats_tables fuzz ingest manifest models outputs packaging paths \
-	places readers remote runner zarr_codecs)))
+LOWEST_TESTS := $(addprefix tests/,contracts/test_damage.py unit/storage unit/steps/test_ingest.py unit/runs/test_runner.py \
+	unit/methods/test_models.py unit/test_api.py unit/test_conversion.py unit/test_packaging.py)
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip

@@ -24,16 +24,15 @@ from typing import Any
 
 import numpy as np
 
-TESTS = Path(__file__).parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import cluster_chaos  # noqa: E402
-import killing  # noqa: E402
-from conftest import make_blobs  # noqa: E402
+import cluster_chaos
 
-from engine.commands.standin import PARTS  # noqa: E402
-from engine.commands.summary import hardware, versions  # noqa: E402
-from engine.config import parse_overrides  # noqa: E402
+from engine.commands.standin import PARTS
+from engine.commands.summary import hardware, versions
+from engine.config import parse_overrides
+from tests.support import killing
+from tests.support.vectors import make_blobs
 
 RECORD = Path(__file__).parent / "records" / "chaos.json"
 NUM_ROWS, DIM = 30_000, 32

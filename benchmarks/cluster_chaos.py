@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import killing
 import psutil
-import ray_cluster
 import yaml
 from recording import RECORDS, write_record
 
 from engine import api
 from engine.runs.effort import run_effort
 from engine.runs.events import read_events
+from tests.support import killing, ray_cluster
 
 JOB = Path(__file__).parent.parent / "jobs" / "cluster.py"
 HOSTS = 3

@@ -18,18 +18,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "chaos")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import commands  # noqa: E402
-from commands import Command  # noqa: E402
-from recording import write_record  # noqa: E402
+from recording import write_record
 
-from engine import api  # noqa: E402
-from engine.cli.options import LabelFile  # noqa: E402
-from engine.commands.standin import DIM  # noqa: E402
-from engine.config import MethodName  # noqa: E402
-from engine.methods import METHODS  # noqa: E402
+from engine import api
+from engine.cli.options import LabelFile
+from engine.commands.standin import DIM
+from engine.config import MethodName
+from engine.methods import METHODS
+from tests.support import killed_commands
+from tests.support.killed_commands import Command
 
 IDENTITIES = 15  # about 1,000 rows
 MAX_KILLS = 4  # of one folder
@@ -68,7 +67,7 @@ def strike_all(folder: Path, num_kills: int, rng: random.Random, only: str) -> l
     """Kill commands, those with the fewest kills first, until there are ``num_kills``; a row for each command."""
     struck = [Struck(command, folder) for command in all_commands(folder)
               if command.name.startswith(tuple(only.split(",")))]  # fmt: skip
-    loading = commands.run(Command("loading", ("--version",)), folder / "loading", true_command=True).seconds
+    loading = killed_commands.run(Command("loading", ("--version",)), folder / "loading", true_command=True).seconds
     while (kills := sum(each.kills for each in struck)) < num_kills:
         least = min(each.kills for each in struck)
         each = rng.choice([each for each in struck if each.kills == least])
@@ -82,7 +81,7 @@ class Struck:
     def __init__(self, command: Command, folder: Path) -> None:
         self.command = command
         self.wrong: list[str] = []
-        self.attempts: list[commands.Attempt] = []
+        self.attempts: list[killed_commands.Attempt] = []
         self.folder = folder / "killed" / command.name.replace(" ", "-")
         # The first may have to compile; the second must write the same bytes.
         _, self.whole, _ = undisturbed(command, self.folder)
@@ -96,7 +95,7 @@ class Struck:
         return sum(bool(done.struck) for done in self.attempts)
 
     def strike(self, loading_s: float, rng: random.Random, max_kills: int) -> None:
-        attempts, wrong = commands.strike_until_done(
+        attempts, wrong = killed_commands.strike_until_done(
             self.command, self.folder, self.whole, self.seconds, loading_s, rng, max_kills
         )
         for text in wrong:
@@ -117,10 +116,10 @@ class Struck:
 def undisturbed(command: Command, out: Path) -> tuple[float, dict[str, str], Path]:
     """Run a command in a fresh folder: how long that took, and what is there."""
     command.prepare(out)
-    done = commands.run(command, out)
+    done = killed_commands.run(command, out)
     if done.code:
         raise SystemExit(f"{command.name} ended with {done.code}: {done.errors}")
-    return done.seconds, commands.contents(out), out
+    return done.seconds, killed_commands.contents(out), out
 
 
 def all_commands(folder: Path) -> list[Command]:

@@ -26,14 +26,13 @@ import numpy as np
 from recording import write_record
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from s3_server import BUCKET, S3Server  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from engine import api  # noqa: E402
 from engine.errors import DataError  # noqa: E402
 from engine.runs.events import read_events  # noqa: E402
 from engine.storage.remote import CACHE_FOLDER, Storage  # noqa: E402
+from tests.support.s3_server import BUCKET, S3Server  # noqa: E402
 
 BRIDGE, HEAD = "asterism0", "10.93.0.1"
 HOSTS = {"asterism-a": "10.93.0.2", "asterism-b": "10.93.0.3"}

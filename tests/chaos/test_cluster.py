@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import killing
 import pytest
 import yaml
-from toy_stages import make_calls
 
 from engine.commands.summary import run_status
 from engine.runs.effort import run_effort
 from engine.runs.events import read_events
 from engine.units import CHUNK_ROWS
+from tests.support import ROOT, killing
+from tests.support.toy_stages import make_calls
 
-JOB = Path(__file__).parents[2] / "jobs" / "cluster.py"
+JOB = ROOT / "jobs" / "cluster.py"
 HOSTS = 3
 PATIENCE_S = 60.0
 NUM_CALLS = 250

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import commands
 import pytest
-from commands import Command
 
 from engine import api
 from engine.commands.standin import DIM
+from tests.support import killed_commands
+from tests.support.killed_commands import Command
 
 SHARED = ("--threads", "1", "--quiet")
 GRAPH = ("--set", "knn.k=10", "--set", "knn.recall_samples=0")
@@ -54,10 +54,11 @@ def strike(command: Command, folder: Path) -> int:
     """Kill and resume it until it is done, check all that must be true, and return the number of kills."""
     whole = folder / "whole"
     command.prepare(whole)
-    undisturbed = commands.run(command, whole)
+    undisturbed = killed_commands.run(command, whole)
     assert undisturbed.code == 0, undisturbed.errors
-    attempts, wrong = commands.strike_until_done(
-        command, folder / "killed", commands.contents(whole), undisturbed.seconds, 2.0, random.Random(5), MAX_KILLS
+    contents = killed_commands.contents(whole)
+    attempts, wrong = killed_commands.strike_until_done(
+        command, folder / "killed", contents, undisturbed.seconds, 2.0, random.Random(5), MAX_KILLS
     )
     assert wrong == []
     return sum(bool(done.struck) for done in attempts)
@@ -66,17 +67,17 @@ def strike(command: Command, folder: Path) -> int:
 def test_what_is_wrong_is_found(given: Path, tmp_path: Path) -> None:
     command = Command("report", ("report", "{out}"), needs=given / "run")
     command.prepare(tmp_path / "run")
-    whole = commands.contents(tmp_path / "run")
-    fine = commands.Attempt(0, "", 1.0)
-    assert commands.check(command, tmp_path / "run", fine, whole) == []
-    assert commands.differences(command, tmp_path / "run", whole) == []
+    whole = killed_commands.contents(tmp_path / "run")
+    fine = killed_commands.Attempt(0, "", 1.0)
+    assert killed_commands.check(command, tmp_path / "run", fine, whole) == []
+    assert killed_commands.differences(command, tmp_path / "run", whole) == []
     (labels,) = (tmp_path / "run").glob("labels-*/labels.npy")
     labels.write_bytes(labels.read_bytes()[:-1])
     (tmp_path / "run/.x.7.tmp").touch()
     (tmp_path / "run/report.html").write_text("<html>")
-    stopped = commands.Attempt(1, "Traceback", 1.0, "SIGINT", left=["worker"])
-    found = "\n".join(commands.check(command, tmp_path / "run", stopped, whole))
-    found += "\n".join(commands.differences(command, tmp_path / "run", whole))
+    stopped = killed_commands.Attempt(1, "Traceback", 1.0, "SIGINT", left=["worker"])
+    found = "\n".join(killed_commands.check(command, tmp_path / "run", stopped, whole))
+    found += "\n".join(killed_commands.differences(command, tmp_path / "run", whole))
     for word in ("labels.npy has", "half a page", "a process is left", "expected 130", "one line", "a traceback",
                  "a temporary file", "is not what an undisturbed run wrote"):  # fmt: skip
         assert word in found

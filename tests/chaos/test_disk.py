@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy_stages import CrashingExecutor, make_toy_plan, run_toy
 
 from engine.errors import DiskBudgetExceeded
 from engine.runs.events import read_events
 from engine.units import CHUNK_ROWS
+from tests.support.toy_stages import CrashingExecutor, make_toy_plan, run_toy
 
 NUM_ROWS = 40 * CHUNK_ROWS
 PLAN = make_toy_plan(NUM_ROWS, block_rows=CHUNK_ROWS)

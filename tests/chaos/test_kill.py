@@ -14,10 +14,7 @@ import psutil
 import pytest
 
 from engine.errors import DataError
-
-sys.path.append(str(Path(__file__).parent))
-
-import killing
+from tests.support import killing
 
 NUM_KILLS = 8
 

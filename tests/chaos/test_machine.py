@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from toy_stages import CrashingExecutor, Killed, make_toy_plan, run_toy
 
 from engine.storage.arrays import map_array
 from engine.storage.context import read_npy
 from engine.units import CHUNK_ROWS
+from tests.support.toy_stages import CrashingExecutor, Killed, make_toy_plan, run_toy
 
 NUM_CHUNKS = 5
 NUM_ROWS = NUM_CHUNKS * CHUNK_ROWS - 11

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_blobs
 
 from engine import api
 from engine.errors import DataError, DiskBudgetExceeded, RunBusy, StorageFailed
 from engine.runs.events import read_events
 from engine.storage import lease, places, remote
 from engine.storage.remote import Storage
+from tests.support.vectors import make_blobs
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'asterism[s3]'")
 pytest.importorskip("moto", reason="the S3 server of the tests is not installed: pip install 'asterism[dev]'")
 
-from s3_server import BUCKET, S3Server
+from tests.support.s3_server import BUCKET, S3Server
 
 SETTINGS = {"knn.k": 10, "partition.method": "components", "partition.min_score": 0.5}
 ROWS = 10_000

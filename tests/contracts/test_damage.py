@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_blobs
 
 from engine import api
 from engine.commands import summary
@@ -32,6 +31,7 @@ from engine.runs.runner import check_stores
 from engine.storage.context import release_held
 from engine.storage.owned import tree_checksum
 from engine.storage.places import open_place
+from tests.support.vectors import make_blobs
 
 NUM_ROWS, DIM = 240, 8
 LONGEST_S = 60  # of one command: a FIFO that is opened would be waited for without end

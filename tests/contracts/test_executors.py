@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import RAY_CPUS
-from toy_stages import make_calls
 
 from engine.errors import DataError, TaskFailed
 from engine.executors.base import Executor, Outcome
@@ -23,6 +21,8 @@ from engine.executors.local import LocalExecutor
 from engine.storage.arrays import map_array
 from engine.storage.manifest import read_records
 from engine.units import CHUNK_ROWS
+from tests.support.ray_cluster import RAY_CPUS
+from tests.support.toy_stages import make_calls
 
 NUM_ROWS = 4 * CHUNK_ROWS + 100
 STARTS = list(range(0, NUM_ROWS, CHUNK_ROWS))

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import make_blobs
 
 from engine.process.memory import tree_bytes
 from engine.runs.events import read_events
 from engine.stages import BASELINE_BYTES
+from tests.support.vectors import make_blobs
 
 BODY = """
 import json, sys

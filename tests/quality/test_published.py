@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from standins import standin
 
 from engine import cluster, compare, evaluate, train
 from engine.api import run_labels
@@ -16,6 +15,7 @@ from engine.config import load_settings
 from engine.errors import ConfigError, DataError, RunBusy
 from engine.storage import manifest
 from engine.storage.places import open_place
+from tests.support.vectors import standin
 
 SHORT: dict[str, Any] = {
     "train.max_steps": 60, "train.evaluate_every": 20, "knn.k": 40, "gcn_v.hidden": 64, "gcn_e.widths": [64, 32],

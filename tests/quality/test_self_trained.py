@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from standins import standin
-from toy_graphs import unit
 
 from engine import cluster, evaluate
 from engine.commands import summary
 from engine.learning.doubts import estimate_doubts
 from engine.storage.context import read_npy, stage_facts
+from tests.support.toy_graphs import unit
+from tests.support.vectors import standin
 
 FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
 

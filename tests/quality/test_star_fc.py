@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from standins import standin
 
 from engine import cluster, evaluate, train
 from engine.commands import summary
 from engine.errors import ConfigError, DataError, ManifestMismatch
 from engine.storage import manifest
 from engine.storage.context import stage_facts
+from tests.support import ROOT
+from tests.support.vectors import standin
 
-DATA = Path(os.environ.get("ASTERISM_DATA", Path(__file__).parents[2].parent / "shared/data"))
+DATA = Path(os.environ.get("ASTERISM_DATA", ROOT.parent / "shared/data"))
 
 
 def plain_f(run: Path) -> float:

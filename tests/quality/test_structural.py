@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from standins import standin
 
 from engine import cluster, evaluate, train
 from engine.commands import summary
 from engine.storage import manifest
+from tests.support.vectors import standin
 
 FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
 

@@ -13,8 +13,8 @@ import yaml
 from engine.commands.resources import load_resources
 from engine.config import load_settings
 from engine.version import __version__
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "cluster_configs"
 RAY_VERSION = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]  # type: ignore[index]
 

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from standins import standin
 from torch import Tensor, nn
 from torch.nn import functional
-from toy_graphs import make_graph
 
 from engine import cluster
 from engine.config import GcnVConfig, ModelConfig
@@ -22,6 +20,8 @@ from engine.learning.confidence import build_network as build_confidence
 from engine.learning.layers import build_model
 from engine.learning.pivots import build_network
 from engine.methods import read_model
+from tests.support.toy_graphs import make_graph
+from tests.support.vectors import standin
 
 H = 32  # published 512
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "engine/methods/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -67,6 +68,7 @@ import pkgutil, sys
 from pathlib import Path
 
 import engine
+import tests.support
 
 for package in Path(__file__).parent.rglob("engine/**/"):
     name = ".".join(package.relative_to(Path(__file__).parent).parts)
@@ -83,7 +85,7 @@ def test_examples_of_adding_work(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
     (tmp_path / "conftest.py").write_text(CONFTEST)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,8 +12,8 @@ import pytest
 
 from engine import api
 from engine.errors import DataError, TaskFailed
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIG = [
     "--config",
     str(ROOT / "cluster_configs" / "laptop.yaml"),

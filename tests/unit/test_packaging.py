@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 def test_a_wheel_builds_installs_and_runs(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stage_code
 
 from engine.runs.plan import stage_digests
 from engine.runs.step import Outside, Step
 from engine.stages import Cost
 from engine.steps.ingest import StoredRows, Vectors
 from engine.steps.knn import Truth
+from tests.support import stage_code
 
 
 def test_changed_code_has_a_new_version(tmp_path: Path) -> None:
@@ -24,9 +24,9 @@ def test_changed_code_has_a_new_version(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert not unversioned, (
         f"the code of {', '.join(sorted(unversioned))} has changed and the version has not: raise it if a result "
-        f"can change, then record the code: python tests/stage_code.py"
+        f"can change, then record the code: python -m tests.support.stage_code"
     )
-    assert found == recorded, "versions, or kinds of steps, have changed: record them: python tests/stage_code.py"
+    assert found == recorded, "versions or kinds of steps have changed, record them: python -m tests.support.stage_code"
 
 
 def test_every_step_is_in_some_plan_and_has_a_kind_of_its_own() -> None:

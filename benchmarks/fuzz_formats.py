@@ -29,7 +29,9 @@ from engine.learning.trees import Trees
 from engine.methods import METHODS, read_model
 from engine.methods.base import write_model
 from engine.storage import manifest
-from engine.storage.formats import normalise_knn_block, open_knn_graph, open_source, read_labels
+from engine.storage.formats.knn_graph import normalise_knn_block, open_knn_graph
+from engine.storage.formats.labels import read_labels
+from engine.storage.formats.registry import open_source
 from engine.storage.owned import CHECKSUM, tree_checksum
 
 ROWS, DIM, K = 40, 6, 4

@@ -46,8 +46,8 @@ from engine.steps.labels import OutsideFile
 from engine.steps.source import Source, describe_source
 from engine.storage import manifest
 from engine.storage.context import read_npy
-from engine.storage.formats import read_labels, write_labels, write_table
-from engine.storage.formats.export import TABLES, choose_format
+from engine.storage.formats.export import TABLES, choose_format, write_labels, write_table
+from engine.storage.formats.labels import read_labels
 from engine.storage.outputs import out_file, out_folder, write_out
 from engine.storage.paths import check_folder_of_files, explain_reading
 from engine.storage.places import Place, open_place

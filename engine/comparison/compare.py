@@ -31,7 +31,8 @@ from engine.sections import fingerprint
 from engine.storage import manifest
 from engine.storage.arrays import map_array
 from engine.storage.context import committed_records
-from engine.storage.formats import read_labels, write_labels
+from engine.storage.formats.export import write_labels
+from engine.storage.formats.labels import read_labels
 from engine.storage.manifest import OutputFile
 from engine.storage.outputs import out_folder
 from engine.storage.owned import Count, Digest, Kind, Sealed, Text, read_owned

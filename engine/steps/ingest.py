@@ -16,7 +16,7 @@ from engine.stages import Cost
 from engine.steps.source import normalise, refuse_changed, refuse_zeros, source_files
 from engine.storage.arrays import write_rows
 from engine.storage.context import hold, stage_facts, table_parts
-from engine.storage.formats import open_source
+from engine.storage.formats.registry import open_source
 from engine.storage.manifest import OutputFile
 from engine.storage.tables import read_joined
 from engine.tiles import stream_tiles, tile_bounds, usable_cores

@@ -22,7 +22,7 @@ from engine.stages import Cost
 from engine.steps.ingest import Rows, Vectors, usable_rows
 from engine.steps.source import files_at, refuse_changed
 from engine.storage.context import hold
-from engine.storage.formats import normalise_knn_block, open_knn_graph
+from engine.storage.formats.knn_graph import normalise_knn_block, open_knn_graph
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 VERSION = 3  # of every step here

@@ -29,9 +29,8 @@ _OK, _OUT_OF_RANGE, _NOT_FINITE = 0, 1, 2
 class KnnGraphSource:
     """Neighbour lists as their producer wrote them: raw, in its order, possibly with self and padding."""
 
-    def __init__(self, path: Path, format: str, neighbors: RawRows, similarities: RawRows | None) -> None:
+    def __init__(self, path: Path, neighbors: RawRows, similarities: RawRows | None) -> None:
         self.path = str(path)
-        self.format = format
         self.num_rows = neighbors.num_rows
         self.k = neighbors.shape[-1]
         self.has_similarities = similarities is not None
@@ -91,9 +90,9 @@ def open_knn_graph(path: str | Path, num_rows: int) -> KnnGraphSource:
             )
         if num_rows > 2 ** (np.finfo(rows.dtype).nmant + 1):
             raise DataError(f"{path}: {rows.dtype} cannot hold the ids of {num_rows} rows exactly; save float64")
-        graph = KnnGraphSource(path, "knn_npz", rows, rows)
+        graph = KnnGraphSource(path, rows, rows)
     elif path.suffix.lower() == ".npy":
-        graph = KnnGraphSource(path, "knn_npy", _open_neighbors(path), None)
+        graph = KnnGraphSource(path, _open_neighbors(path), None)
     else:
         raise DataError(f"{path}: not a known format of KNN graphs; supported: .npz, .npy, a folder of two .npy")
     if graph.num_rows != num_rows or graph.k == 0:
@@ -115,7 +114,7 @@ def _open_folder(path: Path) -> KnnGraphSource:
             f"{similarities.path}: expected floats of shape {neighbors.shape}, like neighbors.npy, "
             f"got {similarities.dtype} of shape {similarities.shape}"
         )
-    return KnnGraphSource(path, "knn_folder", neighbors, similarities)
+    return KnnGraphSource(path, neighbors, similarities)
 
 
 def _open_neighbors(path: Path) -> RawRows:

@@ -1,4 +1,4 @@
-"""``open_source``: which reader opens which path. A further format is one more ``Format``."""
+"""The formats of vectors that ``open_source`` knows. To add one, add a ``Format`` to ``FORMATS``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.errors import DataError
 from engine.storage.formats.binary import FvecsVectors, RawVectors, open_bin, open_fbin, open_npy, open_npz
 from engine.storage.formats.columns import ColumnNames, ColumnVectors
-from engine.storage.formats.sources import PartedSource, SourceOptions, VectorSource, natural_order
+from engine.storage.formats.sources import SourceOptions, VectorSource, natural_order
 from engine.storage.formats.tables import TABLE_SUFFIXES, open_table, table_files
 from engine.storage.formats.texts import TextNames, companion_items, line_offsets
 from engine.storage.formats.zarr_array import ZarrVectors, is_zarr
@@ -60,41 +60,36 @@ def open_source(
     raise DataError(f"{path}: {found} of no known format; supported: {_SUPPORTED}")
 
 
-def register_format(known: Format) -> None:
-    """Let ``open_source`` open one more format, tried before the others; registering a name again replaces it."""
-    FORMATS[:] = [known, *(other for other in FORMATS if other.name != known.name)]
-
-
 def _open_bin(path: Path, options: SourceOptions) -> VectorSource:
     options.refuse(path, "column", "items_column")
-    return _with_items(path, "bin", options, open_bin(path, options.dim))
+    return _with_items(path, options, open_bin(path, options.dim))
 
 
 def _open_npy(path: Path, options: SourceOptions) -> VectorSource:
     options.refuse(path, "column", "items_column")
-    return _with_items(path, "npy", options, RawVectors(open_npy(path)))
+    return _with_items(path, options, RawVectors(open_npy(path)))
 
 
 def _open_npz(path: Path, options: SourceOptions) -> VectorSource:
     options.refuse(path, "items_column")
     rows = open_npz(path, options.column)
-    return _with_items(path, "npz", options, RawVectors(rows), sequential=rows.sequential)
+    return _with_items(path, options, RawVectors(rows), sequential=rows.sequential)
 
 
 def _open_fvecs(path: Path, options: SourceOptions) -> VectorSource:
     options.refuse(path, "column", "items_column")
-    return _with_items(path, "fvecs", options, FvecsVectors(path))
+    return _with_items(path, options, FvecsVectors(path))
 
 
 def _open_fbin(path: Path, options: SourceOptions) -> VectorSource:
     options.refuse(path, "column", "items_column")
-    return _with_items(path, "fbin", options, open_fbin(path))
+    return _with_items(path, options, open_fbin(path))
 
 
 def _open_zarr(path: Path, options: SourceOptions) -> VectorSource:
     options.refuse(path, "items_column")
     part = ZarrVectors(path, options.column)
-    return PartedSource(path, "zarr", options, [part], files=part.files())
+    return VectorSource(path, options, [part], files=part.files())
 
 
 def _open_tables(path: Path, options: SourceOptions) -> VectorSource:
@@ -102,14 +97,14 @@ def _open_tables(path: Path, options: SourceOptions) -> VectorSource:
     part = ColumnVectors(tables, options.column)
     names = ColumnNames(tables, options.items_column)
     files = [table.path for table in tables]
-    return PartedSource(path, TABLE_SUFFIXES[files[0].suffix.lower()], options, [part], files=files, names=names)
+    return VectorSource(path, options, [part], files=files, names=names)
 
 
 def _open_npy_folder(path: Path, options: SourceOptions) -> VectorSource:
     options.refuse(path, "column", "items_column")
     parts = [RawVectors(open_npy(file)) for file in natural_order(list(path.glob("*.npy")))]
     names = companion_items(path, sum(part.num_rows for part in parts))
-    return PartedSource(path, "npy_folder", options, parts, names=names)
+    return VectorSource(path, options, parts, names=names)
 
 
 def _open_image_embeddings(path: Path, options: SourceOptions) -> VectorSource:
@@ -125,7 +120,7 @@ def _open_image_embeddings(path: Path, options: SourceOptions) -> VectorSource:
         if part.num_rows != table.num_rows:
             raise DataError(f"{table.path}: has {table.num_rows} rows, but {part.path} has {part.num_rows}")
     names = ColumnNames(tables, options.items_column)
-    return PartedSource(path, "image_embeddings", options, parts, names=names)
+    return VectorSource(path, options, parts, names=names)
 
 
 def _open_cdp(path: Path, options: SourceOptions) -> VectorSource:
@@ -148,14 +143,14 @@ def _open_cdp(path: Path, options: SourceOptions) -> VectorSource:
         )
     part = open_bin(file, size // (4 * num_rows))
     names = TextNames(path / "list.txt", num_rows, as_ids=True)
-    return PartedSource(path, "cdp", options, [part], names=names)
+    return VectorSource(path, options, [part], names=names)
 
 
 def _with_items(
-    path: Path, name: str, options: SourceOptions, part: RawVectors | FvecsVectors, *, sequential: bool = False
+    path: Path, options: SourceOptions, part: RawVectors | FvecsVectors, *, sequential: bool = False
 ) -> VectorSource:
     names = companion_items(path.parent, part.num_rows)
-    return PartedSource(path, name, options, [part], names=names, sequential=sequential)
+    return VectorSource(path, options, [part], names=names, sequential=sequential)
 
 
 def _numbered(path: Path, prefix: str, suffix: str) -> list[Path]:
@@ -171,7 +166,7 @@ def _holds(*patterns: str) -> Callable[[Path], bool]:
     return lambda path: path.is_dir() and any(next(path.glob(pattern), None) for pattern in patterns)
 
 
-FORMATS: list[Format] = [
+FORMATS: tuple[Format, ...] = (
     Format("bin", _has_suffix(".bin"), _open_bin),
     Format("npy", _has_suffix(".npy"), _open_npy),
     Format("npz", _has_suffix(".npz"), _open_npz),
@@ -183,4 +178,4 @@ FORMATS: list[Format] = [
     Format("image_embeddings", _holds("metadata_*.parquet", "metadata/metadata_*.parquet"), _open_image_embeddings),
     Format("npy_folder", _holds("*.npy"), _open_npy_folder),
     Format("table_folder", _holds(*(f"*{suffix}" for suffix in TABLE_SUFFIXES)), _open_tables),
-]
+)

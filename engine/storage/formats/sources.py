@@ -1,4 +1,4 @@
-"""What a source of vectors is, whatever its format: rows of one width, read block by block."""
+"""Sources of vectors of any format: rows of one dimension, read block by block."""
 
 from __future__ import annotations
 
@@ -18,60 +18,8 @@ Vectors = npt.NDArray[Any]
 
 MAX_DIM = 1 << 20
 _MOST_COMPRESSED, _SMALL_BYTES = 1_100, 64 << 20  # deflate packs at most 1,032 bytes into one
-_CAST_TO_FLOAT32 = (np.dtype(np.uint8), np.dtype(np.int8))
-_READ_AS_THEY_ARE = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
-
-
-class VectorSource(Protocol):
-    """Vectors in their original format and order.
-
-    ``path`` is absolute; ``format`` names the reader; ``dtype`` is what ``read`` returns. ``sequential`` is true
-    where a read that goes backwards starts again from the first row (compressed ``.npz``): read such a source in
-    order, in one process.
-    """
-
-    path: str
-    format: str
-    num_rows: int
-    dim: int
-    dtype: np.dtype[Any]
-    sequential: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows in ``dtype``."""
-        ...
-
-    def read(self, start: int, stop: int) -> Vectors:
-        """Return rows ``start..stop`` as a new C-order (stop - start, dim) array of ``dtype``, not normalised.
-
-        Peak memory is about twice the block. Values are not checked (NaN, infinity and zero vectors pass). Raises
-        ``DataError`` for rows out of range and for what only reading can find: ragged or null rows, a damaged file.
-        """
-        ...
-
-    def ids(self) -> pa.ChunkedArray | None:
-        """Return the source's own identifier of every row, or None where it has none."""
-        ...
-
-    def items(self, start: int, stop: int) -> list[str] | None:
-        """Return what a person would look at for rows ``start..stop`` (text or image path), or None.
-
-        The first call, even of no rows, checks that there is one item per row and raises ``DataError`` if not.
-        """
-        ...
-
-    def files(self) -> list[Path]:
-        """Return every file the vectors are stored in, in row order."""
-        ...
-
-    def companions(self) -> list[Path]:
-        """Return further files, which hold ids or items of the rows."""
-        ...
-
-    def spec(self) -> dict[str, Any]:
-        """Return the JSON-like arguments with which ``open_source`` opens the same source in another process."""
-        ...
+_READ_AS_FLOAT32 = (np.dtype(np.uint8), np.dtype(np.int8))
+_READ_UNCHANGED = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Part(Protocol):
@@ -89,7 +37,7 @@ class Part(Protocol):
 
 
 class RowNames(Protocol):
-    """What identifies and depicts the rows of a source."""
+    """Ids and items of the rows of a source."""
 
     def ids(self) -> pa.ChunkedArray | None: ...
     def items(self, start: int, stop: int) -> list[str] | None: ...
@@ -98,7 +46,7 @@ class RowNames(Protocol):
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What ``open_source`` was given besides the path."""
+    """The options of ``open_source``."""
 
     dim: int | None = None
     column: str | None = None
@@ -114,13 +62,17 @@ class SourceOptions:
                 )
 
 
-class PartedSource:
-    """A ``VectorSource`` of one or more parts, concatenated. Pickles as its ``spec()``."""
+class VectorSource:
+    """Vectors in their original format and order: the rows of one or more parts.
+
+    ``path`` is absolute; ``dtype`` is what ``read`` returns. ``sequential`` is true if a read that goes backwards
+    starts again from the first row (compressed ``.npz``): read such a source in order, in one process. ``files`` hold
+    the vectors, in row order; by default they are the files of the parts.
+    """
 
     def __init__(
         self,
         path: Path,
-        format: str,
         options: SourceOptions,
         parts: Sequence[Part],
         *,
@@ -129,7 +81,6 @@ class PartedSource:
         sequential: bool = False,
     ) -> None:
         self.path = str(path)
-        self.format = format
         self.sequential = sequential
         self._options = options
         self._parts = parts
@@ -153,11 +104,12 @@ class PartedSource:
                 f"leave --dim out, as this format records it"
             )
 
-    @property
-    def nbytes(self) -> int:
-        return self.num_rows * self.dim * self.dtype.itemsize
-
     def read(self, start: int, stop: int) -> Vectors:
+        """Return rows ``start..stop`` as a new C-order (stop - start, dim) array of ``dtype``, not normalised.
+
+        Peak memory is about twice the block. Values are not checked (NaN, infinity and zero vectors pass). Raises
+        ``DataError`` for rows out of range and for what only reading can find: ragged or null rows, a damaged file.
+        """
         check_range(self.path, start, stop, self.num_rows)
         first = int(np.searchsorted(self._ends, start, side="right"))
         if start == stop or stop <= self._ends[first]:
@@ -178,64 +130,32 @@ class PartedSource:
         return block
 
     def ids(self) -> pa.ChunkedArray | None:
+        """Return the source's own identifier of every row, or None if it has none."""
         return None if self._names is None else self._names.ids()
 
     def items(self, start: int, stop: int) -> list[str] | None:
+        """Return the text or image path that depicts each of rows ``start..stop``, or None if there are no items.
+
+        The first call, even of no rows, checks that there is one item per row and raises ``DataError`` if not.
+        """
         check_range(self.path, start, stop, self.num_rows)
         return None if self._names is None else self._names.items(start, stop)
 
     def files(self) -> list[Path]:
+        """Return every file that holds vectors, in row order."""
         return list(self._files)
 
     def companions(self) -> list[Path]:
+        """Return the other files, which hold ids or items of the rows."""
         return [] if self._names is None else [file for file in self._names.files() if file not in set(self._files)]
 
     def spec(self) -> dict[str, Any]:
+        """Return the JSON-like arguments with which ``open_source`` opens the same source in another process."""
         return {"path": self.path, **asdict(self._options)}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.spec(),))
-
-
-class ArraySource:
-    """A ``VectorSource`` over a two-dimensional array in memory; it has no files and cannot be reopened by ``spec``."""
-
-    path = "<array>"
-    format = "array"
-    sequential = False
-
-    def __init__(self, array: npt.ArrayLike) -> None:
-        self._array = np.asarray(array)
-        self.num_rows, self.dim, self.dtype = check_matrix(self.path, self._array.shape, self._array.dtype)
-        if self.num_rows == 0:
-            raise DataError(f"{self.path}: holds no rows; there is nothing to cluster")
-
-    @property
-    def nbytes(self) -> int:
-        return self.num_rows * self.dim * self.dtype.itemsize
-
-    def read(self, start: int, stop: int) -> Vectors:
-        check_range(self.path, start, stop, self.num_rows)
-        return np.array(self._array[start:stop], dtype=self.dtype, order="C")
-
-    def ids(self) -> None:
-        return None
-
-    def items(self, start: int, stop: int) -> None:
-        return None
-
-    def files(self) -> list[Path]:
-        return []
-
-    def companions(self) -> list[Path]:
-        return []
-
-    def spec(self) -> dict[str, Any]:
-        raise DataError("an array in memory cannot be reopened by another process; save it as .npy and pass the path")
 
 
 def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[int, int, np.dtype[Any]]:
-    """Return rows, dimension and the dtype to read, or raise ``DataError`` if these are not vectors.
+    """Return rows, dimension and the dtype to read, or raise ``DataError`` if the array does not hold vectors.
 
     float16, float32 and float64 are read as they are, in native byte order; uint8 and int8 (quantised embeddings)
     as float32. Every other type is refused: wider integers are labels or neighbour ids, not vectors.
@@ -247,9 +167,9 @@ def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> t
     if shape[0] < 0 or not 0 < shape[1] <= MAX_DIM:
         raise DataError(f"{where}: expected rows of dimension 1 to {MAX_DIM:,}, got shape {tuple(shape)}")
     native = dtype.newbyteorder("=")
-    if native in _CAST_TO_FLOAT32:
+    if native in _READ_AS_FLOAT32:
         native = np.dtype(np.float32)
-    if native not in _READ_AS_THEY_ARE:
+    if native not in _READ_UNCHANGED:
         raise DataError(
             f"{where}: expected vectors of float16, float32, float64, uint8 or int8, got {dtype}; "
             f"convert vectors with .astype('float32'), or check that this is no file of labels or neighbours"
@@ -260,8 +180,8 @@ def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> t
 def check_promise(where: object, promised_bytes: int, stored_bytes: int) -> None:
     """Raise ``DataError`` if compressed bytes are far too few for what their header says they hold.
 
-    Vectors and ids hardly compress, so a header that promises a thousand times the stored bytes is damaged; it would
-    have memory taken for rows that are not there.
+    Vectors and ids hardly compress, so a header that promises a thousand times the stored bytes is damaged. A reader
+    that believed it would allocate memory for rows that do not exist.
     """
     if promised_bytes > _MOST_COMPRESSED * stored_bytes + _SMALL_BYTES:
         raise DataError(
@@ -283,9 +203,3 @@ def natural_order(paths: Sequence[Path]) -> list[Path]:
         return [(t.isdecimal(), int(t) if t.isdecimal() else 0, t) for t in re.split(r"(\d+)", path.name)]
 
     return sorted(paths, key=key)
-
-
-def _reopen(spec: dict[str, Any]) -> VectorSource:
-    from engine.storage.formats.registry import open_source  # the registry imports this module
-
-    return open_source(**spec)

@@ -13,9 +13,9 @@ import numpy as np
 import zarr
 
 from engine.errors import DataError
-from engine.storage.formats import zarr_codecs
 from engine.storage.formats.binary import PREFERRED_NAMES
 from engine.storage.formats.sources import Vectors, check_matrix, check_promise
+from engine.storage.formats.zarr_codecs import METADATA_FILES, check_codecs
 from engine.storage.paths import below, check_file, lies_there
 
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
@@ -125,8 +125,8 @@ def _check_metadata(path: Path) -> None:
         for name in _METADATA:
             if lies_there(folder / name) and check_file(folder / name).stat().st_size > _METADATA_BYTES:
                 raise DataError(f"{folder / name}: is longer than {_METADATA_BYTES:,} bytes; expected zarr metadata")
-            if name in zarr_codecs.FILES and lies_there(folder / name):
-                zarr_codecs.check_codecs(folder / name)
+            if name in METADATA_FILES and lies_there(folder / name):
+                check_codecs(folder / name)
 
 
 def _filled_otherwise(array: zarr.Array[Any]) -> zarr.Array[Any]:

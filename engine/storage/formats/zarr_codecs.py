@@ -13,7 +13,7 @@ from typing import Any
 from engine.errors import DataError
 from engine.storage.paths import explain_reading
 
-FILES = (".zarray", ".zmetadata", "zarr.json")
+METADATA_FILES = (".zarray", ".zmetadata", "zarr.json")
 COMPRESSORS = ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
 FILTERS = (
     "adler32",

@@ -18,7 +18,7 @@ from engine.errors import DataError
 from engine.steps.ingest import zero_rows
 from engine.steps.source import WHOLE_BYTES, describe_source, normalise
 from engine.storage.arrays import map_array
-from engine.storage.formats import PartedSource
+from engine.storage.formats.sources import VectorSource
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
@@ -92,13 +92,13 @@ def test_a_store_is_the_same_bytes_for_any_block_and_thread(dtype: str, tmp_path
 def test_each_row_of_a_source_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save(tmp_path / "x.npy", np.ones((10_000, 3), np.float32))
     asked: list[tuple[int, int]] = []
-    read = PartedSource.read
+    read = VectorSource.read
 
-    def recorded(self: PartedSource, start: int, stop: int) -> np.ndarray:
+    def recorded(self: VectorSource, start: int, stop: int) -> np.ndarray:
         asked.append((start, stop))
         return read(self, start, stop)
 
-    monkeypatch.setattr(PartedSource, "read", recorded)
+    monkeypatch.setattr(VectorSource, "read", recorded)
     ingest(tmp_path / "store", source)
     assert asked == [(0, 4096), (4096, 8192), (8192, 10_000)]
 
@@ -157,9 +157,9 @@ def test_a_store_holds_unit_rows_and_opens_as_a_source(tmp_path: Path) -> None:
 
 def rewriting(path: Path, rows: np.ndarray, at: int) -> Callable[..., np.ndarray]:
     """A ``read`` that lets somebody else write the file anew once ``at`` blocks were read."""
-    whole, number = PartedSource.read, iter(range(1_000))
+    whole, number = VectorSource.read, iter(range(1_000))
 
-    def read(source: PartedSource, start: int, stop: int) -> np.ndarray:
+    def read(source: VectorSource, start: int, stop: int) -> np.ndarray:
         block = whole(source, start, stop)
         if next(number) == at:
             np.save(path, rows)
@@ -175,7 +175,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     rows = np.random.default_rng(0).standard_normal((10_000, 4)).astype(np.float32)
     path = save(tmp_path / "x.npy", rows)
     os.utime(path, ns=(1, 1))
-    monkeypatch.setattr(PartedSource, "read", rewriting(path, -rows, at))
+    monkeypatch.setattr(VectorSource, "read", rewriting(path, -rows, at))
     with pytest.raises(DataError, match=r"x\.npy: changed while it was read"):
         ingest(tmp_path / "store", path, block_rows=4096)
     records = list((tmp_path / "store").glob("ingest-*/records/*"))

@@ -16,7 +16,7 @@ import pytest
 from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch
 from engine.runs.plan import Plan
 from engine.storage import manifest
-from engine.storage.formats import BinWriter
+from engine.storage.formats.export import BinWriter
 from engine.storage.manifest import OutputFile, Record
 from tests.support.toy_stages import toy_request
 

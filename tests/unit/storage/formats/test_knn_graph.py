@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DataError
-from engine.storage.formats import normalise_knn_block, open_knn_graph
+from engine.storage.formats.knn_graph import normalise_knn_block, open_knn_graph
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 N, K = 12, 4

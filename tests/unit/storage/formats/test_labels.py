@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError, DataError
-from engine.storage.formats import BinWriter, MetaWriter, read_labels, write_labels
-from engine.storage.formats.export import TABLES, choose_format
+from engine.storage.formats.export import TABLES, BinWriter, MetaWriter, choose_format, write_labels
+from engine.storage.formats.labels import read_labels
 
 LABELS = np.array([0, 5, -1, 9_000_000_000, 2, 2], np.int64)
 

@@ -25,7 +25,9 @@ from engine.config import load_settings
 from engine.conversion import convert
 from engine.errors import EngineError
 from engine.steps.labels import OutsideFile
-from engine.storage.formats import open_knn_graph, open_source, read_labels
+from engine.storage.formats.knn_graph import open_knn_graph
+from engine.storage.formats.labels import read_labels
+from engine.storage.formats.registry import open_source
 
 ROWS, DIM = 12, 4
 X = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype("<f4")
@@ -453,7 +455,7 @@ def test_a_parquet_footer_of_which_pyarrow_would_end_the_process(tmp_path: Path)
         "import sys\n"
         "from pathlib import Path\n"
         "from engine.errors import EngineError\n"
-        "from engine.storage.formats import read_labels\n"
+        "from engine.storage.formats.labels import read_labels\n"
         "path = Path(sys.argv[1])\n"
         "whole = path.read_bytes()\n"
         "for at in range(len(whole) // 4, len(whole)):\n"

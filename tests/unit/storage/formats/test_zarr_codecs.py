@@ -13,7 +13,7 @@ import zarr
 from numcodecs import zarr3
 
 from engine.errors import DataError
-from engine.storage.formats import open_source
+from engine.storage.formats.registry import open_source
 from engine.storage.formats.zarr_codecs import COMPRESSORS, FILTERS
 
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cluster_chaos
 
+from engine.commands.configuration import parse_overrides
 from engine.commands.standin import PARTS
 from engine.commands.summary import hardware, versions
-from engine.config import parse_overrides
 from tests.support import killing
 from tests.support.vectors import make_blobs
 

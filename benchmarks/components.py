@@ -43,14 +43,14 @@ from run_graph import stage_table
 
 from engine.clustering.range_union_find import VertexRange, iterate_roots, unite_ranges
 from engine.clustering.union_find import UnionFind, component_roots
-from engine.config import Settings
 from engine.executors.local import LocalExecutor
 from engine.flow.clusters import make_clusters
-from engine.methods import Graph
+from engine.methods.base import Graph
 from engine.runs.plan import make_plan
 from engine.runs.progress import Quiet
 from engine.runs.runner import Workshop, run_plan
 from engine.runs.step import Outside, in_order, where
+from engine.settings import Settings
 from engine.stages import Cost, Stage
 from engine.steps.edges import Scores, iterate_edges, num_edges
 from engine.steps.ingest import StoredRows

@@ -1,4 +1,4 @@
-"""How much to doubt a scorer fitted to a run's own first clusters: finds the line of ``engine/learning/doubts.py``.
+"""How much to doubt a scorer fitted to a run's own first clusters: finds the line of ``self_trained/doubts.py``.
 
     python benchmarks/doubts.py --data ../shared/data [--seeds 1 2] [--fit]
 
@@ -29,7 +29,7 @@ from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.evidence import weigh_edges
 from engine.clustering.map_equation import map_equation
 from engine.commands import summary
-from engine.learning.doubts import describe_clusters
+from engine.methods.self_trained.doubts import describe_clusters
 from engine.storage.context import read_npy
 from engine.tiles import usable_cores
 

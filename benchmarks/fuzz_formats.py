@@ -20,14 +20,14 @@ import zarr
 from pyarrow import feather
 from safetensors.torch import save as save_tensors
 
+from engine.commands.configuration import load_settings
+from engine.commands.conversion import convert
 from engine.commands.resources import load_resources
-from engine.config import load_settings
-from engine.conversion import convert
-from engine.learning.structural import ALL_NAMES, INPUT_NAMES, StructuralScorer, from_tensors, to_tensors
 from engine.learning.tensors import read_arrays
-from engine.learning.trees import Trees
-from engine.methods import METHODS, read_model
 from engine.methods.base import write_model
+from engine.methods.registry import METHODS, read_model
+from engine.methods.structural.scorer import ALL_NAMES, INPUT_NAMES, StructuralScorer, from_tensors, to_tensors
+from engine.methods.structural.trees import Trees
 from engine.storage import manifest
 from engine.storage.formats.knn_graph import normalise_knn_block, open_knn_graph
 from engine.storage.formats.labels import read_labels

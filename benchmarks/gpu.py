@@ -23,8 +23,8 @@ from scale import PARTS, run
 
 from engine import api, evaluate
 from engine.commands import summary
+from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
-from engine.config import load_settings
 from engine.executors.local import LocalExecutor
 from engine.runs.progress import make_display
 from engine.runs.runner import Workshop, run_plan

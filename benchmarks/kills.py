@@ -25,8 +25,7 @@ from recording import write_record
 from engine import api
 from engine.cli.options import LabelFile
 from engine.commands.standin import DIM
-from engine.config import MethodName
-from engine.methods import METHODS
+from engine.methods.registry import METHODS
 from tests.support import killed_commands
 from tests.support.killed_commands import Command
 
@@ -36,7 +35,7 @@ SHARED = ("--threads", "1", "--memory", "2GB", "--quiet")
 GRAPH = ("--set", "knn.k=10", "--set", "knn.recall_samples=50")
 STEPS = ("--set", "train.max_steps=20", "--set", "train.evaluate_every=10")
 IN_PASSES = ("--set", "knn.mode=partition", "--set", "knn.num_probes=1")
-LEARNED: tuple[MethodName, ...] = (
+LEARNED: tuple[str, ...] = (
     "structural", "star_fc", "star_fc_hierarchical", "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_s", "cdp_mediator",
     "fc_es", "fc_eser",
 )  # fmt: skip

@@ -145,7 +145,7 @@ MUTANTS = (
     ),
     Mutant(
         "held-out rows choose nothing",
-        "engine/learning/trees.py",
+        "engine/methods/structural/trees.py",
         "gradients[held] = curvatures[held] = 0",
         "pass",
         _tests("unit/learning/trees"),
@@ -402,14 +402,14 @@ MUTANTS = (
     ),
     Mutant(
         "trees read before the first input",
-        "engine/learning/trees.py",
+        "engine/methods/structural/trees.py",
         "self.inputs.min() < 0 or ",
         "",
         _tests("unit/learning/trees", "unit/methods/models"),
     ),
     Mutant(
         "trees read beyond the last input",
-        "engine/learning/trees.py",
+        "engine/methods/structural/trees.py",
         "        if self.num_inputs > count:",
         "        if False:",
         _tests("unit/learning/trees", "unit/methods/models"),
@@ -453,7 +453,7 @@ MUTANTS = (
     # Randomness
     Mutant(
         "what a step draws does not follow from the seed",
-        "engine/learning/minibatches.py",
+        "engine/methods/star_fc/minibatches.py",
         "rng = stream(self.seed, MINIBATCH, step)",
         "rng = np.random.default_rng()",
         _tests("unit/learning/training"),

@@ -21,9 +21,9 @@ from run_graph import stage_table
 from scale import run
 
 from engine import api
+from engine.commands.configuration import load_settings
 from engine.commands.probes import measure_speeds
 from engine.commands.resources import MEMORY_SHARE, Resources
-from engine.config import load_settings
 from engine.process.memory import free_bytes
 from engine.stages import Stage
 from engine.units import human_bytes

@@ -18,9 +18,9 @@ from typing import Any
 from recording import write_record
 
 from engine import api
+from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
 from engine.commands.standin import PARTS
-from engine.config import load_settings
 from engine.process.memory import tree_bytes
 from engine.runs.events import read_events
 from engine.runs.plan import make_plan

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from engine.commands import summary
+from engine.commands.configuration import load_settings, read_settings
 from engine.commands.projection import ComputeCluster, Projection, described_source, project_run
 from engine.commands.resources import (
     Resources,
@@ -25,7 +26,6 @@ from engine.commands.resources import (
     on_cluster,
 )
 from engine.commands.standin import DIM, write_standin
-from engine.config import MethodName, Settings, load_settings, read_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
@@ -34,11 +34,13 @@ from engine.executors.local import LocalExecutor
 from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
 from engine.learning.trainable import refuse_untrainable
-from engine.methods import METHODS, Model, read_model
+from engine.methods.base import Model
+from engine.methods.registry import METHODS, read_model
 from engine.runs.plan import Plan, largest_fitting, make_plan, stage_digests
 from engine.runs.progress import make_display
 from engine.runs.runner import Workshop, check_folder, run_plan
 from engine.sections import fingerprint
+from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.explain import ROW_COLUMNS, read_clusters
 from engine.steps.ingest import row_column
@@ -319,13 +321,13 @@ def _resolve(
     if kind == "training":
         if labels is None or identities_N is None:
             raise ConfigError("training needs --labels")
-        learned = {"train", "trees"} & set(METHODS[settings.method].training_sections)
-        if learned:  # else there is nothing held out
-            share = (settings.trees if "trees" in learned else settings.train).holdout
-            refuse_untrainable(labels.path, identities_N, share, settings.seed, in_halves="trees" in learned)
+        share = METHODS[settings.method].holdout(settings)
+        if share is not None:
+            halves = METHODS[settings.method].learns_in_halves
+            refuse_untrainable(labels.path, identities_N, share, settings.seed, in_halves=halves)
     knn_graph = None if kind == "store" else OutsideFile.describe(request.knn_graph)
 
-    named = settings.cdp.committee if METHODS[settings.method].takes_committee and kind != "store" else ()
+    named = METHODS[settings.method].committee(settings) if kind != "store" else ()
     committee = [describe_source(path, dim=request.dim) for path in named]
 
     def build(settings: Settings) -> list[Stage]:
@@ -341,9 +343,7 @@ def _resolve(
 
 def _read_model(place: str, dim: int) -> Model:
     """The model at a place, checked; its ``folder`` is the place."""
-    model = read_model(local_copy(place), dim)
-    METHODS[model.method].check_model(model)
-    return replace(model, folder=place)
+    return replace(read_model(local_copy(place), dim), folder=place)
 
 
 def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> np.ndarray:
@@ -517,7 +517,7 @@ def make_executor(prepared: Prepared) -> Executor:
     return RayExecutor(workers, prepared.threads, prepared.device, resources.gpus, resources.custom_resources)
 
 
-def choose_method(num_rows: int, settings: Settings, model: Model | None) -> MethodName:
+def choose_method(num_rows: int, settings: Settings, model: Model | None) -> str:
     """What ``method = auto`` means: the model's method; without one, ``self_trained`` where it pays.
 
     A threshold that is set without either is one on cosines.
@@ -528,7 +528,7 @@ def choose_method(num_rows: int, settings: Settings, model: Model | None) -> Met
     return "self_trained" if learns else "cosine"
 
 
-def choose_trained(source: Source, settings: Settings) -> MethodName:
+def choose_trained(source: Source, settings: Settings) -> str:
     """What training with ``method = auto`` means: whose settings were given; else ``structural`` for a smaller source.
 
     Settings ``train``, ``model`` and ``sampling`` are of ``star_fc`` alone, ``trees`` are not.

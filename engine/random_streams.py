@@ -6,7 +6,7 @@ where they were before this table: with equal seed and index, these purposes dra
 not count: the stream of index 0 is that of no index.
 
 Other libraries draw from the seed itself: torch a network's first weights (``learning.layers.drawn_weights``), faiss
-its k-means (``graph.knn``), scikit-learn its clusterings (``clustering.baselines``). The map equation orders its
+its k-means (``graph.knn``), scikit-learn its clusterings (``methods.baselines.searches``). The map equation orders its
 vertices by a hash of the seed (``clustering.module_moves.shuffle``).
 """
 

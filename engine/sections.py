@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -18,8 +18,11 @@ Cosine = Annotated[float, Field(ge=-1, le=1)]
 class Section(BaseModel):
     """Base of every settings section: immutable; unknown fields, NaN, infinity and more than 64 bits are refused.
 
-    No setting is true or false: either would pass for 1 or 0 where a number is meant.
+    No setting is true or false: either would pass for 1 or 0 where a number is meant. ``name`` is the section's name
+    in files and options.
     """
+
+    name: ClassVar[str]
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

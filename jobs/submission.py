@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.api import open_run
+from engine.commands.configuration import parse_overrides
 from engine.commands.resources import load_resources
-from engine.config import parse_overrides
 from engine.errors import DiskBudgetExceeded, EngineError, RunBusy, StorageFailed, TaskFailed
 from engine.process.masking import masked
 from engine.process.terminal import let_every_name_be_printed, shown, shown_lines

@@ -15,10 +15,11 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from engine.api import Request, items_folders
+from engine.commands.configuration import load_settings
 from engine.commands.projection import ComputeCluster
 from engine.commands.resources import Resources, load_resources
-from engine.config import Settings, load_settings
 from engine.errors import ConfigError
+from engine.settings import Settings
 from engine.storage.remote import absolute
 from engine.units import parse_bytes
 

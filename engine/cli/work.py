@@ -38,11 +38,11 @@ from engine.cli.options import (
     run_request,
 )
 from engine.cli.printing import console, print_comparison, print_result
+from engine.commands.configuration import parse_overrides
+from engine.commands.conversion import convert as convert_model
 from engine.comparison.compare import REPORT_FILE as COMPARISON_FILE
 from engine.comparison.compare import compare as compare_methods
-from engine.config import parse_overrides
-from engine.conversion import convert as convert_model
-from engine.methods import METHODS
+from engine.methods.registry import METHODS
 from engine.storage.remote import absolute
 
 _TRAINED = [name for name, method in METHODS.items() if method.trains]

@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.commands.probes import DISK_BYTES, REFERENCE
-from engine.config import Settings
 from engine.runs.plan import fit_block, largest_fitting, peak_disk_bytes
+from engine.settings import Settings
 from engine.stages import BASELINE_BYTES, Stage
 from engine.steps.source import Source
 from engine.units import human_bytes

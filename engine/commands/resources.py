@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, ValidationError, field_validator
 
-from engine.config import read_config, word_errors
+from engine.commands.configuration import read_config, word_errors
 from engine.errors import ConfigError
 from engine.executors.base import cluster_address
 from engine.process.memory import free_bytes

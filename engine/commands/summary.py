@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 
-from engine.config import Settings
 from engine.errors import DataError, EngineError
 from engine.evaluation.files import ANALYSIS, CURVE
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
-from engine.methods import METHODS, base
+from engine.methods import base
 from engine.methods.fitting import FITTED_WEIGHTS
+from engine.methods.registry import METHODS
 from engine.partitions import OWN, PARTITIONS
 from engine.report.data import (
     EdgeHistogram,
@@ -39,6 +39,7 @@ from engine.runs import scratch
 from engine.runs.effort import run_effort
 from engine.runs.events import read_events
 from engine.runs.plan import Plan, count_pending
+from engine.settings import Settings
 from engine.stages import Cost, Stage
 from engine.storage import manifest
 from engine.storage.context import check_outputs, committed_records, is_committed, stage_facts

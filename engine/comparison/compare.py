@@ -18,16 +18,17 @@ import numpy as np
 from engine import api
 from engine.commands import summary
 from engine.commands.apart import execute_apart
+from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
 from engine.comparison.page import ComparisonRow, render_comparison
-from engine.config import MethodName, Settings, load_settings
 from engine.errors import ConfigError, DataError, EngineError, RunBusy
-from engine.methods import METHODS
 from engine.methods.base import MODEL_FILE, WEIGHTS_FILE
-from engine.presets import PRESETS
+from engine.methods.cdp.settings import CdpSettings
+from engine.methods.registry import METHODS, PRESETS
 from engine.random_streams import COMPARED_HALVES, stream
 from engine.runs.events import read_events
 from engine.sections import fingerprint
+from engine.settings import Settings
 from engine.storage import manifest
 from engine.storage.arrays import map_array
 from engine.storage.context import committed_records
@@ -76,7 +77,7 @@ class Contender:
     """A method to compare: ``METHOD``, a preset's name ``METHOD/PRESET``, either with ``:PARTITION``."""
 
     name: str
-    method: MethodName
+    method: str
     preset: str | None = None
     partition: str | None = None
 
@@ -114,8 +115,8 @@ class Part:
     def asked(self, settings: Settings) -> api.Request:
         """The request with a method's settings."""
         if self.committee and METHODS[settings.method].takes_committee:
-            cdp = settings.cdp.model_copy(update={"committee": self.committee})
-            settings = settings.model_copy(update={"cdp": cdp})
+            cdp = settings.of(CdpSettings).model_copy(update={"committee": self.committee})
+            settings = settings.with_section(cdp)
         return replace(self.request, settings=settings)
 
 
@@ -172,7 +173,7 @@ def compare(
     split_N = _read_split(split, labels_N) if split is not None else split_identities(labels_N, seed or 0)
     committee = []
     if any(METHODS[each.method].takes_committee for each in contenders):
-        for path in load_settings(overrides=given).cdp.committee:
+        for path in load_settings(overrides=given).of(CdpSettings).committee:
             member = replace(request, features=path, column=None)
             committee.append(api.prepare("store", out / f"member-{fingerprint(path)[:12]}", member, using))
             if committee[-1].source.num_rows != store.source.num_rows:

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.config import PartitionName
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
 from engine.storage.owned import RESUME, Count, Kind, Text
@@ -25,7 +24,7 @@ class PointFile(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    partition: PartitionName | Literal["own"]
+    partition: Text
     min_score: float | None = None
     unbiased_min_score: float = 0.0
     min_intimacy: float | Literal["adaptive"] | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from engine.config import Settings
-from engine.methods import METHODS, Graph, Model
+from engine.methods.base import Graph, Model
+from engine.methods.registry import METHODS
 from engine.partitions import OWN, PARTITIONS, Clustered, Work
+from engine.settings import Settings
 from engine.steps.edges import Scores
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.config import Settings
 from engine.errors import ConfigError, DataError
 from engine.flow.ivf import search_cells
 from engine.flow.passes import search_passes
 from engine.flow.rows import source_rows
 from engine.flow.search import Search
-from engine.methods import Graph
+from engine.methods.base import Graph
+from engine.settings import Settings
 from engine.steps.ingest import Rows, StoredRows
 from engine.steps.knn import ExactNeighbors, ImportedGraph, Knn, Recall, Truth
 from engine.steps.labels import OutsideFile

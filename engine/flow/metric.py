@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from engine.config import Settings
 from engine.flow.graph import make_graph
-from engine.methods import Graph
+from engine.methods.base import Graph
+from engine.settings import Settings
 from engine.steps.ingest import Rows
 from engine.steps.metric import LearnedMetric, Project
 

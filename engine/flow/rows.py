@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.config import Settings
+from engine.settings import Settings
 from engine.steps.ingest import Ingest, Rows, StoredRows
 from engine.steps.source import Source
 

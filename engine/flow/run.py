@@ -19,17 +19,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from engine.config import Settings
 from engine.errors import ConfigError
 from engine.flow.clusters import make_clusters, partition_kind
 from engine.flow.graph import make_committee, make_graph
 from engine.flow.metric import allows_second_graph, project, second_graph
 from engine.flow.rows import ingest, source_rows
-from engine.methods import METHODS, Model
+from engine.methods.base import Model
 from engine.methods.fitting import from_model
+from engine.methods.registry import METHODS
 from engine.partitions import OWN
 from engine.partitions.curve import Curve
 from engine.runs.step import in_order
+from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.analysis import Analysis
 from engine.steps.explain import Explain

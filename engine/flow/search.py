@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine.config import KnnConfig, Settings
+from engine.settings import Settings
 from engine.steps.ingest import Rows, Vectors
 from engine.steps.knn import Order, Truth
+from engine.steps.settings import KnnSettings
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Search:
         return self.rows.num_rows
 
     @property
-    def config(self) -> KnnConfig:
+    def config(self) -> KnnSettings:
         return self.settings.knn
 
     @property

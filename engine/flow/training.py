@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.config import Settings
 from engine.flow.graph import make_committee, make_graph
 from engine.flow.metric import allows_second_graph, project, second_graph
 from engine.flow.rows import source_rows
-from engine.methods import METHODS
+from engine.methods.registry import METHODS
 from engine.runs.step import in_order
+from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric

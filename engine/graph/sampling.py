@@ -11,9 +11,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from engine.config import SamplingConfig
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList, larger_listing
+from engine.learning.settings import SamplingSettings
 from engine.random_streams import SUBGRAPH, stream
 
 Array = np.ndarray[Any, Any]
@@ -30,7 +30,7 @@ class SubgraphSampler:
     one's rows, at most ``max_per_identity``; and leaves out whole identities at random until ``max_vertices`` hold.
     """
 
-    def __init__(self, features_ND: Array, identities_N: Array, config: SamplingConfig, seed: int) -> None:
+    def __init__(self, features_ND: Array, identities_N: Array, config: SamplingSettings, seed: int) -> None:
         """Group the rows by identity (-1: never sampled) and average their vectors: C x D float32, one pass."""
         used = np.flatnonzero(identities_N >= 0)
         if not len(used):
@@ -98,7 +98,7 @@ def subgraph_edges(neighbors_NK: Array, similarities_NK: Array, vertices_n: Arra
 class EdgeSampler:
     """Draw minibatches of a subgraph's edges, positives and negatives in a fixed ratio, balanced over identities."""
 
-    def __init__(self, edges: EdgeList, identities_N: Array, config: SamplingConfig) -> None:
+    def __init__(self, edges: EdgeList, identities_N: Array, config: SamplingSettings) -> None:
         """Weigh every edge.
 
         An identity touched by n positive (negative) edges gives each of them n ** -identity_balance of its weight: at

@@ -19,8 +19,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from engine.config import TrainConfig
 from engine.errors import ManifestMismatch
+from engine.learning.settings import TrainSettings
 from engine.storage.manifest import write_atomic
 from engine.storage.paths import check_file, explain_reading
 from engine.tiles import single_threaded_kernels
@@ -78,7 +78,7 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, settings: str, device: str = "cpu", apart: Sequence[str] = ()
+        self, model: nn.Module, config: TrainSettings, settings: str, device: str = "cpu", apart: Sequence[str] = ()
     ) -> None:
         self.model, self.config, self.settings, self.device = model, config, settings, device
         self.parameters = dict(model.named_parameters())

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.config import TrainConfig
 from engine.errors import DataError
 from engine.graph.pivots import PivotBatch, mean_rows
 from engine.graph.sampling import balance_rows, draw_places
+from engine.learning.held_out import area_under_curve, hold_out
 from engine.learning.layers import drawn_weights
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop
-from engine.learning.training import area_under_curve, hold_out
+from engine.learning.settings import TrainSettings
 from engine.random_streams import MINIBATCH, STOPPING_ROWS, stream
 from engine.sections import fingerprint
 from engine.tiles import single_threaded_kernels
@@ -132,7 +132,7 @@ def train_pivots(
     *,
     widths: Sequence[int],
     hidden: int,
-    config: TrainConfig,
+    config: TrainSettings,
     pivots_per_step: int,
     identity_balance: float,
     seed: int,

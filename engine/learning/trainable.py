@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DataError
-from engine.learning.structural import split_identities
-from engine.learning.training import hold_out
+from engine.learning.held_out import hold_out, split_identities
 
 Array = np.ndarray[Any, Any]
 

@@ -14,13 +14,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from engine.config import MethodName, PartitionName, Settings
 from engine.errors import ConfigError, DataError, EngineError, ManifestMismatch
+from engine.learning.settings import TrainSettings
 from engine.learning.tensors import check_weights
 from engine.partitions import OWN, Clustered
 from engine.partitions.select import Select, Selection
+from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Step
-from engine.sections import fingerprint
+from engine.sections import Section, fingerprint
+from engine.settings import Settings
 from engine.steps.aggregate import Aggregate
 from engine.steps.edges import Scores
 from engine.steps.ingest import Rows, Vectors
@@ -34,6 +36,8 @@ from engine.version import __version__
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
+Presets = Mapping[str, Mapping[str, Any]]  # settings by section, by the preset's name after the method's
+NO_PRESETS: Presets = {}
 METRIC = "shrinkage"  # the fact of a model that has learned a metric
 
 
@@ -79,7 +83,7 @@ class ModelFile(Sealed):
     """What ``model.json`` holds."""
 
     engine_version: Text
-    method: MethodName
+    method: Text
     dim: Annotated[int, Field(ge=1, le=1 << 24)]
     k: Annotated[int, Field(ge=1, le=1024)]
     settings: dict[str, Any]
@@ -147,7 +151,7 @@ class Model:
     """A trained model's folder, or URL: ``model.json`` and ``model.safetensors``; ``digest`` covers both."""
 
     folder: str
-    method: MethodName
+    method: str
     dim: int
     k: int
     digest: str
@@ -184,7 +188,8 @@ class Method:
     first clusters of each run. ``read_facts``: of a model, that its runs cannot do without.
     """
 
-    name: MethodName
+    name: str
+    presets: Presets = NO_PRESETS
     learned = False
     needs_model = False
     metric_spaces = 0
@@ -192,8 +197,9 @@ class Method:
     takes_committee = False
     chooses = False
     min_score: float | None = None
-    run_sections: tuple[str, ...] = ()
-    training_sections: tuple[str, ...] = ()
+    run_sections: tuple[type[Section], ...] = ()
+    training_sections: tuple[type[Section], ...] = ()
+    learns_in_halves = False
     learns_in_runs = False
     read_facts: tuple[str, ...] = ()
 
@@ -213,7 +219,15 @@ class Method:
         if section == "partition":
             return not self.clusters_itself
         further = self.run_sections + (self.training_sections if training else ())
-        return section in ("method", "seed", "ingest", "knn", "score", *further)
+        return section in ("method", "seed", "ingest", "knn", "score", *(each.name for each in further))
+
+    def holdout(self, settings: Settings) -> float | None:
+        """Return the share of identities that training holds out; ``None`` if it holds out none."""
+        return settings.train.holdout if TrainSettings in self.training_sections else None
+
+    def committee(self, settings: Settings) -> tuple[str, ...]:
+        """Return the places of other vectors of the same rows that the method reads."""
+        return ()
 
     def check(self, settings: Settings, *, training: bool) -> None:
         """Refuse what ``settings`` ask for and the method would ignore; raises ``ConfigError``."""

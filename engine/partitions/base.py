@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.clustering.evidence import biased_score
-from engine.config import PartitionConfig, PartitionName
+from engine.partitions.settings import PartitionName, PartitionSettings
 from engine.runs.step import Facts, Step, Task
 from engine.steps.edges import Scores
 from engine.steps.knn import Knn
@@ -91,7 +91,7 @@ class Work:
 
     score: Scores
     knn: Knn
-    config: PartitionConfig
+    config: PartitionSettings
     stored: Mapping[str, Any]
     learned: bool
     has_model: bool

@@ -19,7 +19,6 @@ from engine.clustering.forest import strongest_forest
 from engine.clustering.pruning import intimate_edges, node_intimacy
 from engine.clustering.range_union_find import PIECE_EDGES, VertexRange, iterate_roots, unite_ranges
 from engine.clustering.union_find import UnionFind, component_roots, id_dtype
-from engine.config import PartitionName
 from engine.learning.selection import best_of, search_scores
 from engine.partitions.base import (
     Array,
@@ -33,6 +32,7 @@ from engine.partitions.base import (
     Trial,
     Work,
 )
+from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, RowStep, Task, where
 from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges, read_edges

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.clustering.density_peaks import DensityPeaks, density_peaks
-from engine.config import PartitionName
 from engine.learning.selection import scan_scores
 from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Task
 from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges

@@ -9,10 +9,10 @@ from typing import Any
 from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.evidence import LEAST_COSINE, LEAST_PROBABILITY, weigh_edges
 from engine.clustering.map_equation import map_equation
-from engine.config import PartitionName
 from engine.errors import ConfigError
 from engine.learning.selection import scan_scores
 from engine.partitions.base import Array, Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Task, where
 from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges

@@ -8,9 +8,9 @@ import numpy as np
 
 from engine.clustering.forest import MaximumForest, strongest_forest
 from engine.clustering.propagation import propagate
-from engine.config import PartitionName
 from engine.learning.selection import best_of, search_scores
 from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Task
 from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges

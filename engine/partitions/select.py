@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DataError
+from engine.learning.held_out import hold_out
 from engine.learning.selection import VERSION, held_out_measure, mean_f
-from engine.learning.training import hold_out
 from engine.partitions import OWN, PARTITIONS
 from engine.partitions.base import Array, Edges, Trial
 from engine.runs.step import Facts, Step, Task

@@ -15,8 +15,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from engine.learning import metric
+from engine.learning.held_out import hold_out
 from engine.learning.tensors import read_arrays
-from engine.learning.training import hold_out
 from engine.random_streams import METRIC_HALVES, stream
 from engine.runs.step import Facts, Step, Task, where
 from engine.stages import Cost

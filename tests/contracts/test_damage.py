@@ -24,8 +24,8 @@ import pytest
 
 from engine import api
 from engine.commands import summary
+from engine.commands.configuration import load_settings
 from engine.comparison.compare import compare
-from engine.config import load_settings
 from engine.errors import EngineError
 from engine.runs.runner import check_stores
 from engine.storage.context import release_held

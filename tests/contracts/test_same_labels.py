@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from engine import api
+from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
-from engine.config import load_settings
 from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
 from engine.runs.progress import Quiet

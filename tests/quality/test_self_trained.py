@@ -9,7 +9,7 @@ import pytest
 
 from engine import cluster, evaluate
 from engine.commands import summary
-from engine.learning.doubts import estimate_doubts
+from engine.methods.self_trained.doubts import estimate_doubts
 from engine.storage.context import read_npy, stage_facts
 from tests.support.toy_graphs import unit
 from tests.support.vectors import standin

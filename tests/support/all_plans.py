@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from engine import api
-from engine.config import Settings, load_settings
+from engine.commands.configuration import load_settings
 from engine.errors import ConfigError
 from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
-from engine.methods import METHODS, Model
+from engine.methods.base import Model
+from engine.methods.registry import METHODS
+from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.labels import OutsideFile
 from engine.steps.source import Source, describe_source
@@ -43,7 +45,7 @@ def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
                     yield from training_stages(source, settings, labels, outside, committee)
             for model in _models(settings):
                 for outside in (None, graph):
-                    if outside is None or model is None or "shrinkage" not in model.facts:
+                    if outside is None or model is None or not model.projects:
                         yield from run_stages(source, settings, model, outside, labels, [] if model else committee)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.graph.adjacency import aggregate, symmetric_rows
-from engine.learning.minibatches import GraphData
+from engine.methods.star_fc.minibatches import GraphData
 
 Array = np.ndarray[Any, Any]
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from engine.config import Settings
 from engine.flow.clusters import make_clusters
-from engine.methods import Graph, Model
-from engine.methods.cosine import CosineScores
+from engine.methods.base import Graph, Model
+from engine.methods.cosine.method import CosineScores
 from engine.runs.step import RUN_STEP, Step, in_order, run_step
 from engine.sections import fingerprint
+from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.edges import Scores
 from engine.steps.ingest import StoredRows

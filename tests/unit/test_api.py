@@ -15,11 +15,11 @@ import torch
 
 from engine import api, cluster, evaluate, train
 from engine.api import STRUCTURAL_ROWS, as_path, choose_trained
+from engine.commands.configuration import load_settings
 from engine.commands.projection import ComputeCluster
 from engine.commands.resources import Resources
-from engine.config import load_settings
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
-from engine.methods import METHODS
+from engine.methods.registry import METHODS
 from engine.runs.plan import make_plan
 from engine.steps.source import describe_source
 

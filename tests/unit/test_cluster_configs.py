@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from engine.commands.configuration import load_settings
 from engine.commands.resources import load_resources
-from engine.config import load_settings
 from engine.version import __version__
 from tests.support import ROOT
 

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine import cluster
-from engine.config import GcnVConfig, ModelConfig
-from engine.conversion import convert
+from engine.commands.conversion import convert
 from engine.errors import ConfigError, DataError
 from engine.graph.pivots import pivot_batch
-from engine.learning.confidence import build_network as build_confidence
-from engine.learning.layers import build_model
 from engine.learning.pivots import build_network
-from engine.methods import read_model
+from engine.methods.gcn_v.confidence import build_network as build_confidence
+from engine.methods.gcn_v.settings import GcnVSettings
+from engine.methods.registry import read_model
+from engine.methods.star_fc.network import build_model
+from engine.methods.star_fc.settings import StarFcSettings
 from tests.support.toy_graphs import make_graph
 from tests.support.vectors import standin
 
@@ -77,7 +78,7 @@ def test_gcn_v_gives_the_original_confidences(tmp_path: Path) -> None:
     state = gcn_v(16)
     torch.save({"meta": {"epoch": 3}, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "v.pth")
     convert("gcn_v", [tmp_path / "v.pth"], tmp_path / "model")
-    network = build_confidence(16, GcnVConfig(hidden=H), 0)
+    network = build_confidence(16, GcnVSettings(hidden=H), 0)
     network.load_state_dict(weights_of(tmp_path / "model"))
     rows, around = torch.randn(2, 9, 16)
     embedded = convolve(state, "conv1", rows, around)
@@ -111,7 +112,7 @@ def test_star_fc_gives_the_original_scores_of_both_orders(tmp_path: Path) -> Non
     torch.save(state, tmp_path / "backbone.pth")
     torch.save(head, tmp_path / "head.pth")
     convert("star_fc", [tmp_path / "backbone.pth", tmp_path / "head.pth"], tmp_path / "model")
-    network = build_model(16, ModelConfig(head="concat", hidden=H, head_hidden=H), 0)
+    network = build_model(16, StarFcSettings(head="concat", hidden=H, head_hidden=H), 0)
     network.load_state_dict(weights_of(tmp_path / "model"))
     rows, around = torch.randn(2, 10, 16)
     embedded = convolve(state, "conv1", rows, around)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from engine.clustering.baselines import Sample
 from engine.clustering.map_equation import map_equation
-from engine.config import MAX_INTEGER, load_settings
+from engine.commands.configuration import load_settings
 from engine.graph.knn import train_cells
-from engine.learning.training import hold_out
+from engine.learning.held_out import hold_out
+from engine.methods.baselines.searches import Sample
+from engine.sections import MAX_INTEGER
 
 
 def test_the_largest_seed_works_everywhere() -> None:

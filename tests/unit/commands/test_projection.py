@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from engine.api import Request, project
+from engine.commands.configuration import load_settings
 from engine.commands.projection import ComputeCluster, Projection, described_source, project_stages
-from engine.config import load_settings
 from engine.errors import ConfigError, DataError
 from engine.flow.run import run_stages
 from engine.runs.plan import make_plan

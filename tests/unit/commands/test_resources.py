@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine import api
+from engine.commands.configuration import load_settings
 from engine.commands.resources import CLUSTER_THREADS, Resources, count_workers, load_resources
-from engine.config import load_settings
 from engine.errors import ConfigError, MemoryBudgetExceeded
 from engine.tiles import usable_cores
 

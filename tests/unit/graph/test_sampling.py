@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.config import SamplingConfig
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.sampling import EdgeSampler, SubgraphSampler, subgraph_edges
+from engine.learning.settings import SamplingSettings
 from tests.support.toy_graphs import make_graph
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +26,7 @@ def labelled_vectors(num_identities: int = 30, rows: int = 6) -> tuple[Array, Ar
 
 def test_subgraph_holds_the_seeds_and_their_nearest_identities() -> None:
     features, identities = labelled_vectors()
-    config = SamplingConfig(num_seeds=1, num_nearest=4, cluster_share=1, vertex_share=1, far_share=0)
+    config = SamplingSettings(num_seeds=1, num_nearest=4, cluster_share=1, vertex_share=1, far_share=0)
     sampler = SubgraphSampler(features, identities, config, seed=3)
     vertices = sampler.vertices(5)
     assert np.all(np.diff(vertices) > 0)
@@ -39,7 +39,7 @@ def test_subgraph_holds_the_seeds_and_their_nearest_identities() -> None:
 
 def test_subgraphs_follow_from_seed_and_index_alone() -> None:
     features, identities = labelled_vectors()
-    config = SamplingConfig(num_nearest=5)
+    config = SamplingSettings(num_nearest=5)
     first, second = (SubgraphSampler(features, identities, config, seed=1) for _ in range(2))
     first.vertices(0)
     assert np.array_equal(first.vertices(7), second.vertices(7))
@@ -50,7 +50,7 @@ def test_subgraphs_follow_from_seed_and_index_alone() -> None:
 def test_limits_shares_and_unlabelled_rows() -> None:
     features, identities = labelled_vectors()
     identities[identities == 3] = -1
-    config = SamplingConfig(num_nearest=30, far_share=0.5, vertex_share=0.5)
+    config = SamplingSettings(num_nearest=30, far_share=0.5, vertex_share=0.5)
     vertices = SubgraphSampler(features, identities, config, seed=0).vertices(0)
     assert np.all(identities[vertices] >= 0)
     assert np.unique(np.bincount(identities[vertices])).tolist() in ([3], [0, 3])
@@ -77,7 +77,7 @@ def test_edge_sampler_balances_identities(balance: float, expected: float) -> No
     identities = np.array([0] * 10 + [1] * 2)
     sources, targets = (part.astype(np.int32) for part in np.triu_indices(12, 1))
     edges = EdgeList(sources, targets, np.ones(len(sources), np.float32))
-    sampler = EdgeSampler(edges, identities, SamplingConfig(identity_balance=balance, positive_share=0.25))
+    sampler = EdgeSampler(edges, identities, SamplingSettings(identity_balance=balance, positive_share=0.25))
     places, same = sampler.draw(np.random.default_rng(0), 8_000)
     assert np.all(np.diff(places) >= 0)
     assert np.array_equal(identities[sources[places]] == identities[targets[places]], same)
@@ -88,6 +88,6 @@ def test_edge_sampler_balances_identities(balance: float, expected: float) -> No
 
 def test_edge_sampler_without_positives_draws_negatives_only() -> None:
     edges = EdgeList(np.array([0], np.int32), np.array([1], np.int32), np.ones(1, np.float32))
-    places, same = EdgeSampler(edges, np.array([0, 1]), SamplingConfig()).draw(np.random.default_rng(0), 10)
+    places, same = EdgeSampler(edges, np.array([0, 1]), SamplingSettings()).draw(np.random.default_rng(0), 10)
     assert places.tolist() == [0] * 5
     assert not same.any()

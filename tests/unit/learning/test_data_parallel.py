@@ -8,23 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import ModelConfig, SamplingConfig, TrainConfig
-from engine.learning.data_parallel import Helpers, SharedSteps, TrainingHelper
-from engine.learning.training import TrainedModel, train
+from engine.learning.settings import SamplingSettings, TrainSettings
+from engine.methods.star_fc.data_parallel import Helpers, SharedSteps, TrainingHelper
+from engine.methods.star_fc.settings import StarFcSettings
+from engine.methods.star_fc.training import TrainedModel, train
 from engine.storage.companions import CompanionsHere
 from tests.support.toy_graphs import Memory, toy_graph
 
-CONFIG = TrainConfig(
+CONFIG = TrainSettings(
     max_steps=25, edges_per_step=101, steps_per_subgraph=4, evaluate_every=5, patience=9, learning_rate=5e-3
 )
 TRAINING: dict[str, Any] = {
-    "sampling": SamplingConfig(num_nearest=12, max_vertices=400), "config": CONFIG, "seed": 0, "device": "cpu",
+    "sampling": SamplingSettings(num_nearest=12, max_vertices=400), "config": CONFIG, "seed": 0, "device": "cpu",
     "threads": 1,
 }  # fmt: skip
 
 
 def run(workers: int, dropout: float = 0.2, checkpoint: Memory | None = None) -> TrainedModel:
-    training = TRAINING | {"model": ModelConfig(hidden=16, code=8, head_hidden=16, dropout=dropout)}
+    training = TRAINING | {"model": StarFcSettings(hidden=16, code=8, head_hidden=16, dropout=dropout)}
     data = toy_graph()
     if workers == 1:
         return train(data, checkpoint=checkpoint, **training)
@@ -79,7 +80,7 @@ def test_resumed_training_gives_the_same_bits_for_as_many_workers() -> None:
 
 
 def test_workers_beyond_the_edges_of_a_step_have_nothing_to_add() -> None:
-    helper = TrainingHelper(toy_graph(), model=ModelConfig(), num_workers=200, **TRAINING)
+    helper = TrainingHelper(toy_graph(), model=StarFcSettings(), num_workers=200, **TRAINING)
     shares = helper.draw(6)
     assert [len(batches) for batches in shares] == [1] * 200
     assert sum(len(batches[0].same_E) for batches in shares) == 101

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.learning.doubts import CLEAR, MOST, describe_clusters, estimate_doubts, limit_doubts
+from engine.methods.self_trained.doubts import CLEAR, MOST, describe_clusters, estimate_doubts, limit_doubts
 
 
 def roots_of(sizes: list[int]) -> np.ndarray:

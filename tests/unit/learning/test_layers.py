@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import ModelConfig
 from engine.errors import DataError
-from engine.learning.layers import NUM_EDGE_INPUTS, ConcatHead, build_model
+from engine.methods.star_fc.network import NUM_EDGE_INPUTS, ConcatHead, build_model
+from engine.methods.star_fc.settings import StarFcSettings
 
 HEADS = ["interaction", "concat"]
 
@@ -22,7 +22,7 @@ def random_batch(dimension: int = 12, rows: int = 40, edges: int = 90) -> tuple[
 
 @pytest.mark.parametrize("head", HEADS)
 def test_logits_are_exactly_symmetric(head: str) -> None:
-    model = build_model(12, ModelConfig(head=head, hidden=16, code=8, head_hidden=10), seed=0).eval()
+    model = build_model(12, StarFcSettings(head=head, hidden=16, code=8, head_hidden=10), seed=0).eval()
     features, aggregated, (first, second), inputs = random_batch()
     codes = model.encode(features, aggregated)
     assert codes.shape == (40, model.code_width)
@@ -49,7 +49,7 @@ def test_split_first_layer_equals_the_published_concatenation() -> None:
 
 
 def test_dropout_follows_the_generator() -> None:
-    model = build_model(12, ModelConfig(hidden=16, code=8, head_hidden=10, dropout=0.5), seed=0)
+    model = build_model(12, StarFcSettings(hidden=16, code=8, head_hidden=10, dropout=0.5), seed=0)
     features, aggregated, (first, second), inputs = random_batch()
     codes = model.encode(features, aggregated)
     draws = [model.edge_logits(codes[first], codes[second], inputs, np.random.default_rng(seed)) for seed in (4, 4, 5)]
@@ -60,7 +60,7 @@ def test_dropout_follows_the_generator() -> None:
 def test_weights_follow_the_seed_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    one, same, other = (build_model(12, ModelConfig(), seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (build_model(12, StarFcSettings(), seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
@@ -68,4 +68,4 @@ def test_weights_follow_the_seed_and_leave_the_global_generator_alone() -> None:
 
 def test_other_dimension_is_refused() -> None:
     with pytest.raises(DataError, match="dimension 12, got 7"):
-        build_model(12, ModelConfig(), seed=0).encode(torch.zeros(3, 7), torch.zeros(3, 7))
+        build_model(12, StarFcSettings(), seed=0).encode(torch.zeros(3, 7), torch.zeros(3, 7))

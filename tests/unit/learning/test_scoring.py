@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import ModelConfig
 from engine.graph.adjacency import EdgeList, undirected_edges
-from engine.learning.layers import StarFC, build_model
-from engine.learning.scoring import edge_inputs, embed_block, score_edges
+from engine.methods.star_fc.network import StarFC, build_model
+from engine.methods.star_fc.scoring import edge_inputs, embed_block, score_edges
+from engine.methods.star_fc.settings import StarFcSettings
 from tests.support.toy_graphs import toy_graph
 
 HEADS = ["interaction", "concat"]
 
 
 def make_model(head: str, **widths: int) -> StarFC:
-    return build_model(24, ModelConfig(head=head, **widths), seed=0)
+    return build_model(24, StarFcSettings(head=head, **widths), seed=0)
 
 
 @pytest.mark.parametrize("head", HEADS)

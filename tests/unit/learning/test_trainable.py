@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine import api, train
-from engine.config import load_settings
+from engine.commands.configuration import load_settings
 from engine.errors import DataError
 from engine.learning.trainable import refuse_untrainable
 

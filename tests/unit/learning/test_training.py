@@ -9,21 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import ModelConfig, SamplingConfig, TrainConfig
 from engine.errors import DataError, ManifestMismatch
-from engine.learning import training
+from engine.learning.held_out import area_under_curve, hold_out
 from engine.learning.loop import CheckpointFile
-from engine.learning.training import TrainedModel, area_under_curve, hold_out, train
+from engine.learning.settings import SamplingSettings, TrainSettings
+from engine.methods.star_fc import training
+from engine.methods.star_fc.settings import StarFcSettings
+from engine.methods.star_fc.training import TrainedModel, train
 from tests.support.toy_graphs import Memory, toy_graph
 
-SAMPLING = SamplingConfig(num_nearest=12, max_vertices=400)
-MODEL = ModelConfig(hidden=16, code=8, head_hidden=16)
-CONFIG = TrainConfig(
+SAMPLING = SamplingSettings(num_nearest=12, max_vertices=400)
+MODEL = StarFcSettings(hidden=16, code=8, head_hidden=16)
+CONFIG = TrainSettings(
     max_steps=12, edges_per_step=128, steps_per_subgraph=3, evaluate_every=3, patience=9, learning_rate=5e-3
 )
 
 
-def run(checkpoint: Memory | None = None, config: TrainConfig = CONFIG, **changes: Any) -> TrainedModel:
+def run(checkpoint: Memory | None = None, config: TrainSettings = CONFIG, **changes: Any) -> TrainedModel:
     settings: dict[str, Any] = {"sampling": SAMPLING, "model": MODEL, "config": config, "seed": 0} | changes
     return train(toy_graph(), checkpoint=checkpoint, **settings)
 

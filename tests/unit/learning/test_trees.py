@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.config import TreesConfig
 from engine.errors import DataError
-from engine.learning.trees import Trees, fit_trees
+from engine.methods.structural.settings import TreesSettings
+from engine.methods.structural.trees import Trees, fit_trees
 
-SMALL = TreesConfig(num_trees=40, levels=4, rate=0.2, min_weight=5)
+SMALL = TreesSettings(num_trees=40, levels=4, rate=0.2, min_weight=5)
 
 
 def corners(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

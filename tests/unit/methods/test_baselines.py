@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from engine import cluster, evaluate, train
-from engine.clustering.baselines import Sample, chinese_whispers, knn_dbscan, rank_order
 from engine.errors import ConfigError, DataError
-from engine.methods import METHODS
-from engine.methods.baselines import KINDS, Baseline
+from engine.methods.baselines.method import KINDS, Baseline
+from engine.methods.baselines.searches import Sample, chinese_whispers, knn_dbscan, rank_order
+from engine.methods.registry import METHODS
 
 SETTINGS = {"num_clusters": 12, "distance": 0.25, "min_rows": 3, "selection": "eom"}
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from engine import cluster, evaluate, train
-from engine.config import TrainConfig
 from engine.errors import ConfigError, DataError
-from engine.learning.mediator import Member, count_votes, mediate, pair_inputs, train_mediator
+from engine.learning.settings import TrainSettings
+from engine.methods.cdp.mediator import Member, count_votes, mediate, pair_inputs, train_mediator
 from tests.support.toy_graphs import Memory, make_graph
 from tests.support.vectors import standin
 
-CONFIG = TrainConfig(max_steps=60, edges_per_step=256, evaluate_every=15, patience=9, learning_rate=1e-2)
+CONFIG = TrainSettings(max_steps=60, edges_per_step=256, evaluate_every=15, patience=9, learning_rate=1e-2)
 
 
 def members() -> list[Member]:

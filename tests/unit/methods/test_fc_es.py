@@ -10,11 +10,11 @@ import pytest
 
 from engine import cluster, evaluate, train
 from engine.commands import summary
-from engine.config import load_settings
+from engine.commands.configuration import load_settings
 from engine.errors import ConfigError
 from engine.graph.adjacency import undirected_edges
-from engine.graph.early_stop import edge_probabilities, edge_scores
-from engine.methods import METHODS
+from engine.methods.fc_es.early_stop import edge_probabilities, edge_scores
+from engine.methods.registry import METHODS
 from engine.steps.edges import iterate_edges
 from engine.storage import manifest
 from engine.storage.arrays import map_array

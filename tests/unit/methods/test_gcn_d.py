@@ -8,15 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import GcnDConfig, TrainConfig
 from engine.graph.adjacency import undirected_edges
-from engine.learning.proposals import Graph, build_network, rate, rate_truly, refine, remove_overlap, train_proposals
-from engine.learning.super_vertices import Proposals, propose
-from engine.learning.training import hold_out
+from engine.learning.held_out import hold_out
+from engine.learning.settings import TrainSettings
+from engine.methods.gcn_d.proposals import (
+    Graph,
+    build_network,
+    rate,
+    rate_truly,
+    refine,
+    remove_overlap,
+    train_proposals,
+)
+from engine.methods.gcn_d.settings import GcnDSettings
+from engine.methods.gcn_d.super_vertices import Proposals, propose
 from tests.support.toy_graphs import Memory, toy_graph
 
-MODEL = GcnDConfig(thresholds=(0.3, 0.45, 0.6), max_size=60, widths=(16, 8), proposals_per_step=16)
-CONFIG = TrainConfig(max_steps=40, evaluate_every=10, patience=9, learning_rate=5e-3)
+MODEL = GcnDSettings(thresholds=(0.3, 0.45, 0.6), max_size=60, widths=(16, 8), proposals_per_step=16)
+CONFIG = TrainSettings(max_steps=40, evaluate_every=10, patience=9, learning_rate=5e-3)
 
 
 def toy_proposals() -> Proposals:

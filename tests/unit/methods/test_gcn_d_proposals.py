@@ -11,11 +11,11 @@ import pytest
 from engine import cluster, evaluate, train
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import component_roots
-from engine.config import GcnDConfig
 from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList, undirected_edges
-from engine.learning.super_vertices import Proposals, mean_vectors, nearest_means, propose
-from engine.presets import PRESETS
+from engine.methods.gcn_d.settings import GcnDSettings
+from engine.methods.gcn_d.super_vertices import Proposals, mean_vectors, nearest_means, propose
+from engine.methods.registry import PRESETS
 from tests.support.toy_graphs import toy_graph
 
 Array = np.ndarray[Any, Any]
@@ -29,7 +29,7 @@ def toy_edges() -> tuple[EdgeList, Array]:
 
 
 def toy_proposals(**settings: Any) -> tuple[Proposals, int]:
-    return propose(*toy_edges(), GcnDConfig(**{"thresholds": THRESHOLDS, **settings}))
+    return propose(*toy_edges(), GcnDSettings(**{"thresholds": THRESHOLDS, **settings}))
 
 
 def sets(proposals: Proposals) -> list[tuple[int, ...]]:
@@ -86,8 +86,8 @@ def test_an_identity_in_two_parts_is_proposed_whole_by_the_second_iteration_alon
     edges = all_edges(features)
     identities = {tuple(np.flatnonzero(labels == each).tolist()) for each in range(20)}
     given: dict[str, Any] = {"thresholds": (0.75,), "min_size": 3}
-    first = set(sets(propose(edges, features, GcnDConfig(**given))[0]))
-    both = sets(propose(edges, features, GcnDConfig(unions=((2, 8),), **given))[0])
+    first = set(sets(propose(edges, features, GcnDSettings(**given))[0]))
+    both = sets(propose(edges, features, GcnDSettings(unions=((2, 8),), **given))[0])
     assert not identities & first
     assert first == set(both[: len(first)])
     assert set(both) - first == identities
@@ -113,14 +113,15 @@ def test_sizes_counts_and_caps_of_unions(settings: dict[str, Any], expected: lis
     pairs = [first, 0.6 * first + 0.8 * axes[1], third, 0.7 * third + 0.71 * axes[3] + 0.1 * first]
     features = np.stack([pairs[place] for place in (0, 0, 1, 1, 2, 2, 3)])
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
-    config = GcnDConfig(**{"thresholds": (0.9,), "unions": ((2, 8),), **settings})
+    config = GcnDSettings(**{"thresholds": (0.9,), "unions": ((2, 8),), **settings})
     assert sets(propose(all_edges(features), features, config)[0]) == expected
 
 
 def test_unions_are_those_of_a_plain_search_for_any_threads() -> None:
     edges, features = toy_edges()
     unions = ((2, 8), (3, 5), (4, 4))
-    config = GcnDConfig(thresholds=(0.45,), union_thresholds=(0.6, 0.75), unions=unions, min_size=3, union_max_size=30)
+    given = {"thresholds": (0.45,), "union_thresholds": (0.6, 0.75), "unions": unions}
+    config = GcnDSettings(**given, min_size=3, union_max_size=30)
     found, _ = propose(edges, features, config)
     again, _ = propose(edges, features, config, threads=2)
     assert np.array_equal(found.members_M, again.members_M)
@@ -165,7 +166,7 @@ def test_many_means_are_searched_by_cells() -> None:
 
 def test_published_sets_have_as_many_partitions_as_their_names_say() -> None:
     for count in (2, 5, 8, 20):
-        config = GcnDConfig(**PRESETS[f"gcn_d/{count}_proposals"]["gcn_d"])
+        config = GcnDSettings(**PRESETS[f"gcn_d/{count}_proposals"]["gcn_d"])
         assert len(config.thresholds) + len(config.union_thresholds) * len(config.unions) == count
         assert (config.min_size, config.union_max_size, config.union_similarity) == (3, 500, 0.4)
 

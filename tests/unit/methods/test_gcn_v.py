@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from engine.clustering.union_find import component_roots
-from engine.config import GcnVConfig, TrainConfig
-from engine.learning.confidence import (
+from engine.learning.selection import select_links
+from engine.learning.settings import TrainSettings
+from engine.methods.gcn_v.confidence import (
     ConfidenceData,
     confidence_targets,
     embed_vertices,
@@ -19,10 +20,10 @@ from engine.learning.confidence import (
     nearest_confident,
     train_confidence,
 )
-from engine.learning.selection import select_links
+from engine.methods.gcn_v.settings import GcnVSettings
 from tests.support.toy_graphs import Memory, make_graph, toy_graph
 
-CONFIG = TrainConfig(max_steps=12, evaluate_every=3, patience=9, learning_rate=5e-3)
+CONFIG = TrainSettings(max_steps=12, evaluate_every=3, patience=9, learning_rate=5e-3)
 
 
 def test_targets_are_the_signed_sums_over_the_largest() -> None:
@@ -81,7 +82,7 @@ def data() -> ConfidenceData:
 
 @pytest.mark.parametrize("per_step", [64, 0])
 def test_resumed_training_gives_the_same_bits(per_step: int) -> None:
-    model = GcnVConfig(hidden=16, vertices_per_step=per_step)
+    model = GcnVSettings(hidden=16, vertices_per_step=per_step)
     given: Any = {"model": model, "config": CONFIG, "identity_balance": 0.5, "seed": 0}
     whole, history = train_confidence(data(), **given)
     checkpoint = Memory(die_after=2)

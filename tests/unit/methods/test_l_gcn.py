@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import TrainConfig
 from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning import pivots
 from engine.learning.pivots import MeanNeighbors, PivotData, build_network, score_pivots, train_pivots
+from engine.learning.settings import TrainSettings
 from tests.support.toy_graphs import Memory, make_graph, toy_graph
 
 Array = np.ndarray[Any, Any]
-CONFIG = TrainConfig(max_steps=12, evaluate_every=3, patience=9, learning_rate=5e-3)
+CONFIG = TrainSettings(max_steps=12, evaluate_every=3, patience=9, learning_rate=5e-3)
 
 
 @pytest.mark.parametrize(("second_hop", "active", "with_pivot"), [(0, 3, False), (2, 2, True), (9, 9, True)])
@@ -74,7 +74,7 @@ def batches(floor: float = -1.0) -> PivotData:
     return PivotData(graph.features_ND, graph.neighbors_NK, graph.identities_N, usable, batch_of)
 
 
-def fit(checkpoint: Memory | None = None, config: TrainConfig = CONFIG) -> tuple[Any, Any]:
+def fit(checkpoint: Memory | None = None, config: TrainSettings = CONFIG) -> tuple[Any, Any]:
     return train_pivots(
         batches(), widths=(16, 8), hidden=8, config=config, pivots_per_step=16, identity_balance=0.5, seed=0,
         checkpoint=checkpoint,

@@ -15,12 +15,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from engine import api
-from engine.config import load_settings
-from engine.conversion import convert
+from engine.commands.configuration import load_settings
+from engine.commands.conversion import convert
 from engine.errors import DataError, EngineError, ManifestMismatch
-from engine.learning.trees import Trees
-from engine.methods import METHODS, read_model
 from engine.methods.base import MODEL
+from engine.methods.registry import METHODS, read_model
+from engine.methods.structural.trees import Trees
 from engine.storage.manifest import file_checksum, read_json, write_owned
 from tests.support.vectors import make_blobs
 

@@ -16,15 +16,18 @@ from safetensors.torch import load as load_tensors
 
 from engine import cluster, train
 from engine.commands import summary
-from engine.config import HierarchyConfig, ModelConfig, SamplingConfig, TrainConfig, load_settings
+from engine.commands.configuration import load_settings
 from engine.errors import ConfigError
 from engine.graph.adjacency import aggregate, symmetric_rows
-from engine.learning import training
-from engine.learning.data_parallel import Helpers, SharedSteps, TrainingHelper
-from engine.learning.layers import HierarchicalStarFC, build_model, missing_entropy
-from engine.learning.minibatches import GraphData
-from engine.learning.scoring import embed_block
-from engine.methods import METHODS
+from engine.learning.settings import SamplingSettings, TrainSettings
+from engine.methods.registry import METHODS
+from engine.methods.star_fc import training
+from engine.methods.star_fc.data_parallel import Helpers, SharedSteps, TrainingHelper
+from engine.methods.star_fc.minibatches import GraphData
+from engine.methods.star_fc.network import HierarchicalStarFC, build_model, missing_entropy
+from engine.methods.star_fc.scoring import embed_block
+from engine.methods.star_fc.settings import StarFcSettings
+from engine.methods.star_fc_hierarchical.settings import HierarchySettings
 from engine.runs.step import in_order
 from engine.steps.labels import OutsideFile
 from engine.storage.companions import CompanionsHere
@@ -32,11 +35,11 @@ from tests.support.toy_graphs import Memory, toy_graph
 from tests.support.toy_steps import described_graph
 from tests.support.vectors import standin
 
-MODEL = HierarchyConfig(hidden=16, code=8, head_hidden=16)
+MODEL = HierarchySettings(hidden=16, code=8, head_hidden=16)
 TRAINING: dict[str, Any] = {
-    "sampling": SamplingConfig(num_nearest=12, max_vertices=400),
+    "sampling": SamplingSettings(num_nearest=12, max_vertices=400),
     "model": MODEL,
-    "config": TrainConfig(max_steps=12, edges_per_step=128, steps_per_subgraph=3, evaluate_every=3, patience=9),
+    "config": TrainSettings(max_steps=12, edges_per_step=128, steps_per_subgraph=3, evaluate_every=3, patience=9),
     "seed": 0,
 }
 
@@ -103,7 +106,7 @@ def test_each_vertex_takes_a_scale_of_its_own() -> None:
 @torch.no_grad()
 def test_where_all_scales_are_one_it_is_star_fc() -> None:
     model, (features, *_, aggregated) = make_model(), rows()
-    plain = build_model(24, ModelConfig(hidden=16, code=8, head_hidden=16), seed=1).eval()
+    plain = build_model(24, StarFcSettings(hidden=16, code=8, head_hidden=16), seed=1).eval()
     plain.load_state_dict({name: model.state_dict()[name] for name in plain.state_dict()})
     torch.testing.assert_close(model.encode(features, *[aggregated] * 5), plain.encode(features, aggregated))
 

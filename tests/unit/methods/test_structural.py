@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.config import TreesConfig
 from engine.errors import DataError
 from engine.graph.adjacency import undirected_edges
 from engine.graph.overlaps import AVERAGED, neighborhood_averages, vertex_profiles
 from engine.graph.support import store_priors
-from engine.learning import structural
-from engine.learning.training import hold_out
+from engine.learning.held_out import UNSEEN, hold_out, split_identities
+from engine.methods.structural import scorer as structural
+from engine.methods.structural.settings import TreesSettings
 from tests.support.toy_graphs import toy_graph
 
-CONFIG = TreesConfig(num_trees=15, levels=4, min_weight=5, max_edges=2_000)
+CONFIG = TreesSettings(num_trees=15, levels=4, min_weight=5, max_edges=2_000)
 
 
 def graph() -> structural.Neighborhoods:
@@ -31,7 +31,7 @@ def graph() -> structural.Neighborhoods:
 def fitted() -> tuple[structural.StructuralScorer, np.ndarray, np.ndarray]:
     """A scorer of the toy graph, its priors and halves."""
     identities = toy_graph().identities_N
-    halves = structural.split_identities(identities, hold_out(identities, 0.2, 0), 0)
+    halves = split_identities(identities, hold_out(identities, 0.2, 0), 0)
     listed = graph()
     blocks = [undirected_edges(listed.neighbors_NK, listed.similarities_NK, *rows) for rows in ((0, 200), (200, 480))]
     trees = []
@@ -71,8 +71,8 @@ def test_priors_do_not_depend_on_blocks_and_never_come_from_trees_that_saw_the_e
 
 def test_drawn_edges_are_of_the_half_or_held_out() -> None:
     identities = toy_graph().identities_N
-    halves = structural.split_identities(identities, hold_out(identities, 0.2, 0), 0)
-    assert set(halves[identities < 0]) == {structural.UNSEEN}
+    halves = split_identities(identities, hold_out(identities, 0.2, 0), 0)
+    assert set(halves[identities < 0]) == {UNSEEN}
     listed = graph()
     blocks = [undirected_edges(listed.neighbors_NK, listed.similarities_NK, 0, 480)]
     config = CONFIG.model_copy(update={"max_edges": 1_000})
@@ -81,7 +81,7 @@ def test_drawn_edges_are_of_the_half_or_held_out() -> None:
     assert held_out.sum() <= 250
     ends = np.stack([halves[edges.sources], halves[edges.targets]])
     assert (ends[:, ~held_out] == 1).all()
-    assert (ends[:, held_out] == structural.UNSEEN).any(axis=0).all()
+    assert (ends[:, held_out] == UNSEEN).any(axis=0).all()
     assert np.array_equal(same, identities[edges.sources] == identities[edges.targets])
     with pytest.raises(DataError, match="no edge joins"):
         structural.draw_edges([], identities, halves, 1, config, 0)
@@ -89,7 +89,7 @@ def test_drawn_edges_are_of_the_half_or_held_out() -> None:
 
 def test_an_edge_with_one_unseen_end_is_held_out_half_as_often_as_one_with_two() -> None:
     identities = toy_graph().identities_N
-    halves = structural.split_identities(identities, hold_out(identities, 0.2, 0), 0)
+    halves = split_identities(identities, hold_out(identities, 0.2, 0), 0)
     listed = graph()
     every = undirected_edges(listed.neighbors_NK, listed.similarities_NK, 0, 480)
     config = CONFIG.model_copy(update={"max_edges": 100_000})
@@ -97,7 +97,7 @@ def test_an_edge_with_one_unseen_end_is_held_out_half_as_often_as_one_with_two()
 
     def count(edges: structural.EdgeList, ends: int) -> int:
         known = (identities[edges.sources] >= 0) & (identities[edges.targets] >= 0)
-        unseen = halves[np.stack(edges[:2])] == structural.UNSEEN
+        unseen = halves[np.stack(edges[:2])] == UNSEEN
         return int((known & (unseen.sum(axis=0) == ends)).sum())
 
     assert count(drawn, 2) == count(every, 2) > 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.config import load_settings
+from engine.commands.configuration import load_settings
 from engine.methods.base import Model, which_edges
 from engine.partitions import select
 

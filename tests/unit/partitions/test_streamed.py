@@ -15,14 +15,14 @@ from engine.clustering.adjacency import build_adjacency, build_weighted_adjacenc
 from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy
-from engine.config import Settings
 from engine.errors import ConfigError
-from engine.methods.cosine import CosineScores
+from engine.methods.cosine.method import CosineScores
 from engine.partitions import PARTITIONS, Edges, components
 from engine.partitions.components import Components, KeptAdjacency, Merge, Prune
 from engine.partitions.density_peaks import DensityLinked
 from engine.partitions.map_equation import Modules
 from engine.runs.step import Task, run_step
+from engine.settings import Settings
 from engine.steps.edges import EdgeFacts, iterate_edges, read_edges
 from engine.storage.context import TaskCall, read_npy, run_call, stage_facts
 from engine.storage.tables import read_columns

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from engine import api
+from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
-from engine.config import load_settings
 from engine.errors import DataError
 from engine.steps.ingest import zero_rows
 from engine.steps.source import WHOLE_BYTES, describe_source, normalise

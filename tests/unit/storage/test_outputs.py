@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from engine import api
+from engine.commands.conversion import convert
 from engine.comparison.compare import compare
-from engine.conversion import convert
 from engine.errors import ConfigError
 from engine.report.images import digit_png
 from engine.storage.outputs import out_file, out_folder

@@ -21,8 +21,8 @@ import yaml
 import zarr
 from pyarrow import feather
 
-from engine.config import load_settings
-from engine.conversion import convert
+from engine.commands.configuration import load_settings
+from engine.commands.conversion import convert
 from engine.errors import EngineError
 from engine.steps.labels import OutsideFile
 from engine.storage.formats.knn_graph import open_knn_graph

@@ -1,0 +1,398 @@
+"""The structural method's steps: what they read, fit and commit. How they make up the method is in ``structural``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from engine.clustering.operating_point import cluster_by_codelength
+from engine.graph.adjacency import EdgeList, undirected_edges
+from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
+from engine.learning.held_out import hold_out, split_identities
+from engine.learning.tensors import read_arrays
+from engine.methods.fitting import FITTED_WEIGHTS, Weighted
+from engine.methods.self_trained.doubts import estimate_doubts, limit_doubts
+from engine.methods.structural import scorer as structural
+from engine.methods.structural.settings import TreesSettings
+from engine.methods.structural.trees import Trees
+from engine.partitions import Clustered
+from engine.runs.step import F, Facts, RowStep, Step, Task
+from engine.stages import Cost
+from engine.steps.edges import EdgeFacts, Scores
+from engine.steps.first import first_identities
+from engine.steps.ingest import Rows, Vectors
+from engine.steps.knn import Knn, Order, vertex_rows
+from engine.steps.labels import Labelled
+from engine.steps.metric import LearnedMetric, learned
+from engine.storage.context import hold
+from engine.units import CHUNK_ROWS
+
+VERSION = 10  # of every step here
+LEAST_EXPLAINED = 0.25  # of the entropy of clusters held out, for what was learned of the others to be used
+MOSTLY_ALONE = 0.9  # of the rows, for first clusters that teach nothing to stand as they are
+SECOND_TENSORS = "second."  # before the names of the second graph's scorer in a model
+
+
+def listing_cost(knn: Knn, entry_bytes: int) -> Cost:
+    """Of a value for everything that rows list."""
+    listed = knn.num_rows * knn.k
+    return Cost(bytes_per_row=knn.k * 64, fixed_bytes=64 << 20, disk_bytes=listed * entry_bytes, seconds=listed / 5e5)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Neighborhoods(RowStep[None]):
+    """What surrounds each vertex: ``profiles`` (N, P) float32 and ``averages_5``, ... (N, D) float16.
+
+    Of projected vectors also the ``originals`` (N, D) float16, by vertex.
+    """
+
+    kind, version, title = "structural.neighborhoods", VERSION, "neighborhoods"
+    features: Vectors[Any]
+    knn: Knn
+    originals: Rows | None
+    order: Order | None
+
+    def cost(self) -> Cost:
+        """A gather of the neighbours."""
+        n, dim = self.num_rows, self.features.dim
+        row_bytes = NUM_PROFILE * 4 + (len(AVERAGED) + (self.originals is not None)) * dim * 2
+        return Cost(bytes_per_row=row_bytes + dim * 8 + self.knn.k * 8, disk_bytes=n * row_bytes, seconds=n * dim / 1e7)
+
+    def run(self, task: Task, start: int, stop: int) -> None:
+        """Summarise these vertices."""
+        neighbors_nK = task.array(self.knn, "neighbors")[start:stop]
+        profiles = vertex_profiles(neighbors_nK, task.array(self.knn, "similarities")[start:stop], threads=task.threads)
+        task.write_rows("profiles", profiles, np.float32)
+        features_ND = task.array(self.features, "features")
+        for count in AVERAGED:
+            averages = neighborhood_averages(neighbors_nK, features_ND, start, counts=(count,), threads=task.threads)
+            task.write_rows(f"averages_{count}", averages[:, 0], np.float16)
+        if self.originals is not None:
+            rows = None if self.order is None else vertex_rows(task, self.order)[start:stop]
+            originals_ND = task.array(self.originals, "features")
+            task.write_rows("originals", originals_ND[slice(start, stop) if rows is None else rows], np.float16)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeighborhoodStep(Step[F]):
+    """A step over neighbourhoods and the graph that they are of."""
+
+    neighborhoods: Neighborhoods
+    knn: Knn
+
+    def graph(self, task: Task) -> structural.Neighborhoods:
+        """Both, as the scorer's kernels take them."""
+        return structural.Neighborhoods(
+            task.array(self.knn, "neighbors"),
+            task.array(self.knn, "similarities"),
+            task.array(self.neighborhoods, "profiles"),
+            tuple(task.array(self.neighborhoods, f"averages_{count}") for count in AVERAGED),
+            task.array(self.neighborhoods, "originals") if self.neighborhoods.originals is not None else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Learning(NeighborhoodStep[F], Labelled[F]):
+    """A step that learns from the identities of the labels, or from the clusters ``first``; from neither in a run."""
+
+    first: Clustered | None = None
+    order: Order | None = None
+    trees: TreesSettings | None = None
+    seed: int = 0
+
+    def halves(self, task: Task) -> tuple[np.ndarray, np.ndarray] | None:
+        """Identities to learn from and the half that each is in; ``None`` where there is nothing to learn from."""
+        identities_N = None
+        if self.first is not None:
+            identities_N = first_identities(task, self.first)
+        elif self.labels is not None:
+            identities_N = self.identities(self.order, task)
+        if identities_N is None or self.trees is None:
+            return None
+        held_out_N = hold_out(identities_N, self.trees.holdout, self.seed)
+        return identities_N, split_identities(identities_N, held_out_N, self.seed)
+
+    def blocks(self, task: Task) -> Iterator[EdgeList]:
+        """All edges of the graph."""
+        neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+        for first in range(0, len(neighbors_NK), CHUNK_ROWS):
+            last = min(first + CHUNK_ROWS, len(neighbors_NK))
+            yield undirected_edges(neighbors_NK, similarities_NK, first, last, threads=task.threads)
+
+    def fitting_cost(self) -> Cost:
+        """Of fitting trees to the edges drawn."""
+        assert self.trees is not None
+        drawn = self.trees.max_edges * 5 // 4
+        return Cost(
+            fixed_bytes=self.knn.num_rows * 40 + drawn * (structural.NUM_ALL * 9 + 120) + (64 << 20),
+            disk_bytes=4 << 20,
+            seconds=drawn * (self.trees.num_trees * self.trees.levels / 8e6 + 1e-5),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScorerStep(Weighted[F]):
+    """A step that applies a scorer. ``tensors`` comes before the names of its tensors in a model."""
+
+    tensors: str = ""
+
+    def read_tensors(self, task: Task) -> dict[str, np.ndarray]:
+        """The scorer's tensors; none where nothing was learned."""
+        path, prefix = self.weights_path(task), self.tensors
+
+        def load() -> dict[str, np.ndarray]:
+            tensors = read_arrays(path)
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        return hold(("tensors", path, prefix, task.call.digest), load)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitPrior(Learning[Facts]):
+    """The first score, fitted on either half of the identities: ``weights.safetensors``."""
+
+    kind, version, title = "structural.fit_prior", VERSION, "fit_prior"
+
+    def cost(self) -> Cost:
+        """Two fits."""
+        return self.fitting_cost()
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Fit. First clusters may be too few, or too far apart, to learn from: then there are no weights."""
+        config, seed = self.trees, self.seed
+        tensors: dict[str, np.ndarray] = {}
+        sizes: list[int] = []
+        known = self.halves(task)
+        for half in (0, 1) if known else ():
+            assert known is not None
+            assert config is not None
+            identities_N, halves_N = known
+            edges, same, held_out = structural.draw_edges(self.blocks(task), identities_N, halves_N, half, config, seed)
+            if self.first is not None and not 0 < same[~held_out].sum() < (~held_out).sum():
+                tensors, sizes = {}, []
+                break
+            inputs = structural.edge_inputs(self.graph(task), edges, threads=task.threads)
+            trees = structural.fit_scorer(
+                inputs,
+                same,
+                held_out,
+                config,
+                seed=seed,
+                threads=task.threads,
+                progress=lambda done, of, half=half: task.report((half + done / of) / 2, f"tree {done:,} of {of:,}"),
+            )
+            tensors |= structural.trees_to_tensors(f"prior_{half}", trees)
+            sizes.append(len(trees.values))
+        task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(tensors)))
+        return {"trees": sizes}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prior(Learning[None], ScorerStep[None], RowStep[None]):
+    """``priors`` (N, K) uint16; while training, an edge's prior is of trees that never saw it."""
+
+    kind, version, title = "structural.prior", VERSION, "prior"
+
+    def cost(self) -> Cost:
+        """Two bytes of everything listed."""
+        return listing_cost(self.knn, 2)
+
+    def prior_trees(self, task: Task) -> tuple[Trees, ...]:
+        """The trees of the first score."""
+        return hold(("priors", task.call.digest), lambda: structural.priors_from_tensors(self.read_tensors(task)))
+
+    def run(self, task: Task, start: int, stop: int) -> None:
+        """Score what these rows list."""
+        known = hold(("halves", task.call.digest), lambda: self.halves(task))
+        halves_N = None if known is None else known[1]
+        trees = self.prior_trees(task)
+        if trees:
+            priors = structural.prior_rows(trees, self.graph(task), start, stop, halves_N, threads=task.threads)
+        else:
+            priors = np.zeros((stop - start, task.array(self.knn, "neighbors").shape[1]), np.uint16)
+        task.write_rows("priors", priors, np.uint16)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WithSecond(Step[F]):
+    """A step that reads the scores of a second graph, if there is one; ``order`` and ``second_order`` number both."""
+
+    second: Listed | None = None
+    second_knn: Knn | None = None
+    second_order: Order | None = None
+    order: Order | None = None
+
+    def second_scores(self, task: Task) -> structural.SecondScores:
+        """The second graph's scores, by the first one's vertices."""
+        assert self.second is not None
+        assert self.second_knn is not None
+        vertices_N = hold(("second vertices", task.call.digest), lambda: self._second_vertices(task))
+        listed = task.array(self.second, "scores")
+        return structural.SecondScores(task.array(self.second_knn, "neighbors"), listed, vertices_N)
+
+    def _second_vertices(self, task: Task) -> np.ndarray | None:
+        if self.order is None or self.second_order is None:
+            return None
+        rows_N, second_rows_N = vertex_rows(task, self.order), vertex_rows(task, self.second_order)
+        vertices_N = np.empty(len(rows_N), np.int32)
+        vertices_N[second_rows_N] = np.arange(len(rows_N), dtype=np.int32)
+        return vertices_N[rows_N]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit(Learning[Facts], WithSecond[Facts]):
+    """The final score, fitted over the priors: ``weights.safetensors`` of the whole scorer.
+
+    What was learned of first clusters is dropped if it says little of those held out: real ones leave 5 to 27 % of the
+    entropy unexplained, a giant and copies, which have nothing in common, more than all of it. With a second graph the
+    weights are of both scorers, unless its was dropped.
+    """
+
+    kind, version, title = "structural.fit", VERSION, "fit"
+    fit_prior: FitPrior
+    prior: Prior
+    metric: LearnedMetric | None = None
+    second_fit: Step[Facts] | None = None
+
+    def cost(self) -> Cost:
+        """A fit."""
+        return self.fitting_cost()
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Fit."""
+        config, seed = self.trees, self.seed
+        priors = structural.priors_from_tensors(read_arrays(task.input(self.fit_prior) / FITTED_WEIGHTS))
+        known = self.halves(task)
+        if known is None or not priors:
+            return self._learned_nothing(task)
+        assert config is not None
+        identities_N, halves_N = known
+        edges, same, held_out = structural.draw_edges(self.blocks(task), identities_N, halves_N, -1, config, seed)
+        priors_NK = task.array(self.prior, "priors")
+        inputs = structural.edge_inputs(self.graph(task), edges, priors_NK, threads=task.threads)
+        final = structural.fit_scorer(
+            inputs,
+            same,
+            held_out,
+            config,
+            seed=seed,
+            threads=task.threads,
+            progress=lambda done, of: task.report(done / of, f"tree {done:,} of {of:,}"),
+        )
+        logits = final.logits(inputs[held_out], threads=task.threads)
+        explained = structural.explained_share(logits, same[held_out])
+        if self.first is not None and explained < LEAST_EXPLAINED:
+            return self._learned_nothing(task)
+        tensors, facts = learned(task, self.metric)
+        second = None
+        if self.second_fit is not None and (other := read_arrays(task.input(self.second_fit) / FITTED_WEIGHTS)):
+            tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
+            second = self.second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
+        slopes, offset = structural.calibrate(same[held_out], logits)
+        if self.first is not None:
+            facts["doubts"] = config.doubts
+            if config.doubts is None:
+                inside = slopes[0] * logits[same[held_out]] + offset
+                doubts = estimate_doubts(task.npy(self.first, "roots"))
+                facts["doubts"] = limit_doubts(doubts, explained, inside)
+            offset -= facts["doubts"] * float(np.log(2))
+            if second is not None:  # which has its own doubts; clusters of the first graph cannot say which is better
+                slopes, offset = [slopes[0] / 2, 0.5], offset / 2
+        elif second is not None:
+            tensors["alone"] = np.array([*slopes, offset, 0.0])
+            slopes, offset = structural.calibrate(same[held_out], logits, second)
+        if sum(slopes[1:]) > 0:
+            facts["second_graph"] = True
+        else:  # a run would make that graph in vain
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(SECOND_TENSORS)}
+            tensors.pop("alone", None)
+        facts["slopes"] = slopes
+        scorer = structural.StructuralScorer(priors, final, slopes[0], offset, sum(slopes[1:]))
+        task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(structural.to_tensors(scorer) | tensors)))
+        return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
+
+    def _learned_nothing(self, task: Task) -> Facts:
+        """Write the clusters that stand in for a scorer: the first ones, or those of least codelength.
+
+        First clusters stand where nearly all rows are alone in them, and in noise. Elsewhere what few of them leave
+        apart is more likely of one identity than of none, and clusters of least codelength leave nothing apart.
+        """
+        assert self.first is not None
+        roots_N = np.asarray(task.npy(self.first, "roots"))
+        alone = (np.bincount(roots_N, minlength=len(roots_N)) == 1).sum()
+        stand = bool(alone >= MOSTLY_ALONE * len(roots_N)) or "chance" in task.facts(self.first)
+        if not stand:
+            graph = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+            roots_N = cluster_by_codelength(*graph, threads=task.threads)
+        task.write_npy("roots", roots_N)
+        task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save({})))
+        return {"trees": 0, "edges": 0, "first_stand": stand}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts], WithSecond[EdgeFacts]):
+    """Every edge with the probability that both ends are one identity.
+
+    Where the first clusters gave nothing to learn from, those of least codelength are certain. Where few rows have a
+    neighbour nearer than chance, an edge that is no nearer is none: how such edges look was not learned.
+    """
+
+    kind, version = "structural.score", VERSION
+    prior: Prior
+    first: Clustered | None = None
+
+    def cost(self) -> Cost:
+        """A block of edges."""
+        return listing_cost(self.knn, 16)
+
+    def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
+        """Write the edges of these rows."""
+        tensors = self.read_tensors(task)
+        if not tensors:
+            assert self.fit is not None
+            fit = self.fit
+            roots_N = hold(("roots", task.call.digest), lambda: np.array(task.npy(fit, "roots")))
+            return self.write(task, start, stop, lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32))
+        second = None
+        if any(name.startswith(SECOND_TENSORS) for name in tensors):
+            if self.second is not None:
+                second = self.second_scores(task)
+            else:  # too many rows, or not wanted
+                tensors = {**tensors, "calibration": structural.check_alone(tensors)}
+        scorer = hold(("scorer", task.call.digest), lambda: structural.from_tensors(tensors))
+        graph, priors_NK = self.graph(task), task.array(self.prior, "priors")
+        chance = -1.0 if self.first is None else task.facts(self.first).get("chance", -1.0)
+
+        def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+            edges = EdgeList(sources, targets, similarities)
+            scores = structural.score_edges(scorer, graph, priors_NK, edges, second, threads=task.threads)
+            return np.where(similarities < np.float32(chance), np.float32(0), scores)
+
+        return self.write(task, start, stop, give)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listed(NeighborhoodStep[None], ScorerStep[None], RowStep[None]):
+    """``scores`` (N, K) uint16 of what rows of a second graph list; zeros where nothing was learned."""
+
+    kind, version, title = "structural.listed", VERSION, "listed"
+    prior: Prior
+
+    def cost(self) -> Cost:
+        """Two bytes of everything listed."""
+        return listing_cost(self.knn, 2)
+
+    def run(self, task: Task, start: int, stop: int) -> None:
+        """Score what these rows list."""
+        tensors = self.read_tensors(task)
+        if not tensors:
+            task.write_rows("scores", np.zeros((stop - start, task.array(self.knn, "neighbors").shape[1])), np.uint16)
+            return
+        scorer = hold(("scorer", task.call.digest), lambda: structural.from_tensors(tensors))
+        priors_NK = task.array(self.prior, "priors")
+        scores = structural.listed_scores(scorer, self.graph(task), priors_NK, start, stop, threads=task.threads)
+        task.write_rows("scores", scores, np.uint16)

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints."""
+"""The command line: its commands in the order of ``--help``, and how an error ends the process."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line: what goes wrong is one line, and exit code 2; only a defect has a traceback."""
+    """Run the command line. An error is one line and exit code 2; only a defect of the engine shows a traceback."""
     let_every_name_be_printed()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except _UsageError as error:
-        if not error.format_message():  # the help was printed instead
+        if not error.format_message():  # typer has printed the help instead
             raise SystemExit(2) from None
         _end(2, error.format_message())
     except EngineError as error:
         _end(2, masked(str(error)))
-    except BrokenPipeError:  # who read the output, head for example, has enough
+    except BrokenPipeError:  # the reader of the output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
@@ -72,7 +72,7 @@ def main() -> None:
         raise SystemExit(code)
 
 
-_UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])  # click's, or that of typer's own copy
+_UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])  # of click, or typer's copy of it
 
 
 def _end(code: int, text: str) -> NoReturn:

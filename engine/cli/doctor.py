@@ -1,4 +1,4 @@
-"""What this machine has, and what a run on it would use."""
+"""A report of this machine, and of the resources that a run on it would use."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def diagnose() -> dict[str, Any]:
 def _free_disk_here() -> str:
     try:
         return human_bytes(free_disk_bytes(Path.cwd()))
-    except OSError as error:  # the folder is gone, or may not be looked at
+    except OSError as error:  # the folder was deleted, or may not be read
         return f"unknown: the current folder: {os_reason(error)}"

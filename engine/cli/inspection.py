@@ -1,4 +1,4 @@
-"""Commands that look at a run, or at what one would take."""
+"""Commands that show a run, or project what it would need."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Options of the command line: each is declared once, and so is each group that several commands take.
+"""Options of the command line, and groups of options that several commands take; each is declared once.
 
-A command takes a group as one parameter whose type is a dataclass; ``with_groups`` shows typer its fields instead.
+A group is a dataclass, and a command takes it as one parameter. ``with_groups`` shows typer the fields of the group.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class StandinFormat(StrEnum):
     store = "store"
 
 
-# Places are paths or fsspec URLs.
+# A place is a path or an fsspec URL.
 Features = Annotated[str, typer.Option("--features", help="vectors: .bin, .npy, .npz, zarr, Parquet, a store, ...")]
 Out = Annotated[str, typer.Option("--out", help="folder to write, or a URL: s3://bucket/folder")]
 OutFolder = Annotated[str, typer.Option("--out", help="folder to write")]
@@ -75,7 +75,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 @dataclass(frozen=True, kw_only=True)
 class VectorOptions:
-    """How the file of vectors is read."""
+    """How to read the file of vectors."""
 
     dim: Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")] = None
     column: Annotated[str | None, typer.Option("--column", help="column or array that holds the vectors")] = None
@@ -83,7 +83,7 @@ class VectorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsOptions:
-    """Settings: a file or preset, single ones over it, and the seed."""
+    """The settings: a file or preset, single settings that override it, and the seed."""
 
     config: Annotated[
         str | None, typer.Option("--config", help="YAML file or preset, for example star_fc/original")
@@ -94,14 +94,14 @@ class SettingsOptions:
     def load(
         self, zero_vectors: ZeroVectorPolicy | None, method: str | None = None, precision_bias: float | None = None
     ) -> Settings:
-        """Load the settings; options of their own go before ``--set`` and the file."""
+        """Load the settings. The arguments override ``--set``, and ``--set`` overrides the file."""
         named = {"ingest.zero_vectors": zero_vectors and zero_vectors.value, "partition.precision_bias": precision_bias}
         return load_settings(self.config, self.settings, seed=self.seed, method=method, **named)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceOptions:
-    """Where, and with how much, a run works: nothing that changes its result."""
+    """Where a run works and how much it may use; none of this changes its result."""
 
     memory: Memory = None
     threads: Threads = 0
@@ -119,7 +119,7 @@ class ResourceOptions:
     block_rows: Annotated[int, typer.Option("--block-rows", min=0, help="rows per task; 0 = chosen by the plan")] = 0
 
     def load(self, config: str | None = None) -> Resources:
-        """Load the resources; options go before the section ``resources`` of the file ``config``."""
+        """Load the resources. The options override the section ``resources`` of the file ``config``."""
         return load_resources(
             config,
             executor=self.executor and self.executor.value,
@@ -133,7 +133,7 @@ class ResourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringOptions:
-    """What is clustered besides the vectors, and by which method."""
+    """The method, and the inputs of a run besides the vectors."""
 
     model: Annotated[str | None, typer.Option("--model", help="folder written by asterism train")] = None
     labels: Annotated[
@@ -150,7 +150,7 @@ class ClusteringOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeOptions:
-    """The graph, and the settings that decide on its edges."""
+    """The KNN graph, and the settings of a run."""
 
     knn_graph: KnnGraph = None
     zero_vectors: ZeroVectors = None
@@ -169,7 +169,7 @@ class EdgeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class HostOptions:
-    """A compute cluster to project a run for."""
+    """A compute cluster for which ``plan`` projects a run."""
 
     hosts: Annotated[int, typer.Option("--hosts", min=0, help="project for a compute cluster of so many hosts")] = 0
     gpus_per_host: Annotated[int, typer.Option("--gpus-per-host", min=0, help="GPUs of each, as an H100")] = 0
@@ -183,7 +183,7 @@ class HostOptions:
     ] = None
 
     def cluster(self) -> ComputeCluster:
-        """Return the cluster that they describe."""
+        """Return the compute cluster that the options describe."""
         disk = parse_bytes(self.disk_per_host, "--disk-per-host") if self.disk_per_host else 0
         memory = parse_bytes(self.memory_per_host, "--memory-per-host")
         return ComputeCluster(self.hosts, self.gpus_per_host, self.cores_per_host, memory, disk)
@@ -192,7 +192,7 @@ class HostOptions:
 def run_request(
     features: str | None, clustering: ClusteringOptions, edges: EdgeOptions, items_root: list[str] | None = None
 ) -> Request:
-    """Return what ``run`` and ``plan`` ask for."""
+    """Return the request of a run, for ``run`` and ``plan``."""
     return Request(
         features=absolute_place(features) or "",
         model=absolute_place(clustering.model),
@@ -208,19 +208,19 @@ def run_request(
 
 
 def lasting(out: str) -> str:
-    """Return ``out``; raises ``ConfigError`` for memory, because what is written there ends with this process."""
+    """Return ``out``. Raises ``ConfigError`` for ``memory://``, because files there end with this process."""
     if out.startswith("memory://"):
         raise ConfigError(f"--out {out}: what is written there ends with this process; name a folder, or a storage")
     return out
 
 
 def absolute_place(place: str | None) -> str | None:
-    """Return the place as an absolute path or URL, if one is given."""
+    """Return a given place as an absolute path or URL, else ``None``."""
     return None if place is None else absolute(place)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Return ``command`` with the fields of its groups as parameters, because typer knows no groups."""
+    """Return ``command`` with the fields of its groups as parameters, because typer does not know groups."""
 
     @wraps(command)
     def called(**values: Any) -> None:
@@ -233,7 +233,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(of: Callable[..., object]) -> Iterator[Parameter]:
-    """Yield the parameters of a command or group, with the fields of a group in its place."""
+    """Yield the parameters of a command or group, and in the place of a group its fields."""
     hints = get_type_hints(of, include_extras=True)
     for name, parameter in signature(of).parameters.items():
         if is_dataclass(hints[name]):
@@ -243,7 +243,7 @@ def _parameters(of: Callable[..., object]) -> Iterator[Parameter]:
 
 
 def _call(of: Callable[..., Any], values: dict[str, Any]) -> Any:
-    """Call a command, or make a group, with its own of the values."""
+    """Call a command, or make a group, with those of the values that it takes."""
     hints = get_type_hints(of)
     return of(
         **{

@@ -23,7 +23,7 @@ console = PlainConsole()
 
 
 def right(name: str) -> Any:
-    """A column of numbers."""
+    """Return a column of numbers, which are aligned to the right."""
     return Column(name, justify="right")
 
 
@@ -47,7 +47,7 @@ def print_plan(plan: Plan, source: Source, speeds: Mapping[str, float]) -> None:
 
 
 def print_status(folder: str, found: Mapping[str, Any]) -> None:
-    """Print how far each stage of a run is, and what the run took until now."""
+    """Print how far each stage of a run is, and what the run has taken so far."""
     table = Table("stage", *(right(name) for name in ("committed", "tasks", "task seconds", "peak memory")))
     for stage in found["stages"]:
         peak = human_bytes(stage["peak_bytes"]) if stage["peak_bytes"] else ""
@@ -62,7 +62,7 @@ def print_status(folder: str, found: Mapping[str, Any]) -> None:
 
 
 def print_projection(found: Projection) -> None:
-    """What a run would take on a described compute cluster."""
+    """Print what a run would take on the described compute cluster."""
     cluster = found.cluster
     console.say(
         f"{found.num_rows:,} x {found.dim} on {cluster.hosts} hosts, each of {cluster.cores_per_host} cores, "
@@ -95,7 +95,7 @@ def print_projection(found: Projection) -> None:
 
 
 def print_result(place: Place) -> None:
-    """What a finished run says of itself."""
+    """Print the counts, scores and places of a finished run."""
     data = summary.report_data(place.root)
     console.say(
         f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
@@ -110,7 +110,7 @@ def print_result(place: Place) -> None:
 
 
 def print_comparison(rows: Sequence[ComparisonRow], page: Path) -> None:
-    """One line per method, the best pairwise F first; then why some have none."""
+    """Print a line for each method, the best pairwise F first, and why a method has no scores."""
     table = Table("method", *(right(name) for name in ("pairwise F", "BCubed F", "clusters", "train", "run", "memory")))
     for row in sorted(rows, key=lambda row: -row.scores.get("pairwise_f", -1.0)):
         if row.missing:

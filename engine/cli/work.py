@@ -1,4 +1,4 @@
-"""Commands that make something: a store, a model, a run, a comparison, stand-in data."""
+"""Commands that write something: a store, a model, a run, a comparison, stand-in data."""
 
 from __future__ import annotations
 

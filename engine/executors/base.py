@@ -1,7 +1,7 @@
-"""The executor protocol: run tasks somewhere, report each as it ends.
+"""The executor protocol: run tasks and report each as it ends.
 
-An executor may run tasks in any order, anywhere, and more than once: a task is a pure function whose commit is atomic.
-It never decides what to run; the runner does.
+An executor may run tasks in any order, on any host, and more than once, because a task is a pure function whose commit
+is atomic. The runner alone decides what to run.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from engine.storage.manifest import Record
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one attempt at a task ended: with a committed ``record``, or with an ``error``.
+    """The end of one attempt at a task: a committed ``record``, or an ``error``.
 
-    ``retry`` tells whether another attempt can help (a worker died) or not (bad data, a full disk, a bug); ``lost``
-    that the worker went with the task, after ``lost_s`` seconds of it. ``host`` and ``pid`` say where it ran,
-    ``peak_bytes`` the memory of its worker, where that is a process of its own.
+    ``retry``: another attempt can help (a worker died; not bad data, a full disk or a bug). ``lost``: the worker died
+    ``lost_s`` seconds into the task. ``host`` and ``pid`` say where the task ran. ``peak_bytes`` is the memory of the
+    worker, if it is a process of its own.
     """
 
     call: TaskCall
@@ -41,37 +41,37 @@ class Outcome:
 
 
 class Executor(Protocol):
-    """Runs tasks; see ``tests/contracts/test_executors.py`` for what every implementation must keep."""
+    """Runs tasks; ``tests/contracts/test_executors.py`` says what every implementation must keep."""
 
     name: str
 
     @property
     def workers(self) -> int:
-        """Tasks that may run at a time."""
+        """Return the number of tasks that may run at a time."""
         ...
 
     @property
     def workers_asked(self) -> int:
-        """Workers asked for, which one task may share its work out among; 1 if their number is left open."""
+        """Return the number of workers asked for, among which a task may share its work; 1 if the number is open."""
         ...
 
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
-        """Run every call once, yielding outcomes as they end, in any order; bounded work in flight."""
+        """Run every call once and yield outcomes as tasks end, in any order, with a bounded number in flight."""
         ...
 
     def close(self) -> None:
-        """Give back what the executor holds; safe to call twice."""
+        """Release what the executor holds. A second call does nothing."""
         ...
 
 
 def cluster_address() -> str:
-    """Address of the Ray cluster that ``RAY_ADDRESS`` names, as it does in a job; empty where there is none."""
+    """Return the address of the compute cluster that ``RAY_ADDRESS`` names, as in a Ray job; empty if it is not set."""
     address = os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
 
 
 def attempt(call: TaskCall, start_companions: StartCompanions = start_here) -> Outcome:
-    """Run one task in this process and commit it; errors become part of the outcome."""
+    """Run one task in this process and commit it; return errors in the outcome."""
     return replace(_attempt(call, start_companions), host=socket.gethostname(), pid=os.getpid())
 
 

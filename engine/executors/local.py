@@ -1,4 +1,4 @@
-"""The embedded executor: one process, one task at a time, kernels on all cores. No server, no Ray."""
+"""The embedded executor: one process that runs one task at a time, with kernels on all cores."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Leaves secrets out of what is recorded: passwords of URLs, signatures and keys of their queries, Ray's token.
+"""Leave secrets out of messages and records: passwords of URLs, keys and signatures in queries, Ray's token.
 
-A secret may hold any character but white space, so what is masked reaches to the end of the word where it must: better
-too much than a part of a secret.
+A secret may hold any character but white space. If its end is unclear, the mask covers the rest of the word, because
+too much masked is better than a part of a secret shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEADER = re.compile(
 
 
 def masked(value: Any) -> Any:
-    """The same text, list or mapping of plain data, each secret in it replaced by ``***``."""
+    """Return the text, list or mapping of plain data with each secret replaced by ``***``."""
     if isinstance(value, str):
         text = _HEADER.sub(rf"\1{MASK}", _QUERY.sub(rf"\1{MASK}", _WORD.sub(_without_user, value)))
         token = os.environ.get("RAY_AUTH_TOKEN", "")
@@ -35,7 +35,7 @@ def masked(value: Any) -> Any:
 
 
 def holds_secret(url: str) -> bool:
-    """Tell whether a URL has user information, wherever its ``@`` stands, a query or a fragment.
+    """Tell whether a URL has user information (anywhere before an ``@``), a query or a fragment.
 
     An ``@`` after the first slash is taken for part of a file's name unless a colon stands before it.
     """
@@ -47,10 +47,10 @@ def holds_secret(url: str) -> bool:
 
 
 def _without_user(found: re.Match[str]) -> str:
-    """A word with a URL in it, without its user information.
+    """Return a word that holds a URL without the user information of the URL.
 
-    That may hold slashes where it holds a colon: all up to the last ``@`` goes. An ``@`` without a colon before it is
-    masked before the first slash alone, as it is often part of a path.
+    User information with a colon may hold slashes, so everything up to the last ``@`` goes. Without a colon only an
+    ``@`` before the first slash counts, because a later one is often part of a path.
     """
     word = found[0]
     slashes = _SLASHES.search(word)

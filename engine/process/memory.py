@@ -1,4 +1,4 @@
-"""Memory of the process tree, in the one sense used everywhere: summed PSS, file-mapped pages apart."""
+"""Memory of the process tree, measured everywhere as summed PSS without file-mapped pages."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import psutil
 def tree_bytes(pid: int | None = None) -> int:
     """Sum the anonymous and shared-memory PSS of a process and its descendants, in bytes.
 
-    File-mapped pages are the system's cache and do not count. Where the system has no PSS (outside Linux), unique set
-    size stands in.
+    File-mapped pages do not count, because they are the system's cache. A system without PSS (not Linux) gives the
+    unique set size instead.
     """
     try:
         root = psutil.Process(pid or os.getpid())
@@ -43,24 +43,24 @@ def _process_bytes(process: psutil.Process) -> int:
 
 
 def return_unused() -> None:
-    """Give memory that was freed back to the system, where its allocator (glibc) would keep it."""
+    """Give freed memory back to the system, because the allocator (glibc) would keep it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
 
 
 def free_bytes(root: Path = Path("/")) -> int:
-    """Memory that new work may take: what the system calls available, within this process's control groups.
+    """Return the bytes that new work may take: what the system calls available, within this process's control groups.
 
-    ``root``: the folder that ``proc`` and ``sys`` lie in.
+    ``root``: the folder that holds ``proc`` and ``sys``.
     """
     return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups(root)]))
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """What each control group around this process, of version 1 or 2, leaves of its limit.
+    """Yield the bytes that each control group (version 1 or 2) around this process leaves of its limit.
 
-    Pages of files count as left, because the kernel takes them back before it refuses memory.
+    Pages of files count as free, because the kernel takes them back before it refuses memory.
     """
     mounts = root / "sys/fs/cgroup"
     try:
@@ -77,7 +77,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             prefix = "total_"
         else:
             continue
-        # A container sees its own group as the mount, and may be told a path that only its host has.
+        # A container sees its own group as the mount, but may be given a path that exists on its host only.
         for name in {"", *(str(parent) for parent in (PurePosixPath(path), *PurePosixPath(path).parents))}:
             group = mount / name.strip("/")
             limit = min((found for each in limits if (found := _number(group / each)) is not None), default=None)
@@ -96,7 +96,7 @@ def _reclaimable(path: Path, prefix: str) -> int:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; ``None`` for ``max``, no file, or one that holds something else."""
+    """Return the number in a file; ``None`` for ``max``, a missing file, or other content."""
     try:
         text = path.read_text().strip()
     except (OSError, ValueError):
@@ -105,12 +105,12 @@ def _number(path: Path) -> int | None:
 
 
 class PeakMemory:
-    """Samples ``tree_bytes`` on a thread; ``peak_bytes`` is the largest seen since ``reset``."""
+    """Sample ``tree_bytes`` on a thread; ``peak_bytes`` is the largest sample since ``reset``."""
 
     def __init__(self, interval_s: float = 0.25) -> None:
         self.peak_bytes = 0
         self._interval_s = interval_s
-        self._reading = threading.Lock()  # so that no sample begun before a reset counts after it
+        self._reading = threading.Lock()  # so that a sample begun before a reset does not count after it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
 
@@ -125,7 +125,7 @@ class PeakMemory:
         self._thread.join()
 
     def reset(self) -> None:
-        """Start a new peak from the present use."""
+        """Start a new peak at the current use."""
         with self._reading:
             self.peak_bytes = tree_bytes()
 
@@ -142,5 +142,5 @@ class PeakMemory:
             started = time.perf_counter()
             with self._reading:
                 self.peak_bytes = max(self.peak_bytes, tree_bytes())
-            # The system walks every mapped page to answer: never spend more than a twentieth of the time on it.
+            # The system walks every mapped page for a sample, so sampling takes at most a twentieth of the time.
             pause = max(self._interval_s, 20 * (time.perf_counter() - started))

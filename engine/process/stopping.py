@@ -1,11 +1,11 @@
-"""How a command ends when it is told to stop: with one line, without a traceback, within about a second.
+"""End a command that is told to stop: with one line, without a traceback, within about a second.
 
-Ctrl-C, SIGTERM and the end of the terminal interrupt the main thread, which then gives back what it holds: temporary
-files, locks, leases, worker processes. A thread of its own says the line and ends the process when that is done, or
-after ``GRACE_S``, because the main thread may be in a long computation that no exception reaches. Nothing is lost by
-that: a kill may come at any moment, and what is committed survives it.
+Ctrl-C, SIGTERM and the end of the terminal interrupt the main thread, which then releases temporary files, locks,
+leases and worker processes. A second thread prints the line. It ends the process when the main thread is done, or after
+``GRACE_S``, because the main thread may be in a long computation that no exception reaches. Nothing is lost, because
+committed work survives a kill at any moment.
 
-This module loads in no time, so that an entry point can call ``stop_cleanly`` before it loads the engine.
+This module imports no library, so that an entry point can call ``stop_cleanly`` before it loads the engine.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINE = "asterism: stopped; what was committed is kept, run the same command again to resume"
-GRACE_S = 1.0  # that the main thread has to give back what it holds
-CODES = {128 + number for number in SIGNALS}  # exit codes of a process that was told to stop
+GRACE_S = 1.0  # time for the main thread to release what it holds
+CODES = {128 + number for number in SIGNALS}  # exit codes of a stopped process
 
-_SHOW_CURSOR = "\n\x1b[?25h"  # progress bars may have hidden it
+_SHOW_CURSOR = "\n\x1b[?25h"  # because a progress bar may have hidden it
 _temporaries: set[Path] = set()
 
 
 def stop_cleanly(*, silent: bool = False) -> None:
-    """From now on end this process as the module says; for the main thread of an entry point, once.
+    """End this process as the module says from now on. The main thread of an entry point calls it once.
 
-    The exit code is 128 and the signal's number. Signals that the parent ignores (``nohup``) stay ignored. ``silent``:
-    say no line, because the parent says it.
+    The exit code is 128 plus the signal's number. Signals that the parent ignores (``nohup``) stay ignored. ``silent``:
+    print no line, because the parent prints it.
     """
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     reading, writing = os.pipe()
@@ -43,7 +43,7 @@ def stop_cleanly(*, silent: bool = False) -> None:
     announcing, announced, interrupted, given_back = threading.RLock(), threading.Event(), [], threading.Event()
 
     def announce() -> None:
-        """Say the line and close the standard error, once: what is printed while all is given back is of no use."""
+        """Print the line and close standard error, once, because later messages would only tell of the interruption."""
         with announcing, suppress(OSError):
             if announced.is_set():
                 return
@@ -57,18 +57,18 @@ def stop_cleanly(*, silent: bool = False) -> None:
         _ignore(handled)
         announce()
         interrupted.append(number)
-        if len(interrupted) == 1:  # a second one, that came before they were ignored, finds the first at work
+        if len(interrupted) == 1:  # a second signal may come before signals are ignored
             raise KeyboardInterrupt
 
     def is_told(wait_s: float | None) -> bool:
-        """Tell whether a signal is there that was not read yet."""
+        """Tell whether a signal has arrived that was not read yet."""
         return bool(select.select([reading], [], [], wait_s)[0])
 
     def watch() -> None:
         number = 0
-        while number not in handled:  # others are of a library
+        while number not in handled:  # a library may use other signals
             is_told(None)
-            with announcing:  # so that what is read is announced
+            with announcing:  # so that a signal is announced as soon as it is read
                 number = os.read(reading, 1)[0]
                 if number in handled:
                     announce()
@@ -84,14 +84,14 @@ def stop_cleanly(*, silent: bool = False) -> None:
 
     def finish() -> None:
         with suppress(KeyboardInterrupt):
-            _ignore(handled)  # all is done
+            _ignore(handled)  # the work is done
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        while is_stopping():  # also where a library has handled the signal instead
+        while is_stopping():  # also if a library has handled the signal instead
             given_back.set()
-            time.sleep(0.01)  # for the end
+            time.sleep(0.01)  # until the other thread ends the process
 
-    # The system writes the signal's number there at once, whatever the main thread is doing.
+    # The system writes the signal's number into the pipe at once, whatever the main thread is doing.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=watch, name="stopping", daemon=True).start()
     atexit.register(finish)
@@ -101,7 +101,7 @@ def stop_cleanly(*, silent: bool = False) -> None:
 
 @contextmanager
 def temporary(path: Path) -> Iterator[Path]:
-    """Delete a temporary file at the end, if it is still there, also where the process is told to stop meanwhile."""
+    """Delete a temporary file at the end of the block, also if the process is told to stop inside the block."""
     _temporaries.add(path)
     try:
         yield path

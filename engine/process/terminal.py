@@ -1,7 +1,7 @@
-"""What is printed: names and messages as they are, with nothing in them that a terminal would obey.
+"""Print names and messages unchanged, except for characters that a terminal would obey.
 
-Paths, items and messages may hold any character: square brackets, which Rich takes for markup; escape sequences, which
-move the cursor or change what is shown; bytes that are no UTF-8, which Python keeps as surrogates and cannot print.
+Paths, items and messages may hold any character. Rich takes square brackets for markup. A terminal obeys escape
+sequences. Python keeps bytes that are not UTF-8 as surrogates, which it cannot print.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-# Format characters that turn the direction of the text after them; the others (joiners, marks) are part of scripts.
+# Format characters that change the direction of the text; other format characters (joiners, marks) belong to scripts.
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _HIDDEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, line and paragraph separators
 
 
 def shown(text: object) -> str:
-    """The text on one line, its control characters written as escapes; a byte that is no UTF-8 as ``\\xff``."""
+    """Return the text on one line; control characters and bytes that are not UTF-8 become escapes (``\\xff``)."""
     plain = str(text)
     return plain if plain.isascii() and plain.isprintable() else "".join(map(_shown_character, plain))
 
 
 def shown_lines(text: object) -> str:
-    """As ``shown``, but lines stay lines; those after the first are indented, so that none passes for a new message."""
+    """Apply ``shown`` to each line; indent all but the first, so that a line cannot pass for a new message."""
     return "\n  ".join(shown(line) for line in str(text).split("\n"))
 
 
 class PlainConsole(Console):
-    """A console for text that is no markup: what it prints, cells of tables too, has its controls as escapes."""
+    """A console that prints plain text, not markup, and prints control characters as escapes, also in tables."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -45,7 +45,7 @@ class PlainConsole(Console):
 
 
 def let_every_name_be_printed() -> None:
-    """Have standard output and errors write what their encoding lacks as escapes, instead of failing."""
+    """Let standard output and errors print a character that their encoding lacks as an escape, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Ray's token: made for what is started here, asked for before a cluster is joined.
+"""Ray's token: made for a Ray that this process starts, and required before it joins a cluster.
 
 Whoever reaches the ports of a Ray cluster without a token can run any program on its hosts.
 """
@@ -18,25 +18,25 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 
 
 def token_file() -> Path:
-    """The file that Ray reads its token from where the environment has none."""
+    """Return the file from which Ray reads its token if the environment has none."""
     return Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
 
 
 def require_token() -> None:
-    """Have a Ray that this process starts take tasks only from who has its token, whatever the environment says.
+    """Make a Ray that this process starts require its token, whatever the environment says.
 
-    The token is one of its own, in memory only, unless one that is secret is configured. Else any user of this machine
-    could run programs as this one.
+    Without one, any user of this machine could run programs as this user. A configured token is used if no other user
+    can read it; else this function makes a token, which stays in memory.
     """
     if not os.environ.get(TOKEN, "").strip() and not _is_secret(token_file()):
         os.environ[TOKEN] = secrets.token_hex(32)
     os.environ[MODE] = "token"
-    Config.initialize("")  # Ray read the environment when it was imported
+    Config.initialize("")  # because Ray read the environment when it was imported
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _is_secret(path: Path) -> bool:
-    """Tell whether a file holds a token that its owner, this user, alone can read."""
+    """Tell whether a file holds a token and belongs to this user, and no other user can read it."""
     try:
         found = path.stat()
     except OSError:
@@ -46,11 +46,9 @@ def _is_secret(path: Path) -> bool:
 
 
 def check_token(address: str) -> None:
-    """Refuse an address of no cluster, one without token authentication, and a token that others can read.
+    """Raise ``ConfigError`` for an address that is no cluster's, for no token, and for a token that others can read.
 
-    The cluster itself is not asked: one started without a token takes no workers from a driver that has one.
-
-    Raises ``ConfigError`` that says what to set.
+    The cluster itself is not asked, because a cluster without a token takes no workers from a driver that has one.
     """
     if address.startswith(("http://", "https://")):
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Companions of a task as Ray actors, spread over the hosts.
 
-The worker that runs the task owns them: they end with the task, and with that worker if it dies. They reserve no core,
-for they work while their task waits or works with them, in places that a stage of one task leaves idle.
+The worker that runs the task owns them, so they end with the task, or with the worker if it dies. They reserve no core,
+because they use the cores that a stage of one task leaves idle.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class Companion:
         self._made: Any = None
 
     def make(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Make the object; apart from starting the actor, so that its errors are told from the actor's death."""
+        """Make the object. This is not the actor's ``__init__``, so that its errors differ from the actor's death."""
         self._made = resolve(name)(*arguments)
 
     def call(self, method: str, parts: int, *arguments: Any) -> Any:
-        """Call a method; one part alone is handed back without its list, as Ray takes it."""
+        """Call a method. A single part is returned without its list, as Ray expects."""
         result = getattr(self._made, method)(*arguments)
         return result[0] if parts == 1 else result
 
 
 class RayCompanions:
-    """See ``engine.storage.companions.Companions``; promises are Ray's references, which pass between actors."""
+    """``Companions`` whose promises are Ray's references, which pass between actors."""
 
     def __init__(
         self, name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool, *, threads: int, num_gpus: float
@@ -69,9 +69,9 @@ class RayCompanions:
         return [promise] if parts == 1 else promise
 
     def wait(self, promises: Sequence[Any]) -> list[Any]:
-        """Wait for what was promised; see ``Companions``."""
+        """Wait for the promises; see ``Companions``."""
         try:
-            return [ray.get(promise) for promise in promises]  # of several errors, always the first one's
+            return [ray.get(promise) for promise in promises]  # of several errors always the first
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if not isinstance(cause, RayError):

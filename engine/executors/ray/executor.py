@@ -1,4 +1,4 @@
-"""The Ray executor: one task at a time on each actor, as many actors as there is room for, dead ones replaced."""
+"""The Ray executor: each actor runs one task at a time, and a dead actor is replaced."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from engine.units import human_bytes
 
 START_ATTEMPTS = 6
 POLL_S = 5.0
-NO_ROOM_S = 20.0  # an actor that waited so long for a host has none
-STARTS = 4  # actors that may wait for a host at a time, where more would be used than the cluster has room for
-MEMORY_STEP = 1 << 30  # so that stages that need about as much share their actors
+NO_ROOM_S = 20.0  # after this wait an actor counts as having no host
+STARTS = 4  # actors that may wait for a host at a time, if their number is left to the cluster
+MEMORY_STEP = 1 << 30  # memory is rounded up to it, so that stages of similar needs share actors
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Slot:
-    """An actor, from when it is asked for: what tells that it has started, until it has; the call under way on it."""
+    """An actor from the moment it is requested. ``starting``: a reference until it has started. ``call``: its task."""
 
     actor: Any
     size: WorkerSize
@@ -45,12 +45,11 @@ class _Slot:
 class RayExecutor:
     """Runs tasks on ``workers`` actors of ``threads`` cores each; see ``engine.executors.base.Executor``.
 
-    With ``workers`` 0 there are as many as the cluster holds: a few more are always asked for than have started, while
-    there is work for them, so that a host that joins gets work (or is made, where the cluster scales itself), and one
-    that goes leaves fewer. Nothing starts before the first ``run``. Calls travel as names of files and small
-    parameters, never as arrays. On a cluster each actor asks for the memory that the plan projects for its task.
-    With ``device`` "cuda" each actor gets ``gpus`` (0: a GPU, or an equal share of one where there are fewer GPUs than
-    ``workers``); ``custom`` resources are asked for as they are.
+    With ``workers`` 0 there are as many actors as the cluster holds. While there is work, a few more are requested than
+    have started, so that a host that joins gets work, and a cluster that scales itself adds hosts. Nothing starts
+    before the first ``run``. A call holds names of files and small parameters, never arrays. On a cluster each actor
+    requests the memory that the plan projects for its task. With ``device`` "cuda" each actor gets ``gpus`` (0: one
+    GPU, or an equal share if there are fewer GPUs than ``workers``). ``custom`` resources are requested unchanged.
     """
 
     name = "ray"
@@ -81,12 +80,12 @@ class RayExecutor:
 
     @property
     def workers(self) -> int:
-        """Actors asked for, or where that is left to the cluster, those there are."""
+        """Return the number of actors asked for, or, if that is left to the cluster, the number that exist."""
         return self._asked or len(self._slots)
 
     @property
     def workers_asked(self) -> int:
-        """What a training's weights may hang on: never the number of hosts that happen to be there."""
+        """Return the number asked for, or 1. A training's weights may depend on it, but not on the hosts that exist."""
         return self._asked or 1
 
     def run(self, calls: Sequence[TaskCall]) -> Iterator[Outcome]:
@@ -95,12 +94,12 @@ class RayExecutor:
             return
         self._connect()
         assert self._metrics is not None
-        # A run that a caller left without closing it must neither go on beside this one nor end this one's actors.
+        # An earlier run that its caller left open must not go on beside this one, nor end the actors of this one.
         self._discard_busy()
         self._runs += 1
         this_run = self._runs
         size = self._size(calls)
-        if size.gpus and calls[0].workers > 1:  # its companions need the GPUs of the others
+        if size.gpus and calls[0].workers > 1:  # the companions need the GPUs of the other actors
             for slot in self._slots[1:]:
                 self._discard(slot)
         waiting = deque(calls)
@@ -153,7 +152,7 @@ class RayExecutor:
                 self._pending[slot.actor.run.remote(slot.call)] = slot
 
     def _grow(self, num_waiting: int, size: WorkerSize) -> None:
-        """Ask for as many actors as there are calls without one, as far as there may be more."""
+        """Request an actor for each call that has none, within the limit on actors."""
         starting = sum(slot.starting is not None for slot in self._slots)
         room = self._asked - len(self._slots) if self._asked else max(STARTS, len(self._slots) - starting) - starting
         for _ in range(min(num_waiting - starting, room)):
@@ -163,14 +162,14 @@ class RayExecutor:
             self._slots.append(slot)
 
     def _wait(self) -> list[Any]:
-        """References that are ready: at least one, unless none is within the time between two looks."""
+        """Return the references that are ready, or none after ``POLL_S``."""
         done, _ = ray.wait(list(self._pending), num_returns=1, timeout=POLL_S)
         if done:
             done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         return list(done)
 
     def _collect(self, done: Sequence[Any]) -> tuple[list[Outcome], list[RayError], bool]:
-        """Outcomes of the calls that ended; why actors ended before they had started; whether any started."""
+        """Return outcomes of ended calls, errors of actors that died before they started, and whether any started."""
         outcomes: list[Outcome] = []
         lost_starts: list[RayError] = []
         started = False
@@ -208,8 +207,8 @@ class RayExecutor:
         self._metrics = self._metrics or Metrics()
 
     def _size(self, calls: Sequence[TaskCall]) -> WorkerSize:
-        """What a worker for these calls asks for; actors that are too small for them end, and those far too large."""
-        # An embedded Ray has this machine's memory, which the plan has shared out among the workers already.
+        """Return the size of a worker for these calls; end actors that are too small or far too large for them."""
+        # An embedded Ray has this machine's memory, which the plan has already divided among the workers.
         asked = 0 if self._started_ray else max(call.memory_bytes for call in calls)
         size = WorkerSize(self._threads, self._gpus_each(), -(-asked // MEMORY_STEP) * MEMORY_STEP, self._custom)
         for slot in list(self._slots):
@@ -239,7 +238,7 @@ class RayExecutor:
                 self._discard(slot)
 
     def _discard_waiting(self) -> None:
-        """End actors that no host has room for, lest they ask for hosts that have nothing to do."""
+        """End actors that no host has room for, because they would make the cluster add hosts without work."""
         for slot in list(self._slots):
             if slot.starting is not None and time.monotonic() - slot.since > NO_ROOM_S:
                 self._discard(slot)
@@ -252,7 +251,7 @@ class RayExecutor:
 
 
 def _offered() -> str:
-    """Word what the cluster's hosts have, equal ones together."""
+    """Describe the resources of the cluster's hosts, with equal hosts together."""
     hosts: dict[str, int] = {}
     for node in ray.nodes():
         if node["Alive"]:

@@ -1,4 +1,4 @@
-"""What Ray's Prometheus endpoints show of a run: counters by stage, named ``ray_asterism_...``."""
+"""Counters of a run by stage for Ray's Prometheus endpoints, named ``ray_asterism_...``."""
 
 from __future__ import annotations
 

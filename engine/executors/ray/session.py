@@ -1,4 +1,4 @@
-"""Reaching Ray: the cluster that is there, or an embedded one of this machine."""
+"""Connect to Ray: to an existing cluster, or to an embedded one on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Read when ray is imported: send no usage reports; leave CUDA_VISIBLE_DEVICES alone for actors without a GPU.
+# Ray reads these when it is imported. It sends no usage reports, and keeps CUDA_VISIBLE_DEVICES for actors without GPU.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -23,17 +23,17 @@ from engine.executors.base import cluster_address
 from engine.executors.ray.authentication import check_token, require_token
 from engine.process.import_path import needed_path
 
-# Calls and records are small, and almost all data goes through storage: the object store stays small, and what
-# companions exchange beyond it Ray spills to disk.
+# The object store is small, because calls and records are small and almost all data goes through storage. If companions
+# exchange more than it holds, Ray spills it to disk.
 OBJECT_STORE_BYTES = 256 << 20
 REACH_TIMEOUT_S = 60.0
-START_TIMEOUT_S = 600.0  # of an actor: new hosts of a cluster that grows need minutes
+START_TIMEOUT_S = 600.0  # of an actor, because a new host of a growing cluster needs minutes
 
 
 def connect(num_cpus: int, num_gpus: int) -> bool:
-    """Use the session of this process, or the cluster ``RAY_ADDRESS`` names (a job's own), else start one here.
+    """Use the session of this process, else the cluster that ``RAY_ADDRESS`` names (as in a job), else start Ray here.
 
-    Returns whether one was started, and so has to be shut down by the caller. Raises ``TaskFailed``, and
+    Returns whether Ray was started here; the caller then has to shut it down. Raises ``TaskFailed``, and
     ``ConfigError`` for a cluster without authentication.
     """
     if ray.is_initialized():
@@ -48,7 +48,7 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
             start_embedded(num_cpus, num_gpus)
     except EngineError:
         raise
-    except Exception as error:  # Ray raises the bare class for a part that did not come up in time
+    except Exception as error:  # Ray raises a bare Exception if one of its parts did not start in time
         ray.shutdown()
         what = "did not start"
         if address:
@@ -60,7 +60,7 @@ def connect(num_cpus: int, num_gpus: int) -> bool:
 
 
 class _Job(JobConfig):  # type: ignore[misc]
-    """A job whose workers do not import from the folder that the driver was started in, as Ray would have them."""
+    """A job whose workers do not import from the driver's current folder, which is Ray's default."""
 
     def _serialize(self) -> Any:
         path = self._py_driver_sys_path
@@ -70,7 +70,7 @@ class _Job(JobConfig):  # type: ignore[misc]
 
 
 def _check_reachable(address: str) -> None:
-    """Find out in bounded time that nothing listens at ``host:port``; Ray would try for a quarter of an hour."""
+    """Raise ``OSError`` if nothing listens at ``host:port`` for ``REACH_TIMEOUT_S``; Ray would try for 15 minutes."""
     host, _, port = address.rpartition(":")
     limit = time.monotonic() + REACH_TIMEOUT_S
     while host and port.isdigit():
@@ -84,9 +84,9 @@ def _check_reachable(address: str) -> None:
 
 
 def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
-    """Start Ray for this process alone: on loopback, with a token of its own, no dashboard, a small object store.
+    """Start Ray for this process alone: on loopback, with a token, without a dashboard, with a small object store.
 
-    It ends with ``ray.shutdown()`` or with the process.
+    Ray ends with ``ray.shutdown()`` or with the process.
     """
     require_token()
     with on_loopback():
@@ -104,9 +104,9 @@ def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Let what Ray starts meanwhile open its ports on loopback and on no other interface.
+    """Let processes that Ray starts inside the block open ports on loopback only.
 
-    Ray does so by itself on systems where it supports no clusters; an address of 127.0.0.1 it replaces by another.
+    The switch makes Ray behave as on systems where it supports no clusters. Ray would replace an address of 127.0.0.1.
     """
     held = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -1,4 +1,4 @@
-"""The threads that an actor's libraries may use."""
+"""A limit on the threads of an actor's libraries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def limit_threads(threads: int) -> None:
-    """Hold this process to so many: libraries loaded later read the variables, those already loaded are told."""
+    """Limit the libraries of this process: those loaded later by environment variables, those loaded now by calls."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     threadpool_limits(limits=threads)

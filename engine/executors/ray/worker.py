@@ -1,7 +1,7 @@
-"""The actor that runs tasks, and how an attempt travels back from it.
+"""The actor that runs tasks, and the reply that it sends back for each attempt.
 
-An actor keeps mapped arrays, indexes and models between tasks (``engine.storage.context.hold``). It owns nothing that
-storage does not have, so one that died is replaced by a fresh one.
+An actor keeps mapped arrays, indexes and models between tasks (``engine.storage.context.hold``). Storage has everything
+that an actor holds, so a fresh actor can replace a dead one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.units import human_bytes
 
 @dataclass(frozen=True)
 class WorkerSize:
-    """What each worker asks of Ray; ``custom`` are resources that hosts were started with by name."""
+    """The resources that each worker requests from Ray; ``custom`` are named resources of the hosts."""
 
     threads: int
     gpus: float = 0.0
@@ -42,7 +42,7 @@ class WorkerSize:
 
 @dataclass(frozen=True)
 class Reply:
-    """An ``Outcome`` without its call, its error as the chain of causes (pickling an exception drops them)."""
+    """An ``Outcome`` without its call. Its error is the list of causes, because pickling an exception drops them."""
 
     record: Record | None
     errors: tuple[BaseException, ...]
@@ -81,7 +81,7 @@ class TaskRunner:
         self._start_companions = partial(RayCompanions, threads=threads, num_gpus=num_gpus)
 
     def ready(self) -> tuple[str, int]:
-        """Return once the actor has started: its host and process."""
+        """Return the host and process of the actor, once it has started."""
         return socket.gethostname(), os.getpid()
 
     def run(self, call: TaskCall) -> Reply:
@@ -92,9 +92,9 @@ class TaskRunner:
 
 
 def make_actor(size: WorkerSize) -> ray.actor.ActorHandle:
-    """Start an actor on a host with room, spread over hosts; it waits in Ray for one where there is none.
+    """Start an actor, spread over the hosts with room; it waits in Ray until a host has room.
 
-    It is not restarted by Ray: the executor replaces it and runs its task again.
+    Ray does not restart a dead actor, because the executor replaces it and runs its task again.
     """
     actor_class = ray.remote(
         num_cpus=size.threads,
@@ -109,7 +109,7 @@ def make_actor(size: WorkerSize) -> ray.actor.ActorHandle:
 
 
 def portable(error: BaseException) -> BaseException:
-    """The error itself if it survives the way between processes, else a ``RuntimeError`` that says the same."""
+    """Return the error if it can be pickled and unpickled, else a ``RuntimeError`` with the same text."""
     try:
         cloudpickle.loads(cloudpickle.dumps(error))
     except Exception:

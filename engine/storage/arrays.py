@@ -1,7 +1,7 @@
-"""Row-chunked zarr v3 arrays, uncompressed, so that a chunk file is its bytes.
+"""Uncompressed zarr v3 arrays in chunks of rows, so that a chunk file holds the rows' bytes.
 
-Any zarr reader opens them. A task writes whole chunks of ``CHUNK_ROWS`` rows, each an atomic file; readers get one
-contiguous read-only array, mapped over the chunk files without a copy, for kernels that gather rows at random.
+Any zarr reader opens them. A task writes whole chunks of ``CHUNK_ROWS`` rows, each as an atomic file. A reader maps the
+chunk files as one contiguous read-only array, without a copy, because kernels gather rows at random.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> OutputFile:
-    """Write the zarr metadata of an array unless it is there already (safe from several processes)."""
+    """Write the zarr metadata of an array unless it exists. Several processes may do so at once."""
     path = folder / name / "zarr.json"
     store = zarr.storage.MemoryStore()
     zarr.create_array(
@@ -53,9 +53,9 @@ def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLi
 
 
 def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[OutputFile]:
-    """Write rows from global row ``start`` (a multiple of ``CHUNK_ROWS``) as whole chunks; the last may be short.
+    """Write rows from global row ``start`` (a multiple of ``CHUNK_ROWS``) as whole chunks.
 
-    Only the array's last chunk may be incomplete; it is padded with zeros on disk, as zarr does.
+    Only the array's last chunk may be short; on disk it is padded with zeros, as zarr does.
     """
     shape, dtype = _metadata(folder / name)
     stop = start + len(rows)
@@ -77,8 +77,8 @@ def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[Ou
 def map_array(folder: Path, name: str) -> np.ndarray:
     """Map a complete array read-only as one contiguous ndarray, without copying.
 
-    Raises ``DataError`` if a chunk is missing or of the wrong size. The pages are file-mapped: they are the system's
-    cache, not the process's memory.
+    Raises ``DataError`` if a chunk is missing or has the wrong size. The pages are file-mapped, so they count as the
+    system's cache and not as memory of the process.
     """
     shape, dtype = _metadata(folder / name)
     row_bytes = prod(shape[1:]) * dtype.itemsize
@@ -86,7 +86,7 @@ def map_array(folder: Path, name: str) -> np.ndarray:
     num_chunks = -(-shape[0] // CHUNK_ROWS)
     suffix = "/0" * (len(shape) - 1)
     paths = []
-    for number in range(num_chunks):  # the first that is missing ends a promise of very many
+    for number in range(num_chunks):  # stops at the first missing chunk, because damaged metadata may promise very many
         paths.append(folder / name / f"c/{number}{suffix}")
         if not paths[-1].is_file() or paths[-1].stat().st_size != chunk_bytes:
             raise DataError(f"{paths[-1]}: missing or truncated chunk, expected {chunk_bytes:,} bytes; resume the run")
@@ -127,7 +127,7 @@ def _check(address: int | None, path: Path) -> int:
 
 
 class _Metadata(BaseModel):
-    """What is read of ``zarr.json``; zarr writes more."""
+    """The keys of ``zarr.json`` that are read; zarr writes more."""
 
     model_config = ConfigDict(strict=True)
 

@@ -1,7 +1,7 @@
-"""Helpers of one task: objects that it starts, has work at the same time as itself, and gives back when it ends.
+"""Companions: helper objects that a task starts, that work beside it, and that end with it.
 
-A companion is made of a class named ``"module:Class"`` and plain arguments. It owns nothing that storage does not have:
-if one dies the task fails with a ``ConnectionError``, which is worth another attempt, and starts anew.
+A companion is an object of the class named ``"module:Class"``, made with plain arguments. Storage has everything that a
+companion holds. If a companion dies, the task fails with a ``ConnectionError`` and is tried again.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any, Protocol
 
 
 class Companions(Protocol):
-    """The companions of a task, by number; see ``tests/contracts/test_executors.py`` for what they keep."""
+    """The companions of a task, by number; ``tests/contracts/test_executors.py`` says what they must keep."""
 
     def __len__(self) -> int: ...
 
     def begin(self, number: int, method: str, *arguments: Any, parts: int = 0) -> Any:
-        """Begin a call of companion ``number`` and return a promise; a companion's calls run in the order begun.
+        """Begin a call of companion ``number`` and return a promise. A companion runs its calls in the order begun.
 
-        With ``parts`` the method returns a list of so many, and a promise of each comes back. Arguments may be
-        promises: what was promised then travels between the companions, not through the task.
+        With ``parts`` the method returns a list of that length, and this returns a list of promises. An argument may be
+        a promise; the promised value then travels between the companions and not through the task.
         """
         ...
 
     def wait(self, promises: Sequence[Any]) -> list[Any]:
-        """What was promised, in order; raises what a method raised, ``ConnectionError`` if its companion died."""
+        """Return the promised values in order; raise a method's error, or ``ConnectionError`` if a companion died."""
         ...
 
     def close(self) -> None:
-        """End the companions; safe to call twice."""
+        """End the companions. A second call does nothing."""
         ...
 
 
@@ -37,7 +37,7 @@ StartCompanions = Callable[[str, Sequence[tuple[Any, ...]], bool], Companions]
 
 
 class CompanionsHere:
-    """Companions in this process, called in turn: a promise is the result itself."""
+    """Companions in this process. A call runs at once, and its promise is the result."""
 
     def __init__(self, companions: Sequence[Any]) -> None:
         self._companions = list(companions)
@@ -50,7 +50,7 @@ class CompanionsHere:
         return getattr(self._companions[number], method)(*arguments)
 
     def wait(self, promises: Sequence[Any]) -> list[Any]:
-        """What the calls returned."""
+        """Return the results."""
         return list(promises)
 
     def close(self) -> None:
@@ -59,15 +59,15 @@ class CompanionsHere:
 
 
 def start_here(name: str, arguments: Sequence[tuple[Any, ...]], on_device: bool = False) -> CompanionsHere:
-    """Make a companion of each tuple of arguments in this process, which has what GPU there is."""
+    """Make a companion of each tuple of arguments in this process, which has the GPU if there is one."""
     made = resolve(name)
     return CompanionsHere([made(*given) for given in arguments])
 
 
 def exchange(companions: Companions, give: str, take: str) -> list[Any]:
-    """Have each companion ``give`` a message for every one, and each ``take`` those for it, in the givers' order.
+    """Call ``give`` of every companion for a message to each, then ``take`` of each with its messages, by giver.
 
-    Returns what the takes returned. All have given before any has taken.
+    Returns the results of the ``take`` calls. Every ``give`` ends before the first ``take`` begins.
     """
     count = len(companions)
     given = [companions.begin(number, give, parts=count) for number in range(count)]

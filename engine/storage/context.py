@@ -1,4 +1,4 @@
-"""What a task sees: its parameters, its inputs, and one way to write outputs that end up in its commit record."""
+"""The context of a task: its parameters, its inputs, and the writers of outputs for its commit record."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from engine.storage.remote import in_use, is_url, local_copy, original_names
 
 T = TypeVar("T")
 PROGRESS_FILE = "progress.json"
-PUBLISH_S = 5.0  # between reports of a task to a run's URL
+PUBLISH_S = 5.0  # time between two reports of a task to a run's URL
 
 
 @dataclass(frozen=True)
 class TaskCall:
-    """Everything a worker needs to run one task; plain data, so that any executor can send it.
+    """Everything that a worker needs to run one task, as plain data, so that any executor can send it.
 
-    ``memory_bytes``: what the plan projects for the worker's process; 0 where nothing was projected.
+    ``memory_bytes``: memory that the plan projects for the worker's process; 0 if it projects none.
     """
 
     function: str
@@ -48,16 +48,16 @@ class TaskCall:
     threads: int
     device: str
     memory_bytes: int = 0
-    workers: int = 1  # among which the task may share its work out, itself one of them
-    step: Any = None  # the declared step that the task is of, which ``function`` runs
+    workers: int = 1  # among which the task may divide its work, its own worker included
+    step: Any = None  # the declared step of the task, which ``function`` runs
 
 
 @dataclass
 class TaskContext:
-    """Handed to a task function; collects the outputs it writes.
+    """The argument of a task function. It collects the outputs that the function writes.
 
-    ``call`` has paths of this host, ``sent`` the call's own addresses, which companions are given: they may be on
-    another.
+    ``call`` has paths of this host. ``sent`` has the addresses that were sent; companions get it, because they may be
+    on another host.
     """
 
     call: TaskCall
@@ -85,11 +85,11 @@ class TaskContext:
         return Path(self.call.folder)
 
     def input(self, name: str) -> Path:
-        """Folder of a named input stage."""
+        """Return the folder of a named input stage."""
         return Path(self.call.inputs[name])
 
     def array(self, name: str, array: str) -> np.ndarray:
-        """Map an input stage's array, read-only; held by the process between tasks."""
+        """Map an array of an input stage, read-only; the process keeps the map between tasks."""
         folder = self.input(name)
         return hold(("array", str(folder), array), lambda: arrays.map_array(folder, array))
 
@@ -97,10 +97,10 @@ class TaskContext:
     def companions(
         self, name: str, arguments: Sequence[tuple[Any, ...]], *, on_device: bool = False
     ) -> Iterator[Companions]:
-        """Helpers of the class ``"module:Class"``, one of each tuple of plain arguments, until the block ends.
+        """Start companions of the class ``"module:Class"``, one for each tuple of plain arguments, for the block.
 
-        They are where the executor places them: in this process, or in others and on other hosts; those ``on_device``
-        each with as much of a GPU as a worker has.
+        The executor places them in this process, or in other processes and on other hosts. With ``on_device`` each gets
+        as much of a GPU as a worker has.
         """
         started = self.start_companions(name, arguments, on_device)
         try:
@@ -109,7 +109,7 @@ class TaskContext:
             started.close()
 
     def write_rows(self, array: str, rows: np.ndarray, dtype: DTypeLike, num_rows: int | None = None) -> None:
-        """Write this task's rows of an output array that has ``num_rows`` (default: the stage's) rows in all."""
+        """Write this task's rows of an output array of ``num_rows`` rows (default: those of the stage)."""
         self.create_rows(array, rows.shape[1:], dtype, num_rows)
         start = 0 if num_rows is not None else self.call.start
         self.outputs += arrays.write_rows(self.folder, array, start, rows)
@@ -117,10 +117,10 @@ class TaskContext:
     def create_rows(
         self, array: str, row_shape: tuple[int, ...], dtype: DTypeLike, num_rows: int | None = None
     ) -> None:
-        """Make an output array without rows yet, for ``arrays.write_rows``; ``write_rows`` does both."""
+        """Make an output array without rows, for ``arrays.write_rows``; ``write_rows`` does both."""
         shape = (self.call.num_rows if num_rows is None else num_rows, *row_shape)
         metadata = arrays.create_array(self.folder, array, shape, dtype)
-        # One record answers for the metadata, so that damage to it costs one task.
+        # Only one record lists the metadata, so that damage to it costs one task.
         self.outputs += [metadata] if num_rows is not None or self.call.start == 0 else []
 
     def write_table(self, table: str, columns: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ class TaskContext:
         self.write_file(f"{name}.npy", lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
 
     def write_npy_parts(self, name: str, parts: Iterable[np.ndarray], num_rows: int, dtype: DTypeLike) -> None:
-        """Write a one-dimensional array given in parts, of which one at a time is held: the bytes of ``write_npy``."""
+        """Write the bytes of ``write_npy`` for a one-dimensional array given in parts; hold one part at a time."""
 
         def write(stream: Any) -> None:
             header = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype)) | {"shape": (num_rows,)}
@@ -150,7 +150,7 @@ class TaskContext:
         self.write_file(f"{name}.npy", write)
 
     def report(self, fraction: float, text: str = "") -> None:
-        """Report progress inside a long task (0..1), at most twice a second; anyone who sees the folder can read it."""
+        """Report progress inside a long task (0..1), at most twice a second, in a file of the stage's folder."""
         now = time.monotonic()
         if now - self._reported >= 0.5:
             self._reported = now
@@ -160,22 +160,22 @@ class TaskContext:
                 self.place.publish(self.folder / PROGRESS_FILE)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write an output of plain data, as ``name.json``."""
+        """Write plain data as the output ``name.json``."""
         written = manifest.write_json(self.folder / f"{name}.json", value)
         self.outputs.append(OutputFile(f"{name}.json", written.num_bytes, written.checksum))
 
 
 def read_progress(folder: Path) -> tuple[float, str] | None:
-    """What the stage's long task last reported: fraction done and a word about it."""
+    """Return what the stage's long task reported last: the fraction done and a text."""
     try:
         value = read_owned(folder / PROGRESS_FILE, PROGRESS)
-    except EngineError:  # it tells of the past, and the next one follows
+    except EngineError:  # damaged or missing; the task writes another one soon
         return None
     return float(value["fraction"]), str(value["text"])
 
 
 def read_npy(folder: Path, name: str) -> np.ndarray:
-    """Map an array that ``write_npy`` wrote. Raises ``DataError`` for a file that is none."""
+    """Map an array that ``write_npy`` wrote. Raises ``DataError`` for a file that is no array."""
     path = check_file(folder / f"{name}.npy")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -184,7 +184,7 @@ def read_npy(folder: Path, name: str) -> np.ndarray:
 
 
 def table_parts(folder: Path, table: str) -> list[Path]:
-    """The committed parts of a stage's table, in row order."""
+    """Return the committed files of a stage's table, in row order."""
     digest = folder_digest(folder)
     return [
         folder / output.path
@@ -195,7 +195,7 @@ def table_parts(folder: Path, table: str) -> list[Path]:
 
 
 def stage_facts(folder: Path) -> list[dict[str, Any]]:
-    """The facts that a stage's tasks returned, in row order. Raises ``DataError`` if it has committed none."""
+    """Return the facts of a stage's committed tasks, in row order. Raises ``DataError`` if there is no such task."""
     facts = [record.facts for record in committed_records(folder, folder_digest(folder))]
     if not facts:
         raise DataError(f"{folder} holds no commit record: it is not finished, or damaged; {RESUME}")
@@ -203,7 +203,7 @@ def stage_facts(folder: Path) -> list[dict[str, Any]]:
 
 
 def committed_records(folder: Path, digest: str, num_rows: int | None = None) -> list[Record]:
-    """A stage's valid records, in row order, without those that another record covers, or that are of other rows."""
+    """Return a stage's valid records, in row order, without overlaps and without rows beyond ``num_rows``."""
     kept: list[Record] = []
     for record in manifest.read_records(folder, digest):
         if (kept and record.start < kept[-1].stop) or (num_rows is not None and record.stop > num_rows):
@@ -221,9 +221,9 @@ _FOUND_INTACT: set[tuple[Any, ...]] = set()
 
 
 def check_outputs(folder: Path, *names: str) -> None:
-    """Compare a stage's committed outputs with their checksums, once in a process; ``names``: files, or folders.
+    """Compare a stage's committed outputs with their checksums, once in a process. ``names``: files or folders.
 
-    Raises ``DataError`` for the first that is damaged: what is read for a result is checked before it is used.
+    Raises ``DataError`` for the first damaged file. Callers check what they read for a result before they use it.
     """
     for record in committed_records(folder, folder_digest(folder)):
         for output in record.outputs:
@@ -242,14 +242,14 @@ def check_outputs(folder: Path, *names: str) -> None:
 
 
 def folder_digest(folder: Path) -> str:
-    """The full fingerprint of the stage whose outputs lie in ``folder``."""
+    """Return the full fingerprint of the stage whose outputs lie in ``folder``."""
     return str(manifest.read_stage(folder)["digest"])
 
 
 def run_call(
     call: TaskCall, function: Callable[..., dict[str, Any]], start_companions: StartCompanions = start_here
 ) -> Record:
-    """Run one task and commit it; the record is written last. What it reads or writes may be at URLs."""
+    """Run one task and commit it; the record is written last. Inputs and outputs may be at URLs."""
     started = time.perf_counter()
     with _at_hand(call) as (local, place):
         context = TaskContext(local, place, call, start_companions)
@@ -264,17 +264,17 @@ def run_call(
 
 
 class CompanionTask(TaskContext):
-    """What a companion sees of its task, by the call that was ``sent``: the same inputs, on its own host."""
+    """The context of a companion, by the call that was ``sent``: the task's inputs on the companion's host."""
 
     def __init__(self, sent: TaskCall) -> None:
-        self._use = ExitStack()  # of what is at URLs, as long as this object
+        self._use = ExitStack()  # keeps copies of URLs as long as this object lives
         call, place = self._use.enter_context(_at_hand(sent))
         super().__init__(call, place, sent)
 
 
 @contextmanager
 def _at_hand(call: TaskCall) -> Iterator[tuple[TaskCall, Place]]:
-    """The call with paths of this host for URLs, whose files are here and stay while it lasts."""
+    """Yield the call with this host's copies in the place of URLs; the copies stay for the block."""
     place, folder = open_stage(call.folder)
     inputs = {}
     with ExitStack() as use:
@@ -308,7 +308,7 @@ _HELD_LIMIT = 16
 
 
 def hold(key: Any, load: Callable[[], T]) -> T:
-    """Load something costly once per process and keep it between tasks (least recently used goes first)."""
+    """Load something costly once per process and keep it between tasks; the least recently used goes first."""
     if key not in _HELD:
         _HELD[key] = load()
         while len(_HELD) > _HELD_LIMIT:
@@ -318,5 +318,5 @@ def hold(key: Any, load: Callable[[], T]) -> T:
 
 
 def release_held() -> None:
-    """Drop what this process holds (a run's folders may be about to be removed or rewritten)."""
+    """Drop everything that ``hold`` keeps, because a run's folders are about to be removed or rewritten."""
     _HELD.clear()

@@ -1,7 +1,7 @@
-"""The lease of a run at a URL: what keeps two drivers, on whatever hosts, from working on one run.
+"""The lease of a run at a URL, which keeps two drivers on any hosts from working on one run.
 
-A lease is a small file that its holder's thread renews. It lapses when the holder, or its host, dies. It is taken by a
-write that fails where the file exists, if the storage has such a write; else the later of two writers wins.
+A lease is a small file that a thread of its holder renews. It lapses when the holder or its host dies. A driver takes
+it by a write that fails if the file exists. If the storage has no such write, the later of two writers wins.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from pathlib import Path
 from engine.errors import RunBusy, StorageFailed
 from engine.storage.remote import Storage
 
-LEASE_S = 30.0  # that a run stays taken after its holder's last sign of life
+LEASE_S = 30.0  # after its holder's last renewal a lease lapses
 _HELD: set[str] = set()  # tokens of the leases of this process
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """What the file says: who holds the lease, which beat of its renewal this is, and what tells its process apart."""
+    """The content of the file: the holder of the lease, the number of its renewal, and the identity of its process."""
 
     token: str
     beats: int
     host: str
     pid: int
-    system: str  # the boot and the process namespace in which the pid means something; empty if unknown
-    started: str  # when the process began; a pid is used again, the two together are not
+    system: str  # the boot and process namespace of the pid; empty if unknown
+    started: str  # start of the process, because the system uses a pid again
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
     def is_dead(self) -> bool:
-        """Tell whether the process is known to have ended, which only another of its own system can know."""
+        """Tell whether the process is known to have ended. Only a process of the same system can know."""
         if not (self.system and self.started) or (self.host, self.system) != (socket.gethostname(), _system()):
             return False
         if _started(self.pid) != self.started:
@@ -47,7 +47,7 @@ class _Holder:
 
 
 class Lease:
-    """One process's hold, or wish to hold, on a run."""
+    """The lease of one run, as one process sees, takes and returns it."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._name = storage, name
@@ -58,9 +58,9 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def take(self) -> None:
-        """Hold the run until it is given back; raises ``RunBusy`` where another process shows signs of life.
+        """Hold the run until ``give_back``; raises ``RunBusy`` if another process renews its lease.
 
-        A holder that is not known to be dead is waited for, for as long as a dead one's lease takes to lapse.
+        If a holder is not known to be dead, this waits until a dead holder's lease would lapse.
         """
         lapsed = self._wait_for_holder()
         _HELD.add(self._token)
@@ -73,17 +73,17 @@ class Lease:
         self._thread.start()
 
     def give_back(self) -> None:
-        """Let others have the run."""
+        """Let other processes take the run."""
         self._stop.set()
         _HELD.discard(self._token)
         self._thread.join(1.0)  # it may be waiting for the storage
-        with suppress(StorageFailed):  # then it lapses
+        with suppress(StorageFailed):  # the lease then lapses
             held = self._holder()
             if held is not None and held.token == self._token:
                 self._storage.remove([self._name])
 
     def is_held(self) -> bool:
-        """Tell whether someone holds it: whether it changes within the time of two beats."""
+        """Tell whether a process holds the lease, that is, whether it changes within three renewals."""
         held = self._holder()
         if held is None or held.is_dead():
             return False
@@ -95,7 +95,7 @@ class Lease:
         return False
 
     def _wait_for_holder(self) -> _Holder | None:
-        """What is left of a holder that has died, or ``None`` if there is nothing."""
+        """Wait for a holder to go; return the lease that a dead one left, or ``None``."""
         held = self._holder()
         until = time.monotonic() + LEASE_S
         while held is not None and not held.is_dead() and time.monotonic() < until:
@@ -121,12 +121,12 @@ class Lease:
         if made is None:
             self._storage.write(self._name, self._content())
             return True
-        held = None if made else self._holder()  # it may be ours: written, while the answer was lost
+        held = None if made else self._holder()  # may be this process's: the write succeeded but its answer was lost
         return made or (held is not None and held.token == self._token)
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 6):
-            with suppress(StorageFailed):  # tasks notice if it fails for good
+            with suppress(StorageFailed):  # tasks notice a storage that stays away
                 held = self._holder()
                 if held is not None and held.token != self._token:
                     self.taken_by = str(held)
@@ -149,11 +149,11 @@ class Lease:
             texts = [str(held.get(name, "")) for name in ("token", "host", "system", "started")]
             return _Holder(texts[0], int(held["beats"]), texts[1], int(held["pid"]), texts[2], texts[3])
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-            return _Holder(data[:1000].hex(), 0, "an unknown host", 0, "", "")  # it may be a holder's all the same
+            return _Holder(data[:1000].hex(), 0, "an unknown host", 0, "", "")  # may still be a holder's
 
 
 def _system() -> str:
-    """What tells systems apart in which a pid means something: the kernel's start, and its process namespace."""
+    """Return the kernel's boot and this process namespace, because a pid has meaning only within both."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -161,7 +161,7 @@ def _system() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the kernel's own count; empty if there is none, or it has ended but for its entry."""
+    """Return the start of a process in the kernel's count; empty if there is none or it is a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (OSError, ValueError):

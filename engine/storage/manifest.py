@@ -1,8 +1,8 @@
-"""Atomic writes, checksums and commit records: what proves that work is done.
+"""Atomic writes, checksums and commit records, which prove that work is done.
 
 A task's outputs are written under temporary names, flushed, checksummed and renamed; then its record is written the
-same way. The record, with the stage's fingerprint and the checksums, is the only proof of completion: never a file's
-existence.
+same way. The record, with the stage's fingerprint and the checksums, is the only proof of completion. The existence of
+an output proves nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ RECORD = Kind(Record, RESUME)
 
 @contextmanager
 def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that says what to do; everything committed stays."""
+    """Turn the error of a full or read-only disk into one that says what to do; committed work stays."""
     try:
         yield
     except OSError as error:
@@ -75,10 +75,10 @@ def explain_os_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> OutputFile:
-    """Write a file through a temporary name, fsync, rename; return its size and checksum (path = file name).
+    """Write a file under a temporary name, flush and rename it; return its size and checksum (path = file name).
 
-    The folder is not flushed: after a power failure the old file may be back under the name, never half a file. What a
-    record then misses is found by its checksum, and made again.
+    The folder is not flushed, so after a power failure the name may hold the old file, but never half a file. Checksums
+    find an output that a record then misses, and it is made again.
     """
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> OutputFile:
 
 
 def open_new(path: Path) -> BinaryIO:
-    """Open a temporary file for writing, in place of what a killed process left there; a link is never followed."""
+    """Open a temporary file for writing; replace what a killed process left, and never follow a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, flags, 0o666), "wb")
@@ -117,12 +117,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """What ``stage.json`` says of the stage whose outputs lie in a folder. Raises ``DataError`` if it is damaged."""
+    """Read ``stage.json`` of the stage whose outputs lie in a folder. Raises ``DataError`` if it is damaged."""
     return read_owned(folder / STAGE_FILE, STAGE)
 
 
 def file_checksum(path: Path) -> str:
-    """Checksum a file (xxh3-128), streaming."""
+    """Compute the checksum of a file (xxh3-128), in constant memory."""
     hasher = xxhash.xxh3_128()
     with open(path, "rb") as stream:
         while piece := stream.read(4 << 20):
@@ -131,18 +131,18 @@ def file_checksum(path: Path) -> str:
 
 
 def copy_atomic(source: Path, path: Path) -> OutputFile:
-    """Copy a file, atomically, replacing what was there."""
+    """Copy a file atomically; replace the file that was there."""
     with open(source, "rb") as stream:
         return write_atomic(path, lambda copy: shutil.copyfileobj(stream, copy))
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which this process writes a file until it is whole."""
+    """Return the name under which this process writes a file until it is whole."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sweep(root: Path) -> None:
-    """Delete what killed writers left half-written below ``root``; only for who holds the run's lock.
+    """Delete half-written files of killed writers below ``root``. The caller holds the run's lock.
 
     Raises ``DataError`` for a symbolic link, because what a run writes through one would lie outside its folder.
     """
@@ -159,7 +159,7 @@ def sweep(root: Path) -> None:
 
 
 def remove_abandoned(temporaries: Iterable[Path]) -> None:
-    """Delete those temporary files whose writer, by the process id in their name, no longer runs on this machine."""
+    """Delete the temporary files whose writer no longer runs on this machine; the name holds its process id."""
     for path in temporaries:
         writer = path.name.split(".")[-2]
         if writer.isdecimal() and not psutil.pid_exists(int(writer)):
@@ -167,7 +167,7 @@ def remove_abandoned(temporaries: Iterable[Path]) -> None:
 
 
 def bytes_below(root: Path) -> int:
-    """Bytes of the files below ``root``, which others may be writing and deleting meanwhile."""
+    """Return the bytes of the files below ``root``; other processes may write and delete there meanwhile."""
     total = 0
     for parent, _, names in os.walk(root):
         for name in names:
@@ -177,23 +177,23 @@ def bytes_below(root: Path) -> int:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Commit a task: write its record, with a checksum of its own, the last act of the task."""
+    """Commit a task by writing its record, with a checksum, as the last act of the task."""
     write_owned(record_path(folder, record), RECORD, asdict(record))
 
 
 def record_path(folder: Path, record: Record) -> Path:
-    """The file that a task's record is kept in."""
+    """Return the path of a task's record."""
     return folder / "records" / f"{record.start:012d}-{record.stop:012d}.json"
 
 
 def read_records(folder: Path, digest: str) -> list[Record]:
-    """Read the stage's valid records in row order; records of another fingerprint, or damaged ones, are passed over."""
+    """Read a stage's valid records in row order; skip records that are damaged or of another fingerprint."""
     found = (_read_record(folder, path) for path in _record_paths(folder))
     return [record for record in found if record is not None and record.digest == digest]
 
 
 def damaged_records(folder: Path) -> list[Path]:
-    """The stage's record files that are not what was written."""
+    """Return the damaged record files of a stage."""
     return [path for path in _record_paths(folder) if _read_record(folder, path) is None]
 
 
@@ -202,7 +202,7 @@ def _record_paths(folder: Path) -> list[Path]:
 
 
 def _read_record(folder: Path, path: Path) -> Record | None:
-    """A record, unless it is damaged, of other rows than its name says, or of files outside the stage's folder."""
+    """Read a record; ``None`` if it is damaged, has other rows than its name, or files outside the stage's folder."""
     try:
         tree = read_owned(path, RECORD)
         outputs = tuple(OutputFile(**item) for item in tree.pop("outputs"))
@@ -215,18 +215,18 @@ def _read_record(folder: Path, path: Path) -> Record | None:
 
 
 def bytes_checksum(data: bytes) -> str:
-    """Checksum bytes as ``file_checksum`` does a file."""
+    """Compute the checksum of bytes, as ``file_checksum`` does for a file."""
     return xxhash.xxh3_128(data).hexdigest()
 
 
 def find_damage(folder: Path, record: Record) -> str | None:
-    """Check a record's files against their checksums; return what is wrong with the first bad one, or ``None``."""
+    """Compare a record's files with their checksums; describe the first damage, or return ``None``."""
     found = (output_damage(folder, output) for output in record.outputs)
     return next((damage for damage in found if damage is not None), None)
 
 
 def output_damage(folder: Path, output: OutputFile) -> str | None:
-    """Check a file against its checksum; return what is wrong, or ``None``."""
+    """Compare a file with its checksum; describe the damage, or return ``None``."""
     path = below(folder, output.path)
     try:
         found = os.lstat(path)
@@ -242,12 +242,12 @@ def output_damage(folder: Path, output: OutputFile) -> str | None:
 
 
 def discard_record(folder: Path, record: Record) -> None:
-    """Withdraw a commit whose outputs are damaged, so that the task is done again."""
+    """Delete the record of damaged outputs, so that the task runs again."""
     remove_place(record_path(folder, record))
 
 
 def remove_place(path: Path) -> None:
-    """Delete what is at a name that a file of the run should have: a file, a link, or a whole folder."""
+    """Delete whatever lies at the path of a file of the run: a file, a link, or a whole folder."""
     with explain_os_errors(path):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Where a command writes for its user: a file or folder of this machine, or a URL, checked before work starts."""
+"""Places where a command writes for its user: files, folders and URLs, checked before work starts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from engine.storage.remote import Storage, absolute, is_url
 
 
 def out_folder(place: str | Path, *, option: str = "--out") -> str:
-    """The absolute path, or the URL, of a folder that a command is to fill. Raises ``ConfigError``."""
+    """Return the absolute path or URL of a folder that a command will fill. Raises ``ConfigError``."""
     return absolute(place) if is_url(place) else str(check_out_folder(_path(place), option=option))
 
 
 def out_file(place: str | Path, *, option: str = "--out", never: Iterable[str | Path] = ()) -> str:
-    """The absolute path, or the URL, of a file that a command is to write.
+    """Return the absolute path or URL of a file that a command will write.
 
-    ``never``: files and folders that are read, and stay as they are. Raises ``ConfigError``.
+    ``never``: files and folders that the command reads and must not change. Raises ``ConfigError``.
     """
     never = list(never)
     if not is_url(place):
@@ -39,7 +39,7 @@ def out_file(place: str | Path, *, option: str = "--out", never: Iterable[str | 
 
 
 def write_out(place: str, write: Callable[[Path], Any]) -> None:
-    """Have ``write`` make the file at a path that ``out_file`` gave; for a URL under a temporary name, then copied."""
+    """Call ``write`` with a path for the file of ``out_file``; for a URL, then copy the file there."""
     if not is_url(place):
         path = Path(place)
         manifest.remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))

@@ -1,8 +1,8 @@
-"""The one reader of the JSON files that a run, a store, a training, a model or a comparison owns.
+"""The one reader of JSON files that a run, a store, a training, a model or a comparison owns.
 
-Each such file is *sealed*: its key ``checksum`` covers all its other keys. A file is used only if it is a regular file
-of bounded size, its checksum fits, and every key has the type that its ``Kind`` declares. So a flipped bit, a missing
-key and a file of another version each end in one sentence that names the file, and in no result.
+An owned file is *sealed*: its key ``checksum`` covers all its other keys. The reader accepts a regular file of bounded
+size whose checksum is right and whose keys have the types that its ``Kind`` declares. A flipped bit, a missing key or
+another version is an error that names the file, so it cannot change a result.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ RESUME = "asterism resume mends it"
 
 
 class Sealed(BaseModel):
-    """Base of what a file holds: no further keys, no number for a text, nothing that is not finite."""
+    """Base of the types of owned files: no further keys, strict types, finite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: the type of what it holds, its format version, and what to do about a damaged one.
+    """A kind of owned file: the type of its content, its format version, and the remedy for a damaged file.
 
-    ``sealed``: whether the file has a checksum of its own. A stage's output has none: its stage's record holds it.
+    ``sealed``: the file has a checksum. An output of a stage has none, because the commit record holds it.
     """
 
     type: Any
@@ -49,14 +49,14 @@ class Kind:
 
 
 def seal(tree: Any, kind: Kind) -> dict[str, Any]:
-    """Return what is written for ``tree``: with the format version of its kind, and a checksum over all of it."""
+    """Return ``tree`` with the format version of its kind and a checksum over everything else."""
     versioned = dict(tree) if kind.version is None else {VERSION: kind.version, **tree}
-    plain = json.loads(json.dumps(versioned))  # keys become texts, tuples lists, as a reader will see them
+    plain = json.loads(json.dumps(versioned))  # as a reader sees it: keys are texts, tuples are lists
     return {**plain, CHECKSUM: tree_checksum(plain)}
 
 
 def read_owned(path: Path, kind: Kind) -> dict[str, Any]:
-    """Read a file of a kind: its keys without the format version and the checksum.
+    """Read a file of a kind and return its keys without the format version and the checksum.
 
     Raises ``DataError`` for a missing or damaged file, ``ManifestMismatch`` for one of another version.
     """
@@ -81,7 +81,7 @@ def read_owned(path: Path, kind: Kind) -> dict[str, Any]:
 
 def check_types(path: Path, tree: Any, kind: Kind) -> None:
     """Raise ``DataError`` naming the first key of ``tree`` that is not of its type."""
-    # A path need not be UTF-8: what stands for its bytes is no text to pydantic, and says nothing of the types.
+    # A path need not be UTF-8. pydantic refuses the surrogates that stand for its bytes, which are of no concern here.
     text = json.dumps(tree).replace("\\ud", "\\uf")
     try:
         kind.adapter.validate_json(text, strict=True)
@@ -90,7 +90,7 @@ def check_types(path: Path, tree: Any, kind: Kind) -> None:
 
 
 def tree_checksum(tree: Any) -> str:
-    """Checksum plain data, whatever the order of its keys."""
+    """Compute a checksum of plain data that does not depend on the order of keys."""
     return xxhash.xxh3_128(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -124,7 +124,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class SourceFile(Sealed):
-    """What a run's manifest says of its source; see ``engine.steps.source.Source``."""
+    """The source in a run's manifest; see ``engine.steps.source.Source``."""
 
     path: Text
     spec: dict[str, Any]
@@ -165,7 +165,7 @@ PlannedStage = Annotated[Stage, AfterValidator(_planned)]
 
 
 class PlanFile(Sealed):
-    """The plan that a run was made by."""
+    """The plan of a run."""
 
     kind: Text
     stages: list[PlannedStage]
@@ -182,11 +182,11 @@ class RunFile(Sealed):
 
 
 class MarkFile(Sealed):
-    """The mark of a stage whose outputs were deleted: nothing."""
+    """The mark of a stage whose outputs were deleted; it has no content."""
 
 
 class ProgressFile(Sealed):
-    """What a long task last said."""
+    """The last report of a long task."""
 
     fraction: float
     text: Text

@@ -1,7 +1,7 @@
-"""The one gate for places that someone names: which files may be read, which may be written, what lies in a folder.
+"""Checks of places that a user, a file or a storage names, before the engine reads or writes there.
 
-A place comes from a user's option, a file of a run, or the listing of a storage. Each of these functions says in one
-sentence what is wrong with a place; none of them opens it, so a FIFO or a device is refused and never waited for.
+A place comes from an option, a file of a run, or the listing of a storage. Each function here says in one sentence what
+is wrong with a place. None opens the place, so a FIFO or a device is refused without waiting for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REASONS = {
 
 
 def os_reason(error: OSError) -> str:
-    """What an operating system's error means, in words that follow a path and a colon."""
+    """Return words for an operating system's error, to stand after a path and a colon."""
     return _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
 
 
@@ -71,16 +71,16 @@ def check_readable(path: Path, what: str = "file or folder") -> bool:
 
 
 def lies_there(path: Path) -> bool:
-    """Tell whether anything at all lies at ``path``, be it a dangling link; never raises."""
+    """Tell whether anything lies at ``path``, even a dangling link. Never raises."""
     return os.path.lexists(path)
 
 
 def check_out_file(place: str | Path, *, option: str = "--out", never: Iterable[Path] = ()) -> Path:
-    """Return the absolute path of a file that a command is to write, or to replace.
+    """Return the absolute path of a file that a command will write or replace.
 
-    ``never``: files and folders that the command reads; none is replaced, nor is a file put into one. Missing parent
-    folders are no error. A link stands for what it leads to, which is what is replaced. Raises ``ConfigError``, before
-    anything is written, for a place where no file can be written, and for one inside a run, a store or a model.
+    ``never``: files and folders that the command reads; the path may be none of them and lie in none of them. Missing
+    parent folders are no error. The target of a link is replaced, not the link. Raises ``ConfigError``, before anything
+    is written, for a place where no file can be written and for a place inside a run, a store or a model.
     """
     path = _out_path(place, option)
     mode = _out_mode(path, option)
@@ -98,7 +98,7 @@ def check_out_file(place: str | Path, *, option: str = "--out", never: Iterable[
 
 
 def check_out_folder(place: str | Path, *, option: str = "--out") -> Path:
-    """Return the absolute path of a folder that a command is to fill; it need not exist.
+    """Return the absolute path of a folder that a command will fill; it need not exist.
 
     Raises ``ConfigError``, before anything is written, for a place where no folder can be written.
     """
@@ -116,7 +116,7 @@ def check_out_folder(place: str | Path, *, option: str = "--out") -> Path:
 
 
 def below(folder: Path, name: str) -> Path:
-    """Join a name that someone else wrote (a storage's listing, a record) to the folder that it must stay in.
+    """Join a name from outside (a storage's listing, a record) to the folder that it must stay in.
 
     ``name`` is relative, with ``/`` between its parts. Raises ``DataError`` as ``check_name`` does.
     """
@@ -124,10 +124,9 @@ def below(folder: Path, name: str) -> Path:
 
 
 def check_name(name: str, where: object) -> str:
-    """Return a relative name that stays in the folder it is joined to. ``where`` is named in the error.
+    """Return a relative name that stays in the folder to which it is joined. The error names ``where``.
 
-    Raises ``DataError`` for a name that would leave the folder, or that no storage gives: absolute, empty, with a part
-    of ``.`` or ``..``, a backslash or a NUL.
+    Raises ``DataError`` for a name that is absolute or empty, or has a part ``.`` or ``..``, a backslash or a NUL.
     """
     parts = PurePosixPath(name).parts
     if not parts or name != "/".join(parts) or ".." in parts or "." in parts or set("\\\0") & set(name):
@@ -137,7 +136,7 @@ def check_name(name: str, where: object) -> str:
 
 @contextmanager
 def explain_reading(path: Path) -> Iterator[None]:
-    """Turn an operating system's error while reading ``path`` into a ``DataError`` that names it."""
+    """Turn an operating system's error while reading ``path`` into a ``DataError`` that names the path."""
     try:
         yield
     except OSError as error:
@@ -158,7 +157,7 @@ def _existing(path: Path, what: str) -> int:
 
 
 def _is_or_lies_in(path: Path, held: Path) -> bool:
-    """Tell whether two names lead to one file, or the first into the folder that is the second."""
+    """Tell whether two paths lead to one file, or the first lies in the folder that is the second."""
     real, real_held = os.path.realpath(path), os.path.realpath(held)
     if real == real_held or real.startswith(real_held.rstrip("/") + "/"):
         return True
@@ -182,7 +181,7 @@ def _out_path(place: str | Path, option: str) -> Path:
 
 
 def _out_mode(path: Path, option: str) -> int | None:
-    """Mode of what is there now, or ``None`` where nothing is."""
+    """Return the mode of the file or folder at the place, or ``None`` if there is nothing."""
     try:
         return os.stat(path).st_mode
     except FileNotFoundError:
@@ -194,7 +193,7 @@ def _out_mode(path: Path, option: str) -> int | None:
 
 
 def _followed(path: Path, option: str) -> Path:
-    """What a link leads to, or the path itself; refused if it stands for a file that a process has open."""
+    """Return the target of a link, or the path itself; refuse a link to a file that a process has open."""
     place = path
     while True:
         if os.path.realpath(place.parent).startswith("/proc/"):
@@ -205,7 +204,7 @@ def _followed(path: Path, option: str) -> Path:
 
 
 def _check_owner(path: Path, option: str) -> None:
-    """Refuse a place inside a folder that asterism fills by itself: what is there is found by its name."""
+    """Refuse a place inside a folder that asterism fills, because asterism finds its files there by name."""
     for parent in path.parents:
         if any(os.path.lexists(parent / name) for name in _OWNED):
             raise ConfigError(
@@ -214,7 +213,7 @@ def _check_owner(path: Path, option: str) -> None:
 
 
 def _check_parent(path: Path, option: str) -> None:
-    """Refuse a place whose nearest existing parent cannot take it."""
+    """Refuse a place whose nearest existing parent folder cannot hold it."""
     for parent in path.parents:
         try:
             mode = os.stat(parent).st_mode
@@ -236,4 +235,4 @@ def _check_parent(path: Path, option: str) -> None:
 
 
 _OWNED = ("run.json", "model.json")
-_TEMPORARY_BYTES = 16  # what a temporary name adds: two dots, a process id, "tmp"
+_TEMPORARY_BYTES = 16  # that a temporary name adds: two dots, a process id, "tmp"

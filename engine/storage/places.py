@@ -1,8 +1,8 @@
-"""Where a run is kept: a folder, or a URL with a mirror of it on every host that works on it.
+"""The place of a run: a folder, or a URL with a mirror on every host that works on the run.
 
-Everything reads and writes a local folder. For a run at a URL that folder is this host's *mirror*: what is committed is
-copied to the URL, outputs first and the record last, and what a task reads is copied from there first. The URL is the
-truth: a mirror's records are replaced by its records before anything is planned. See ``engine.storage.remote``.
+All code reads and writes a local folder. For a run at a URL this folder is the host's *mirror*. Committed files are
+copied to the URL, outputs first and the record last; inputs of a task are copied from the URL first. The URL is the
+truth, so its records replace those of a mirror before anything is planned. See ``engine.storage.remote``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engine.storage.remote import Listed, Storage, absolute, cache_path, cache_r
 LOCK_FILE = "run.lock"
 MIRROR_FILE = "mirror.json"
 RUNS = "runs"  # folder of the mirrors in this host's cache
-# What is mirrored as it is listed; nothing else that a storage lists is given a name here.
+# Files that are mirrored under the names that a storage lists; no other listed name is used on this host.
 _OF_A_STAGE = re.compile(r"stage\.json|consumed\.json|records/[0-9]+-[0-9]+\.json")
 _METADATA = re.compile(
     rf"run\.json|events\.jsonl|model\.json|[a-z_0-9]+-[0-9a-f]{{12}}/(progress\.json|{_OF_A_STAGE.pattern})"
@@ -35,9 +35,9 @@ _METADATA = re.compile(
 
 
 class Place:
-    """A run in a local folder, or on a file system that all hosts share: nothing needs copying."""
+    """A run in a local folder, or on a file system that all hosts share, so that nothing is copied."""
 
-    glance_s = 0.5  # longer than who only looks holds the run's lock
+    glance_s = 0.5  # longer than a reader holds the run's lock
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,44 +46,44 @@ class Place:
         return str(self.root)
 
     def entries(self) -> set[str]:
-        """Names of the files and folders that the run's folder holds."""
+        """Return the names of the files and folders in the run's folder."""
         return {path.name for path in self.root.iterdir()} if self.root.exists() else set()
 
     def address(self, folder: str) -> str:
-        """What names a stage's folder to a worker on any host."""
+        """Return the name of a stage's folder for a worker on any host."""
         return str(self.root / folder)
 
     def refresh(self) -> None:
         """Learn what is committed."""
 
     def publish(self, *paths: Path) -> None:
-        """Make files that were written below the root known to other hosts; in this order."""
+        """Copy files that were written below the root to where other hosts see them, in this order."""
 
     def withdraw(self, *paths: Path) -> None:
-        """Take back files, or all that is in folders, which were deleted below the root."""
+        """Delete what ``publish`` copied of files and folders that were deleted below the root."""
 
     def fetch(self, folder: Path) -> None:
-        """Have the committed outputs of a stage's folder here; they stay while it is in use."""
+        """Copy the committed outputs of a stage's folder to this host; they stay while the folder is in use."""
 
     def fetch_records(self, folder: Path, *, again: bool = False) -> None:
-        """Have what says which stage a folder is of, and what of it is committed, here.
+        """Copy ``stage.json`` and the records of a stage's folder to this host.
 
-        At a URL this process asks once, but for ``again``.
+        A process asks a URL once, unless ``again`` is true.
         """
 
     def recall(self, path: Path) -> None:
-        """Have one file here that was published without a commit, if there is any."""
+        """Copy a file that was published without a commit to this host, if it exists."""
 
     def note(self, folder: Path, record: Record) -> None:
-        """Learn that a worker, maybe on another host, has committed."""
+        """Take note of a commit by a worker, which may be on another host."""
 
     def find_damage(self, folder: Path, record: Record) -> str | None:
-        """Say what is wrong with a record's outputs, or ``None``; at a URL sizes are compared here, bytes by fetch."""
+        """Describe the damage of a record's outputs, or return ``None``. At a URL only sizes are compared."""
         return manifest.find_damage(folder, record)
 
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[None]:
-        """Hold the run's lock, so that two processes never work on one run; a killed process frees it."""
+        """Hold the run's lock, so that two processes never work on one run. A killed process releases it."""
         with explain_os_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         with explain_os_errors(self.root / LOCK_FILE):
@@ -106,7 +106,7 @@ class Place:
 
 
 def _open_lock(path: Path) -> IO[str]:
-    """Open a lock file, new or not; a link is not followed, because what it leads to would be made, or held."""
+    """Open or make a lock file; do not follow a link, because its target would be made or locked."""
     if path.is_symlink() or (os.path.lexists(path) and not path.is_file()):
         raise DataError(f"{path}: is no regular file, as a lock is; delete it")
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o666), "a+")
@@ -123,14 +123,14 @@ def _try_lock(stream: IO[str]) -> bool:
 class Mirror(Place):
     """This host's mirror of a run at a URL."""
 
-    glance_s = 60.0  # it may be fetching records
+    glance_s = 60.0  # a reader may be fetching records
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.storage = Storage(url)
         self._lease: Lease | None = None
         self._listing: Mapping[str, Listed] = {}
-        cache_root()  # made, or refused, before anything is looked for in it
+        cache_root()  # made or refused before anything is read there
         super().__init__(mirror_path(url))
 
     def __str__(self) -> str:
@@ -143,7 +143,7 @@ class Mirror(Place):
         return f"{self.url}/{folder}"
 
     def refresh(self) -> None:
-        """Make this host's records those at the URL, unless a process here works on the run: then they are."""
+        """Replace this host's records by those at the URL, unless a process of this host works on the run."""
         self._listing = self.storage.files()
         if self._lease is not None:
             self._refresh()
@@ -154,7 +154,7 @@ class Mirror(Place):
     def _refresh(self) -> None:
         there = {name: listed.size for name, listed in self._listing.items() if _METADATA.fullmatch(name)}
         with exclusive(self.root):
-            if manifest.RUN_FILE not in there:  # what is here is of a run that was deleted
+            if manifest.RUN_FILE not in there:  # the mirror is of a run that was deleted
                 for path in [path for path in self.root.glob("*") if path.name != LOCK_FILE]:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             _PULLED.difference_update([folder for folder in _PULLED if folder.parent == self.root])
@@ -174,14 +174,15 @@ class Mirror(Place):
             self.storage.remove([each for each in there if not below(self.root, each).exists()])
 
     def _name(self, path: Path) -> str:
-        """What a file or folder of the run is called at the URL; ``DataError`` for a path outside of the run."""
+        """Return the name of a file or folder of the run at the URL. Raises ``DataError`` for a path outside."""
         outside = not path.is_relative_to(self.root)
         return check_name(path.as_posix() if outside else path.relative_to(self.root).as_posix(), self)
 
     def fetch(self, folder: Path) -> None:
-        """Have the committed outputs of a stage's folder here, as their records' checksums say.
+        """Copy the committed outputs of a stage's folder to this host and compare their checksums.
 
-        Raises ``DataError`` for one that is damaged at the URL; the commit is withdrawn, so that resuming mends it.
+        Raises ``DataError`` for an output that is damaged at the URL, and deletes its record, so that resuming makes
+        it again.
         """
         name, mark = self._name(folder), folder / "complete"
         with exclusive(folder):
@@ -242,10 +243,10 @@ class Mirror(Place):
 
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[None]:
-        """Hold the run at its URL: a lease that a thread renews, and that lapses when its process or host dies.
+        """Hold the run's lease at its URL, which a thread renews and which lapses when the process or host dies.
 
-        See ``engine.storage.lease``. Of two processes that take a lapsed lease at the same moment both may go on: the
-        earlier one then stops at its next commit. Until then both do the same work, whose commits are the same bytes.
+        See ``engine.storage.lease``. If two processes take a lapsed lease at the same moment, both may go on, and the
+        earlier one stops at its next commit. Until then both do the same work, and their commits are the same bytes.
         """
         with super().locked(wait=wait):
             lease = Lease(self.storage, LOCK_FILE)
@@ -265,7 +266,7 @@ _PULLED: set[Path] = set()  # stages whose records this process has read from th
 
 
 def open_place(root: str | Path) -> Place:
-    """The place of a run's folder, or URL; the folder of a mirror in this host's cache is its URL."""
+    """Return the place of a run's folder or URL. A mirror's folder in this host's cache stands for its URL."""
     place = absolute(root)
     if is_url(place):
         return Mirror(place)
@@ -274,10 +275,10 @@ def open_place(root: str | Path) -> Place:
 
 
 def _mirrored(folder: Path) -> str | None:
-    """The URL that a folder of this host's cache mirrors.
+    """Return the URL that a folder of this host's cache mirrors, or ``None``.
 
-    Anyone could put a file of this name into a folder that they hand on: it counts only where a mirror of its URL is
-    kept, as what it names is written to.
+    A folder from someone else could hold such a file and make the engine write to its URL. So the file counts only in
+    the folder where the mirror of that URL is kept.
     """
     if folder.parent != cache_path() / RUNS or not (folder / MIRROR_FILE).is_file():
         return None
@@ -286,12 +287,12 @@ def _mirrored(folder: Path) -> str | None:
 
 
 def mirror_path(url: str) -> Path:
-    """Where this host mirrors a run at a URL."""
+    """Return the folder in which this host mirrors a run at a URL."""
     return cache_path() / RUNS / f"{url.rpartition('/')[2]}-{manifest.bytes_checksum(url.encode())[:12]}"
 
 
 def open_stage(place: str) -> tuple[Place, Path]:
-    """The run that a stage's folder, or URL, belongs to, and the folder here."""
+    """Return the run of a stage's folder or URL, and the folder on this host."""
     if not is_url(place):
         return Place(Path(place).parent), Path(place)
     root, _, folder = absolute(place).rpartition("/")

@@ -1,9 +1,8 @@
-"""Files at fsspec URLs (``s3://bucket/folder``): copied whole, in and out, with patience for a storage that errs.
+"""Files at fsspec URLs (``s3://bucket/folder``): copied whole, with retries while a storage fails.
 
-What lies at a URL is worked on as a copy below ``cache_root()``, one for each host: kernels map files, and a host that
-has read a file keeps it. Copies are checked by size here, and by checksum where a commit record holds one
-(``engine.storage.places``). Credentials are the storage library's business (its environment, files or roles): a URL
-that holds any is refused, as URLs are recorded.
+Each host works on a copy below ``cache_root()``, because kernels map files, and keeps the copy. This module compares
+the size of a copy; ``engine.storage.places`` compares its checksum if a commit record holds one. Credentials come from
+the storage library (its environment, files or roles). A URL with credentials is refused, because URLs are recorded.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from engine.storage.owned import MAX_JSON_BYTES
 from engine.storage.paths import below, check_name, check_out_folder, os_reason
 
 T = TypeVar("T")
-PATIENCE_S = 120.0  # for which a storage's errors are waited out
+PATIENCE_S = 120.0  # that errors of a storage are retried
 CACHE_FOLDER, CACHE_LIMIT = "ASTERISM_CACHE", "ASTERISM_CACHE_BYTES"
-CACHE_SHARE = 0.8  # of the disk's free bytes and those of the cache, if no limit is set
+CACHE_SHARE = 0.8  # default limit, of the disk's free bytes plus those of the cache
 _USING, _WRITING = "in-use", "writing"  # endings of lock files
 _GIVEN_UP: set[str] = set()
-_OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # the patience is ours
+_OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # because Storage retries
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOCAL = ("file", "local")
 _OF_THIS_HOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
@@ -47,24 +46,24 @@ _HOPELESS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 
 @dataclass(frozen=True)
 class Listed:
-    """What a storage's listing tells of a file; ``version`` differs where the file was changed."""
+    """An entry of a storage's listing; ``version`` differs after the file was changed."""
 
     size: int
     version: str
-    changed: float | None  # Unix seconds, where the storage tells
+    changed: float | None  # Unix seconds, if the storage tells
 
 
 def is_url(place: object) -> bool:
-    """Tell whether a place is one of fsspec's URLs, other than a local ``file://``."""
+    """Tell whether a place is an fsspec URL other than a local ``file://``."""
     found = _SCHEME.match(str(place))
     return found is not None and found[1].lower() not in _LOCAL
 
 
 def absolute(place: str | Path) -> str:
-    """A URL as it is, without a slash at its end, or a path made absolute; ``file://`` URLs are paths.
+    """Return a URL without a slash at its end, or an absolute path; a ``file://`` URL is a path.
 
-    Raises ``ConfigError`` for an empty name, which is not the current folder, for a URL with credentials, a query or a
-    fragment in it, of which nothing is repeated, and for one that names no file or folder.
+    Raises ``ConfigError`` for an empty name, for a URL with credentials, a query or a fragment (the message repeats
+    none of it), and for a URL that names no file or folder.
     """
     text = str(place)
     if not text.strip():
@@ -84,7 +83,7 @@ def absolute(place: str | Path) -> str:
 
 
 def cache_path() -> Path:
-    """Where this host's copies would be: ``$ASTERISM_CACHE``, else ``~/.cache/asterism``."""
+    """Return the folder for this host's copies: ``$ASTERISM_CACHE``, else ``~/.cache/asterism``."""
     try:
         return Path(os.environ.get(CACHE_FOLDER) or Path.home() / ".cache" / "asterism").absolute()
     except RuntimeError:
@@ -92,9 +91,9 @@ def cache_path() -> Path:
 
 
 def cache_root() -> Path:
-    """Where this host keeps its copies: a folder that is made, for this user alone, if it is not there.
+    """Return the folder for this host's copies; make it, for this user alone, if it does not exist.
 
-    Raises ``ConfigError`` for one that another user could have filled.
+    Raises ``ConfigError`` for a folder that another user could have filled.
     """
     path = check_out_folder(cache_path(), option=CACHE_FOLDER)
     with explain_os_errors(path):
@@ -115,9 +114,9 @@ def cache_root() -> Path:
 
 
 class Storage:
-    """Whole files below one URL; every call waits out passing errors for ``PATIENCE_S``, then raises ``StorageFailed``.
+    """Whole files below one URL. A call retries after errors for ``PATIENCE_S``, then raises ``StorageFailed``.
 
-    What is not there, or not allowed, is not waited for, nor is a storage that was given up, until it answers again.
+    A missing file and a missing permission are not retried. Neither is a storage that was given up, until it answers.
     """
 
     def __init__(self, url: str) -> None:
@@ -135,9 +134,9 @@ class Storage:
             raise ConfigError(f"{url}: {error}") from None
 
     def files(self) -> dict[str, Listed]:
-        """Every file below, by its path relative to the URL; a file at the URL itself by ``""``.
+        """Return every file below the URL by its relative path; a file at the URL itself has the path ``""``.
 
-        Raises ``DataError`` for a name that would lead out of a folder, and for two that no folder could hold.
+        Raises ``DataError`` for a name that would lead out of a folder, and for two names that no folder could hold.
         """
         prefix = self._path.rstrip("/")
 
@@ -152,7 +151,7 @@ class Storage:
         for path, facts in self._patiently(find, "list").items():
             size = facts.get("size")
             if path.endswith("/") and not size:
-                continue  # what consoles make to show an empty folder
+                continue  # consoles make such a file to show an empty folder
             if path != prefix and not path.startswith(f"{prefix}/"):
                 raise DataError(f"{self.url}: the storage lists {path!r}, which is not below {prefix}")
             name = path[len(prefix) + 1 :]
@@ -168,7 +167,7 @@ class Storage:
         return listed
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a small file; ``None`` if it is not there. Raises ``DataError`` for one that is not small."""
+        """Return the bytes of a small file; ``None`` if it is missing. Raises ``DataError`` if it is not small."""
 
         def cat() -> bytes:
             size = self._fs.info(self._at(name)).get("size") or 0
@@ -182,19 +181,19 @@ class Storage:
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file, whole or not at all on storages that put objects."""
+        """Write a small file. An object storage writes it whole or not at all."""
 
         def pipe() -> None:
             try:
                 self._fs.pipe_file(self._at(name), data)
-            except FileNotFoundError:  # of a storage that has folders
+            except FileNotFoundError:  # the storage has folders
                 self._fs.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
                 self._fs.pipe_file(self._at(name), data)
 
         self._patiently(pipe, f"write {name}")
 
     def create(self, name: str, data: bytes) -> bool | None:
-        """Write a small file unless there is one, and return whether it was; ``None`` where the storage cannot."""
+        """Write a small file unless it exists; tell whether it was written; ``None`` if the storage cannot tell."""
         if "mode" not in inspect.signature(getattr(self._fs, "_pipe_file", self._fs.pipe_file)).parameters:
             return None
 
@@ -218,10 +217,10 @@ class Storage:
             self._patiently(lambda: self._fs.put([str(path) for path in local], there), f"write {names[0]}")
 
     def get(self, sizes: Mapping[str, int], folder: Path) -> list[Path]:
-        """Copy files out, each to its name below ``folder``, and return where they are; ``""`` is the folder's place.
+        """Copy files to their names below ``folder`` and return the paths; the name ``""`` means ``folder`` itself.
 
-        ``sizes``: the bytes that each must have. Raises ``DataError`` for one that is not there or has another size,
-        and ``DiskBudgetExceeded`` before any is copied where the disk has no room for all.
+        ``sizes``: the bytes that each file must have. Raises ``DataError`` for a file that is missing or has another
+        size, and ``DiskBudgetExceeded``, before anything is copied, if the disk has no room for all.
         """
         files = [below(folder, name) if name else folder for name in sizes]
         if not files:
@@ -254,7 +253,7 @@ class Storage:
                 raise DataError(f"{self.url}/{name}: {came} came, expected {size:,} bytes")
 
     def remove(self, names: Sequence[str]) -> None:
-        """Delete files; one that is gone already is no error."""
+        """Delete files; a missing file is no error."""
         for name in names:
             try:
                 self._patiently(lambda name=name: self._fs.rm_file(self._at(name)), f"delete {name}")  # type: ignore[misc]
@@ -291,7 +290,7 @@ class Storage:
 
 
 class _AtMost(Callback):  # type: ignore[misc]
-    """Stops the copy of a file that turns out larger than it should be, before it fills the disk."""
+    """Stop the copy of a file that is larger than listed, before it fills the disk."""
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         super().__init__()
@@ -312,7 +311,7 @@ class _Counted(Callback):  # type: ignore[misc]
 
 
 def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
-    """The path itself, or this host's copy of the file or folder at a URL, made now unless it is there unchanged.
+    """Return a path itself, or this host's copy of a file or folder at a URL; copy it unless the copy is current.
 
     A copy has the original's names and times of change, and stays at least until ``use`` is closed. Raises
     ``DataError`` if there is nothing at the URL.
@@ -352,17 +351,17 @@ def local_copy(place: str | Path, use: ExitStack | None = None) -> Path:
 
 
 def copied_version(path: Path) -> str | None:
-    """What tells a copy from that of another version: it follows all that the storage lists; ``None`` of no copy."""
+    """Return a digest of the storage's listing at the time of a copy; ``None`` if the path is no copy."""
     try:
         copies = Path(os.path.abspath(cache_path())) / "copies"
-    except ConfigError:  # without a cache there are no copies
+    except ConfigError:  # without a cache there is no copy
         return None
     return path.relative_to(copies).parts[0] if path.is_relative_to(copies) else None
 
 
 @contextmanager
 def original_names(addresses: Mapping[str, str]) -> Iterator[None]:
-    """Let errors about this host's copies name what they are copies of: paths by URLs."""
+    """Replace paths of copies by their URLs in the errors of the block; ``copies``: URL by path."""
     try:
         yield
     except EngineError as error:
@@ -380,7 +379,7 @@ def _version(facts: Mapping[str, Any]) -> str:
 
 
 def _changed(facts: Mapping[str, Any]) -> float | None:
-    """When a file was last changed (Unix seconds), where the storage's listing tells."""
+    """Return the time of a file's last change (Unix seconds), if the storage's listing tells."""
     named = ("LastModified", "last_modified", "updated", "mtime", "created")
     value = next((facts[name] for name in named if facts.get(name)), None)
     if isinstance(value, datetime):
@@ -389,12 +388,12 @@ def _changed(facts: Mapping[str, Any]) -> float | None:
 
 
 def exclusive(entry: Path) -> AbstractContextManager[None]:
-    """Be the only process of this host that writes an entry of the cache, which need not exist yet."""
+    """Be the only process of this host that writes an entry of the cache; the entry need not exist."""
     return _lock(entry, _WRITING, fcntl.LOCK_EX)
 
 
 def in_use(entry: Path) -> AbstractContextManager[None]:
-    """Keep an entry of the cache, which need not exist yet, from being dropped to make room."""
+    """Keep ``make_room`` from dropping an entry of the cache; the entry need not exist."""
     return _lock(entry, _USING, fcntl.LOCK_SH)
 
 
@@ -410,10 +409,10 @@ def _lock(entry: Path, kind: str, how: int) -> Iterator[None]:
 
 
 def make_room(num_bytes: int, *, keep: Path) -> None:
-    """Drop what was used least recently of the cache until ``num_bytes`` more fit its limit.
+    """Drop the least recently used entries of the cache until ``num_bytes`` more fit its limit.
 
-    The limit is ``$ASTERISM_CACHE_BYTES``, else ``CACHE_SHARE`` of the disk. What a task uses is never dropped; if that
-    alone is over the limit, the limit is exceeded.
+    The limit is ``$ASTERISM_CACHE_BYTES``, else ``CACHE_SHARE`` of the disk. Entries that a task uses are never
+    dropped, even if they alone exceed the limit.
     """
     root = cache_root()
     held = bytes_below(root)
@@ -447,8 +446,8 @@ KEPT = {"records", "stage.json", "consumed.json"}  # of a stage whose outputs we
 
 
 def drop_outputs(entry: Path) -> None:
-    """Delete a copy, or the outputs of a run's stage, but for what says that they were made."""
-    (entry / "complete").unlink(missing_ok=True)  # first: what it stood for is no longer whole
+    """Delete a copy, or the outputs of a stage; keep the stage's records and its description."""
+    (entry / "complete").unlink(missing_ok=True)  # first, because the entry is no longer complete
     for path in entry.iterdir():
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""Arrow IPC tables for what has no fixed number of rows per vertex: edges, ids, items."""
+"""Arrow IPC tables for data without a fixed number of rows per vertex: edges, ids, items."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> OutputFile:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Map an Arrow IPC file; numeric columns are read without a copy. Raises ``DataError`` for a file that is none.
+    """Map an Arrow IPC file; numeric columns are read without a copy. Raises ``DataError`` for another file.
 
-    Lengths are checked against the file; texts, whose offsets lie in the file, are checked whole by ``read_joined``.
+    Lengths are compared with the file. ``read_joined`` checks texts in full, because their offsets lie in the file.
     """
     try:
         with pa.memory_map(os.fsencode(check_file(path))) as source:
@@ -42,7 +42,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def read_columns(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """Read numeric columns as arrays, without a copy where the table has one batch."""
+    """Read numeric columns as arrays, without a copy if the table has one batch."""
     table = read_table(path)
     for name in names:
         if name not in table.column_names or not pa.types.is_primitive(table.schema.field(name).type):
@@ -51,7 +51,7 @@ def read_columns(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
 
 
 def read_joined(paths: Sequence[Path], name: str) -> pa.ChunkedArray | None:
-    """One column of several tables as one Arrow chunked array; ``None`` if they have no such column."""
+    """Read a column of several tables as one Arrow chunked array; ``None`` if they have no such column."""
     parts = [read_table(path) for path in paths]
     if not parts or name not in parts[0].column_names:
         return None

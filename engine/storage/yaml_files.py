@@ -17,10 +17,10 @@ _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 def read_yaml(path: Path, what: str = "configuration") -> dict[str, Any]:
-    """The mapping that a YAML file holds; of an empty file an empty one.
+    """Read the mapping of a YAML file; an empty file gives an empty one.
 
-    ``what`` names what is expected where there is no such file. Raises ``ConfigError``, or ``DataError`` for a place
-    that cannot be read.
+    ``what`` names the expected file in the error for a missing one. Raises ``ConfigError``, or ``DataError`` for a
+    place that cannot be read.
     """
     if not lies_there(path):
         raise ConfigError(f"{path}: no such {what}")
@@ -40,7 +40,7 @@ def read_yaml(path: Path, what: str = "configuration") -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The plain data that a YAML text holds; raises ``ConfigError`` that begins with ``where``."""
+    """Return the plain data of a YAML text. Raises ``ConfigError`` that begins with ``where``."""
     try:
         return yaml.load(text, _Loader)
     except Exception as error:  # a value that does not fit its tag makes PyYAML raise nearly anything
@@ -51,14 +51,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of plain data, of bounded depth and size, with each key, a text, once."""
+    """A loader of plain data of bounded depth and size, whose keys are texts and occur once."""
 
     depth = 0
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
         values, unseen = 1, [node]
-        while unseen:  # an alias counts each time: what it stands for is repeated in the settings
+        while unseen:  # an alias counts each time, because the settings repeat its values
             inner = _inner(unseen.pop())
             unseen += inner
             values += len(inner)
@@ -87,7 +87,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _numbers_are_decimal() -> None:
-    """Have ``0x10``, ``1:30`` and ``1_000`` be texts, as YAML 1.2 has it, and ``1e9`` a number."""
+    """Read ``0x10``, ``1:30`` and ``1_000`` as texts, like YAML 1.2, and ``1e9`` as a number."""
     kept = {
         first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in ("int", "float")]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -1,7 +1,7 @@
-"""Charts as HTML around inline SVG: the plot stretches to its box, the text beside it keeps its size on any screen.
+"""Charts as HTML around inline SVG: a plot stretches to its box, and its text keeps its size on any screen.
 
-Coordinates inside a plot are thousandths of its width and height, y upwards. Every mark carries its reading in
-``data-tip``; every chart has its numbers in a table below. All text is escaped here.
+Coordinates inside a plot are thousandths of its width and height, y upwards. Every mark has its numbers in
+``data-tip``, and every chart has them in a table below. This module escapes all text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_X_TICKS = 8
 
 @dataclass(frozen=True)
 class Series:
-    """One named run of values; ``style`` is a class of the style sheet: ``a``, ``b``, ``c`` or ``ink``."""
+    """A named sequence of values; ``style`` is a class of the style sheet: ``a``, ``b``, ``c`` or ``ink``."""
 
     name: str
     values: Sequence[Number]
@@ -36,7 +36,7 @@ class Marker:
 def bars_by_class(
     classes: Sequence[str], values: Sequence[int], details: Sequence[str], y_name: str, x_name: str
 ) -> str:
-    """Draw one bar per named class on a logarithmic scale, its count above it."""
+    """Draw one bar per named class on a logarithmic scale, with its count above."""
     scale = _LogScale(0.6, max([*values, 1]))
     step = 1000 / max(len(classes), 1)
     marks, labels, ticks = [], [], []
@@ -113,7 +113,7 @@ def lines(
 
 
 def short(value: Number) -> str:
-    """Write a count in at most about four characters: 950, 1.2k, 38k, 5.2M."""
+    """Write a count in about four characters: 950, 1.2k, 38k, 5.2M."""
     if value >= 1000:
         for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
             if value >= size * 0.9995:

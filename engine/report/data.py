@@ -1,4 +1,4 @@
-"""What a report shows: plain dataclasses of numbers and text, with a JSON form by ``dataclasses.asdict``."""
+"""The content of a report: dataclasses of numbers and text, with a JSON form by ``dataclasses.asdict``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.evaluation.sweep import SweepRow
 
 @dataclass(frozen=True)
 class StageRow:
-    """What one stage took; ``rate`` in ``unit`` per second."""
+    """Time, memory and rate of one stage; ``rate`` in ``unit`` per second."""
 
     name: str
     num_tasks: int
@@ -24,8 +24,8 @@ class StageRow:
 class EdgeHistogram:
     """Numbers of edges, or of rows, by value: ``bin_edges`` ascending, one longer than ``kept`` and ``pruned``.
 
-    ``kept`` of edges: inside clusters; ``pruned``: between them. ``pruned`` empty: one series, all of it in ``kept``.
-    ``threshold``: the operating point, drawn as a line. ``left_out``: edges that have no such value.
+    ``kept``: edges inside clusters, or all, with ``pruned`` empty. ``pruned``: edges between clusters. ``threshold``:
+    the operating point, drawn as a line. ``left_out``: number of edges without a value.
     """
 
     bin_edges: list[float]
@@ -37,7 +37,7 @@ class EdgeHistogram:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often edges of each score are right: ``scores`` ascending, shares of one identity, numbers of edges."""
+    """The share of right edges by score: ``scores`` ascending, ``shares`` within one identity, counts ``edges``."""
 
     scores: list[float]
     shares: list[float]
@@ -46,9 +46,9 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RecallEstimate:
-    """How much of exact search the KNN graph found, on ``num_samples`` rows; fractions.
+    """The share of exact search's neighbours that the KNN graph holds, on ``num_samples`` rows.
 
-    ``recall_above_floor``: over the true neighbours of similarity >= ``floor`` only, the ones clustering can use.
+    ``recall_above_floor``: over true neighbours of similarity >= ``floor`` only, because clustering can use no others.
     """
 
     k: int
@@ -60,7 +60,7 @@ class RecallEstimate:
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """Scores of one labelling, keys as in ``Scores.as_dict``; ``emphasis`` marks this run's own result."""
+    """Scores of one labelling, with the keys of ``Scores.as_dict``; ``emphasis`` marks this run's result."""
 
     name: str
     scores: dict[str, float]
@@ -70,7 +70,7 @@ class MetricsRow:
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One row of a cluster: text, or a picture (base64 data URI, PNG/JPEG/GIF/WebP) with the text as its caption."""
+    """A row of a cluster: text, or a picture (base64 data URI, PNG/JPEG/GIF/WebP) with the text as its caption."""
 
     text: str = ""
     image: str | None = None
@@ -78,10 +78,10 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class GalleryCluster:
-    """A cluster with as many of its ``rows`` (global row numbers) and ``items`` as are to be shown.
+    """A cluster with those of its ``rows`` (global row numbers) and ``items`` that the report shows.
 
-    ``weakest_score``: the score at which it would fall apart. ``marked_rows``: rows to point out, such as a bridge's.
-    ``beside``: the cluster that it may be one with, of ``affinity`` to it.
+    ``weakest_score``: the score at which the cluster would fall apart. ``marked_rows``: rows to point out, such as the
+    ends of a bridge. ``beside``: a cluster of the same identity, maybe, with ``affinity`` between both.
     """
 
     label: int
@@ -108,7 +108,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows; what is empty or ``None`` is left out of the page."""
+    """Everything that a report shows; the page leaves out empty fields and ``None``."""
 
     title: str
     method: str
@@ -118,7 +118,7 @@ class ReportData:
     num_clusters: int
     num_singletons: int
     largest: int
-    score_name: str = "score"  # what the galleries' numbers are of
+    score_name: str = "score"  # name of the numbers in galleries
     model: str | None = None
     operating_point: str | None = None
     notes: list[str] = field(default_factory=list)

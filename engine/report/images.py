@@ -1,4 +1,4 @@
-"""Pictures as data URIs, so that a report is one file: PNG by the standard library alone."""
+"""Pictures as data URIs, so that a report is one file."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def digit_png(pixels_HW: NDArray[Any], white: float | None = None) -> str:
 class Pictures:
     """The pictures that a report may embed: files below ``folders``, links resolved, and data URIs; no other file.
 
-    A report is a page to be shown around, and what it says of a row may come from anyone: a name such as
-    ``../private.png`` must not bring a file of this machine into it.
+    A report is shown to others, and an item may come from anyone. A name such as ``../private.png`` must not put a
+    file of this machine into the page.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -61,16 +61,16 @@ class Pictures:
         self._refused: Counter[str] = Counter()
 
     def find(self, item: str) -> str | None:
-        """The picture that an item of the source is, or names, as a data URI; ``None`` if it is no picture to show.
+        """Return the picture that an item holds or names, as a data URI; ``None`` if the item has no picture to show.
 
-        A relative name is tried in each of the folders, in their order.
+        A relative name is tried in each folder, in order.
         """
         if item not in self._found:
             self._found[item] = self._find(item)
         return self._found[item]
 
     def refused(self) -> list[str]:
-        """At most one sentence: how many pictures were not embedded, and why."""
+        """Return at most one sentence: how many pictures were not embedded, and why."""
         if not self._refused:
             return []
         why = ", ".join(f"{count:,} {reason}" for reason, count in self._refused.items())
@@ -97,18 +97,18 @@ class Pictures:
 
 
 def is_picture(uri: str) -> bool:
-    """Tell whether a text is a data URI of a small raster picture, and holds what it says: safe as an ``src``."""
+    """Tell whether a text is a data URI of a small raster picture with the right content, and so safe as ``src``."""
     match = _DATA_URI.fullmatch(uri) if len(uri) < 2 * MAX_BYTES else None
     if match is None:
         return False
     try:
         return _kind(base64.b64decode(match[2])) == match[1]
-    except ValueError:  # no whole number of bytes
+    except ValueError:  # not a whole number of bytes
         return False
 
 
 def _path_of(item: str) -> str | None:
-    """The path that an item names if it looks like that of a picture; of other URLs than ``file:`` there is none."""
+    """Return the path that an item names if it looks like a picture's; ``None`` for URLs other than ``file:``."""
     if not item.lower().endswith(_SUFFIXES) or "\0" in item or len(item) > _LONGEST_PATH:
         return None
     if not item.lower().startswith("file:"):
@@ -125,7 +125,7 @@ def _lies_in(place: str, folder: str) -> bool:
 
 
 def _read_small(place: str) -> bytes | None:
-    """The bytes of a regular file of up to ``MAX_BYTES``; nothing else is opened."""
+    """Read a regular file of up to ``MAX_BYTES``; open nothing else."""
     try:
         if not stat.S_ISREG(os.stat(place).st_mode):
             return None

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that needs no network and says what came out, how sure, and what it took.
+"""The report of a run: one HTML file without network requests, with the result, its certainty and its cost.
 
-Text from data sets, file names and settings is escaped here and in ``charts``; a content policy in the page forbids
-every script but its own and every request.
+This module and ``charts`` escape text from data sets, file names and settings. A content policy of the page forbids
+every request and every script but its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.report.images import is_picture
 
 __all__ = ["ReportData", "headline", "render_report"]
 
-SHOWN_CHARACTERS = 200  # of an item: a browser takes minutes to lay out a word of tens of thousands
+SHOWN_CHARACTERS = 200  # of an item, because a browser takes minutes to lay out a word of tens of thousands
 _COLUMNS = {
     "pairwise_f": "F",
     "pairwise_precision": "precision",
@@ -56,7 +56,7 @@ _LOGO = (
 
 
 def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int) -> str:
-    """Say in one plain sentence what came out."""
+    """Return the result as one plain sentence."""
     return (
         f"{num_rows:,} {_plural(num_rows, 'row')} → {num_clusters:,} {_plural(num_clusters, 'cluster')}, "
         f"{num_singletons:,} {_plural(num_singletons, 'singleton')}; largest {largest:,}"
@@ -85,7 +85,7 @@ def render_report(data: ReportData) -> str:
 
 
 def page(title: str, links: Iterable[tuple[str, str]], body: str) -> str:
-    """Render a whole page around ``body``, HTML already; ``links`` are ids of its sections and their titles."""
+    """Render a whole page around the HTML of ``body``; ``links`` are ids and titles of its sections."""
     navigation = "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links)
     style, script = _asset("report.css"), _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -277,7 +277,7 @@ def _by_step(
     counted: tuple[str, str],
     scored: tuple[str, str],
 ) -> str:
-    """Cluster counts and, where identities are known, pairwise scores of results along one setting: title and text."""
+    """Render cluster counts by one setting, and pairwise scores if identities are known; titles come with texts."""
     rows = sorted(steps, key=lambda row: row.threshold)
     if not rows:
         return ""
@@ -408,7 +408,7 @@ def _meter(value: float) -> str:
 
 
 def _edge(key: str) -> str:
-    """The class that starts a new group of columns."""
+    """Return the CSS class of a column that begins a group."""
     return "first" if key in ("pairwise_f", "bcubed_f", "nmi", "num_clusters") else ""
 
 

@@ -1,4 +1,4 @@
-"""Runs the tasks of one stage until all are committed, and gives up on those that keep failing."""
+"""Run the tasks of a stage until all are committed, or until a task has failed too often."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from engine.storage.manifest import Record
 from engine.storage.places import Place
 
 ATTEMPTS = 4
-LOST_ATTEMPTS = 12  # of a task whose worker is lost, which may be no fault of its own
+LOST_ATTEMPTS = 12  # of a task whose worker died, which may not be the task's fault
 
 
 def run_calls(
     calls: Sequence[TaskCall], stage: Stage, place: Place, executor: Executor, display: Display, events: EventLog
 ) -> int:
-    """Run a stage's calls, again where another attempt can help; every attempt is an event.
+    """Run a stage's calls, again if another attempt can help; log every attempt as an event.
 
-    Returns the most memory that a worker of its own process took. Raises ``TaskFailed`` with the causes of what kept
-    failing, or the task's own ``EngineError``.
+    Returns the peak memory of a worker that is a process of its own, else 0. Raises ``TaskFailed`` with the causes of
+    repeated failures, or the task's own ``EngineError``.
     """
     folder, peak_bytes = place.root / stage.folder, 0
 

@@ -1,4 +1,4 @@
-"""What a run cost beyond its work: where its tasks ran, what had to be done again, how often it was started."""
+"""The effort of a run: the hosts of its tasks, the repeated attempts, and the number of starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from engine.runs.events import read_events
 
 @dataclass(frozen=True)
 class Effort:
-    """Over all starts of a run. ``retries``: attempts that were made again; ``lost`` of them went with their worker,
-    ``lost_s`` seconds after they had begun. What was under way when the driver itself died left no trace."""
+    """The sums over all starts of a run.
+
+    ``retries``: repeated attempts. ``lost``: attempts whose worker died, after ``lost_s`` seconds in sum. Attempts that
+    were running when the driver died are not counted, because they left no event.
+    """
 
     starts: int
     executor: str

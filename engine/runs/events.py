@@ -25,16 +25,16 @@ PUBLISH_S = 10.0
 class EventLog:
     """Appends events to ``RUN/events.jsonl``. Every event has ``time`` (Unix seconds) and ``event`` (its kind).
 
-    A line ends with a checksum of the rest of it, because events are appended and a file's checksum would not last.
+    Each line has a checksum of its other keys, because a checksum of a growing file would not last.
 
-    Of a run at a URL the file is published anew every ``PUBLISH_S``: a killed process loses what came after.
+    The file of a run at a URL is copied there every ``PUBLISH_S``; a killed process loses later events there.
     """
 
     def __init__(self, place: Place) -> None:
         self._path = place.root / EVENTS_FILE
         self._place = place
-        self._published = -PUBLISH_S  # so that the first event is seen at once
-        # A line that a full disk cut off must not swallow the next one.
+        self._published = -PUBLISH_S  # so that the first event is published at once
+        # A line that a full disk cut off must not absorb the next one.
         if os.path.lexists(self._path):
             check_file(self._path)
             with explain_reading(self._path), open(self._path, "rb") as stream:
@@ -44,14 +44,14 @@ class EventLog:
                 self._append("\n")
 
     def write(self, event: str, **facts: Any) -> None:
-        """Append one event; the line is flushed to the system at once, so a killed process loses none."""
+        """Append one event. The line goes to the system at once, so that a killed process loses none."""
         tree = json.loads(json.dumps({"time": round(time.time(), 3), "event": event, **masked(facts)}, default=str))
         self._append(json.dumps({**tree, _SUM: tree_checksum(tree)[:16]}) + "\n")
         if time.monotonic() - self._published >= PUBLISH_S:
             self.publish()
 
     def publish(self) -> None:
-        """Let other hosts see the events so far."""
+        """Copy the events so far to where other hosts see them."""
         self._published = time.monotonic()
         self._place.publish(self._path)
 
@@ -61,10 +61,10 @@ class EventLog:
 
 
 def read_events(root: Path) -> list[dict[str, Any]]:
-    """Read all events of a run; a line cut off by a kill, or damaged, is passed over.
+    """Read all events of a run; skip a line that is damaged or was cut off by a kill.
 
-    Events tell what a run took and no result, so one that is lost costs a figure. Raises ``DataError`` for a file that
-    is no regular one.
+    A lost event costs a figure but no result, because results do not depend on events. Raises ``DataError`` if the
+    place is not a regular file.
     """
     path = root / EVENTS_FILE
     if not os.path.lexists(path):
@@ -91,7 +91,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 class _Event(BaseModel):
-    """What every event has; those that are read have more."""
+    """The keys of every event; the events that are read have more."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 

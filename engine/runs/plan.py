@@ -1,4 +1,4 @@
-"""Plans: what a run will do, in order, and what that will cost; made before anything runs."""
+"""Plans: the stages of a run in order and their costs, made before anything runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Plan:
         return max(stage.memory_bytes for stage in self.stages)
 
     def seconds(self, speeds: Mapping[str, float]) -> float:
-        """Projected seconds, without the stages that may not be needed; ``speeds`` as ``Stage.seconds`` takes them."""
+        """Project the seconds of the run without stages that may not be needed; ``speeds`` as in ``Stage.seconds``."""
         return sum(stage.seconds(speeds) for stage in self.stages if not stage.unless)
 
     def as_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Plan:
 
 
 def peak_disk_bytes(stages: Sequence[Stage]) -> int:
-    """Most bytes that the stages' outputs take at a time, all of them run, scratch deleted after its last reader."""
+    """Return the peak bytes of the stages' outputs if all run; scratch outputs go after their last reader."""
     last = {name: at for at, stage in enumerate(stages) for name in (*stage.inputs.values(), stage.instead)}
     held = most = 0
     for number, stage in enumerate(stages):
@@ -66,11 +66,11 @@ def make_plan(
     memory_of_each: bool = False,
     facts: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Chain the stages' fingerprints and choose each stage's block so that one task per worker fits ``memory_bytes``.
+    """Compute the stages' fingerprints and choose each stage's block so that one task per worker fits the memory.
 
-    ``block_rows`` asks for a block (rounded up to the granule, shrunk to fit memory); 0 aims at tasks of 5-60 s.
-    ``threads`` are those of each worker; so is ``memory_bytes`` with ``memory_of_each``, else it is shared out equally.
-    Raises ``MemoryBudgetExceeded`` naming the worst stage and ``DiskBudgetExceeded``.
+    ``block_rows``: rows of a task (rounded up to the granule, reduced to fit memory); 0 aims at tasks of 5-60 s.
+    ``threads``: of each worker. ``memory_bytes``: of each worker if ``memory_of_each``, else of all together.
+    Raises ``MemoryBudgetExceeded`` naming the worst stage, and ``DiskBudgetExceeded``.
     """
     sized = []
     sharing = 1 if memory_of_each else workers
@@ -97,14 +97,14 @@ def make_plan(
 
 
 def stage_digests(stages: Sequence[Stage], source_digest: str) -> list[str]:
-    """The fingerprint of each stage: of what it is, of its parameters, and of all that it reads.
+    """Return the fingerprint of each stage, which covers its kind, its version, its parameters and its inputs.
 
-    The module that a stage's function lies in is no part of it, so code may move.
+    It does not cover the module of a stage's function, so code may move.
     """
     digests: dict[str, str] = {}
     for stage in stages:
         upstream = {name: digests.get(origin, "outside") for name, origin in sorted(stage.inputs.items())}
-        if stage.instead:  # which outputs these are depends on the check
+        if stage.instead:  # because the check decides whose outputs are read
             upstream |= {"unless": digests[stage.unless], "instead": digests[stage.instead]}
         what = [stage.kind] if stage.kind else [stage.name, stage.function.rpartition(":")[2]]
         digests[stage.name] = fingerprint(
@@ -114,7 +114,7 @@ def stage_digests(stages: Sequence[Stage], source_digest: str) -> list[str]:
 
 
 def _fewer(refused: Sequence[Stage], memory_bytes: int, workers: int) -> str:
-    """Word the number of threads, and of workers, at which the refused stages would fit, where there is one."""
+    """Return words for the threads or workers at which the refused stages would fit, if there are such numbers."""
     text = ""
     allowed = memory_bytes // workers
     fitting = min((_fitting_threads(stage, allowed) for stage in refused), default=0)
@@ -127,13 +127,13 @@ def _fewer(refused: Sequence[Stage], memory_bytes: int, workers: int) -> str:
 
 
 def _fitting_threads(stage: Stage, memory_bytes: int) -> int:
-    """The most threads at which a stage fits ``memory_bytes`` at its smallest block; 0 if none do."""
+    """Return the most threads at which a stage's smallest block fits ``memory_bytes``; 0 if none fits."""
     spare = memory_bytes - BASELINE_BYTES - stage.cost.task_bytes(min(stage.granule, stage.num_rows), 0)
     return max(0, spare // stage.cost.bytes_per_thread) if stage.cost.bytes_per_thread else 0
 
 
 def largest_fitting(fits: Callable[[int], bool], below: int) -> int:
-    """The largest number from 1 up to, not including, ``below`` that ``fits``, by bisection; 0 if none does."""
+    """Return the largest number in 1..below - 1 that ``fits``, by bisection; 0 if none fits."""
     low, high = 0, below
     while high - low > 1:
         middle = (low + high) // 2
@@ -142,7 +142,7 @@ def largest_fitting(fits: Callable[[int], bool], below: int) -> int:
 
 
 def count_pending(stage: Stage, committed: Sequence[tuple[int, int]]) -> int:
-    """The number of tasks that ``pending_ranges`` gives, however large it is."""
+    """Return the number of tasks of ``pending_ranges`` without making them."""
     count, position, block = 0, 0, stage.block_rows or max(stage.num_rows, 1)
     for start, stop in [*sorted(committed), (stage.num_rows, stage.num_rows)]:
         if position < start:
@@ -152,7 +152,7 @@ def count_pending(stage: Stage, committed: Sequence[tuple[int, int]]) -> int:
 
 
 def pending_ranges(stage: Stage, committed: Sequence[tuple[int, int]]) -> list[Task]:
-    """Cut what no committed range covers into tasks of ``block_rows``, anchored at multiples of it."""
+    """Cut the rows that no committed range covers into tasks, at multiples of ``block_rows``."""
     tasks = []
     position = 0
     for start, stop in [*sorted(committed), (stage.num_rows, stage.num_rows)]:
@@ -165,7 +165,7 @@ def pending_ranges(stage: Stage, committed: Sequence[tuple[int, int]]) -> list[T
 
 
 def fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int, threads: int) -> int:
-    """Rows of a stage's tasks: whole granules, as many as asked (0: as take ``TASK_S``), as far as they fit."""
+    """Return the rows of a stage's tasks: whole granules, as asked (0: about ``TASK_S`` of work), that fit."""
     granule = stage.granule
     limit = -(-stage.num_rows // granule) * granule
     if asked_rows:
@@ -183,5 +183,5 @@ def fit_block(stage: Stage, memory_bytes: int, asked_rows: int, workers: int, th
 
 
 def memory_option(count: int) -> str:
-    """Write a number of bytes as ``--memory`` takes it, rounded up."""
+    """Return a number of bytes in the form of ``--memory``, rounded up."""
     return f"{-(-count // 10**6)}MB"

@@ -1,4 +1,4 @@
-"""Progress of a run: bars with rate and time left on a terminal, plain lines otherwise."""
+"""Progress of a run: bars with rate and time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN_INTERVAL_S = 10.0
 
 
 class Display(Protocol):
-    """Where progress goes."""
+    """A display of progress."""
 
     def message(self, text: str) -> None: ...
     def begin(self, stage: Stage, done_rows: int) -> None: ...
@@ -29,7 +29,7 @@ class Display(Protocol):
 
 
 class Quiet:
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def message(self, text: str) -> None:
         pass
@@ -51,7 +51,7 @@ class Quiet:
 
 
 class Plain(Quiet):
-    """Writes a line when a stage begins and ends, and every ten seconds between."""
+    """A line when a stage begins and ends, and every ten seconds between."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -142,7 +142,7 @@ class Bars:
 
 
 def rate_and_left(stage: Stage, fraction: float, first_rows: int, elapsed_s: float) -> tuple[str, str]:
-    """Word the rate since this run began the stage, and the time left at that rate."""
+    """Return words for the rate since this run began the stage, and for the time left at that rate."""
     done = fraction - first_rows / stage.num_rows
     if done <= 0 or elapsed_s <= 0:
         return "", ""
@@ -152,14 +152,14 @@ def rate_and_left(stage: Stage, fraction: float, first_rows: int, elapsed_s: flo
 
 
 def make_display(show: bool) -> Display:
-    """Choose bars on a terminal, lines elsewhere, nothing if not asked to show."""
+    """Choose bars on a terminal, lines elsewhere, and nothing without ``show``."""
     if not show:
         return Quiet()
     return Bars() if sys.stderr.isatty() else Plain()
 
 
 class Ticker:
-    """Calls ``poll`` about twice a second on a thread while a stage runs (for tasks that report inner progress)."""
+    """Call ``poll`` twice a second on a thread while a stage runs, for tasks that report their progress."""
 
     def __init__(self, poll: Callable[[], None]) -> None:
         self._poll = poll

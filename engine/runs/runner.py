@@ -1,6 +1,6 @@
-"""Runs a plan: skips what is committed, runs the rest, retries, records events, shows progress.
+"""Run a plan: skip committed tasks, run the others, retry, log events, show progress.
 
-Resuming is nothing but running again. The runner sees the executor protocol only.
+To resume is to run again. The runner knows the executor protocol only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from engine.version import __version__
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where and with how much a plan runs; none of it can change a result."""
+    """The place, executor and resources of a run; none of them can change a result."""
 
     place: Place
     executor: Executor
@@ -45,7 +45,7 @@ class Workshop:
 
     @property
     def root(self) -> Path:
-        """The run's folder on this host."""
+        """Return the run's folder on this host."""
         return self.place.root
 
 
@@ -53,8 +53,8 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
     """Run every stage of ``plan`` in ``workshop.root`` and return the folder of each stage's outputs.
 
     ``request`` (settings, source) is written to the run's manifest, for ``resume``. Raises ``ManifestMismatch`` if the
-    folder holds a run of another source or kind, ``TaskFailed`` when a task keeps failing, or the task's own
-    ``EngineError``. What was committed stays, whatever happens.
+    folder holds a run of another source or kind, ``TaskFailed`` if a task fails too often, or the task's own
+    ``EngineError``. Committed work always stays.
     """
     place, root = workshop.place, workshop.root
     check_folder(place, plan, request)
@@ -95,11 +95,11 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
                         events.write("outputs_consumed", stage=name)
         except BaseException as error:
             with suppress(OSError):
-                failed = isinstance(error, Exception)  # else a signal, or Control-C
+                failed = isinstance(error, Exception)  # else a signal or Ctrl-C
                 events.write("run_failed", error=f"{type(error).__name__}: {error}" if failed else "stopped")
                 events.publish()
             raise
-        if known:  # else whose outputs the others are is not known
+        if known:  # else the owner of other outputs is not known
             remove_stale(place, plan, events)
         manifest.write_run(root, {**held, "state": "finished"})
         events.write("run_finished")
@@ -109,10 +109,11 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
 
 
 def check_folder(place: Place, plan: Plan, request: dict[str, Any]) -> bool:
-    """Refuse a folder that holds something other than this run, before anything is written.
+    """Refuse a folder that holds anything but this run, before anything is written.
 
-    Returns whether its manifest says so, or the folder is empty. ``False``: the manifest is missing or damaged, but a
-    stage there has the fingerprint of one of the plan, which covers the source: the run can go on from it.
+    Returns true if the folder is empty or its manifest is of this run. Returns false if the manifest is missing or
+    damaged, but a stage of the folder has a fingerprint of the plan. The fingerprint covers the source, so the run can
+    go on from that folder.
     """
     root, path = place.root, place.root / manifest.RUN_FILE
     if root.exists() and not root.is_dir():
@@ -147,9 +148,9 @@ def check_folder(place: Place, plan: Plan, request: dict[str, Any]) -> bool:
 
 
 def _holds_stages(root: Path, plan: Plan) -> bool:
-    """Tell whether a folder without a manifest holds a stage of this plan, and nothing says that it is of another kind.
+    """Tell whether a folder without a manifest holds a stage of this plan and no event of another kind of run.
 
-    A store's only stage may begin a run or a training too, so the folder's events are asked for their kind.
+    The events have to tell, because a store's only stage may also begin a run or a training.
     """
     started = [event["kind"] for event in read_events(root) if event["event"] == "run_started"]
     if started and started[-1] != plan.kind:
@@ -165,7 +166,7 @@ def _is_intact(folder: Path, stage: Stage) -> bool:
 
 
 def shared_folder(root: Path) -> str | None:
-    """Say that a folder is another user's and open to everybody, so that anyone may change what a run goes on from."""
+    """Return a warning if the folder is another user's and open to all, because anyone could change the run."""
     found = os.stat(root)
     if found.st_uid == os.geteuid() or not found.st_mode & stat.S_IWOTH:
         return None
@@ -178,7 +179,7 @@ def shared_folder(root: Path) -> str | None:
 def check_stores(plan: Plan, needed: Collection[str]) -> None:
     """Compare the stores that the ``needed`` stages read with their checksums, before any work.
 
-    Raises ``DataError`` for one that is damaged.
+    Raises ``DataError`` for a damaged store.
     """
     names = {stage.name for stage in plan.stages}
     origins = {origin for stage in plan.stages if stage.name in needed for origin in stage.inputs.values()} - names
@@ -194,7 +195,7 @@ def check_stores(plan: Plan, needed: Collection[str]) -> None:
 
 
 def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events: EventLog, memory: PeakMemory) -> None:
-    """Run what is not committed of one stage."""
+    """Run the tasks of one stage that are not committed."""
     folder = workshop.root / stage.folder
     started = time.perf_counter()
     _prepare(folder, stage, workshop.place)
@@ -223,7 +224,7 @@ def run_stage(stage: Stage, folders: dict[str, Path], workshop: Workshop, events
 
 
 def remove_stale(place: Place, plan: Plan, events: EventLog) -> None:
-    """Delete outputs of settings that this finished plan replaced."""
+    """Delete outputs of other settings than those of this finished plan."""
     current = {stage.folder for stage in plan.stages}
     for path in sorted(place.root.iterdir()):
         if path.name not in current and _STAGE_FOLDER.fullmatch(path.name):
@@ -251,7 +252,7 @@ def _prepare(folder: Path, stage: Stage, place: Place) -> None:
 
 
 def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, workshop: Workshop) -> None:
-    """Check every committed output against its checksum; withdraw commits that are damaged, and say so."""
+    """Compare every committed output with its checksum; delete the records of damaged ones, and log them."""
     if is_consumed(folder):
         return
     display, place = workshop.display, workshop.place
@@ -268,7 +269,7 @@ def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, workshop: Wo
             events.write("damage_found", stage=stage.name, start=record.start, stop=record.stop, damage=damage)
             for output in record.outputs:
                 path = below(folder, output.path)
-                if os.path.lexists(path) and not path.is_file():  # nothing is renamed over a folder
+                if os.path.lexists(path) and not path.is_file():  # because no file can be renamed over a folder
                     manifest.remove_place(path)
             manifest.discard_record(folder, record)
             place.withdraw(manifest.record_path(folder, record))
@@ -277,7 +278,7 @@ def _withdraw_damaged(folder: Path, stage: Stage, events: EventLog, workshop: Wo
 def _calls(
     stage: Stage, tasks: Sequence[Task], folder: Path, folders: dict[str, Path], workshop: Workshop
 ) -> list[TaskCall]:
-    """One call for each task; what they have in common is held once, as there may be very many."""
+    """Return a call for each task. There may be very many, so they share their common values."""
     common: dict[str, Any] = {
         "function": stage.function,
         "stage": stage.name,
@@ -297,7 +298,7 @@ def _calls(
 
 
 def _address(origin: str, folders: dict[str, Path], place: Place) -> str:
-    """What names an input to a worker: a stage of this run, or a store elsewhere."""
+    """Return the name of an input for a worker: of a stage of this run, or of a store elsewhere."""
     return place.address(folders[origin].name) if origin in folders else origin
 
 

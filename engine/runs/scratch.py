@@ -1,8 +1,7 @@
-"""Outputs that only other stages of the run read, and their removal once those are done.
+"""Scratch stages: their outputs are deleted once every stage that reads them is done.
 
-A scratch stage's outputs are deleted when no stage that is still to come reads them, so that a run holds less on disk
-at a time. Its records stay, beside a mark: the stage counts as done, and is done again only if a stage that reads it
-has to be (after a changed setting, or damage).
+This saves disk. The records stay, with a mark beside them, so that the stage counts as done. It runs again only if a
+stage that reads it has to run again, because a setting changed or an output is damaged.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MARK_FILE = "consumed.json"
 
 
 def is_enough(folder: Path) -> bool:
-    """Tell whether a finished check found that what it checked will do."""
+    """Tell whether a finished check found its subject good enough."""
     enough = stage_facts(folder)[0].get("enough")
     if not isinstance(enough, bool):
         raise DataError(f"{folder}: its record does not say whether it is enough, got {enough!r}; {RESUME}")
@@ -37,9 +36,9 @@ def is_finished(folder: Path, stage: Stage) -> bool:
 
 
 def is_consumed(folder: Path) -> bool:
-    """Tell whether a finished stage's outputs were deleted, as no stage to come read them.
+    """Tell whether a finished stage's outputs were deleted because no later stage reads them.
 
-    A damaged mark is none: then the outputs are missing, and are made again if anything still needs them.
+    A damaged mark does not count. The outputs are then missing, and are made again if a stage needs them.
     """
     try:
         read_owned(folder / MARK_FILE, MARK)
@@ -49,7 +48,7 @@ def is_consumed(folder: Path) -> bool:
 
 
 def not_needed(stages: Sequence[Stage], root: Path) -> set[str]:
-    """Names of the planned stages that a finished check has made unnecessary, so far."""
+    """Return the names of the planned stages that a finished check has made unnecessary."""
     named, names = {stage.name: stage for stage in stages}, set[str]()
     for stage in stages:
         if stage.unless:
@@ -60,9 +59,9 @@ def not_needed(stages: Sequence[Stage], root: Path) -> set[str]:
 
 
 def stages_to_run(plan: Plan, root: Path) -> set[str]:
-    """Names of the stages that are not finished, or whose outputs are gone, and that something still needs.
+    """Return the names of the stages that are needed but are not finished or lost their outputs.
 
-    Among them may be stages that a finished check made unnecessary, if what stands for them is needed.
+    A stage that a finished check made unnecessary is among them if the outputs that replace its own are needed.
     """
     skipped = not_needed(plan.stages, root)
     wanted: set[str] = set()
@@ -79,7 +78,7 @@ def stages_to_run(plan: Plan, root: Path) -> set[str]:
 
 
 def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path], place: Place) -> list[str]:
-    """Delete the outputs of scratch stages that none of the stages after the first ``done`` reads; return the names."""
+    """Delete the outputs of scratch stages that no stage after the first ``done`` reads; return the stages' names."""
     dropped = []
     for stage in plan.stages[:done]:
         folder = folders.get(stage.name)
@@ -90,7 +89,7 @@ def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path], place: 
             manifest.remove_place(folder / MARK_FILE)
             manifest.write_owned(folder / MARK_FILE, MARK, {})
             place.publish(folder / MARK_FILE)
-            release_held()  # files that are still mapped would keep their space
+            release_held()  # because a mapped file would keep its space on disk
             drop_outputs(folder)
             place.withdraw(folder)
             dropped.append(stage.name)
@@ -98,7 +97,7 @@ def discard_consumed(plan: Plan, done: int, folders: Mapping[str, Path], place: 
 
 
 def restore(folder: Path, place: Place) -> None:
-    """Let a stage whose outputs were deleted be done again."""
+    """Prepare a stage whose outputs were deleted to run again."""
     if is_consumed(folder):
         shutil.rmtree(folder / "records", ignore_errors=True)
         (folder / "records").mkdir()

@@ -1,8 +1,9 @@
-"""A step: one declared piece of a run, with what it reads, what it costs and what it does in one place.
+"""Steps: the declared pieces of a run, each with its inputs, its cost and its work in one place.
 
-A step is a frozen object. Its plain fields are its parameters, a field that holds another step is an input, and a field
-made by ``where`` only says where something lies. The fingerprint covers ``kind``, ``version``, the parameters and the
-inputs' fingerprints, but no module's or class's name, so that code may move. A plan is what its last steps reach.
+A step is a frozen object. Its plain fields are its parameters. A field that holds another step is an input. A field
+made by ``where`` only locates something. The fingerprint covers ``kind``, ``version``, the parameters and the
+fingerprints of the inputs. It covers no name of a module or class, so code may move. A plan is all that its last steps
+reach.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ Facts = dict[str, Any]
 
 
 def where(default: Any = MISSING) -> Any:
-    """A field that locates something, or says how, and cannot change a result: no part of the fingerprint."""
+    """Declare a field that locates something or says how; it cannot change a result, so no fingerprint covers it."""
     return field(default=default, metadata={"where": True})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Step(Generic[F]):
-    """A step of one task. ``F`` is what its tasks tell in their records: a dataclass, or a plain mapping.
+    """A step of one task. ``F`` is the type of the facts in its records: a dataclass, or a plain mapping.
 
-    ``title`` names the stage to people and ``prefix`` tells two stages of one title apart. ``facts`` is the class that
-    ``F`` is read as. A step with ``unless`` is left out once that check says ``enough``, and the outputs of ``instead``
-    then stand for its own. The outputs of a ``scratch`` step are deleted once nothing to come reads them.
+    ``title`` names the stage to people, and ``prefix`` tells two stages of one title apart. ``facts`` is the class of
+    ``F``. A step with ``unless`` is left out if that check finds ``enough``, and readers then take the outputs of
+    ``instead``. The outputs of a ``scratch`` step are deleted once no later step reads them.
     """
 
     kind: ClassVar[str]
@@ -53,21 +54,21 @@ class Step(Generic[F]):
 
     @property
     def number(self) -> int:
-        """Tells stages of one title in one plan apart; 0 where there is one."""
+        """Return a number that tells stages of one title in one plan apart; 0 if there is one."""
         return 0
 
     @property
     def name(self) -> str:
-        """Name of the stage in a plan, and of its folder but for the fingerprint."""
+        """Return the name of the stage in a plan; its folder has this name and the fingerprint."""
         return f"{self.prefix}{self.title}" + (f"_{self.number}" if self.number else "")
 
     @property
     def extent(self) -> int:
-        """Rows that are cut into tasks; 1 for a step of one task."""
+        """Return the number of rows that are cut into tasks; 1 for a step of one task."""
         return 1
 
     def inputs(self) -> dict[str, Step[Any]]:
-        """The steps that this one reads, by field."""
+        """Return the steps that this one reads, by field."""
         found: dict[str, Step[Any]] = {}
         for each, value in self._values(located=False):
             if isinstance(value, Step):
@@ -77,7 +78,7 @@ class Step(Generic[F]):
         return found
 
     def params(self) -> Facts:
-        """What changes the result, besides the inputs."""
+        """Return the fields that can change the result, besides the inputs."""
         read = self.inputs().values()
         return {
             name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
@@ -86,7 +87,7 @@ class Step(Generic[F]):
         }
 
     def places(self) -> Facts:
-        """What the fields made by ``where`` hold, but for those of every step."""
+        """Return the fields made by ``where``, without those that every step has."""
         shared = {each.name for each in fields(Step)}
         return {name: value for name, value in self._values(located=True) if name not in shared}
 
@@ -96,7 +97,7 @@ class Step(Generic[F]):
                 yield each.name, getattr(self, each.name)
 
     def cost(self) -> Cost:
-        """Projected memory, disk and seconds of the whole step."""
+        """Project the memory, disk and seconds of the whole step."""
         raise NotImplementedError
 
     def run(self, task: Task, start: int, stop: int) -> F:
@@ -104,7 +105,7 @@ class Step(Generic[F]):
         raise NotImplementedError
 
     def as_stage(self) -> Stage:
-        """The stage that the plan and the runner know this step as."""
+        """Return the stage that plan and runner know."""
         return Stage(
             self.name,
             RUN_STEP,
@@ -141,20 +142,20 @@ class RowStep(Step[F]):
 
 
 class Outside:
-    """Marks a step that this run does not do: its outputs lie in the folder that ``name`` gives."""
+    """A mark of a step that this run does not do; its outputs lie in the folder ``name``."""
 
 
 class Task(TaskContext):
-    """What a step's ``run`` may do: read the outputs of the steps that it has as fields, and write its own."""
+    """The argument of a step's ``run``: reads the outputs of the step's inputs, and writes its own."""
 
     companion_of: TaskContext | None = None
 
     def input(self, origin: str | Step[Any]) -> Path:
-        """Folder of an input's outputs."""
+        """Return the folder of an input's outputs."""
         return super().input(self._field(origin))
 
     def array(self, origin: str | Step[Any], array: str) -> np.ndarray:
-        """Map an array of an input, read-only; held by the process between tasks."""
+        """Map an array of an input, read-only; the process keeps the map between tasks."""
         return super().array(self._field(origin), array)
 
     def npy(self, origin: Step[Any], name: str) -> np.ndarray:
@@ -162,11 +163,11 @@ class Task(TaskContext):
         return read_npy(self.input(origin), name)
 
     def facts(self, origin: Step[F]) -> F:
-        """What the first task of an input told."""
+        """Return the facts of an input's first task."""
         return self.all_facts(origin)[0]
 
     def all_facts(self, origin: Step[F]) -> list[F]:
-        """What each task of an input told, in row order."""
+        """Return the facts of each task of an input, in row order."""
         return [read_facts(origin, facts) for facts in stage_facts(self.input(origin))]
 
     def _field(self, origin: str | Step[Any]) -> str:
@@ -179,7 +180,7 @@ class Task(TaskContext):
 
 
 def read_facts(step: Step[F] | type[Step[F]], facts: Mapping[str, Any]) -> F:
-    """Facts of a record as the class that the step declares."""
+    """Return a record's facts as the class that the step declares."""
     return cast(F, step.facts(**facts))
 
 
@@ -187,32 +188,33 @@ RUN_STEP = f"{__name__}:run_step"
 
 
 def companion_task(call: TaskCall, kind: type[S]) -> tuple[S, Task]:
-    """What a companion sees of its task, by the call that was sent: the step, and its inputs on this host."""
+    """Return the step and the task of a companion, by the call that was sent, with inputs on this host."""
     context = CompanionTask(call)
     step, task = _at_hand(context)
-    task.companion_of = context  # which keeps copies of inputs here
+    task.companion_of = context  # because the context keeps copies of inputs on this host
     assert isinstance(step, kind)
     return step, task
 
 
 def _at_hand(context: TaskContext) -> tuple[Step[Any], Task]:
-    """The step that a call carries, with its places on this host, and its task."""
+    """Return the step of a call, with places of this host, and its task."""
     step = replace(context.call.step, **context.where) if context.where else context.call.step
     values = {each.name: getattr(context, each.name) for each in fields(TaskContext)}
     return step, Task(**values | {"call": replace(context.call, step=step)})
 
 
 def run_step(context: TaskContext, start: int, stop: int) -> Facts:
-    """Run a task of the step that the call carries, with its places on this host."""
+    """Run a task of the call's step, with places of this host."""
     step, task = _at_hand(context)
     told = step.run(task, start, stop)
     return asdict(told) if is_dataclass(told) and not isinstance(told, type) else dict(told or {})
 
 
 def in_order(*ends: Step[Any] | None) -> list[Stage]:
-    """All that the last steps need, each once, in the order they were made in; steps from outside are left out.
+    """Return the stages of all steps that the last steps need, in the order in which the steps were made.
 
-    A step is made after those that it reads, so none comes before what it needs, and a flow's code reads as its plan.
+    A step is made after the steps that it reads, so none comes before its inputs, and a flow's code reads like its
+    plan. Steps from outside are left out.
     """
     found: dict[int, Step[Any]] = {}
     waiting = [end for end in ends if end is not None]

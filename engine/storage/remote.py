@@ -361,7 +361,7 @@ def copied_version(path: Path) -> str | None:
 
 @contextmanager
 def original_names(addresses: Mapping[str, str]) -> Iterator[None]:
-    """Replace paths of copies by their URLs in the errors of the block; ``copies``: URL by path."""
+    """Replace paths of copies by their URLs in the errors of the block; ``addresses``: URL by path."""
     try:
         yield
     except EngineError as error:

@@ -1,1 +1,1 @@
-"""Readers and writers of the formats users already hold: vectors, labels and KNN graphs."""
+"""Readers and writers of users' formats of vectors, labels and KNN graphs."""

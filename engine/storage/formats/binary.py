@@ -1,6 +1,6 @@
-"""Arrays laid out in a file byte for byte: ``.bin``, ``.npy``, ``.npz``, ``.fvecs``, ``.fbin``.
+"""Arrays whose bytes lie in a file as they are: ``.bin``, ``.npy``, ``.npz``, ``.fvecs``, ``.fbin``.
 
-Blocks are read with plain reads, not through a memory map, so that a pass over a file of any size occupies one block.
+Plain reads, not a memory map, keep the memory of a pass over a file of any size to one block.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from engine.storage.paths import check_file, explain_reading
 
 PREFERRED_NAMES = ("features", "data", "embeddings", "embedding", "vectors")
 _FVECS_MAX_DIM = 1 << 20
-_MAX_HEADER_BYTES = 1 << 16  # of a .npy file; that of three numbers takes 118
+_MAX_HEADER_BYTES = 1 << 16  # of a .npy file; a usual header takes 118
 _MAX_VALUES = 1 << 62
-# What zipfile raises for damaged, encrypted or unsupported archives.
+# Errors that zipfile raises for damaged, encrypted or unsupported archives.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -41,7 +41,7 @@ _ZIP_ERRORS = (
 
 
 class RawRows:
-    """Rows of an array at an offset of a file, or in a compressed member of a zip file (then streamed)."""
+    """Rows of an array at an offset of a file, or in a compressed member of a zip file, which is streamed."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class RawRows:
             raise DataError(f"{self.path}: rows {start}..{stop} cannot be read: {error}") from error
 
     def _stream_at(self, at: int, start: int) -> IO[bytes]:
-        """Take the stream, skipped forward or opened again; whoever reads it to the end puts it back."""
+        """Return the member's stream at offset ``at``; skip forward or open it again. The caller puts it back."""
         stream, position = self._stream, self._position
         self._stream = None
         try:
@@ -126,7 +126,7 @@ class RawRows:
 
 
 class RawVectors:
-    """A ``Part`` of raw rows: checks that they are vectors and converts them to a dtype kernels take."""
+    """A ``Part`` of raw rows, which are checked to be vectors and converted to a dtype that kernels take."""
 
     def __init__(self, rows: RawRows) -> None:
         self.path = rows.path
@@ -138,7 +138,7 @@ class RawVectors:
 
 
 class FvecsVectors:
-    """A ``Part`` of ``.fvecs`` rows: each an int32 dimension, then that many float32, little-endian."""
+    """A ``Part`` of ``.fvecs`` rows: each an int32 dimension, then its float32 values, little-endian."""
 
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
@@ -169,7 +169,7 @@ class FvecsVectors:
 
 
 def open_bin(path: Path, dim: int | None) -> RawVectors:
-    """Open headerless little-endian float32 rows; raises ``DataError`` without ``dim`` or if it does not divide."""
+    """Open little-endian float32 rows without a header. Raises ``DataError`` if ``dim`` is missing or does not fit."""
     size = check_file(path).stat().st_size
     if dim is None:
         raise DataError(f"{path}: a .bin file does not record its dimension; give it with --dim")
@@ -201,7 +201,7 @@ def open_fbin(path: Path) -> RawVectors:
 
 
 def open_npy(path: Path) -> RawRows:
-    """Open a ``.npy`` file of any shape; raises ``DataError`` for object arrays and files of another size."""
+    """Open a ``.npy`` file of any shape. Raises ``DataError`` for object arrays and files of another size."""
     with check_file(path).open("rb") as file:
         shape, fortran, dtype = _read_npy_header(path, file)
         offset = file.tell()
@@ -210,10 +210,10 @@ def open_npy(path: Path) -> RawRows:
 
 
 def open_npz(path: Path, name: str | None = None, preferred: Sequence[str] = PREFERRED_NAMES) -> RawRows:
-    """Open one array of a ``.npz``: ``name``, or the only one, or the first of ``preferred`` that it has.
+    """Open one array of a ``.npz``: ``name``, else the only one, else the first of ``preferred`` that it has.
 
-    Arrays stored uncompressed (``np.savez``) are read at any row. Compressed ones (``np.savez_compressed``) are
-    decompressed as they are read, in constant memory; a read that goes backwards starts again from the first row.
+    An uncompressed array (``np.savez``) is read at any row. A compressed one (``np.savez_compressed``) is decompressed
+    while it is read, in constant memory, and a read that goes backwards starts again from the first row.
     """
     try:
         with zipfile.ZipFile(check_file(path)) as archive:
@@ -255,7 +255,7 @@ def _choose_member(path: Path, members: Sequence[str], name: str | None, preferr
 
 
 def _check_member(path: Path, info: zipfile.ZipInfo, end: int) -> None:
-    """Refuse a zip member whose sizes cannot be true: more than the file holds, or than it can be packed into."""
+    """Refuse a zip member of impossible size: larger than the file, or packed more than deflate can pack."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(
             f"{path}: {info.filename} is packed by a method that np.savez never writes; save it by np.savez"
@@ -270,7 +270,7 @@ def _check_member(path: Path, info: zipfile.ZipInfo, end: int) -> None:
 
 
 def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Return where the stored bytes of a zip member begin (APPNOTE 4.3.7: the local header repeats name and extra)."""
+    """Return the offset of a zip member's bytes (APPNOTE 4.3.7: they follow the local header, name and extra)."""
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)
         name_bytes, extra_bytes = np.frombuffer(file.read(4), "<u2")
@@ -280,14 +280,14 @@ def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
 def _read_npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = np.lib.format.read_magic(file)
-        # Version 3.0 differs only in field names of structured arrays, which no reader here takes.
+        # Version 3.0 differs only in field names of structured arrays, which no reader here accepts.
         reader, width = {
             (1, 0): (np.lib.format.read_array_header_1_0, 2),
             (2, 0): (np.lib.format.read_array_header_2_0, 4),
         }[version]
         length = file.read(width)
         num_bytes = int.from_bytes(length, "little")
-        if num_bytes > _MAX_HEADER_BYTES:  # numpy would take the memory before it looks
+        if num_bytes > _MAX_HEADER_BYTES:  # because numpy would allocate it first
             raise ValueError(f"its header is to take {num_bytes:,} bytes")
         shape, fortran, dtype = reader(io.BytesIO(length + file.read(num_bytes)))
     except Exception as error:  # damaged headers make numpy raise nearly anything

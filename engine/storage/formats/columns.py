@@ -1,4 +1,4 @@
-"""Vectors, identifiers and items held in columns of Parquet and Arrow files."""
+"""Vectors, ids and items in columns of Parquet and Arrow files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ColumnVectors:
 
 
 class ColumnNames:
-    """Identifiers and items taken from columns beside the vectors, or from metadata files in the same row order."""
+    """Ids and items from columns beside the vectors, or from metadata files in the same row order."""
 
     def __init__(self, tables: Sequence[TableFile], items_column: str | None) -> None:
         id_column = _common_column(tables, ID_COLUMNS, "ids")
@@ -96,7 +96,7 @@ class ColumnNames:
 
 
 def _common_column(tables: Sequence[TableFile], known: Sequence[str], what: str) -> str | None:
-    """The first of the known columns that the files have; raises ``DataError`` if it is another for some of them."""
+    """Return the first known column that the files have. Raises ``DataError`` if the files differ in it."""
     found = [next((name for name in known if name in table.schema.names), None) for table in tables]
     for table, name in zip(tables, found, strict=True):
         if name != found[0]:

@@ -1,4 +1,4 @@
-"""Writing labels and vectors: every file appears whole, under its name, or not at all."""
+"""Writers of labels and vectors. A file appears under its name when it is whole, or not at all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from engine.errors import ConfigError, DataError
 from engine.storage.manifest import OutputFile, explain_os_errors, write_atomic
 
 LabelFormat = Literal["npy", "txt", "meta", "parquet", "csv"]
-TABLES = ("parquet", "csv")  # formats of several columns
+TABLES = ("parquet", "csv")  # formats with several columns
 
 _ROWS_AT_ONCE = 1 << 20
 
 
 def choose_format(name: str, asked: str | None, known: Sequence[str] = get_args(LabelFormat)) -> str:
-    """The format to write under a name: the one asked for, else the name's ending, else the first that is known.
+    """Return the format to write: the one asked for, else the ending of ``name``, else the first of ``known``.
 
-    Raises ``ConfigError`` where the name ends in that of another format, or of none.
+    Raises ``ConfigError`` if the name has the ending of another format, or an unknown ending.
     """
     suffix, endings = PurePath(name).suffix.lower(), ", ".join(f".{each}" for each in known)
     if asked is not None and asked not in known:
@@ -42,7 +42,7 @@ def choose_format(name: str, asked: str | None, known: Sequence[str] = get_args(
 def write_labels(
     path: str | Path, labels_N: npt.NDArray[Any], format: LabelFormat = "npy", columns: Mapping[str, Any] | None = None
 ) -> OutputFile:
-    """Write integer labels (N,), atomically, replacing what was there; return the file's size and checksum.
+    """Write integer labels (N,) atomically, replace an existing file, and return the size and checksum.
 
     ``npy``: int64 (N,). ``txt`` and ``meta``: one integer per line. ``parquet`` and ``csv``: columns ``row``, ``id`` if
     it is among ``columns``, ``label``, then the rest of ``columns``: sequences or Arrow arrays of N values by name.
@@ -75,10 +75,10 @@ def write_labels(
 
 
 def write_table(path: str | Path, columns: Mapping[str, Any], format: str = "parquet") -> OutputFile:
-    """Write columns (sequences, NumPy or Arrow arrays) as Parquet or CSV, atomically; the first says how long all are.
+    """Write equally long columns (sequences, NumPy or Arrow arrays) as Parquet or CSV, atomically.
 
-    CSV has a line of names, text in quotes, and nothing for a value that is missing. Raises ``DataError`` for a column
-    of another length, or one that CSV cannot hold.
+    CSV has a line of names, text in quotes, and nothing for a missing value. Raises ``DataError`` for a column that
+    differs in length from the first, or that CSV cannot hold.
     """
     arrays = {
         name: values if isinstance(values, pa.ChunkedArray) else pa.array(values) for name, values in columns.items()
@@ -101,7 +101,7 @@ def write_table(path: str | Path, columns: Mapping[str, Any], format: str = "par
 
 
 class AtomicWriter:
-    """A file to append blocks to, used in a ``with``: it takes its name at the end, unless the block raised."""
+    """A file to which a ``with`` block appends. It takes its name at the end, unless the block raised."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -137,7 +137,7 @@ class BinWriter(AtomicWriter):
     dim: int | None = None
 
     def append(self, features_ND: npt.NDArray[Any]) -> None:
-        """Append rows; raises ``DataError`` if they differ in dimension from the first."""
+        """Append rows (N, D). Raises ``DataError`` if they differ in dimension from the first."""
         if features_ND.ndim != 2 or self.dim not in (None, features_ND.shape[1]):
             raise DataError(f"{self.path}: rows of dimension {self.dim} expected, got shape {features_ND.shape}")
         self.dim = features_ND.shape[1]
@@ -155,7 +155,7 @@ class MetaWriter(AtomicWriter):
 
 
 def as_lines(labels: npt.NDArray[np.int64]) -> bytes:
-    """One label per line, as ``txt`` and ``meta`` have them."""
+    """Return the labels as text, one to a line, for ``txt`` and ``meta``."""
     text = pa.array(labels).cast(pa.string())
     joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(text)], pa.int32()), text), "\n")
     return joined[0].as_buffer().to_pybytes() + b"\n" if len(labels) else b""

@@ -1,6 +1,6 @@
-"""KNN graphs computed elsewhere: reading them by blocks of rows and bringing every variant to one form.
+"""KNN graphs from elsewhere: read by blocks of rows and brought to one form.
 
-Shapes: N vertices, K neighbours per row (self included, where the producer stores it).
+Shapes: N vertices, K neighbours per row (with the row itself, if the producer stores it).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OK, _OUT_OF_RANGE, _NOT_FINITE = 0, 1, 2
 
 
 class KnnGraphSource:
-    """Neighbour lists as their producer wrote them: raw, in its order, possibly with self and padding."""
+    """Neighbour lists as the producer wrote them: in its order, maybe with the row itself and with padding."""
 
     def __init__(self, path: Path, neighbors: RawRows, similarities: RawRows | None) -> None:
         self.path = str(path)
@@ -39,9 +39,9 @@ class KnnGraphSource:
         self._similarities = similarities
 
     def read(self, start: int, stop: int) -> tuple[Neighbors, Similarities | None]:
-        """Return neighbours (stop - start, k) int64 and cosines float32 of the same shape, or None where not stored.
+        """Return neighbours (stop - start, k) int64, and cosines float32 of the same shape or None if not stored.
 
-        Pass both to ``normalise_knn_block``. ``sequential`` graphs (compressed ``.npz``) are streamed: a read that
+        Pass both to ``normalise_knn_block``. A ``sequential`` graph (compressed ``.npz``) is streamed, so a read that
         goes backwards starts again from the first row. Raises ``DataError`` for ids that are not whole numbers.
         """
         check_range(self.path, start, stop, self.num_rows)
@@ -55,7 +55,7 @@ class KnnGraphSource:
         return neighbors, self._similarities.read(start, stop).astype(np.float32)
 
     def files(self) -> list[Path]:
-        """Return every file the graph is stored in."""
+        """Return every file of the graph."""
         used = [self._neighbors.path, *([] if self._similarities is None else [self._similarities.path])]
         return list(dict.fromkeys(used))
 
@@ -129,10 +129,10 @@ def normalise_knn_block(
 ) -> tuple[npt.NDArray[np.int32], Similarities]:
     """Bring neighbour lists to one form, for the rows from ``start_row`` of a graph of ``num_rows`` vertices.
 
-    Drops self and ids of -1 wherever they stand, keeps the best of repeated neighbours, clips similarities to [-1, 1],
-    and sorts each row by falling similarity, ties by the lower id. Returns int32 and float32 arrays of the input's
-    shape; rows that became shorter end in ``NO_NEIGHBOR`` and ``NO_SIMILARITY``. Raises ``DataError`` naming the row
-    for an id outside -1..num_rows - 1 or a similarity that is not finite (that of an id of -1 is not looked at).
+    Drops the row itself and ids of -1, keeps the best of repeated neighbours, clips similarities to [-1, 1], and sorts
+    each row by falling similarity, ties by the lower id. Returns int32 and float32 arrays of the input's shape; shorter
+    rows end in ``NO_NEIGHBOR`` and ``NO_SIMILARITY``. Raises ``DataError`` naming the row for an id outside
+    -1..num_rows - 1, or for a similarity that is not finite (unless its id is -1).
     """
     neighbors = np.ascontiguousarray(neighbors_NK, np.int64)
     similarities = np.ascontiguousarray(similarities_NK, np.float32)
@@ -164,7 +164,7 @@ def _normalise(
     size = 4
     while size < 2 * k:
         size *= 2
-    seen_id = np.empty(size, np.int64)  # open addressing; a slot counts only if stamped with this row
+    seen_id = np.empty(size, np.int64)  # open addressing; a slot counts only if it is stamped with this row
     seen_row = np.full(size, -1, np.int64)
     ids = np.empty(k, np.int64)
     values = np.empty(k, np.float32)

@@ -1,4 +1,4 @@
-"""Reading labels: one integer per row, -1 for a row that belongs to no cluster."""
+"""Readers of labels: one integer per row, -1 for a row without a cluster."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Labels = npt.NDArray[np.int64]
 LABEL_NAMES = ("label", "labels", "identity", "identities", "cluster", "clusters", "data")
 _TEXT_SUFFIXES = (".meta", ".txt")
 _LARGEST_EXACT_FLOAT = float(1 << 53)
-_PIECE_BYTES = 1 << 23  # of a text; no line of labels is longer
+_PIECE_BYTES = 1 << 23  # of a text; a line of labels is shorter
 
 
 def read_labels(path: str | Path, num_rows: int | None = None, *, column: str | None = None) -> Labels:
     """Read labels as int64 (N,), in row order.
 
     ``.meta`` and ``.txt``: one integer per line. ``.npy`` and ``.npz``: (N,) or (N, 1). Parquet and Arrow: a column of
-    integers. Floats that are whole numbers are accepted. ``column`` names the array or column; by default the only
-    one, or a usual name such as ``label``. Raises ``DataError`` naming the line or row of anything that is not an
-    integer of at least -1, and if ``num_rows`` is given and differs. Peak memory: twice the labels, and the file.
+    integers. Floats that are whole numbers are accepted. ``column`` names the array or column; the default is the only
+    one, or a usual name such as ``label``. Raises ``DataError`` naming the line or row of a value that is not an
+    integer of at least -1, and if there are not ``num_rows`` labels. Peak memory: twice the labels, and the file.
     """
     path = check_file(Path(abspath(path)), "file of labels")
     suffix = path.suffix.lower()
@@ -77,7 +77,7 @@ def _parse_text(path: Path) -> Labels:
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:
-    """Yield a text in pieces that end with a line; a line that is longer than a piece comes alone, and cut."""
+    """Yield a text in pieces of whole lines. A line longer than a piece comes alone and is cut."""
     rest = b""
     with explain_reading(path), path.open("rb") as file:
         while read := file.read(_PIECE_BYTES):
@@ -93,9 +93,10 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 @numba.njit(nogil=True, cache=True)
 def _parse_lines(text: Any, out: Any, after_blank: bool) -> tuple[int, int, int, bool]:
-    """Parse one integer per line; blank lines may only end the text.
+    """Parse one integer per line; blank lines may stand at the end of the text only.
 
-    Return lines parsed, the bad line's bounds, and whether there was a blank line. ``after_blank``: there was before.
+    Returns the lines parsed, the bounds of the bad line, and whether there was a blank line. ``after_blank``: an
+    earlier piece had a blank line.
     """
     num_lines = 0
     at = 0

@@ -25,7 +25,7 @@ _SUPPORTED = (
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of source: ``matches`` looks at names only; ``open`` may raise ``DataError``."""
+    """A format of vectors: ``matches`` reads names only; ``open`` may raise ``DataError``."""
 
     name: str
     matches: Callable[[Path], bool]
@@ -35,13 +35,13 @@ class Format:
 def open_source(
     path: str | Path, *, dim: int | None = None, column: str | None = None, items_column: str | None = None
 ) -> VectorSource:
-    """Open vectors in any supported format, reading no more than headers.
+    """Open vectors in any supported format; read headers only.
 
-    ``dim``: needed by ``.bin``, otherwise checked against the file. ``column``: the Parquet or Arrow column, the array
-    of a ``.npz`` or zarr group, the model of a folder with ``list.txt``, or the prefix of ``img_emb_*.npy``; by default
-    the only one, or the usual name. ``items_column``: the Parquet, Arrow or metadata column that holds the items.
-    Raises ``DataError``, saying what was found and what to do, for anything that is not rows of numbers: missing,
-    empty, truncated, pickled, of another shape or type, or an option the format cannot honour.
+    ``dim``: needed by ``.bin``, compared with the file by other formats. ``column``: the Parquet or Arrow column, the
+    array of a ``.npz`` or zarr group, the model of a folder with ``list.txt``, or the prefix of ``img_emb_*.npy``; the
+    default is the only one, or the usual name. ``items_column``: the Parquet, Arrow or metadata column of the items.
+    Raises ``DataError`` that says what was found and what to do, if the file does not hold rows of numbers (missing,
+    empty, truncated, pickled, of another shape or type) or the format has no use for an option.
     """
     path = Path(abspath(path))
     is_folder = check_readable(path)

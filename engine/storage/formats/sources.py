@@ -17,7 +17,7 @@ from engine.errors import DataError
 Vectors = npt.NDArray[Any]
 
 MAX_DIM = 1 << 20
-_MOST_COMPRESSED, _SMALL_BYTES = 1_100, 64 << 20  # deflate packs at most 1,032 bytes into one
+_MOST_COMPRESSED, _SMALL_BYTES = 1_100, 64 << 20  # deflate packs 1,032 bytes into one at most
 _READ_AS_FLOAT32 = (np.dtype(np.uint8), np.dtype(np.int8))
 _READ_UNCHANGED = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
@@ -53,7 +53,7 @@ class SourceOptions:
     items_column: str | None = None
 
     def refuse(self, path: Path, *names: str) -> None:
-        """Raise ``DataError`` if an option was given that this format cannot honour."""
+        """Raise ``DataError`` if one of the named options was given, because the format has no use for it."""
         for name in names:
             if getattr(self, name) is not None:
                 raise DataError(
@@ -108,7 +108,7 @@ class VectorSource:
         """Return rows ``start..stop`` as a new C-order (stop - start, dim) array of ``dtype``, not normalised.
 
         Peak memory is about twice the block. Values are not checked (NaN, infinity and zero vectors pass). Raises
-        ``DataError`` for rows out of range and for what only reading can find: ragged or null rows, a damaged file.
+        ``DataError`` for rows out of range, ragged or null rows, and a damaged file.
         """
         check_range(self.path, start, stop, self.num_rows)
         first = int(np.searchsorted(self._ends, start, side="right"))
@@ -157,8 +157,8 @@ class VectorSource:
 def check_matrix(where: object, shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[int, int, np.dtype[Any]]:
     """Return rows, dimension and the dtype to read, or raise ``DataError`` if the array does not hold vectors.
 
-    float16, float32 and float64 are read as they are, in native byte order; uint8 and int8 (quantised embeddings)
-    as float32. Every other type is refused: wider integers are labels or neighbour ids, not vectors.
+    float16, float32 and float64 are read unchanged, in native byte order; uint8 and int8 (quantised embeddings) as
+    float32. Every other type is refused, because wider integers are labels or neighbour ids, not vectors.
     """
     if dtype.hasobject:
         raise DataError(f"{where}: holds Python objects (pickled), which are never loaded; save a plain float32 array")
@@ -197,7 +197,7 @@ def check_range(where: object, start: int, stop: int, num_rows: int) -> None:
 
 
 def natural_order(paths: Sequence[Path]) -> list[Path]:
-    """Sort so that numbers in names count as numbers: ``part_2`` before ``part_10``."""
+    """Sort paths by name, with numbers in names as numbers: ``part_2`` before ``part_10``."""
 
     def key(path: Path) -> list[tuple[bool, int, str]]:
         return [(t.isdecimal(), int(t) if t.isdecimal() else 0, t) for t in re.split(r"(\d+)", path.name)]

@@ -1,4 +1,4 @@
-"""Columns of Parquet and Arrow IPC (Feather) files, read as a stream with one position."""
+"""Columns of Parquet and Arrow IPC (Feather) files, read as one stream."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Piece:
 
 
 class TableFile(ABC):
-    """One file of columns. Holds no open file between reads."""
+    """A file of columns, which is closed between reads."""
 
     path: Path
     schema: pa.Schema
@@ -44,7 +44,7 @@ class TableFile(ABC):
 
     @abstractmethod
     def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
-        """Yield (first row, values) from the stored batch that holds row ``start`` to the end."""
+        """Yield (first row, values) of each stored batch, from the one that holds row ``start`` on."""
 
 
 class ParquetTable(TableFile):
@@ -52,7 +52,7 @@ class ParquetTable(TableFile):
         self.path = path
         with pa.OSFile(os.fsencode(path)) as opened, pq.ParquetFile(opened) as file:
             self.schema = file.schema_arrow
-            # No more of the metadata is asked for: of a damaged column's, pyarrow ends the process.
+            # Nothing else of the metadata is read, because pyarrow ends the process for a damaged column's.
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             if file.metadata.num_rows != sum(sizes):
                 raise ValueError(f"{file.metadata.num_rows} rows, but {sum(sizes)} in its row groups")
@@ -63,8 +63,8 @@ class ParquetTable(TableFile):
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
         groups = list(range(group, len(self._starts) - 1))
         row = int(self._starts[group])
-        # Buffered, not pre-buffered: row groups may be larger than memory.
-        opening = pa.OSFile(os.fsencode(self.path))  # names that are no UTF-8 are bytes to Arrow
+        # Pre-buffering would read whole row groups, which may be larger than memory.
+        opening = pa.OSFile(os.fsencode(self.path))  # bytes, because the name may not be UTF-8
         with opening as opened, pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False):
                 yield row, batch.column(0)
@@ -72,9 +72,9 @@ class ParquetTable(TableFile):
 
 
 class ArrowTable(TableFile):
-    """An Arrow IPC file, memory-mapped: its pages count as resident, but the system can take them back.
+    """A memory-mapped Arrow IPC file. Its pages count as resident, but the system can take them back.
 
-    A compressed file decodes one of its batches at a time, so its largest batch has to fit in memory about three times.
+    A compressed file is decoded a batch at a time, so its largest batch has to fit in memory about three times.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class ArrowTable(TableFile):
         with pa.memory_map(os.fsencode(path)) as file:
             reader = pa.ipc.open_file(file)
             self.schema = reader.schema
-            # The footer does not give the lengths of batches; the cheapest column does.
+            # The footer has no lengths of batches, so they are read from the cheapest column.
             flat = [i for i, field in enumerate(self.schema) if not pa.types.is_nested(field.type)]
             reader = self._reader(file, (flat or [0])[0])
             sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
@@ -104,8 +104,8 @@ class ArrowTable(TableFile):
 class TableColumn:
     """One column of consecutive files.
 
-    Consecutive reads go on where the last one ended. Any other read decodes from the start of the row group or batch
-    that holds its first row.
+    A read that begins where the last one ended continues it. Any other read decodes from the start of the row group or
+    batch that holds its first row.
     """
 
     def __init__(self, tables: Sequence[TableFile], column: str) -> None:
@@ -125,7 +125,7 @@ class TableColumn:
         self._lock = threading.Lock()
 
     def read(self, start: int, stop: int) -> list[Piece]:
-        """Return rows ``start..stop``, counted through all the files, in pieces."""
+        """Return rows ``start..stop`` in pieces; rows are counted over all files."""
         with self._lock:
             if start != self._next:
                 self._stream, self._left = self._pieces(start), None
@@ -152,7 +152,7 @@ class TableColumn:
                 for first_row, values in table.batches(self.column, local):
                     skip = max(local - first_row, 0)
                     if skip < len(values):
-                        # What lies outside its buffers, or is no UTF-8, ends the process when it is read.
+                        # Unchecked, values outside the buffers or texts that are not UTF-8 end the process.
                         values.validate(full=True)
                         yield Piece(table.path, first_row + skip, values[skip:])
             except _TABLE_ERRORS as error:
@@ -160,18 +160,18 @@ class TableColumn:
 
 
 def _starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """First row of each row group or batch, and the number of rows."""
+    """Return the first row of each row group or batch, then the number of rows."""
     if any(size < 0 for size in sizes) or sum(sizes) > _MOST_ROWS:
         raise ValueError(f"its parts are to hold {sum(sizes)} rows")
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def open_table(path: Path) -> TableFile:
-    """Open a Parquet or Arrow IPC file by its suffix; raises ``DataError`` if it is not one or is damaged."""
+    """Open a Parquet or Arrow IPC file by its suffix. Raises ``DataError`` for a damaged or another file."""
     check_file(path)
     try:
         table = ParquetTable(path) if TABLE_SUFFIXES[path.suffix.lower()] == "parquet" else ArrowTable(path)
-        if any(not name.isprintable() for name in table.schema.names):  # which raises where one is no UTF-8
+        if any(not name.isprintable() for name in table.schema.names):  # raises if a name is not UTF-8
             raise ValueError(f"columns are named {table.schema.names!r}")
         return table
     except _TABLE_ERRORS as error:
@@ -180,12 +180,12 @@ def open_table(path: Path) -> TableFile:
 
 
 def _word(error: BaseException) -> str:
-    """What a library says, on one line."""
+    """Return the text of a library's error on one line."""
     return " ".join(str(error).split())
 
 
 def table_files(folder: Path) -> list[Path]:
-    """Return the Parquet or Arrow files of a folder in natural order; raises ``DataError`` if both kinds are there."""
+    """Return the Parquet or Arrow files of a folder in natural order. Raises ``DataError`` for both kinds."""
     files = [p for p in folder.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and p.name[0] not in "._"]
     kinds = {TABLE_SUFFIXES[p.suffix.lower()] for p in files}
     if len(kinds) > 1:

@@ -1,4 +1,4 @@
-"""Companion text files: one line per row, found without reading the whole file into memory."""
+"""Text files of one line per row, which are read without holding the whole file in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LINE_BYTES = 1 << 20  # of one item at most
 
 
 class TextNames:
-    """Items, and identifiers if ``as_ids``, from the lines of a UTF-8 text file."""
+    """Items (and ids, if ``as_ids``) from the lines of a UTF-8 text file."""
 
     def __init__(self, path: Path, num_rows: int, *, as_ids: bool = False) -> None:
         self._path = path
@@ -76,7 +76,7 @@ def companion_items(beside: Path, num_rows: int) -> TextNames | None:
 
 
 def line_offsets(path: Path, every: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Return the byte offset of every ``every``-th line, and the number of lines (a last one may lack its newline)."""
+    """Return the byte offset of every ``every``-th line, and the number of lines; the last may lack its newline."""
     marks: list[npt.NDArray[Any]] = [np.zeros(1, np.int64)]
     num_ends = at = 0
     last = b"\n"

@@ -26,11 +26,11 @@ _TOGETHER_BYTES = 32 << 20
 
 
 class ZarrVectors:
-    """A ``Part`` that is a zarr array. Keeps the last rows of chunks it decoded, up to 64 MiB.
+    """A ``Part`` that is a zarr array.
 
-    So consecutive blocks smaller than a chunk decode it once; larger chunks are decoded again for each block. Small
-    chunks are decoded several at a time, on zarr's threads. An array with a chunk that is not stored is refused:
-    zarr would read rows of the fill value.
+    It keeps the rows that it decoded last, up to 64 MiB, so that consecutive blocks decode a chunk once; a larger chunk
+    is decoded again for each block. Small chunks are decoded several at a time, on zarr's threads. An array with a
+    missing chunk is refused, because zarr would read its rows as the fill value.
     """
 
     def __init__(self, path: Path, name: str | None) -> None:
@@ -78,7 +78,7 @@ class ZarrVectors:
         return list(self._files)
 
     def _check_chunks(self, stored: tuple[int, ...]) -> list[Path]:
-        """Return the array's files; raises ``DataError`` for a chunk, or shard, that is missing or far too small."""
+        """Return the array's files. Raises ``DataError`` for a chunk or shard that is missing or far too small."""
         folder = below(self.path, self._array.path) if self._array.path else self.path
         files = [folder / name for name in _METADATA if lies_there(folder / name)]
         item_bytes = np.dtype(self._array.dtype).itemsize
@@ -104,7 +104,7 @@ class ZarrVectors:
             again = block if self._otherwise is None else np.asarray(self._otherwise[start:stop])
         except Exception as error:  # each codec has errors of its own
             raise DataError(f"{self.path}: rows {start}..{stop} cannot be read: {error}") from error
-        unlike = (block != again) & ((block == block) | (again == again))  # NaN in both is NaN in the file
+        unlike = (block != again) & ((block == block) | (again == again))  # NaN in both arrays is NaN in the file
         if unlike.any():
             row = start + int(np.argmax(unlike.any(axis=1)))
             raise DataError(
@@ -120,7 +120,7 @@ def is_zarr(path: Path) -> bool:
 
 
 def _check_metadata(path: Path) -> None:
-    """Refuse metadata, of the group or of its arrays, that is no regular file, too long, or names an unknown codec."""
+    """Refuse metadata (of a group or its arrays) that is no regular file, is too long, or names an unknown codec."""
     for folder in (path, *(Path(entry.path) for entry in os.scandir(path) if os.path.isdir(entry.path))):
         for name in _METADATA:
             if lies_there(folder / name) and check_file(folder / name).stat().st_size > _METADATA_BYTES:
@@ -130,7 +130,7 @@ def _check_metadata(path: Path) -> None:
 
 
 def _filled_otherwise(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The same array, but where parts of a shard are not stored: there it reads as NaN, or as another number."""
+    """Return the array with another fill value, which shows in missing parts of a shard: NaN, or another number."""
     dtype = np.dtype(array.dtype)
     other = np.nan if dtype.kind == "f" else (1 if array.metadata.fill_value == 0 else 0)
     metadata = replace(array.metadata, fill_value=dtype.type(other))

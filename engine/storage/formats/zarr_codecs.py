@@ -1,7 +1,7 @@
-"""Which codecs a zarr array that somebody gives may have: compressors and number filters, none that makes objects.
+"""The codecs that a user's zarr array may have: compressors and filters of numbers, none that makes objects.
 
-Metadata names the codecs that decode each chunk. One of numcodecs' reads pickles, and a pickle can run any code, so
-what is not listed here is refused before zarr sees the array, whichever versions of zarr and numcodecs there are.
+Metadata names the codecs that decode each chunk. A codec of numcodecs reads pickles, and a pickle can run any code. So
+a codec that is not listed here is refused before zarr sees the array, with any version of zarr and numcodecs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CODECS = {"compressor": _VERSION_2, "filters": _VERSION_2, "codecs": _VERSION_3
 
 
 def check_codecs(path: Path) -> None:
-    """Refuse a file of zarr metadata, of either version, that names any other codec. Raises ``DataError``."""
+    """Raise ``DataError`` for a file of zarr metadata, of version 2 or 3, that names another codec."""
     with explain_reading(path):
         data = path.read_bytes()
     try:
@@ -59,7 +59,7 @@ def _check(path: Path, tree: Any) -> None:
     if not isinstance(tree, dict):
         return
     for key, value in tree.items():
-        if key == "attributes" or key.rpartition("/")[2] == ".zattrs":  # the user's own words
+        if key == "attributes" or key.rpartition("/")[2] == ".zattrs":  # texts of the user
             continue
         for codec in value if isinstance(value, list) else [value]:
             if key in _CODECS and codec is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterResult", "__version__", "cluster", "compare", "evaluate", "graph_propagation", "train"]
 
-# Loaded on first use, so that workers and `import engine.errors` do not load torch and faiss.
+# Loaded on first use, so that workers and `import engine.errors` do not load torch.
 _HOMES = dict.fromkeys(("ClusterResult", "cluster", "evaluate", "train"), "engine.api")
 _HOMES["compare"] = "engine.comparison.compare"
 _HOMES["graph_propagation"] = "engine.clustering.propagation"

@@ -6,11 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import faiss
 import torch
 
 from engine.commands.resources import MEMORY_SHARE
 from engine.commands.summary import free_disk_bytes, hardware, versions
+from engine.errors import DependencyMissing
+from engine.graph.faiss_kmeans import describe_faiss
 from engine.process.memory import free_bytes, tree_bytes
 from engine.storage.paths import os_reason
 from engine.tiles import usable_cores
@@ -29,8 +30,10 @@ def diagnose() -> dict[str, Any]:
     found["memory of this process"] = human_bytes(tree_bytes())
     found["GPUs"] = ", ".join(gpus) or "none seen by torch"
     found["torch instructions"] = torch.backends.cpu.get_cpu_capability()
-    found["faiss build"] = str(faiss.get_compile_options()).strip()
-    found["faiss GPUs"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    try:
+        found["faiss build"], found["faiss GPUs"] = describe_faiss()
+    except DependencyMissing:
+        found["faiss build"] = "not installed (pip install 'asterism[cpu]')"
     found["ray"] = f"{found.get('ray', '')} {ray}".strip()
     found["disk free here"] = _free_disk_here()
     memory = human_bytes(MEMORY_SHARE * free_bytes())

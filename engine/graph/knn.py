@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import faiss
 import numba
 import numpy as np
 
-from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
+from engine.tiles import map_tiles, tile_bounds
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 EXACT_TILE_ROWS = 1024
@@ -23,7 +22,6 @@ SAMPLE_TILE_ROWS = 256  # a sample is small: cut so that threads share it
 CELL_TILE_ROWS = 4096
 DATABASE_BLOCK_ROWS = 2048
 _SCAN_WIDTH = 64
-_FAISS_SEEDS = 2**31  # faiss takes an int32
 # Two ways of summing a cosine in float32 differ by less.
 _ROUNDING = np.float32(1e-5)
 
@@ -83,40 +81,6 @@ def cell_neighbors(
         return _finish(heaps, rows_M, usable_N)
 
     return _joined(map_tiles(search, tile_bounds(start, stop, CELL_TILE_ROWS), threads))
-
-
-def train_cells(sample_SD: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
-    """Train the coarse quantiser: spherical k-means by faiss; returns unit centroids (C, D) float32.
-
-    Each centroid is followed by the nearest of those that are left, so that cells close in number lie close in space.
-    One thread, so that the centroids do not depend on the machine's number of cores.
-    """
-    kmeans = faiss.Kmeans(
-        sample_SD.shape[1],
-        num_cells,
-        niter=10,
-        spherical=True,
-        seed=(seed + 1) % _FAISS_SEEDS,
-        min_points_per_centroid=1,
-        max_points_per_centroid=1 << 30,
-    )
-    before = faiss.omp_get_max_threads()
-    with single_threaded_kernels():
-        faiss.omp_set_num_threads(1)
-        try:
-            kmeans.train(np.ascontiguousarray(sample_SD, dtype=np.float32))
-        finally:
-            faiss.omp_set_num_threads(before)
-        return _chain(np.asarray(kmeans.centroids, dtype=np.float32))
-
-
-def _chain(centroids_CD: np.ndarray) -> np.ndarray:
-    left = np.ones(len(centroids_CD), dtype=bool)
-    order = [0]
-    for _ in range(len(centroids_CD) - 1):
-        left[order[-1]] = False
-        order.append(int(np.argmax(np.where(left, centroids_CD @ centroids_CD[order[-1]], -np.inf))))
-    return np.ascontiguousarray(centroids_CD[order])
 
 
 def assign_cells(features_ND: np.ndarray, centroids_CD: np.ndarray, start: int, stop: int, threads: int) -> np.ndarray:

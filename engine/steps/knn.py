@@ -15,6 +15,7 @@ import numpy as np
 from engine.errors import DataError
 from engine.graph import cuda, knn
 from engine.graph.cells import sort_by_cell
+from engine.graph.faiss_kmeans import spherical_kmeans
 from engine.graph.similarity import listed_similarities
 from engine.random_streams import CENTROID_ROWS, RECALL_ROWS, stream
 from engine.runs.step import RowStep, Step, Task, where
@@ -101,7 +102,7 @@ class Quantiser(Step[Any]):
         distinct = np.unique(sample_SD.view(np.dtype((np.void, sample_SD.itemsize * dim))), return_index=True)[1]
         sample_SD = sample_SD[np.sort(distinct)].astype(np.float32)
         num_cells = min(self.num_cells, len(sample_SD))
-        task.write_npy("centroids", knn.train_cells(sample_SD, num_cells, self.seed))
+        task.write_npy("centroids", spherical_kmeans(sample_SD, num_cells, self.seed))
         return {"num_cells": num_cells, "sample_rows": wanted, "dim": dim}
 
 

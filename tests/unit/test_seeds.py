@@ -7,7 +7,7 @@ import torch
 
 from engine.clustering.map_equation import map_equation
 from engine.commands.configuration import load_settings
-from engine.graph.knn import train_cells
+from engine.graph.faiss_kmeans import spherical_kmeans
 from engine.learning.held_out import hold_out
 from engine.methods.baselines.searches import Sample
 from engine.sections import MAX_INTEGER
@@ -17,7 +17,7 @@ def test_the_largest_seed_works_everywhere() -> None:
     assert load_settings(None, seed=MAX_INTEGER).seed == MAX_INTEGER
     rows = np.random.default_rng([MAX_INTEGER, 3]).standard_normal((64, 4)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    assert train_cells(rows, 4, MAX_INTEGER).shape == (4, 4)
+    assert spherical_kmeans(rows, 4, MAX_INTEGER).shape == (4, 4)
     indptr, indices = np.array([0, 1, 2, 3, 4]), np.array([1, 0, 3, 2], np.int32)
     found = map_equation(indptr, indices, np.ones(4, np.float32), seed=MAX_INTEGER)
     assert found.roots_N.tolist() == [0, 0, 2, 2]

@@ -17,7 +17,8 @@ from engine.clustering.forest import strongest_forest
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import component_roots
 from engine.graph.adjacency import EdgeList, aggregate, undirected_edges
-from engine.graph.knn import assign_cells, cell_neighbors, exact_neighbors, train_cells
+from engine.graph.faiss_kmeans import spherical_kmeans
+from engine.graph.knn import assign_cells, cell_neighbors, exact_neighbors
 from engine.methods.gcn_d.settings import GcnDSettings
 from engine.tiles import tile_bounds
 
@@ -135,7 +136,7 @@ def nearest_means(means_SD: Array, k: int, *, exact_means: int = EXACT_MEANS, th
         return exact_neighbors(means_SD, 0, count, k, None, threads)
     num_cells = _num_cells(count)
     sample = np.unique(np.linspace(0, count - 1, num_cells * _TRAIN_ROWS).astype(np.int64))
-    centroids_CD = train_cells(means_SD[sample].astype(np.float32), num_cells, seed=0)
+    centroids_CD = spherical_kmeans(means_SD[sample].astype(np.float32), num_cells, seed=0)
     cells_S = assign_cells(means_SD, centroids_CD, 0, count, threads)
     order_S = np.argsort(cells_S, kind="stable")
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(cells_S, minlength=num_cells))])

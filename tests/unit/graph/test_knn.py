@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.graph import knn
+from engine.graph.faiss_kmeans import spherical_kmeans
 
 
 def unit_rows(num_rows: int, dim: int, seed: int = 0, clusters: int = 0) -> np.ndarray:
@@ -86,7 +87,7 @@ def test_fewer_rows_than_k_leave_places_empty() -> None:
 
 
 def cells_of(features: np.ndarray, num_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    centroids = knn.train_cells(features.astype(np.float32), num_cells, seed=0)
+    centroids = spherical_kmeans(features.astype(np.float32), num_cells, seed=0)
     cells = knn.assign_cells(features, centroids, 0, len(features), threads=2)
     order = np.argsort(cells, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=num_cells))])
@@ -116,7 +117,7 @@ def test_few_cells_probed_find_most_near_neighbours_in_any_blocks() -> None:
 
 def test_the_quantiser_is_the_same_every_time() -> None:
     features = unit_rows(2000, 16, clusters=20)
-    np.testing.assert_array_equal(knn.train_cells(features, 10, seed=3), knn.train_cells(features, 10, seed=3))
+    np.testing.assert_array_equal(spherical_kmeans(features, 10, seed=3), spherical_kmeans(features, 10, seed=3))
 
 
 def test_recall_counts_what_is_as_near_as_the_exact_ones() -> None:

@@ -30,7 +30,7 @@ from engine.methods.structural.scorer import ALL_NAMES, INPUT_NAMES, StructuralS
 from engine.methods.structural.trees import Trees
 from engine.storage import manifest
 from engine.storage.formats.knn_graph import normalise_knn_block, open_knn_graph
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.storage.formats.registry import open_source
 from engine.storage.owned import CHECKSUM, tree_checksum
 

@@ -28,7 +28,7 @@ from engine.commands.resources import Resources
 from engine.executors.local import LocalExecutor
 from engine.runs.progress import make_display
 from engine.runs.runner import Workshop, run_plan
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.storage.places import Place
 
 

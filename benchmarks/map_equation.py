@@ -36,7 +36,7 @@ from engine import api, evaluate
 from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.evidence import edge_weights
 from engine.clustering.map_equation import codelength, map_equation
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.tiles import usable_cores
 
 TRIALS = 5

@@ -30,7 +30,7 @@ from run_graph import stage_table
 from engine import api, evaluate
 from engine.commands import standin as synth
 from engine.commands import summary
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.storage.manifest import bytes_below, file_checksum, read_run
 
 PARTS = {name: identities for name, identities in synth.PARTS.items() if name != "ultra-large"}

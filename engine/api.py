@@ -29,8 +29,8 @@ from engine.commands.standin import DIM, write_standin
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.evaluation.explain import as_columns
 from engine.evaluation.metrics import evaluate_labels
-from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
+from engine.executors.protocol import Executor
 from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
 from engine.learning.trainable import refuse_untrainable
@@ -49,7 +49,7 @@ from engine.steps.source import Source, describe_source
 from engine.storage import manifest
 from engine.storage.context import read_npy
 from engine.storage.formats.export import TABLES, choose_format, write_labels, write_table
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.storage.outputs import out_file, out_folder, write_out
 from engine.storage.paths import check_folder_of_files, explain_reading
 from engine.storage.places import Place, open_place

@@ -25,7 +25,7 @@ from engine.errors import ConfigError
 from engine.process.terminal import shown
 from engine.runs.effort import run_effort
 from engine.runs.events import read_events
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.storage.outputs import out_folder
 from engine.storage.remote import is_url
 

@@ -61,7 +61,7 @@ def plan(
     request = run_request(features, clustering, edges)
     if described.hosts:
         sizes = [] if features is not None else [int(count) for count in described.rows or (1e8, 1e9)]
-        projections = api.project(request, described.cluster(), sizes, resources.block_rows)
+        projections = api.project(request, described.compute_cluster(), sizes, resources.block_rows)
         if as_json:
             print(json.dumps([projection.as_dict() for projection in projections]))
             return

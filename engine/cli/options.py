@@ -182,7 +182,7 @@ class HostOptions:
         list[float] | None, typer.Option("--rows", help="with --hosts: sizes instead of --features; may be repeated")
     ] = None
 
-    def cluster(self) -> ComputeCluster:
+    def compute_cluster(self) -> ComputeCluster:
         """Return the compute cluster that the options describe."""
         disk = parse_bytes(self.disk_per_host, "--disk-per-host") if self.disk_per_host else 0
         memory = parse_bytes(self.memory_per_host, "--memory-per-host")

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from engine.commands.configuration import read_config, word_errors
 from engine.errors import ConfigError
-from engine.executors.base import cluster_address
+from engine.executors.protocol import ray_address
 from engine.process.memory import free_bytes
 from engine.sections import Section
 from engine.tiles import usable_cores
@@ -70,7 +70,7 @@ def load_resources(config: str | Path | None = None, **given: Any) -> Resources:
 
 def on_cluster(resources: Resources) -> bool:
     """Tell whether tasks run on a compute cluster that Ray already runs on, and not on this machine."""
-    return resources.executor == "ray" and bool(cluster_address())
+    return resources.executor == "ray" and bool(ray_address())
 
 
 def count_workers(resources: Resources) -> int:

@@ -23,7 +23,6 @@ from engine.methods.fitting import FITTED_WEIGHTS
 from engine.methods.registry import METHODS
 from engine.partitions import OWN, PARTITIONS
 from engine.report.data import (
-    EdgeHistogram,
     Gallery,
     GalleryCluster,
     GalleryItem,
@@ -32,6 +31,7 @@ from engine.report.data import (
     Reliability,
     ReportData,
     StageRow,
+    ValueHistogram,
 )
 from engine.report.images import Pictures
 from engine.report.page import render_report
@@ -239,7 +239,7 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
     pictures = Pictures(picture_folders(held, items_root))
     galleries = [_gallery(name, value["galleries"][name], pictures) for name in _GALLERIES]
     histograms = {
-        name: EdgeHistogram(
+        name: ValueHistogram(
             tree["bin_edges"],
             tree["kept"],
             tree["pruned"],
@@ -279,7 +279,7 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
         )
         if recall
         else None,
-        confidence=EdgeHistogram(value["confidence"]["bin_edges"], value["confidence"]["rows"]),
+        confidence=ValueHistogram(value["confidence"]["bin_edges"], value["confidence"]["rows"]),
         reliability=_reliability(value.get("reliability")),
         galleries=galleries,
         stages=_stage_rows(root, held),

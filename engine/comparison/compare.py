@@ -33,10 +33,10 @@ from engine.storage import manifest
 from engine.storage.arrays import map_array
 from engine.storage.context import committed_records
 from engine.storage.formats.export import write_labels
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.storage.manifest import OutputFile
 from engine.storage.outputs import out_folder
-from engine.storage.owned import Count, Digest, Kind, Sealed, Text, read_owned
+from engine.storage.owned import Count, Digest, FileKind, Sealed, Text, read_owned
 from engine.storage.remote import is_url, local_copy
 from engine.tiles import tile_bounds
 
@@ -69,7 +69,7 @@ class PartFile(Sealed):
 
 
 _AGAIN = "asterism compare makes it again"
-ROW, PART = Kind(RowFile, _AGAIN, version=2), Kind(PartFile, _AGAIN)
+ROW, PART = FileKind(RowFile, _AGAIN, version=2), FileKind(PartFile, _AGAIN)
 
 
 @dataclass(frozen=True)

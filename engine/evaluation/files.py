@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
-from engine.storage.owned import RESUME, Count, Kind, Text
+from engine.storage.owned import RESUME, Count, FileKind, Text
 
 GalleryName = Literal["likely_merges", "likely_splits", "least_certain", "largest"]
 
@@ -95,5 +95,5 @@ class CurveFile(Shown):
     rows: list[SweepRow]
 
 
-ANALYSIS = Kind(AnalysisFile, RESUME, sealed=False)
-CURVE = Kind(CurveFile, RESUME, sealed=False)
+ANALYSIS = FileKind(AnalysisFile, RESUME, sealed=False)
+CURVE = FileKind(CurveFile, RESUME, sealed=False)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 NUM_BINS = 50
 
 
-class EdgeHistogram:
+class ValueHistogram:
     """Count values of edges that arrive in blocks in ``NUM_BINS`` equal bins from ``low`` to ``high``.
 
     Values outside count in the first or the last bin.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from engine.executors.base import Outcome, attempt
+from engine.executors.protocol import Outcome, attempt
 from engine.storage.context import TaskCall, release_held
 
 

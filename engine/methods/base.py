@@ -30,7 +30,7 @@ from engine.steps.knn import Knn, Order, Recall
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
 from engine.storage import manifest
-from engine.storage.owned import Digest, Kind, Sealed, Text, check_types, read_owned
+from engine.storage.owned import Digest, FileKind, Sealed, Text, check_types, read_owned
 from engine.storage.paths import check_file, check_folder_of_files, explain_reading
 from engine.version import __version__
 
@@ -93,7 +93,7 @@ class ModelFile(Sealed):
     facts: FactsFile
 
 
-MODEL = Kind(ModelFile, "train the model, or copy it, again", version=2)
+MODEL = FileKind(ModelFile, "train the model, or copy it, again", version=2)
 
 
 @dataclass(frozen=True)

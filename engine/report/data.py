@@ -21,7 +21,7 @@ class StageRow:
 
 
 @dataclass(frozen=True)
-class EdgeHistogram:
+class ValueHistogram:
     """Numbers of edges, or of rows, by value: ``bin_edges`` ascending, one longer than ``kept`` and ``pruned``.
 
     ``kept``: edges inside clusters, or all, with ``pruned`` empty. ``pruned``: edges between clusters. ``threshold``:
@@ -129,10 +129,10 @@ class ReportData:
     chosen_threshold: float | None = None
     curve: list[SweepRow] = field(default_factory=list)  # by precision bias
     precision_bias: float = 0.0
-    similarities: EdgeHistogram | None = None
-    scores: EdgeHistogram | None = None
+    similarities: ValueHistogram | None = None
+    scores: ValueHistogram | None = None
     recall: RecallEstimate | None = None
-    confidence: EdgeHistogram | None = None
+    confidence: ValueHistogram | None = None
     reliability: Reliability | None = None
     galleries: list[Gallery] = field(default_factory=list)
     stages: list[StageRow] = field(default_factory=list)

@@ -17,7 +17,6 @@ from engine.process.terminal import shown
 from engine.report import charts
 from engine.report.charts import Marker, Series, decimal, short
 from engine.report.data import (
-    EdgeHistogram,
     Gallery,
     GalleryCluster,
     GalleryItem,
@@ -25,6 +24,7 @@ from engine.report.data import (
     RecallEstimate,
     ReportData,
     StageRow,
+    ValueHistogram,
 )
 from engine.report.images import is_picture
 
@@ -188,18 +188,18 @@ def _graph(data: ReportData) -> str:
     panels = []
     if data.similarities:
         text = "Cosine similarity of every pair of neighbours in the KNN graph."
-        panels.append(_panel("Similarities", text, _edge_histogram(data.similarities, "similarity")))
+        panels.append(_panel("Similarities", text, _histogram(data.similarities, "similarity")))
     if data.scores:
         text = "Scores the method gave to those pairs."
         if data.scores.left_out:
             text += f" {data.scores.left_out:,} that it gave none are left out."
-        panels.append(_panel("Scores", text, _edge_histogram(data.scores, "score")))
+        panels.append(_panel("Scores", text, _histogram(data.scores, "score")))
     if data.recall:
         panels.append(_recall(data.recall))
     return f'<div class="columns graph">{"".join(panels)}</div>' if panels else ""
 
 
-def _edge_histogram(edges: EdgeHistogram, x_name: str) -> str:
+def _histogram(edges: ValueHistogram, x_name: str) -> str:
     series = [Series("inside clusters" if edges.pruned else "edges", edges.kept, "a")]
     if edges.pruned:
         series.append(Series("between clusters", edges.pruned, "mute"))

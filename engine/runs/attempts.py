@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import EngineError, TaskFailed
-from engine.executors.base import Executor, Outcome
+from engine.executors.protocol import Executor, Outcome
 from engine.runs.events import EventLog
 from engine.runs.progress import Display
 from engine.stages import Stage

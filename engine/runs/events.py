@@ -43,9 +43,9 @@ class EventLog:
             if not whole:
                 self._append("\n")
 
-    def write(self, event: str, **facts: Any) -> None:
+    def write(self, event: str, **values: Any) -> None:
         """Append one event. The line goes to the system at once, so that a killed process loses none."""
-        tree = json.loads(json.dumps({"time": round(time.time(), 3), "event": event, **masked(facts)}, default=str))
+        tree = json.loads(json.dumps({"time": round(time.time(), 3), "event": event, **masked(values)}, default=str))
         self._append(json.dumps({**tree, _SUM: tree_checksum(tree)[:16]}) + "\n")
         if time.monotonic() - self._published >= PUBLISH_S:
             self.publish()

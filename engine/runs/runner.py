@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DataError, EngineError, ManifestMismatch
-from engine.executors.base import Executor
+from engine.executors.protocol import Executor
 from engine.process.memory import PeakMemory, return_unused
 from engine.runs.attempts import run_calls
 from engine.runs.events import EventLog, read_events

@@ -86,7 +86,7 @@ class Step(Generic[F]):
             if value is not None and not any(each is value or each in _items(value) for each in read)
         }
 
-    def places(self) -> Facts:
+    def located(self) -> Facts:
         """Return the fields made by ``where``, without those that every step has."""
         shared = {each.name for each in fields(Step)}
         return {name: value for name, value in self._values(located=True) if name not in shared}
@@ -114,7 +114,7 @@ class Step(Generic[F]):
             {name: step.name for name, step in self.inputs().items()},
             self.extent,
             self.cost(),
-            self.places(),
+            self.located(),
             granule=self.granule,
             unless=self.unless.name if self.unless else "",
             instead=self.instead.name if self.instead else "",

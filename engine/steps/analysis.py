@@ -14,7 +14,7 @@ import numpy as np
 from engine.clustering.union_find import UnionFind
 from engine.evaluation.explain import ClusterTable
 from engine.evaluation.galleries import ClusterPicks, cluster_size_histogram, pick_clusters
-from engine.evaluation.histogram import EdgeHistogram
+from engine.evaluation.histogram import ValueHistogram
 from engine.evaluation.metrics import evaluate_labels
 from engine.evaluation.sweep import ThresholdSweep
 from engine.runs.step import Facts, Step, Task
@@ -68,8 +68,8 @@ class Analysis(Labelled[Facts]):
         if self.learned or low["score"] != low["similarity"]:  # scores that are not the graph's cosines
             thresholds["similarity"] = _thresholds(low["similarity"], high["similarity"])
         sweeps = {name: ThresholdSweep(len(rows_V), values, identities_V) for name, values in thresholds.items()}
-        histograms = {name: EdgeHistogram(low[name], high[name]) for name in ("similarity", "score")}
-        reliability = EdgeHistogram(0.0, 1.0) if identities_V is not None and self.learned else None
+        histograms = {name: ValueHistogram(low[name], high[name]) for name in ("similarity", "score")}
+        reliability = ValueHistogram(0.0, 1.0) if identities_V is not None and self.learned else None
 
         def look_at(name: str) -> None:
             if name != "labels":

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import DataError
 from engine.storage.manifest import OutputFile, bytes_checksum, write_atomic
-from engine.storage.owned import RESUME, Kind, Rows, read_owned
+from engine.storage.owned import RESUME, FileKind, Rows, read_owned
 from engine.storage.paths import os_reason
 from engine.units import CHUNK_ROWS
 
@@ -148,7 +148,7 @@ class _Metadata(BaseModel):
     ]
 
 
-_METADATA = Kind(_Metadata, RESUME, sealed=False)
+_METADATA = FileKind(_Metadata, RESUME, sealed=False)
 
 
 def _metadata(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:

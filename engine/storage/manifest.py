@@ -24,12 +24,12 @@ from pydantic import Field
 
 from engine.errors import DataError, DiskBudgetExceeded
 from engine.process import stopping
-from engine.storage.owned import RESUME, RUN, STAGE, Count, Digest, Kind, Rows, Text, read_owned, seal
+from engine.storage.owned import RESUME, RUN, STAGE, Count, Digest, FileKind, Rows, Text, read_owned, seal
 from engine.storage.paths import below, explain_reading, os_reason
 
 RUN_FILE = "run.json"
 STAGE_FILE = "stage.json"
-_PLAIN = Kind(dict[str, Any], RESUME, sealed=False)
+_PLAIN = FileKind(dict[str, Any], RESUME, sealed=False)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Record:
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
-RECORD = Kind(Record, RESUME)
+RECORD = FileKind(Record, RESUME)
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def write_json(path: Path, value: Any) -> OutputFile:
     return write_atomic(path, lambda stream: stream.write(text.encode()))
 
 
-def write_owned(path: Path, kind: Kind, tree: Any) -> OutputFile:
+def write_owned(path: Path, kind: FileKind, tree: Any) -> OutputFile:
     """Write a file that ``read_owned`` reads, atomically."""
     return write_json(path, seal(tree, kind))
 

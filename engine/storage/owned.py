@@ -1,8 +1,8 @@
 """The one reader of JSON files that a run, a store, a training, a model or a comparison owns.
 
 An owned file is *sealed*: its key ``checksum`` covers all its other keys. The reader accepts a regular file of bounded
-size whose checksum is right and whose keys have the types that its ``Kind`` declares. A flipped bit, a missing key or
-another version is an error that names the file, so it cannot change a result.
+size whose checksum is right and whose keys have the types that its ``FileKind`` declares. A flipped bit, a missing key
+or another version is an error that names the file, so it cannot change a result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Sealed(BaseModel):
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """A kind of owned file: the type of its content, its format version, and the remedy for a damaged file.
 
     ``sealed``: the file has a checksum. An output of a stage has none, because the commit record holds it.
@@ -48,14 +48,14 @@ class Kind:
         object.__setattr__(self, "adapter", TypeAdapter(self.type))
 
 
-def seal(tree: Any, kind: Kind) -> dict[str, Any]:
+def seal(tree: Any, kind: FileKind) -> dict[str, Any]:
     """Return ``tree`` with the format version of its kind and a checksum over everything else."""
     versioned = dict(tree) if kind.version is None else {VERSION: kind.version, **tree}
     plain = json.loads(json.dumps(versioned))  # as a reader sees it: keys are texts, tuples are lists
     return {**plain, CHECKSUM: tree_checksum(plain)}
 
 
-def read_owned(path: Path, kind: Kind) -> dict[str, Any]:
+def read_owned(path: Path, kind: FileKind) -> dict[str, Any]:
     """Read a file of a kind and return its keys without the format version and the checksum.
 
     Raises ``DataError`` for a missing or damaged file, ``ManifestMismatch`` for one of another version.
@@ -79,7 +79,7 @@ def read_owned(path: Path, kind: Kind) -> dict[str, Any]:
     return tree
 
 
-def check_types(path: Path, tree: Any, kind: Kind) -> None:
+def check_types(path: Path, tree: Any, kind: FileKind) -> None:
     """Raise ``DataError`` naming the first key of ``tree`` that is not of its type."""
     # A path need not be UTF-8. pydantic refuses the surrogates that stand for its bytes, which are of no concern here.
     text = json.dumps(tree).replace("\\ud", "\\uf")
@@ -94,7 +94,7 @@ def tree_checksum(tree: Any) -> str:
     return xxhash.xxh3_128(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def _parse(path: Path, kind: Kind) -> dict[str, Any]:
+def _parse(path: Path, kind: FileKind) -> dict[str, Any]:
     check_file(path)
     with explain_reading(path), open(path, "rb") as stream:
         data = stream.read(MAX_JSON_BYTES + 1)
@@ -192,12 +192,12 @@ class ProgressFile(Sealed):
     text: Text
 
 
-RUN = Kind(
+RUN = FileKind(
     RunFile,
     "run the command that made this folder again, with the same --out: it finds what is committed and writes this file "
     "anew",
     version=2,
 )
-STAGE = Kind(PlannedStage, RESUME, version=2)
-MARK = Kind(MarkFile, RESUME)
-PROGRESS = Kind(ProgressFile, RESUME)
+STAGE = FileKind(PlannedStage, RESUME, version=2)
+MARK = FileKind(MarkFile, RESUME)
+PROGRESS = FileKind(ProgressFile, RESUME)

@@ -145,11 +145,11 @@ class Storage:
                 found = self._fs.find(self._path, detail=True)
             except FileNotFoundError:
                 return {}
-            return {path: facts or self._fs.info(path) for path, facts in found.items()}
+            return {path: info or self._fs.info(path) for path, info in found.items()}
 
         listed: dict[str, Listed] = {}
-        for path, facts in self._patiently(find, "list").items():
-            size = facts.get("size")
+        for path, info in self._patiently(find, "list").items():
+            size = info.get("size")
             if path.endswith("/") and not size:
                 continue  # consoles make such a file to show an empty folder
             if path != prefix and not path.startswith(f"{prefix}/"):
@@ -159,7 +159,7 @@ class Storage:
                 check_name(name, self.url)
             if not isinstance(size, int) or size < 0:
                 raise DataError(f"{self.url}: the storage does not tell the size of {name!r}; copy the file yourself")
-            listed[name] = Listed(size, _version(facts), _changed(facts))
+            listed[name] = Listed(size, _version(info), _changed(info))
         for name in filter(None, listed):
             for parent in PurePosixPath(name).parents:
                 if str(parent) in listed or "" in listed:
@@ -373,15 +373,15 @@ def original_names(addresses: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(text) from error
 
 
-def _version(facts: Mapping[str, Any]) -> str:
+def _version(info: Mapping[str, Any]) -> str:
     named = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
-    return str(next((facts[name] for name in named if facts.get(name)), ""))
+    return str(next((info[name] for name in named if info.get(name)), ""))
 
 
-def _changed(facts: Mapping[str, Any]) -> float | None:
+def _changed(info: Mapping[str, Any]) -> float | None:
     """Return the time of a file's last change (Unix seconds), if the storage's listing tells."""
     named = ("LastModified", "last_modified", "updated", "mtime", "created")
-    value = next((facts[name] for name in named if facts.get(name)), None)
+    value = next((info[name] for name in named if info.get(name)), None)
     if isinstance(value, datetime):
         return value.timestamp()
     return float(value) if isinstance(value, int | float) else None

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from engine.errors import DataError, TaskFailed
-from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
+from engine.executors.protocol import Executor, Outcome
 from engine.storage.arrays import map_array
 from engine.storage.manifest import read_records
 from engine.units import CHUNK_ROWS

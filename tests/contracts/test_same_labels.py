@@ -11,8 +11,8 @@ import pytest
 from engine import api
 from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
-from engine.executors.base import Executor
 from engine.executors.local import LocalExecutor
+from engine.executors.protocol import Executor
 from engine.runs.progress import Quiet
 from engine.runs.runner import Workshop, run_plan
 from engine.storage.places import Place

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DataError
-from engine.executors.base import Executor, Outcome
 from engine.executors.local import LocalExecutor
+from engine.executors.protocol import Executor, Outcome
 from engine.partitions.components import Components, ForestRange
 from engine.runs.plan import Plan, make_plan
 from engine.runs.progress import Quiet

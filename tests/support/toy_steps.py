@@ -50,7 +50,7 @@ def step_call(folder: Path, step: Step[Any], inputs: Mapping[str, Path], threads
     write_owned(folder / STAGE_FILE, STAGE, asdict(described))
     paths = {name: str(path) for name, path in inputs.items()}
     return TaskCall(
-        RUN_STEP, step.name, digest, str(folder), paths, step.params(), step.places(), step.extent, 0, 1, threads,
+        RUN_STEP, step.name, digest, str(folder), paths, step.params(), step.located(), step.extent, 0, 1, threads,
         "cpu", step=step,
     )  # fmt: skip
 

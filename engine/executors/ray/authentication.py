@@ -1,4 +1,4 @@
-"""Ray's token: made for a Ray that this process starts, and required before it joins a cluster.
+"""Ray's token: made for a Ray that this process starts, and required before it joins a compute cluster.
 
 Whoever reaches the ports of a Ray cluster without a token can run any program on its hosts.
 """
@@ -46,9 +46,9 @@ def _is_secret(path: Path) -> bool:
 
 
 def check_token(address: str) -> None:
-    """Raise ``ConfigError`` for an address that is no cluster's, for no token, and for a token that others can read.
+    """Raise ``ConfigError`` for an address of no compute cluster, no token, and a token that others can read.
 
-    The cluster itself is not asked, because a cluster without a token takes no workers from a driver that has one.
+    The compute cluster itself is not asked, because one without a token takes no workers from a driver that has one.
     """
     if address.startswith(("http://", "https://")):
         raise ConfigError(

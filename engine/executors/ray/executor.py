@@ -13,8 +13,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from engine.errors import ConfigError, TaskFailed
-from engine.executors.base import Outcome
-from engine.executors.ray.metrics import Metrics
+from engine.executors.protocol import Outcome
+from engine.executors.ray.counters import TaskCounters
 from engine.executors.ray.session import START_TIMEOUT_S, connect
 from engine.executors.ray.worker import Reply, WorkerSize, make_actor
 from engine.storage.context import TaskCall
@@ -23,7 +23,7 @@ from engine.units import human_bytes
 START_ATTEMPTS = 6
 POLL_S = 5.0
 NO_ROOM_S = 20.0  # after this wait an actor counts as having no host
-STARTS = 4  # actors that may wait for a host at a time, if their number is left to the cluster
+STARTS = 4  # actors that may wait for a host at a time, if their number is left to the compute cluster
 MEMORY_STEP = 1 << 30  # memory is rounded up to it, so that stages of similar needs share actors
 
 _log = logging.getLogger(__name__)
@@ -43,13 +43,14 @@ class _Slot:
 
 
 class RayExecutor:
-    """Runs tasks on ``workers`` actors of ``threads`` cores each; see ``engine.executors.base.Executor``.
+    """Runs tasks on ``workers`` actors of ``threads`` cores each; see ``engine.executors.protocol.Executor``.
 
-    With ``workers`` 0 there are as many actors as the cluster holds. While there is work, a few more are requested than
-    have started, so that a host that joins gets work, and a cluster that scales itself adds hosts. Nothing starts
-    before the first ``run``. A call holds names of files and small parameters, never arrays. On a cluster each actor
-    requests the memory that the plan projects for its task. With ``device`` "cuda" each actor gets ``gpus`` (0: one
-    GPU, or an equal share if there are fewer GPUs than ``workers``). ``custom`` resources are requested unchanged.
+    With ``workers`` 0 there are as many actors as the compute cluster holds. While there is work, a few more are
+    requested than have started, so that a host that joins gets work, and a compute cluster that scales itself adds
+    hosts. Nothing starts before the first ``run``. A call holds names of files and small parameters, never arrays. On
+    a compute cluster each actor requests the memory that the plan projects for its task. With ``device`` "cuda" each
+    actor gets ``gpus`` (0: one GPU, or an equal share if there are fewer GPUs than ``workers``). ``custom`` resources
+    are requested unchanged.
     """
 
     name = "ray"
@@ -74,13 +75,13 @@ class RayExecutor:
         self._custom = dict(custom or {})
         self._slots: list[_Slot] = []
         self._pending: dict[Any, _Slot] = {}
-        self._metrics: Metrics | None = None
+        self._counters: TaskCounters | None = None
         self._started_ray = False
         self._runs = 0
 
     @property
     def workers(self) -> int:
-        """Return the number of actors asked for, or, if that is left to the cluster, the number that exist."""
+        """Return the number of actors asked for, or, if that is left to the compute cluster, the number that exist."""
         return self._asked or len(self._slots)
 
     @property
@@ -93,7 +94,7 @@ class RayExecutor:
         if not calls:
             return
         self._connect()
-        assert self._metrics is not None
+        assert self._counters is not None
         # An earlier run that its caller left open must not go on beside this one, nor end the actors of this one.
         self._discard_busy()
         self._runs += 1
@@ -126,7 +127,7 @@ class RayExecutor:
                 if lost_starts:
                     time.sleep(1)
                 for outcome in outcomes:
-                    self._metrics.count(outcome)
+                    self._counters.count(outcome)
                     yield outcome
                     if this_run != self._runs:
                         return
@@ -204,7 +205,7 @@ class RayExecutor:
 
                 gpus = torch.cuda.device_count()
             self._started_ray = connect(self._asked * self._threads, gpus)
-        self._metrics = self._metrics or Metrics()
+        self._counters = self._counters or TaskCounters()
 
     def _size(self, calls: Sequence[TaskCall]) -> WorkerSize:
         """Return the size of a worker for these calls; end actors that are too small or far too large for them."""
@@ -238,7 +239,7 @@ class RayExecutor:
                 self._discard(slot)
 
     def _discard_waiting(self) -> None:
-        """End actors that no host has room for, because they would make the cluster add hosts without work."""
+        """End actors that no host has room for, because they would make the compute cluster add idle hosts."""
         for slot in list(self._slots):
             if slot.starting is not None and time.monotonic() - slot.since > NO_ROOM_S:
                 self._discard(slot)
@@ -251,7 +252,7 @@ class RayExecutor:
 
 
 def _offered() -> str:
-    """Describe the resources of the cluster's hosts, with equal hosts together."""
+    """Describe the resources of the compute cluster's hosts, with equal hosts together."""
     hosts: dict[str, int] = {}
     for node in ray.nodes():
         if node["Alive"]:

@@ -1,4 +1,4 @@
-"""Connect to Ray: to an existing cluster, or to an embedded one on this machine."""
+"""Connect to Ray: to an existing compute cluster, or to an embedded one on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray._private import ray_constants
 from ray.job_config import JobConfig
 
 from engine.errors import EngineError, TaskFailed
-from engine.executors.base import cluster_address
+from engine.executors.protocol import ray_address
 from engine.executors.ray.authentication import check_token, require_token
 from engine.process.import_path import needed_path
 
@@ -27,18 +27,18 @@ from engine.process.import_path import needed_path
 # exchange more than it holds, Ray spills it to disk.
 OBJECT_STORE_BYTES = 256 << 20
 REACH_TIMEOUT_S = 60.0
-START_TIMEOUT_S = 600.0  # of an actor, because a new host of a growing cluster needs minutes
+START_TIMEOUT_S = 600.0  # of an actor, because a new host of a growing compute cluster needs minutes
 
 
 def connect(num_cpus: int, num_gpus: int) -> bool:
-    """Use the session of this process, else the cluster that ``RAY_ADDRESS`` names (as in a job), else start Ray here.
+    """Use the session of this process, else the compute cluster of ``RAY_ADDRESS`` (as in a job), else start Ray here.
 
     Returns whether Ray was started here; the caller then has to shut it down. Raises ``TaskFailed``, and
-    ``ConfigError`` for a cluster without authentication.
+    ``ConfigError`` for a compute cluster without authentication.
     """
     if ray.is_initialized():
         return False
-    address = cluster_address()
+    address = ray_address()
     try:
         if address:
             check_token(address)
@@ -106,7 +106,7 @@ def start_embedded(num_cpus: int, num_gpus: int = 0) -> None:
 def on_loopback() -> Iterator[None]:
     """Let processes that Ray starts inside the block open ports on loopback only.
 
-    The switch makes Ray behave as on systems where it supports no clusters. Ray would replace an address of 127.0.0.1.
+    Ray then behaves as on systems where it supports no compute clusters. It would replace an address of 127.0.0.1.
     """
     held = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

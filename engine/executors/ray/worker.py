@@ -15,7 +15,7 @@ from functools import partial
 import ray
 from ray import cloudpickle
 
-from engine.executors.base import Outcome, attempt
+from engine.executors.protocol import Outcome, attempt
 from engine.executors.ray.companions import RayCompanions
 from engine.executors.ray.threads import limit_threads
 from engine.process.memory import PeakMemory

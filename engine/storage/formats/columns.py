@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import DataError
+from engine.storage.formats.parquet_arrow import Piece, TableColumn, TableFile
 from engine.storage.formats.sources import Vectors, check_matrix, check_promise
-from engine.storage.formats.tables import Piece, TableColumn, TableFile
 
 ID_COLUMNS = ("id", "ids", "key", "uid", "image_id")
 ITEM_COLUMNS = ("item", "image_path", "path", "text", "caption", "url", "name", "title")

@@ -33,7 +33,6 @@ class KnnGraphSource:
         self.path = str(path)
         self.num_rows = neighbors.num_rows
         self.k = neighbors.shape[-1]
-        self.has_similarities = similarities is not None
         self.sequential = neighbors.sequential
         self._neighbors = neighbors
         self._similarities = similarities

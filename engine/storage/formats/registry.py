@@ -10,8 +10,8 @@ from pathlib import Path
 from engine.errors import DataError
 from engine.storage.formats.binary import FvecsVectors, RawVectors, open_bin, open_fbin, open_npy, open_npz
 from engine.storage.formats.columns import ColumnNames, ColumnVectors
+from engine.storage.formats.parquet_arrow import TABLE_SUFFIXES, open_table, table_files
 from engine.storage.formats.sources import SourceOptions, VectorSource, natural_order
-from engine.storage.formats.tables import TABLE_SUFFIXES, open_table, table_files
 from engine.storage.formats.texts import TextNames, companion_items, line_offsets
 from engine.storage.formats.zarr_array import ZarrVectors, is_zarr
 from engine.storage.paths import check_file, check_folder_of_files, check_readable, lies_there

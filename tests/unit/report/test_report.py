@@ -22,7 +22,6 @@ from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
 from engine.report.charts import decimal, short
 from engine.report.data import (
-    EdgeHistogram,
     Gallery,
     GalleryCluster,
     GalleryItem,
@@ -30,6 +29,7 @@ from engine.report.data import (
     RecallEstimate,
     Reliability,
     StageRow,
+    ValueHistogram,
 )
 from engine.report.images import MAX_BYTES, Pictures, digit_png, is_picture
 from engine.report.page import SHOWN_CHARACTERS, ReportData, headline, render_report
@@ -60,10 +60,10 @@ FULL = replace(
     sweep=[SweepRow(0.8, 900, 400, 12, 0.99, 0.4, 0.57), SweepRow(0.7, 500, 100, 80, 0.9, 0.8, 0.85)],
     curve=[SweepRow(-2.0, 450, 90, 85, 0.8, 0.9, 0.85), SweepRow(2.0, 700, 300, 20, 0.95, 0.7, 0.81)],
     chosen_threshold=0.71,
-    similarities=EdgeHistogram([0.0, 0.5, 1.0], [10, 90]),
-    scores=EdgeHistogram([0.0, 0.5, 1.0], [0, 88], [10, 2], threshold=0.71),
+    similarities=ValueHistogram([0.0, 0.5, 1.0], [10, 90]),
+    scores=ValueHistogram([0.0, 0.5, 1.0], [0, 88], [10, 2], threshold=0.71),
     recall=RecallEstimate(80, 0.9713, 1_000, 0.5, 0.9994),
-    confidence=EdgeHistogram([0.0, 0.5, 1.0], [85, 38_000]),
+    confidence=ValueHistogram([0.0, 0.5, 1.0], [85, 38_000]),
     reliability=Reliability([0.1, 0.6, 0.9], [0.08, 0.625, 0.97], [40, 30, 30]),
     galleries=[
         Gallery(
@@ -180,8 +180,8 @@ def test_degenerate_numbers_still_draw():
         FULL,
         num_rows=0,
         sweep=[SweepRow(0.5, 0, 0, 0)],
-        similarities=EdgeHistogram([0.0, 1.0], [0]),
-        scores=EdgeHistogram([-1.0, 1.0], [0], [0]),
+        similarities=ValueHistogram([0.0, 1.0], [0]),
+        scores=ValueHistogram([-1.0, 1.0], [0], [0]),
         size_bins=[SizeBin(1, 1, 10**7, 10**7)],
         stages=[StageRow("knn", 1, 0.0)],
     )

@@ -9,8 +9,8 @@ import pytest
 
 from engine.commands.summary import run_status
 from engine.errors import TaskFailed
-from engine.executors.base import Outcome
 from engine.executors.local import LocalExecutor
+from engine.executors.protocol import Outcome
 from engine.runs import attempts
 from engine.runs.effort import run_effort
 from engine.runs.events import read_events

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from engine.errors import ConfigError, TaskFailed
-from engine.executors.base import cluster_address
+from engine.executors.protocol import ray_address
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
 
@@ -75,11 +75,11 @@ def test_a_token_is_made_only_where_there_is_none(monkeypatch: pytest.MonkeyPatc
 
 
 def test_local_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cluster_address() == ""
+    assert ray_address() == ""
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert cluster_address() == ""
+    assert ray_address() == ""
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert cluster_address() == "auto"
+    assert ray_address() == "auto"
 
 
 def test_nothing_at_the_address_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:

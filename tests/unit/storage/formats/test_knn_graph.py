@@ -35,7 +35,7 @@ def reference(start, neighbors, similarities):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_npz_in_any_blocks(tmp_path, save, dtype):
     graph = open_knn_graph(save_npz(tmp_path, save=save, dtype=dtype), N)
-    assert (graph.num_rows, graph.k, graph.has_similarities) == (N, K, True)
+    assert (graph.num_rows, graph.k) == (N, K)
     assert graph.sequential == (save is np.savez_compressed)
     assert graph.files() == [tmp_path / "faiss_k_80.npz"]
     expected = (1.0 - DISTANCES.astype(dtype)).astype(np.float32)
@@ -51,7 +51,6 @@ def test_ids_only_npy(tmp_path):
     graph = open_knn_graph(tmp_path / "knn.npy", N)
     neighbors, similarities = graph.read(3, 7)
     assert similarities is None
-    assert not graph.has_similarities
     np.testing.assert_array_equal(neighbors[:, 0], [3, 4, 5, 6])
     np.testing.assert_array_equal(neighbors[:, 1:], IDS[3:7])
 

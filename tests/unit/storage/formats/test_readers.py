@@ -26,7 +26,7 @@ from engine.commands.conversion import convert
 from engine.errors import EngineError
 from engine.steps.labels import OutsideFile
 from engine.storage.formats.knn_graph import open_knn_graph
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 from engine.storage.formats.registry import open_source
 
 ROWS, DIM = 12, 4
@@ -382,7 +382,7 @@ def test_lines_are_bounded(tmp_path: Path) -> None:
 
 
 def test_labels_of_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.storage.formats.labels._PIECE_BYTES", 8)
+    monkeypatch.setattr("engine.storage.formats.label_files._PIECE_BYTES", 8)
     (tmp_path / "y.txt").write_text("".join(f"{i}\n" for i in range(2000)) + "\n \n\n")
     assert read_labels(tmp_path / "y.txt").tolist() == list(range(2000))
     (tmp_path / "y.txt").write_text("1\n2\n" + "\n" * 30 + "3\n")
@@ -455,7 +455,7 @@ def test_a_parquet_footer_of_which_pyarrow_would_end_the_process(tmp_path: Path)
         "import sys\n"
         "from pathlib import Path\n"
         "from engine.errors import EngineError\n"
-        "from engine.storage.formats.labels import read_labels\n"
+        "from engine.storage.formats.label_files import read_labels\n"
         "path = Path(sys.argv[1])\n"
         "whole = path.read_bytes()\n"
         "for at in range(len(whole) // 4, len(whole)):\n"

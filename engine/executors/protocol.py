@@ -64,7 +64,7 @@ class Executor(Protocol):
         ...
 
 
-def cluster_address() -> str:
+def ray_address() -> str:
     """Return the address of the compute cluster that ``RAY_ADDRESS`` names, as in a Ray job; empty if it is not set."""
     address = os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address

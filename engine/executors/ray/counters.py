@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter
 
-from engine.executors.base import Outcome
+from engine.executors.protocol import Outcome
 
 _TAGS = ("stage",)
 
 
-class Metrics:
+class TaskCounters:
     """Counts the tasks of one executor."""
 
     def __init__(self) -> None:

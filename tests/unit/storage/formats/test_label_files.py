@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError, DataError
 from engine.storage.formats.export import TABLES, BinWriter, MetaWriter, choose_format, write_labels
-from engine.storage.formats.labels import read_labels
+from engine.storage.formats.label_files import read_labels
 
 LABELS = np.array([0, 5, -1, 9_000_000_000, 2, 2], np.int64)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from engine.executors.base import Outcome, attempt
+from engine.executors.protocol import Outcome, attempt
 from tests.support.toy_stages import make_calls
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
 
-from engine.executors.ray import metrics
+from engine.executors.ray import counters
 
 
 def test_every_attempt_is_counted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,8 +26,8 @@ def test_every_attempt_is_counted_once(monkeypatch: pytest.MonkeyPatch, tmp_path
         def inc(self, value: float, tags: dict[str, str]) -> None:
             counted[self._name, tags["stage"]] += value  # type: ignore[assignment]
 
-    monkeypatch.setattr(metrics, "Counter", Counted)
-    found = metrics.Metrics()
+    monkeypatch.setattr(counters, "Counter", Counted)
+    found = counters.TaskCounters()
     (call,) = make_calls(tmp_path, "count_up", 10)
     (bad,) = make_calls(tmp_path, "refuse", 10)
     for outcome in (attempt(call), attempt(bad), Outcome(call, error=OSError(), retry=True, lost=True)):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from engine.errors import DataError
 from engine.storage.formats.binary import RawRows, open_npy, open_npz
-from engine.storage.formats.tables import TABLE_SUFFIXES, TableColumn, open_table
+from engine.storage.formats.parquet_arrow import TABLE_SUFFIXES, TableColumn, open_table
 from engine.storage.paths import check_file, explain_reading
 
 Labels = npt.NDArray[np.int64]

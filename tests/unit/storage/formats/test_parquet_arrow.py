@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DataError
+from engine.storage.formats.parquet_arrow import open_table
 from engine.storage.formats.registry import open_source
-from engine.storage.formats.tables import open_table
 
 X = np.random.default_rng(0).standard_normal((23, 5)).astype(np.float32)
 

@@ -24,7 +24,7 @@ from engine.commands.configuration import load_settings
 from engine.commands.conversion import convert
 from engine.commands.resources import load_resources
 from engine.learning.tensors import read_arrays
-from engine.methods.base import write_model
+from engine.methods.model_card import write_model
 from engine.methods.registry import METHODS, read_model
 from engine.methods.structural.scorer import ALL_NAMES, INPUT_NAMES, StructuralScorer, from_tensors, to_tensors
 from engine.methods.structural.trees import Trees

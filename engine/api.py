@@ -34,7 +34,7 @@ from engine.executors.protocol import Executor
 from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
 from engine.learning.trainable import refuse_untrainable
-from engine.methods.base import Model
+from engine.methods.model_card import Model
 from engine.methods.registry import METHODS, read_model
 from engine.runs.plan import Plan, largest_fitting, make_plan, stage_digests
 from engine.runs.progress import make_display
@@ -312,12 +312,8 @@ def _resolve(
     if kind != "store":
         METHODS[settings.method].check(settings, training=kind == "training" or untrained)
     if untrained and model is None and METHODS[settings.method].needs_model:
-        method = METHODS[settings.method]
-        facts = method.untrained(settings)
-        if method.metric_spaces and settings.metric.learn == "auto" and not request.knn_graph:
-            facts = {**facts, "shrinkage": 1.0, "second_graph": method.metric_spaces == 2}
-        points = {"components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {}}
-        model = Model("", settings.method, source.dim, settings.knn.k, "", points, "components", facts)
+        learns_metric = settings.metric.learn == "auto" and not request.knn_graph
+        model = METHODS[settings.method].untrained_model(settings, source.dim, learns_metric=learns_metric)
     if kind == "training":
         if labels is None or identities_N is None:
             raise ConfigError("training needs --labels")

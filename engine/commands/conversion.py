@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from engine.errors import ConfigError, DataError
-from engine.methods.base import MODEL_FILE, WEIGHTS_FILE, write_model
 from engine.methods.gcn_e.method import PREFIX
 from engine.methods.gcn_e.settings import GcnESettings
 from engine.methods.gcn_v.settings import GcnVSettings
 from engine.methods.l_gcn.settings import LGcnSettings
+from engine.methods.model_card import MODEL_FILE, WEIGHTS_FILE, write_model
 from engine.methods.star_fc.settings import StarFcSettings
 from engine.storage import manifest
 from engine.storage.outputs import out_folder

@@ -18,7 +18,7 @@ from engine.errors import DataError, EngineError
 from engine.evaluation.files import ANALYSIS, CURVE
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
-from engine.methods import base
+from engine.methods import model_card
 from engine.methods.fitting import FITTED_WEIGHTS
 from engine.methods.registry import METHODS
 from engine.partitions import OWN, PARTITIONS
@@ -300,18 +300,18 @@ def write_model(place: Place, folders: dict[str, Path], plan: Plan, settings: Se
         place.fetch(folders[name])
     selected, method = manifest.read_json(folders["select"] / "selected.json"), plan.facts["method"]
     facts = {"trained_rows": plan.facts["num_rows"], **selected.get("facts", {}), **stage_facts(folders["fit"])[0]}
-    base.write_model(
+    model_card.write_model(
         place.root,
         (folders["fit"] / FITTED_WEIGHTS).read_bytes(),
         method=method,
         dim=plan.facts["dim"],
         k=plan.stage("knn").params["k"],
-        settings=METHODS[method].untrained(settings),
+        settings=METHODS[method].untrained(settings).as_facts(),
         operating_points=selected["operating_points"],
         preferred=selected["preferred"],
         facts=facts,
     )
-    place.publish(place.root / base.WEIGHTS_FILE, place.root / base.MODEL_FILE)
+    place.publish(place.root / model_card.WEIGHTS_FILE, place.root / model_card.MODEL_FILE)
 
 
 def versions() -> dict[str, str]:

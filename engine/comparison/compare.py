@@ -22,8 +22,8 @@ from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
 from engine.comparison.page import ComparisonRow, render_comparison
 from engine.errors import ConfigError, DataError, EngineError, RunBusy
-from engine.methods.base import MODEL_FILE, WEIGHTS_FILE
 from engine.methods.cdp.settings import CdpSettings
+from engine.methods.model_card import MODEL_FILE, WEIGHTS_FILE
 from engine.methods.registry import METHODS, PRESETS
 from engine.random_streams import COMPARED_HALVES, stream
 from engine.runs.events import read_events

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from engine.methods.base import Graph, Model
+from engine.methods.base import Graph
+from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
 from engine.partitions import OWN, PARTITIONS, Clustered, Work
+from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
 from engine.steps.edges import Scores
 
@@ -16,9 +18,9 @@ def make_clusters(graph: Graph, settings: Settings, model: Model | None, score: 
     if own is not None:
         return own
     kind = partition_kind(settings, model)
-    stored = dict(model.operating_points.get(kind, {})) if model else {}
+    stored = model.operating_points.get(kind) if model else None
     if not model and method.min_score is not None:
-        stored = {"min_score": method.min_score}
+        stored = OperatingPoint(min_score=method.min_score)
     work = Work(
         score=score,
         knn=graph.knn,

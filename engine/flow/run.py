@@ -24,8 +24,8 @@ from engine.flow.clusters import make_clusters, partition_kind
 from engine.flow.graph import make_committee, make_graph
 from engine.flow.metric import allows_second_graph, project, second_graph
 from engine.flow.rows import ingest, source_rows
-from engine.methods.base import Model
 from engine.methods.fitting import from_model
+from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
 from engine.partitions import OWN
 from engine.partitions.curve import Curve
@@ -65,7 +65,7 @@ def run_stages(
         projected = project(rows, settings, None, **from_model(model))
     graph = make_graph(rows, settings, knn_graph, projected)
     graph = replace(graph, committee=make_committee(committee, settings, source.num_rows))
-    in_two = model.second_graph if model else method.learns_in_runs and knn_graph is None
+    in_two = model.nature.second_graph if model else method.learns_in_runs and knn_graph is None
     if in_two and allows_second_graph(rows, settings):
         graph = replace(graph, second=second_graph(rows, settings))
     scoring = method.score(graph, settings, model)

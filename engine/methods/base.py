@@ -5,23 +5,21 @@ Each published method is one file here: what it fits, how it scores, how it part
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from engine.errors import ConfigError, DataError, EngineError, ManifestMismatch
+from engine.errors import ConfigError, DataError, EngineError
 from engine.learning.settings import TrainSettings
 from engine.learning.tensors import check_weights
+from engine.methods.model_card import MODEL, MODEL_FILE, Model, Nature
 from engine.partitions import OWN, Clustered
+from engine.partitions.base import OperatingPoint
 from engine.partitions.select import Select, Selection
-from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Step
-from engine.sections import Section, fingerprint
+from engine.sections import Section
 from engine.settings import Settings
 from engine.steps.aggregate import Aggregate
 from engine.steps.edges import Scores
@@ -29,71 +27,9 @@ from engine.steps.ingest import Rows, Vectors
 from engine.steps.knn import Knn, Order, Recall
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
-from engine.storage import manifest
-from engine.storage.owned import Digest, FileKind, Sealed, Text, check_types, read_owned
-from engine.storage.paths import check_file, check_folder_of_files, explain_reading
-from engine.version import __version__
 
-MODEL_FILE = "model.json"
-WEIGHTS_FILE = "model.safetensors"
 Presets = Mapping[str, Mapping[str, Any]]  # settings by section, by the preset's name after the method's
 NO_PRESETS: Presets = {}
-METRIC = "shrinkage"  # the fact of a model that has learned a metric
-
-
-class PointFile(BaseModel):
-    """An operating point; what it scored on held-out rows stands beside the thresholds."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-    min_score: Annotated[float, Field(ge=-1.01, le=1.01)]  # cosines of rounded vectors pass 1 by a little
-    min_intimacy: Annotated[float, Field(ge=0, le=1)] | Literal["adaptive"] | None = None
-    max_size: Annotated[int, Field(ge=1)] | None = None
-
-
-class ChosenFile(BaseModel):
-    """The parameters of a baseline that training chose."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    rows_per_cluster: Annotated[float, Field(gt=0)] = 1.0
-    distance: Annotated[float, Field(gt=0)] = 1.0
-    min_rows: Annotated[int, Field(ge=1)] = 1
-    selection: Literal["eom", "leaf"] = "eom"
-
-
-class FactsFile(BaseModel):
-    """The facts of a model that runs read; others are for people."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-    network: dict[str, Any] = {}
-    point: ChosenFile = ChosenFile()
-    min_similarity: Annotated[float, Field(ge=-1.01, le=1.01)] = 0.0
-    shrinkage: Annotated[float, Field(ge=0)] = 0.0
-    second_graph: bool = False
-    neighbors: Annotated[int, Field(ge=1, le=80)] = 80
-    delta: Annotated[float, Field(ge=0, le=1)] = 0.0
-    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
-    min_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
-    link_pass: Annotated[Literal["vectors", "embedded"], Field(alias="pass")] = "vectors"
-
-
-class ModelFile(Sealed):
-    """What ``model.json`` holds."""
-
-    engine_version: Text
-    method: Text
-    dim: Annotated[int, Field(ge=1, le=1 << 24)]
-    k: Annotated[int, Field(ge=1, le=1024)]
-    settings: dict[str, Any]
-    operating_points: dict[PartitionName, PointFile]
-    preferred: PartitionName | Literal["own"]
-    weights_checksum: Digest
-    facts: FactsFile
-
-
-MODEL = FileKind(ModelFile, "train the model, or copy it, again", version=2)
 
 
 @dataclass(frozen=True)
@@ -146,35 +82,6 @@ class Training(NamedTuple):
     further: tuple[Step[Any] | None, ...] = ()
 
 
-@dataclass(frozen=True)
-class Model:
-    """A trained model's folder, or URL: ``model.json`` and ``model.safetensors``; ``digest`` covers both."""
-
-    folder: str
-    method: str
-    dim: int
-    k: int
-    digest: str
-    operating_points: Mapping[str, Mapping[str, float]]
-    preferred: str
-    facts: Mapping[str, Any]
-
-    @property
-    def projects(self) -> bool:
-        """Whether it has learned a metric, in which vectors are projected first."""
-        return METRIC in self.facts
-
-    @property
-    def second_graph(self) -> bool:
-        """Whether its scores are of two graphs: of the metric, and of the vectors as they are."""
-        return bool(self.facts.get("second_graph"))
-
-    @property
-    def weights(self) -> str:
-        """Path of the file that holds the weights."""
-        return f"{self.folder}/{WEIGHTS_FILE}"
-
-
 class Method:
     """A way to give every edge a score.
 
@@ -200,6 +107,7 @@ class Method:
     run_sections: tuple[type[Section], ...] = ()
     training_sections: tuple[type[Section], ...] = ()
     learns_in_halves = False
+    any_dimension = False
     learns_in_runs = False
     read_facts: tuple[str, ...] = ()
 
@@ -247,7 +155,7 @@ class Method:
         Raises ``DataError`` that names the file and what is wrong with it.
         """
         path = f"{model.folder}/{MODEL_FILE}"
-        missing = [name for name in self.read_facts if name not in model.facts]
+        missing = model.nature.lacks(self.read_facts)
         if missing:
             raise DataError(f"{path}: facts.{missing[0]} is missing, which method {self.name} needs; {MODEL.remedy}")
         own = self.clusters_itself
@@ -276,9 +184,17 @@ class Method:
         """What builds each network whose weights a model holds, by the prefix of their names."""
         return {}
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
-        """What a model's facts would say before training: what its weights belong to."""
-        return {}
+    def untrained(self, settings: Settings) -> Nature:
+        """What a model would be, as far as is known before training: what its weights belong to."""
+        return Nature()
+
+    def untrained_model(self, settings: Settings, dim: int, *, learns_metric: bool) -> Model:
+        """A model as training leaves one, but for the weights, to plan its runs with."""
+        nature = self.untrained(settings)
+        if learns_metric and self.metric_spaces:
+            nature = nature.model_copy(update={"shrinkage": 1.0, "second_graph": self.metric_spaces == 2})
+        points = {"components": OperatingPoint(min_score=0.5, min_intimacy=0.5)}
+        return Model("", self.name, dim, settings.knn.k, "", points, "components", nature)
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """The step that gives the graph's edges their scores."""
@@ -297,7 +213,7 @@ def which_edges(settings: Settings, model: Model | None = None) -> dict[str, Any
     """Fields of ``Scores`` that say which edges are scored: as set, else as the model stores."""
     floor = settings.score.min_similarity
     if floor is None:
-        floor = float(model.facts.get("min_similarity", 0.0)) if model else 0.0
+        floor = model.nature.min_similarity if model else 0.0
     return {"min_similarity": floor, "max_edges_per_vertex": settings.score.max_edges_per_vertex}
 
 
@@ -323,65 +239,4 @@ def select(
         step=settings.partition.step,
         partitions=partitions,
         **labels.given(),
-    )
-
-
-def write_model(
-    folder: Path,
-    weights: bytes,
-    *,
-    method: str,
-    dim: int,
-    k: int,
-    settings: Mapping[str, Any],
-    operating_points: Mapping[str, Any],
-    preferred: str,
-    facts: Mapping[str, Any],
-) -> None:
-    """Write a model's two files, as ``read_model`` reads them."""
-    manifest.write_atomic(folder / WEIGHTS_FILE, lambda stream: stream.write(weights))
-    tree = {
-        "engine_version": __version__,
-        "method": method,
-        "dim": dim,
-        "k": k,
-        "settings": settings,
-        "operating_points": operating_points,
-        "preferred": preferred,
-        "weights_checksum": manifest.file_checksum(folder / WEIGHTS_FILE),
-        "facts": facts,
-    }
-    check_types(folder / MODEL_FILE, tree, MODEL)
-    manifest.write_owned(folder / MODEL_FILE, MODEL, tree)
-
-
-def read_model(folder: str | Path, dim: int) -> Model:
-    """Open a model's folder; raises ``DataError`` if it is none or damaged, ``ManifestMismatch`` for another format or
-    D."""
-    folder = check_folder_of_files(Path(folder).absolute(), "model")
-    if not os.path.lexists(folder / MODEL_FILE) or not os.path.lexists(folder / WEIGHTS_FILE):
-        raise DataError(
-            f"{folder} holds no model: {MODEL_FILE} and {WEIGHTS_FILE} are expected; asterism train makes them"
-        )
-    tree = read_owned(folder / MODEL_FILE, MODEL)
-    any_dimension = tree["method"] == "structural" and METRIC not in tree["facts"]
-    if tree["dim"] != dim and not any_dimension:
-        raise ManifestMismatch(
-            f"{folder}: the model was trained on {tree['dim']} dimensions, the features have {dim}; "
-            f"train a model on features like these"
-        )
-    check_file(folder / WEIGHTS_FILE)
-    with explain_reading(folder / WEIGHTS_FILE):
-        weights = manifest.file_checksum(folder / WEIGHTS_FILE)
-    if weights != tree["weights_checksum"]:
-        raise DataError(f"{folder / WEIGHTS_FILE} does not match the checksum in {MODEL_FILE}; train or copy it again")
-    return Model(
-        folder=str(folder),
-        method=tree["method"],
-        dim=tree["dim"],
-        k=tree["k"],
-        digest=fingerprint([tree["method"], tree["settings"], tree["operating_points"], weights]),
-        operating_points=tree["operating_points"],
-        preferred=tree["preferred"],
-        facts=tree["facts"],
     )

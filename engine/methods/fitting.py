@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine.errors import DataError
 from engine.learning.loop import CheckpointFile
 from engine.learning.tensors import load_network, read_tensors
-from engine.methods.base import Model
+from engine.methods.model_card import Model
 from engine.runs.step import F, Facts, Step, Task, where
 from engine.stages import Cost
 from engine.steps.knn import Knn

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DataError
-from engine.methods import base
-from engine.methods.base import MODEL, MODEL_FILE, Method, Model
+from engine.errors import DataError, ManifestMismatch
+from engine.methods import model_card
+from engine.methods.base import Method
 from engine.methods.baselines.method import KINDS, Baseline
 from engine.methods.cdp.method import Cdp, CdpMediator
 from engine.methods.cosine.method import Cosine
@@ -17,6 +17,7 @@ from engine.methods.gcn_d.method import GcnD, GcnS
 from engine.methods.gcn_e.method import GcnE
 from engine.methods.gcn_v.method import GcnV
 from engine.methods.l_gcn.method import LGcn
+from engine.methods.model_card import MODEL, MODEL_FILE, Model
 from engine.methods.self_trained.method import SelfTrained
 from engine.methods.star_fc.method import StarFc
 from engine.methods.star_fc_hierarchical.method import StarFcHierarchical
@@ -64,12 +65,18 @@ def read_model(folder: str | Path, dim: int) -> Model:
     Raises ``DataError`` for a folder that is no model or is damaged, ``ManifestMismatch`` for a model of another format
     or D.
     """
-    model = base.read_model(folder, dim)
+    model = model_card.read_model(folder)
     if model.method not in METHODS:
         *names, last = (repr(name) for name in METHODS)
         raise DataError(
             f"{model.folder}/{MODEL_FILE}: method: input should be {', '.join(names)} or {last}, got {model.method!r}; "
             f"{MODEL.remedy}"
         )
-    METHODS[model.method].check_model(model)
+    method = METHODS[model.method]
+    if model.dim != dim and (model.projects or not method.any_dimension):
+        raise ManifestMismatch(
+            f"{model.folder}: the model was trained on {model.dim} dimensions, the features have {dim}; "
+            f"train a model on features like these"
+        )
+    method.check_model(model)
     return model

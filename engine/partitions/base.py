@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.clustering.evidence import biased_score
 from engine.partitions.settings import PartitionName, PartitionSettings
@@ -31,6 +32,16 @@ class Edges(NamedTuple):
     sources: Array
     targets: Array
     scores: Array
+
+
+class OperatingPoint(BaseModel):
+    """The thresholds of a partition that training chose; what they scored on held-out rows stands beside them."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    min_score: Annotated[float, Field(ge=-1.01, le=1.01)]  # cosines of rounded vectors pass 1 by a little
+    min_intimacy: Annotated[float, Field(ge=0, le=1)] | Literal["adaptive"] | None = None
+    max_size: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +103,7 @@ class Work:
     score: Scores
     knn: Knn
     config: PartitionSettings
-    stored: Mapping[str, Any]
+    stored: OperatingPoint | None
     learned: bool
     has_model: bool
     seed: int
@@ -139,6 +150,6 @@ class Partition:
     def given(self, work: Work) -> Point:
         """The thresholds that are set, else stored."""
         return {
-            name: work.stored.get(name) if (value := getattr(work.config, name)) is None else value
+            name: getattr(work.stored, name, None) if (value := getattr(work.config, name)) is None else value
             for name in self.thresholds
         }

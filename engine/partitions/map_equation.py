@@ -82,7 +82,8 @@ class MapEquationPartition(Partition):
             )
         least = config.min_score
         if least is None:
-            least = work.stored.get("min_score", LEAST_PROBABILITY) if learned else LEAST_COSINE
+            stored = work.stored.min_score if work.stored else LEAST_PROBABILITY
+            least = stored if learned else LEAST_COSINE
         given: dict[str, Any] = {"min_score": least, "weight": weight}
         if weight == "exponential":
             given["bandwidth"] = config.bandwidth

@@ -12,8 +12,9 @@ from engine.commands.configuration import load_settings
 from engine.errors import ConfigError
 from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
-from engine.methods.base import Model
+from engine.methods.model_card import Model, Nature
 from engine.methods.registry import METHODS
+from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.labels import OutsideFile
@@ -22,11 +23,13 @@ from engine.steps.source import Source, describe_source
 DIM, K = 16, 20
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 GRAPHS = ({}, {"knn.mode": "exact"}, {"knn.mode": "partition"}, {"knn.mode": "ivf"})
-CHOSEN = {"num_clusters": 10, "distance": 0.5, "min_rows": 5, "selection": "eom"}  # what training gives a baseline
+CHOSEN = {"rows_per_cluster": 50.0, "distance": 0.5, "min_rows": 5, "selection": "eom"}  # by a baseline's training
 POINTS = {
-    "components": {"min_score": 0.5, "min_intimacy": 0.5}, "propagation": {"min_score": 0.5, "max_size": 50},
-    "density_peaks": {"min_score": 0.5}, "map_equation": {"min_score": 0.5, "weight": "log_odds"},
-}  # fmt: skip
+    "components": OperatingPoint(min_score=0.5, min_intimacy=0.5),
+    "propagation": OperatingPoint(min_score=0.5, max_size=50),
+    "density_peaks": OperatingPoint(min_score=0.5),
+    "map_equation": OperatingPoint(min_score=0.5),
+}
 
 
 def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
@@ -69,11 +72,12 @@ def _models(settings: Settings) -> list[Model | None]:
     method = METHODS[settings.method]
     if not method.trains:
         return [None]
-    facts = {**method.untrained(settings), "point": CHOSEN, "neighbors": 10}
+    facts = {**method.untrained(settings).as_facts(), "point": CHOSEN, "neighbors": 10}
     models = [facts]
     if method.metric_spaces:
         models += [{**facts, "shrinkage": 1.0, "second_graph": method.metric_spaces == 2}]
-    return [Model("model", settings.method, DIM, K, "digest", POINTS, "components", each) for each in models]
+    natures = [Nature.model_validate(each) for each in models]
+    return [Model("model", settings.method, DIM, K, "digest", POINTS, "components", each) for each in natures]
 
 
 def _write(folder: Path, num_rows: int) -> tuple[Source, OutsideFile, OutsideFile]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.flow.clusters import make_clusters
-from engine.methods.base import Graph, Model
+from engine.methods.base import Graph
 from engine.methods.cosine.method import CosineScores
+from engine.methods.model_card import Model
 from engine.runs.step import RUN_STEP, Step, in_order, run_step
 from engine.sections import fingerprint
 from engine.settings import Settings

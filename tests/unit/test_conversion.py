@@ -130,7 +130,7 @@ def test_converted_models_run(tmp_path: Path) -> None:
     for method, names, point in (("gcn_v", "v", 0.65), ("gcn_e", "ve", 0.80), ("l_gcn", "l", 0.5)):
         convert(method, [tmp_path / f"{name}.pth" for name in names], tmp_path / method)
         model = read_model(tmp_path / method, 256)
-        assert model.operating_points[model.preferred]["min_score"] == point
+        assert model.operating_points[model.preferred].min_score == point
         assert len(cluster(vectors, model=tmp_path / method).labels) == len(vectors)
 
 

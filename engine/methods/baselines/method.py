@@ -16,12 +16,13 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.evaluation.metrics import f_from_counts, pair_counts
-from engine.methods.base import Graph, Method, Model, Scoring, Training
+from engine.methods.base import Graph, Method, Scoring, Training
 from engine.methods.baselines import searches
 from engine.methods.baselines.searches import Point, Sample, Search
 from engine.methods.baselines.settings import BaselineSettings
 from engine.methods.cosine.method import Cosine
 from engine.methods.fitting import write_weights
+from engine.methods.model_card import Model
 from engine.partitions import OWN, Clustered
 from engine.partitions.select import SelectOwn
 from engine.runs.step import F, Facts, Step, Task
@@ -164,7 +165,11 @@ class Baseline(Method):
 
     def cluster(self, graph: Graph, settings: Settings, model: Model | None, score: Scores) -> Clustered:
         """``roots`` at the parameters set, else the model's; raises ``ConfigError`` where one is neither."""
-        point = self._point(graph.num_rows, settings.of(BaselineSettings), dict(model.facts["point"]) if model else {})
+        point = self._point(
+            graph.num_rows,
+            settings.of(BaselineSettings),
+            model.nature.point.model_dump(exclude_unset=True) if model else {},
+        )
         return BaselineClusters(**self._searching(graph, settings), point=point)
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:

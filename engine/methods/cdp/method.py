@@ -23,10 +23,11 @@ from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.learning.held_out import hold_out
 from engine.learning.settings import TrainSettings
-from engine.methods.base import Graph, Method, Model, Scoring, Training, select, which_edges
+from engine.methods.base import Graph, Method, Scoring, Training, select, which_edges
 from engine.methods.cdp.mediator import Member, build_mediator, count_votes, mediate, pair_inputs, train_mediator
 from engine.methods.cdp.settings import CDP_PRESETS, MEDIATOR_PRESETS, CdpSettings
 from engine.methods.fitting import FitNothing, Weighted, checkpoint, from_model, report_steps, write_weights
+from engine.methods.model_card import Model, Nature
 from engine.runs.step import F, Facts, Step, Task
 from engine.settings import Settings
 from engine.stages import Cost
@@ -227,7 +228,7 @@ class CdpMediator(Method):
 
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """The mediator."""
-        members = model.facts["network"]["members"]
+        members = model.nature.network["members"]
         if type(members) is not int or not 0 <= members <= MOST_MEMBERS:
             raise ValueError(f"members: expected a number from 0 to {MOST_MEMBERS}, got {members!r}")
         return {"": partial(build_mediator, 3 * members + 2, seed=0)}
@@ -236,14 +237,14 @@ class CdpMediator(Method):
         """A mediator takes the place of votes."""
         return name != "cdp.accept" and super().reads(name, training=training)
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
+    def untrained(self, settings: Settings) -> Nature:
         """The number of members that a model's weights belong to."""
-        return {"network": {"members": len(settings.of(CdpSettings).committee)}}
+        return Nature(network={"members": len(settings.of(CdpSettings).committee)})
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``score``, with the weights of ``model``."""
         assert model is not None
-        trained = model.facts["network"]["members"]
+        trained = model.nature.network["members"]
         if trained != len(graph.committee):
             raise ConfigError(
                 f"{model.folder} was trained with {trained} committee members, cdp.committee names "
@@ -258,7 +259,7 @@ class CdpMediator(Method):
         fit = FitMediator(
             train=settings.train,
             seed=settings.seed,
-            network=self.untrained(settings)["network"],
+            network=self.untrained(settings).network,
             **asked,
             **labels.given(),
         )

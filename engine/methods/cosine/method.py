@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.methods.base import Graph, Method, Model, Scoring, which_edges
+from engine.methods.base import Graph, Method, Scoring, which_edges
+from engine.methods.model_card import Model
 from engine.runs.step import Task
 from engine.settings import Settings
 from engine.stages import Cost

@@ -28,10 +28,11 @@ from engine.graph.features import MAX_RANKS
 from engine.learning import selection
 from engine.learning.held_out import hold_out
 from engine.learning.settings import TrainSettings
-from engine.methods.base import Graph, Method, Model, Scoring, Training, which_edges
+from engine.methods.base import Graph, Method, Scoring, Training, which_edges
 from engine.methods.fc_es.early_stop import edge_probabilities, edge_scores
 from engine.methods.fc_es.settings import FC_ES_PRESETS, FC_ESER_PRESETS, FcEsSettings
 from engine.methods.fitting import FitNothing
+from engine.methods.model_card import Model, Nature
 from engine.methods.structural.method import Structural, fit_and_score
 from engine.methods.structural.settings import TreesSettings
 from engine.methods.structural.steps import StructuralScores
@@ -253,17 +254,17 @@ class FcEser(Method):
         """Refuse what is no structural scorer."""
         Structural().check_weights(model)
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
+    def untrained(self, settings: Settings) -> Nature:
         """What is taken back."""
         config = settings.of(FcEsSettings)
-        return {"neighbors": config.neighbors or MAX_RANKS, "delta": config.delta, "eta": config.eta}
+        return Nature(neighbors=config.neighbors or MAX_RANKS, delta=config.delta, eta=config.eta)
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``neighborhoods``, ``prior`` and ``pairs``, the trees' probability of every edge; ``nep`` and ``score``."""
         assert model is not None
         read = _edges_read(graph, settings, model)
         pairs = _as_pairs(Structural().score(graph, settings, model).score, scratch=True, **read)
-        recall = {key: model.facts[key] for key in ("delta", "eta")}
+        recall = {"delta": model.nature.delta, "eta": model.nature.eta}
         return Scoring(_walk_scores(graph, settings, model, {**recall, "pairs": pairs}))
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
@@ -285,7 +286,7 @@ def _as_pairs(score: Scores, **changed: Any) -> Pairs:
 
 
 def _read_neighbors(graph: Graph, settings: Settings, model: Model | None) -> int:
-    return min(settings.of(FcEsSettings).neighbors or (model.facts["neighbors"] if model else MAX_RANKS), graph.k)
+    return min(settings.of(FcEsSettings).neighbors or (model.nature.neighbors if model else MAX_RANKS), graph.k)
 
 
 def _edges_read(graph: Graph, settings: Settings, model: Model | None) -> dict[str, Any]:

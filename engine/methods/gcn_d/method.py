@@ -26,13 +26,14 @@ from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList
 from engine.learning.held_out import hold_out
 from engine.learning.settings import TrainSettings
-from engine.methods.base import NO_PRESETS, Graph, Method, Model, Presets, Scoring, Training
+from engine.methods.base import NO_PRESETS, Graph, Method, Presets, Scoring, Training
 from engine.methods.cosine.method import Cosine
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
 from engine.methods.gcn_d.proposals import Graph as ProposalGraph
 from engine.methods.gcn_d.proposals import ProposalNetwork, build_network, rate, refine, remove_overlap, train_proposals
 from engine.methods.gcn_d.settings import PRESETS, GcnDSettings
 from engine.methods.gcn_d.super_vertices import Proposals, propose, searched_means, united_thresholds
+from engine.methods.model_card import Model, Nature
 from engine.partitions import OWN, Clustered
 from engine.partitions.select import SelectOwn
 from engine.runs.step import F, Facts, Step, Task
@@ -221,15 +222,15 @@ class GcnD(Method):
 
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """The network that rates proposals and, of GCN-S, that which cuts them."""
-        config = GcnDSettings(**model.facts["network"])
+        config = GcnDSettings(**model.nature.network)
         return {
             f"{_name(segments)}.": partial(build_network, model.dim, config, 0, segments=segments)
             for segments in ((False, True) if self.segments else (False,))
         }
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
+    def untrained(self, settings: Settings) -> Nature:
         """What a model's weights belong to."""
-        return {"network": settings.of(GcnDSettings).model_dump(mode="json")}
+        return Nature(network=settings.of(GcnDSettings).model_dump(mode="json"))
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """The cosine graph's edges, of which proposals are made."""
@@ -238,9 +239,7 @@ class GcnD(Method):
     def cluster(self, graph: Graph, settings: Settings, model: Model | None, score: Scores) -> Clustered:
         """``proposals`` and ``roots``, with the weights of ``model``."""
         assert model is not None
-        return ProposedClusters(
-            **self._rating(graph, GcnDSettings(**model.facts["network"]), score), **from_model(model)
-        )
+        return ProposedClusters(**self._rating(graph, GcnDSettings(**model.nature.network), score), **from_model(model))
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """``score``, ``proposals``, ``fit`` and ``select``, which hands on that clusters are its own."""

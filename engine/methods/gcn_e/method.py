@@ -33,7 +33,7 @@ from engine.learning.held_out import hold_out
 from engine.learning.pivots import PivotData, build_network, count_products, score_pivots, train_pivots
 from engine.learning.settings import SamplingSettings, TrainSettings
 from engine.learning.tensors import read_tensors
-from engine.methods.base import Graph, Method, Model, Scoring, Training, aggregate
+from engine.methods.base import Graph, Method, Scoring, Training, aggregate
 from engine.methods.fitting import FITTED_WEIGHTS, Weighted, checkpoint, from_model, report_steps, write_weights
 from engine.methods.gcn_e.settings import GcnESettings
 from engine.methods.gcn_v.confidence import build_network as build_confidence
@@ -48,6 +48,7 @@ from engine.methods.gcn_v.method import (
     link_edges,
 )
 from engine.methods.gcn_v.settings import GcnVSettings
+from engine.methods.model_card import Model, Nature
 from engine.partitions.select import Selection
 from engine.runs.step import Facts, Task
 from engine.settings import Settings
@@ -287,11 +288,11 @@ class GcnE(Method):
     needs_model = True
     training_sections = (GcnVSettings, GcnESettings, SamplingSettings, TrainSettings)
     partitions = ("components",)
-    read_facts = ("network", "min_probability", "pass")
+    read_facts = ("network", "min_probability", "link_pass")
 
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """GCN-V's network, and that over a vertex's candidates."""
-        network = model.facts["network"]
+        network = model.nature.network
         found, config = GcnVSettings(**network["gcn_v"]), GcnESettings(**network["gcn_e"])
         dim = found.hidden if config.inputs == "embedded" else model.dim
         return {
@@ -299,18 +300,16 @@ class GcnE(Method):
             "": partial(build_network, dim, config.widths, config.hidden, seed=0),
         }
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
+    def untrained(self, settings: Settings) -> Nature:
         """What a model's weights belong to, and the least probability of a link."""
-        network = {
-            "gcn_v": settings.of(GcnVSettings).model_dump(mode="json"),
-            "gcn_e": settings.of(GcnESettings).model_dump(mode="json"),
-        }
-        return {"network": network, "min_probability": 0.0, "pass": PASSES[0]}
+        sections = settings.of(GcnVSettings), settings.of(GcnESettings)
+        network = {each.name: each.model_dump(mode="json") for each in sections}
+        return Nature(network=network, min_probability=0.0, link_pass="vectors")
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``aggregate``, ``confidence``, ``links`` and ``score``, with the weights of ``model``."""
         assert model is not None
-        network, given = model.facts["network"], from_model(model)
+        network, given = model.nature.network, from_model(model)
         found = confidence(graph, GcnVSettings(**network["gcn_v"]), aggregate(graph), tensors=PREFIX, **given)
         links = LikelyLinks(
             num_rows=graph.num_rows,
@@ -318,7 +317,7 @@ class GcnE(Method):
             confidence=found,
             features=graph.features,
             network=GcnESettings(**network["gcn_e"]),
-            probabilities=(model.facts["min_probability"],),
+            probabilities=(model.nature.min_probability,),
             **given,
         )
         return Scoring(link_edges(graph, links, settings, model))

@@ -23,7 +23,7 @@ from torch import nn
 from engine.learning import selection
 from engine.learning.held_out import hold_out
 from engine.learning.settings import SamplingSettings, TrainSettings
-from engine.methods.base import Graph, Method, Model, Scoring, Training, aggregate, which_edges
+from engine.methods.base import Graph, Method, Scoring, Training, aggregate, which_edges
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
 from engine.methods.gcn_v.confidence import (
     ConfidenceData,
@@ -36,6 +36,7 @@ from engine.methods.gcn_v.confidence import (
     train_confidence,
 )
 from engine.methods.gcn_v.settings import PRESETS, GcnVSettings
+from engine.methods.model_card import Model, Nature
 from engine.partitions.select import Selection
 from engine.runs.step import Facts, RowStep, Task
 from engine.settings import Settings
@@ -247,20 +248,20 @@ class GcnV(Method):
     needs_model = True
     training_sections = (GcnVSettings, SamplingSettings, TrainSettings)
     partitions = ("components",)
-    read_facts = ("network", "pass")
+    read_facts = ("network", "link_pass")
 
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """The confidence network."""
-        return {"": partial(build_network, model.dim, GcnVSettings(**model.facts["network"]), seed=0)}
+        return {"": partial(build_network, model.dim, GcnVSettings(**model.nature.network), seed=0)}
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
+    def untrained(self, settings: Settings) -> Nature:
         """What a model's weights belong to, and the pass that it uses."""
-        return {"network": settings.of(GcnVSettings).model_dump(mode="json"), "pass": PASSES[0]}
+        return Nature(network=settings.of(GcnVSettings).model_dump(mode="json"), link_pass="vectors")
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``aggregate``, ``confidence``, ``links`` and ``score``, with the weights of ``model``."""
         assert model is not None
-        found = confidence(graph, GcnVSettings(**model.facts["network"]), aggregate(graph), **from_model(model))
+        found = confidence(graph, GcnVSettings(**model.nature.network), aggregate(graph), **from_model(model))
         links = Links(num_rows=graph.num_rows, knn=graph.knn, confidence=found)
         return Scoring(link_edges(graph, links, settings, model))
 
@@ -297,7 +298,7 @@ def confidence(graph: Graph, network: GcnVSettings, averaged: Aggregate, **weigh
 
 def link_edges(graph: Graph, links: Links, settings: Settings, model: Model) -> LinkScores:
     """The scores over links, in the pass that the model uses."""
-    column = PASSES.index(model.facts["pass"])
+    column = PASSES.index(model.nature.link_pass)
     return LinkScores(
         num_rows=graph.num_rows, knn=graph.knn, links=links, column=column, **which_edges(settings, model)
     )

@@ -28,9 +28,10 @@ from engine.graph.intrinsics import widen
 from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning.pivots import PivotData, build_network, count_products, score_pivots, train_pivots
 from engine.learning.settings import SamplingSettings, TrainSettings
-from engine.methods.base import Graph, Method, Model, Scoring, Training, select, which_edges
+from engine.methods.base import Graph, Method, Scoring, Training, select, which_edges
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
 from engine.methods.l_gcn.settings import PRESETS, LGcnSettings
+from engine.methods.model_card import Model, Nature
 from engine.runs.step import F, Facts, RowStep, Step, Task
 from engine.settings import Settings
 from engine.stages import Cost
@@ -201,17 +202,17 @@ class LGcn(Method):
 
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """The network over a pivot's subgraph."""
-        config = LGcnSettings(**model.facts["network"])
+        config = LGcnSettings(**model.nature.network)
         return {"": partial(build_network, model.dim, config.widths, config.hidden, seed=0)}
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
+    def untrained(self, settings: Settings) -> Nature:
         """What a model's weights belong to."""
-        return {"network": settings.of(LGcnSettings).model_dump(mode="json")}
+        return Nature(network=settings.of(LGcnSettings).model_dump(mode="json"))
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``directed``, every vertex's scores of what it lists, and ``score``."""
         assert model is not None
-        network, edges = LGcnSettings(**model.facts["network"]), which_edges(settings, model)
+        network, edges = LGcnSettings(**model.nature.network), which_edges(settings, model)
         return Scoring(_scores(graph, network, from_model(model), edges))
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:

@@ -24,8 +24,9 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.learning.settings import MetricSettings
-from engine.methods.base import Graph, Method, Model, Scoring, Training, which_edges
+from engine.methods.base import Graph, Method, Scoring, Training, which_edges
 from engine.methods.cosine.method import CosineScores
+from engine.methods.model_card import Model
 from engine.methods.structural.method import fit_and_score
 from engine.methods.structural.settings import TreesSettings
 from engine.partitions import Clustered

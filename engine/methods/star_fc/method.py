@@ -24,8 +24,9 @@ from engine.graph.adjacency import EdgeList
 from engine.learning.layers import EMBED_ROWS
 from engine.learning.loop import LossOfStep
 from engine.learning.settings import MetricSettings, SamplingSettings, TrainSettings
-from engine.methods.base import Graph, Method, Model, Presets, Scoring, Training, aggregate, select, which_edges
+from engine.methods.base import Graph, Method, Presets, Scoring, Training, aggregate, select, which_edges
 from engine.methods.fitting import Weighted, checkpoint, from_model, report_steps, write_weights
+from engine.methods.model_card import Model, Nature
 from engine.methods.star_fc.data_parallel import Helpers, SharedSteps, TrainingHelper
 from engine.methods.star_fc.minibatches import GraphData
 from engine.methods.star_fc.network import StarFC, build_model
@@ -242,17 +243,17 @@ class StarFc(Method):
 
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """The network that encodes vertices and scores edges."""
-        config = _network_config(model.facts["network"])
+        config = _network_config(model.nature.network)
         return {"": lambda: build_model(model.dim, config, seed=0)}
 
-    def untrained(self, settings: Settings) -> dict[str, Any]:
+    def untrained(self, settings: Settings) -> Nature:
         """What a model's weights belong to."""
-        return {"network": self.network(settings).model_dump(mode="json")}
+        return Nature(network=self.network(settings).model_dump(mode="json"))
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """``aggregate`` (Âx), ``embed`` (vertex codes) and ``score``, with the weights of ``model``."""
         assert model is not None
-        encoding = self._encoding(graph, _network_config(model.facts["network"]))
+        encoding = self._encoding(graph, _network_config(model.nature.network))
         return Scoring(_scores(graph, encoding, from_model(model), which_edges(settings, model)))
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:

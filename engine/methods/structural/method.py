@@ -16,8 +16,9 @@ from engine.errors import DataError
 from engine.learning import metric
 from engine.learning.settings import MetricSettings
 from engine.learning.tensors import read_arrays
-from engine.methods.base import MODEL, Graph, Method, Model, Scoring, Training, select, which_edges
+from engine.methods.base import Graph, Method, Scoring, Training, select, which_edges
 from engine.methods.fitting import from_model
+from engine.methods.model_card import MODEL, Model
 from engine.methods.structural import scorer as structural
 from engine.methods.structural.settings import TreesSettings
 from engine.methods.structural.steps import (
@@ -42,6 +43,7 @@ class Structural(Method):
     learned = True
     needs_model = True
     metric_spaces = 2
+    any_dimension = True
     run_sections = (MetricSettings,)
     training_sections = (TreesSettings,)
     learns_in_halves = True
@@ -61,7 +63,7 @@ class Structural(Method):
         }
         try:
             structural.check_tensors(tensors, originals=projected)
-            if second or model.second_graph:
+            if second or model.nature.second_graph:
                 structural.check_tensors(second, originals=False)
                 structural.check_alone(tensors)
             if projected and len(metric.from_tensors(tensors).mean) != model.dim:

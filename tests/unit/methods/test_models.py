@@ -18,7 +18,7 @@ from engine import api
 from engine.commands.configuration import load_settings
 from engine.commands.conversion import convert
 from engine.errors import DataError, EngineError, ManifestMismatch
-from engine.methods.base import MODEL
+from engine.methods.model_card import MODEL
 from engine.methods.registry import METHODS, read_model
 from engine.methods.structural.trees import Trees
 from engine.storage.manifest import file_checksum, read_json, write_owned

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from engine.commands.configuration import load_settings
-from engine.methods.base import Model, which_edges
+from engine.methods.base import which_edges
+from engine.methods.model_card import Model, Nature
 from engine.partitions import select
 
 
 def model(facts: dict[str, Any]) -> Model:
-    return Model("", "star_fc", 4, 8, "", {}, "components", facts)
+    return Model("", "star_fc", 4, 8, "", {}, "components", Nature(**facts))
 
 
 @pytest.mark.parametrize(

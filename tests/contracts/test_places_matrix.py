@@ -28,6 +28,7 @@ import typer
 
 from engine import api
 from engine.cli import app as cli
+from engine.cli import inspection
 from engine.process.terminal import shown
 from engine.storage.remote import CACHE_FOLDER
 
@@ -212,7 +213,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def asterism(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
     """Call the command line in this process; return exit code, output and errors."""
-    monkeypatch.setattr(cli, "measure_speeds", lambda *_: {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0})
+    monkeypatch.setattr(inspection, "measure_speeds", lambda *_: {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0})
 
     def call(*said: str, limit_s: int = 60) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["asterism", *said])

@@ -309,7 +309,7 @@ MUTANTS = (
     ),
     Mutant(
         "items are markup",
-        "engine/report/page.py",
+        "engine/report/gallery.py",
         'f"<span>{escape(_cut(item.text))}</span></li>"',
         'f"<span>{_cut(item.text)}</span></li>"',
         _tests("unit/report/report"),

@@ -47,13 +47,14 @@ from engine.steps.ingest import row_column
 from engine.steps.labels import OutsideFile
 from engine.steps.source import Source, describe_source
 from engine.storage import manifest
+from engine.storage.cache import local_copy
 from engine.storage.context import read_npy
 from engine.storage.formats.export import TABLES, choose_format, write_labels, write_table
 from engine.storage.formats.label_files import read_labels
 from engine.storage.outputs import out_file, out_folder, write_out
 from engine.storage.paths import check_folder_of_files, explain_reading
 from engine.storage.places import Place, open_place
-from engine.storage.remote import absolute, is_url, local_copy
+from engine.storage.remote import absolute, is_url
 from engine.tiles import usable_cores
 
 Kind = Literal["run", "store", "training"]

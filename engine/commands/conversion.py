@@ -25,9 +25,10 @@ from engine.methods.l_gcn.settings import LGcnSettings
 from engine.methods.model_card import MODEL_FILE, WEIGHTS_FILE, write_model
 from engine.methods.star_fc.settings import StarFcSettings
 from engine.storage import manifest
+from engine.storage.cache import local_copy
 from engine.storage.outputs import out_folder
 from engine.storage.paths import check_file, check_out_file
-from engine.storage.remote import is_url, local_copy
+from engine.storage.remote import is_url
 
 State = Mapping[str, Tensor]
 Converted = tuple[dict[str, Tensor], int, dict[str, Any], dict[str, dict[str, float]]]

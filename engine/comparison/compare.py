@@ -31,13 +31,14 @@ from engine.sections import fingerprint
 from engine.settings import Settings
 from engine.storage import manifest
 from engine.storage.arrays import map_array
+from engine.storage.cache import local_copy
 from engine.storage.context import committed_records
 from engine.storage.formats.export import write_labels
 from engine.storage.formats.label_files import read_labels
 from engine.storage.manifest import OutputFile
 from engine.storage.outputs import out_folder
 from engine.storage.owned import Count, Digest, FileKind, Sealed, Text, read_owned
-from engine.storage.remote import is_url, local_copy
+from engine.storage.remote import is_url
 from engine.tiles import tile_bounds
 
 RESULTS_FILE = "comparison.json"

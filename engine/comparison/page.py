@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from engine.report.page import page
+from engine.report.document import page
 
 _SCORES = (
     ("pairwise_f", "F"),

@@ -17,8 +17,8 @@ from engine.steps.knn import ExactNeighbors, ImportedGraph, Knn, Recall, Truth
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import Project
 from engine.steps.source import Source
+from engine.storage.cache import local_copy
 from engine.storage.formats.knn_graph import open_knn_graph
-from engine.storage.remote import local_copy
 
 MAX_ROWS = 2**31  # that int32 ids can number
 

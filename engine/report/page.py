@@ -6,31 +6,18 @@ every request and every script but its own.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
 
 from engine.evaluation.sweep import SweepRow
-from engine.process.terminal import shown
 from engine.report import charts
 from engine.report.charts import Marker, Series, decimal, short
-from engine.report.data import (
-    Gallery,
-    GalleryCluster,
-    GalleryItem,
-    MetricsRow,
-    RecallEstimate,
-    ReportData,
-    StageRow,
-    ValueHistogram,
-)
-from engine.report.images import is_picture
+from engine.report.data import MetricsRow, RecallEstimate, ReportData, StageRow, ValueHistogram
+from engine.report.document import duration_words, meter, page, panel, percent, plural, size_words
+from engine.report.gallery import render_gallery
 
 __all__ = ["ReportData", "headline", "render_report"]
 
-SHOWN_CHARACTERS = 200  # of an item, because a browser takes minutes to lay out a word of tens of thousands
 _COLUMNS = {
     "pairwise_f": "F",
     "pairwise_precision": "precision",
@@ -44,22 +31,13 @@ _COLUMNS = {
     "num_singletons": "singletons",
 }
 _COUNTS = ("num_clusters", "num_singletons")
-_THEME_BUTTON = (
-    '<button id="theme" type="button" aria-label="Switch between light and dark" title="Light or dark">'
-    '<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2"/>'
-    '<path d="M8 1.8a6.2 6.2 0 0 1 0 12.4Z"/></svg></button>'
-)
-_LOGO = (
-    '<svg class="logo" viewBox="0 0 32 32" aria-hidden="true"><path d="M7 23 16 7l9 16Z"/>'
-    '<circle cx="16" cy="7" r="4"/><circle cx="7" cy="23" r="4"/><circle cx="25" cy="23" r="4"/></svg>'
-)
 
 
 def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int) -> str:
     """Return the result as one plain sentence."""
     return (
-        f"{num_rows:,} {_plural(num_rows, 'row')} → {num_clusters:,} {_plural(num_clusters, 'cluster')}, "
-        f"{num_singletons:,} {_plural(num_singletons, 'singleton')}; largest {largest:,}"
+        f"{num_rows:,} {plural(num_rows, 'row')} → {num_clusters:,} {plural(num_clusters, 'cluster')}, "
+        f"{num_singletons:,} {plural(num_singletons, 'singleton')}; largest {largest:,}"
     )
 
 
@@ -75,32 +53,13 @@ def render_report(data: ReportData) -> str:
         ("certainty", "Certainty", _certainty(data)),
         ("precision", "Precision", _curve(data)),
         ("thresholds", "Thresholds", _sweep(data)),
-        ("galleries", "Galleries", "".join(_gallery(g, data.score_name) for g in data.galleries if g.clusters)),
+        ("galleries", "Galleries", "".join(render_gallery(g, data.score_name) for g in data.galleries if g.clusters)),
         ("run", "Run", _run(data)),
     ]
-    shown = [(name, title, body) for name, title, body in sections if body]
-    body = "".join(f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, title, body in shown)
-    links = [(name, title) for name, title, _ in shown]
+    filled = [(name, title, body) for name, title, body in sections if body]
+    body = "".join(f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, title, body in filled)
+    links = [(name, title) for name, title, _ in filled]
     return page(f"{data.title} · Asterism", links, _top(data) + body)
-
-
-def page(title: str, links: Iterable[tuple[str, str]], body: str) -> str:
-    """Render a whole page around the HTML of ``body``; ``links`` are ids and titles of its sections."""
-    navigation = "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links)
-    style, script = _asset("report.css"), _asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{_LOGO}Asterism</a>'
-        f"<nav>{navigation}</nav>{_THEME_BUTTON}</div></header>"
-        f'<main class="wrap" id="top">{body}</main>'
-        f'<div id="tip" role="status" hidden></div><script>{script}</script></body></html>\n'
-    )
 
 
 def _top(data: ReportData) -> str:
@@ -110,14 +69,14 @@ def _top(data: ReportData) -> str:
     tiles = [
         ("Rows", f"{data.num_rows:,}", f"{data.num_dimensions} dimensions"),
         ("Clusters", f"{data.num_clusters:,}", f"{data.num_clusters - data.num_singletons:,} of 2 rows or more"),
-        ("Singletons", f"{data.num_singletons:,}", f"{_percent(data.num_singletons, data.num_rows)} of rows"),
-        ("Largest", f"{data.largest:,}", f"{_percent(data.largest, data.num_rows)} of rows"),
+        ("Singletons", f"{data.num_singletons:,}", f"{percent(data.num_singletons, data.num_rows)} of rows"),
+        ("Largest", f"{data.largest:,}", f"{percent(data.largest, data.num_rows)} of rows"),
     ]
     if clustered and data.num_clusters > data.num_singletons:
         mean = clustered / (data.num_clusters - data.num_singletons)
         tiles.append(("Mean size", f"{mean:.1f}", "singletons left out"))
     if seconds:
-        tiles.append(("Time", _duration(seconds), f"peak memory {_bytes(peak)}" if peak else "all stages"))
+        tiles.append(("Time", duration_words(seconds), f"peak memory {size_words(peak)}" if peak else "all stages"))
     cells = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value)}</dd><dd class=sub>{escape(sub)}</dd></div>"
         for name, value, sub in tiles
@@ -157,7 +116,7 @@ def _quality(rows: list[MetricsRow]) -> str:
         + "</tr>"
         for row in rows
     )
-    return _panel(
+    return panel(
         "Against the known identities",
         "Scores are percentages. The identities served for scoring only, unless a row says otherwise. NMI is "
         "normalised by the arithmetic mean; an unassigned row counts as a cluster of its own, a row of unknown "
@@ -172,12 +131,12 @@ def _sizes(data: ReportData) -> str:
         return ""
     names = [f"{short(b.low)}" if b.low == b.high else f"{short(b.low)}–{short(b.high)}" for b in data.size_bins]
     details = [
-        f"{b.low:,}{'' if b.low == b.high else f' to {b.high:,}'} {_plural(b.high, 'row')}\n"
-        f"clusters: {b.num_clusters:,}\nrows in them: {b.num_rows:,} ({_percent(b.num_rows, data.num_rows)})"
+        f"{b.low:,}{'' if b.low == b.high else f' to {b.high:,}'} {plural(b.high, 'row')}\n"
+        f"clusters: {b.num_clusters:,}\nrows in them: {b.num_rows:,} ({percent(b.num_rows, data.num_rows)})"
         for b in data.size_bins
     ]
     counts = [b.num_clusters for b in data.size_bins]
-    return _panel(
+    return panel(
         "How large the clusters are",
         "Size classes double; the vertical scale is logarithmic, so that a single large cluster shows.",
         charts.bars_by_class(names, counts, details, "clusters", "rows in the cluster"),
@@ -188,12 +147,12 @@ def _graph(data: ReportData) -> str:
     panels = []
     if data.similarities:
         text = "Cosine similarity of every pair of neighbours in the KNN graph."
-        panels.append(_panel("Similarities", text, _histogram(data.similarities, "similarity")))
+        panels.append(panel("Similarities", text, _histogram(data.similarities, "similarity")))
     if data.scores:
         text = "Scores the method gave to those pairs."
         if data.scores.left_out:
             text += f" {data.scores.left_out:,} that it gave none are left out."
-        panels.append(_panel("Scores", text, _histogram(data.scores, "score")))
+        panels.append(panel("Scores", text, _histogram(data.scores, "score")))
     if data.recall:
         panels.append(_recall(data.recall))
     return f'<div class="columns graph">{"".join(panels)}</div>' if panels else ""
@@ -212,10 +171,10 @@ def _recall(recall: RecallEstimate) -> str:
     if recall.recall_above_floor is not None and recall.floor is not None:
         meters.append((f"neighbours of similarity ≥ {decimal(recall.floor)}", recall.recall_above_floor))
     body = "".join(
-        f'<div class="recall"><span>{escape(name)}</span><b>{100 * value:.2f} %</b>{_meter(value)}</div>'
+        f'<div class="recall"><span>{escape(name)}</span><b>{100 * value:.2f} %</b>{meter(value)}</div>'
         for name, value in meters
     )
-    return _panel(
+    return panel(
         "Neighbours found",
         f"Estimated against exact search on {recall.num_samples:,} sampled rows. Distant neighbours are what "
         "approximate search mostly misses and clustering never needs.",
@@ -228,12 +187,12 @@ def _certainty(data: ReportData) -> str:
     if data.confidence:
         text = "How much closer each row is to its own cluster than to the nearest other: at 0.5 to both alike."
         rows = [Series("rows", data.confidence.kept, "a")]
-        panels.append(_panel("Rows", text, charts.histogram(data.confidence.bin_edges, rows, "rows", "confidence")))
+        panels.append(panel("Rows", text, charts.histogram(data.confidence.bin_edges, rows, "rows", "confidence")))
     if data.reliability:
         text = "How many of the edges of each score join one identity; right scores lie on the grey line."
         found = [Series("right", data.reliability.shares, "a"), Series("score", data.reliability.scores, "mute")]
         chart = charts.lines(data.reliability.scores, found, "share of edges", "score", percent=True)
-        panels.append(_panel("Scores against the known identities", text, chart))
+        panels.append(panel("Scores against the known identities", text, chart))
     return f'<div class="columns">{"".join(panels)}</div>' if panels else ""
 
 
@@ -287,7 +246,7 @@ def _by_step(
         Series("singletons", [row.num_singletons for row in rows], "b"),
         Series("largest cluster", [row.largest for row in rows], "c"),
     ]
-    panels = [_panel(*counted, charts.lines(xs, counts, "count", axis, marker))]
+    panels = [panel(*counted, charts.lines(xs, counts, "count", axis, marker))]
     known = [row for row in rows if row.pairwise_f is not None]
     if known:
         fractions = [
@@ -296,79 +255,14 @@ def _by_step(
             Series("recall", [row.pairwise_recall or 0.0 for row in known], "b"),
         ]
         xs = [row.threshold for row in known]
-        panels.append(_panel(*scored, charts.lines(xs, fractions, "score", axis, marker, percent=True)))
+        panels.append(panel(*scored, charts.lines(xs, fractions, "score", axis, marker, percent=True)))
     return f'<div class="columns">{"".join(panels)}</div>'
-
-
-def _gallery(gallery: Gallery, score: str) -> str:
-    cards = "".join(_card(cluster, gallery.pixelated, score) for cluster in gallery.clusters)
-    return (
-        f'<div class="gallery"><h3>{escape(gallery.title)}</h3><p class="lead">{escape(gallery.explanation)}</p>'
-        f'<div class="cards">{cards}</div></div>'
-    )
-
-
-def _card(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
-    beside = cluster.beside
-    if beside is None:
-        return f'<article class="card">{_cluster(cluster, pixelated, score)}</article>'
-    affinity = "" if cluster.affinity is None else f"<b>{cluster.affinity:.3f}</b> mean {score} between them"
-    return (
-        f'<article class="card pair">{_cluster(cluster, pixelated, score)}<p class="between">{affinity}</p>'
-        f"{_cluster(beside, pixelated, score)}</article>"
-    )
-
-
-def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
-    numbers = [
-        ("confidence", "how much closer its rows are to it than to another cluster", cluster.confidence),
-        (f"mean {score}", "over the pairs of neighbours inside", cluster.cohesion),
-        ("weakest link", f"the {score} at which it would fall apart", cluster.weakest_score),
-    ]
-    scores = "".join(
-        f'<span class="stat" title="{meaning}">{name} <b>{value:.3f}</b>{_meter(value)}</span>'
-        for name, meaning, value in numbers
-        if value is not None
-    )
-    pairs = list(zip(cluster.rows, cluster.items, strict=True))
-    pictures = "".join(_picture(row, item, row in cluster.marked_rows) for row, item in pairs if _is_picture(item))
-    texts = "".join(
-        f"<li{_mark(row in cluster.marked_rows)}><span class=row>{row}</span>"
-        f"<span>{escape(_cut(item.text))}</span></li>"
-        for row, item in pairs
-        if not _is_picture(item)
-    )
-    more = cluster.size - len(pairs)
-    return (
-        f"<h4>Cluster {cluster.label}<span>{cluster.size:,} {_plural(cluster.size, 'row')}</span></h4>"
-        + (f'<div class="stats">{scores}</div>' if scores else "")
-        + (f'<div class="montage{" pixelated" if pixelated else ""}">{pictures}</div>' if pictures else "")
-        + (f'<ol class="lines">{texts}</ol>' if texts else "")
-        + (f'<p class="more">and {more:,} more</p>' if more > 0 else "")
-    )
-
-
-def _is_picture(item: GalleryItem) -> bool:
-    return item.image is not None and is_picture(item.image)
-
-
-def _cut(text: str) -> str:
-    return shown(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
-
-
-def _mark(marked: bool) -> str:
-    return ' class="marked"' if marked else ""
-
-
-def _picture(row: int, item: GalleryItem, marked: bool) -> str:
-    caption = escape(f"{_cut(item.text)} · row {row}" if item.text else f"row {row}")
-    return f'<img{_mark(marked)} src="{item.image}" alt="{caption}" title="{caption}" loading="lazy">'
 
 
 def _run(data: ReportData) -> str:
     tables = [("Settings", data.settings), ("Versions", data.versions), ("Hardware", data.hardware)]
     listed = "".join(
-        _panel(title, "", '<dl class="pairs">' + "".join(map(_pair, values.items())) + "</dl>")
+        panel(title, "", '<dl class="pairs">' + "".join(map(_pair, values.items())) + "</dl>")
         for title, values in tables
         if values
     )
@@ -384,27 +278,19 @@ def _pair(item: tuple[str, str]) -> str:
 def _stages(stages: list[StageRow]) -> str:
     total = sum(stage.seconds for stage in stages)
     body = "".join(
-        f"<tr><th>{escape(s.name)}</th><td>{s.num_tasks:,}</td><td>{_duration(s.seconds)}</td>"
-        f'<td class="share">{_meter(s.seconds / total if total else 0)}</td>'
-        f"<td>{_bytes(s.peak_memory_bytes) if s.peak_memory_bytes else '–'}</td>"
+        f"<tr><th>{escape(s.name)}</th><td>{s.num_tasks:,}</td><td>{duration_words(s.seconds)}</td>"
+        f'<td class="share">{meter(s.seconds / total if total else 0)}</td>'
+        f"<td>{size_words(s.peak_memory_bytes) if s.peak_memory_bytes else '–'}</td>"
         f"<td>{f'{short(round(s.rate))} {escape(s.unit)}/s' if s.rate else '–'}</td></tr>"
         for s in stages
     )
     tasks = sum(stage.num_tasks for stage in stages)
-    return _panel(
+    return panel(
         "Stages",
-        f"{tasks:,} {_plural(tasks, 'task')} in {_duration(total)}.",
+        f"{tasks:,} {plural(tasks, 'task')} in {duration_words(total)}.",
         '<div class=scroll><table class="stages"><thead><tr><th>stage</th><th>tasks</th><th>time</th>'
         f"<th class=share></th><th>peak memory</th><th>rate</th></tr></thead><tbody>{body}</tbody></table></div>",
     )
-
-
-def _panel(title: str, lead: str, body: str) -> str:
-    return f'<div class="panel"><h3>{title}</h3>' + (f'<p class="lead">{lead}</p>' if lead else "") + body + "</div>"
-
-
-def _meter(value: float) -> str:
-    return f'<i class="meter"><i style="width:{100 * min(max(value, 0.0), 1.0):.1f}%"></i></i>'
 
 
 def _edge(key: str) -> str:
@@ -416,34 +302,3 @@ def _score(key: str, value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if key in _COUNTS else f"{100 * value:.2f}"
-
-
-def _percent(part: int, whole: int) -> str:
-    share = 100 * part / whole if whole else 0.0
-    return f"{share:.2f} %" if 0 < share < 0.1 else f"{share:.1f} %"
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else noun + "s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 9.95:
-        return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _bytes(count: int) -> str:
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if size >= 100 or units[0] == "B" else f"{size:.1f} {units[0]}"
-
-
-def _asset(name: str) -> str:
-    return (files("engine.report") / name).read_text(encoding="utf-8")

@@ -14,10 +14,10 @@ from engine.errors import DataError, EngineError
 from engine.runs.plan import Plan
 from engine.stages import Stage
 from engine.storage import manifest
+from engine.storage.cache import drop_outputs
 from engine.storage.context import is_committed, release_held, stage_facts
 from engine.storage.owned import MARK, RESUME, read_owned
 from engine.storage.places import Place
-from engine.storage.remote import drop_outputs
 
 MARK_FILE = "consumed.json"
 

@@ -15,9 +15,10 @@ from engine.stages import Cost
 from engine.steps.ingest import Rows, zero_rows
 from engine.steps.knn import Order, by_vertex, vertex_rows
 from engine.steps.source import files_at, version_of
+from engine.storage.cache import local_copy
 from engine.storage.formats.label_files import read_labels
 from engine.storage.manifest import file_checksum
-from engine.storage.remote import absolute, local_copy
+from engine.storage.remote import absolute
 
 _SMALL = 4 << 20
 

@@ -17,12 +17,13 @@ from numba import njit
 from engine.errors import DataError
 from engine.sections import fingerprint
 from engine.storage import manifest
+from engine.storage.cache import copied_version, local_copy, original_names
 from engine.storage.context import is_committed
 from engine.storage.formats.registry import open_source
 from engine.storage.formats.sources import VectorSource
 from engine.storage.paths import check_file, check_readable, explain_reading, lies_there
 from engine.storage.places import open_place
-from engine.storage.remote import Storage, absolute, copied_version, is_url, local_copy, original_names
+from engine.storage.remote import Storage, absolute, is_url
 
 NAMED_ROWS = 8
 WHOLE_BYTES = 64 << 20  # sources up to this size are digested whole

@@ -16,12 +16,13 @@ from numpy.typing import DTypeLike
 
 from engine.errors import DataError, EngineError
 from engine.storage import arrays, manifest, tables
+from engine.storage.cache import in_use, local_copy, original_names
 from engine.storage.companions import Companions, StartCompanions, start_here
 from engine.storage.manifest import OutputFile, Record
 from engine.storage.owned import PROGRESS, RESUME, read_owned
 from engine.storage.paths import below, check_file
 from engine.storage.places import Place, open_stage
-from engine.storage.remote import in_use, is_url, local_copy, original_names
+from engine.storage.remote import is_url
 
 T = TypeVar("T")
 PROGRESS_FILE = "progress.json"

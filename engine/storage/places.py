@@ -2,7 +2,7 @@
 
 All code reads and writes a local folder. For a run at a URL this folder is the host's *mirror*. Committed files are
 copied to the URL, outputs first and the record last; inputs of a task are copied from the URL first. The URL is the
-truth, so its records replace those of a mirror before anything is planned. See ``engine.storage.remote``.
+truth, so its records replace those of a mirror before anything is planned. See ``engine.storage.cache``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import IO
 
 from engine.errors import DataError, RunBusy
 from engine.storage import manifest
+from engine.storage.cache import cache_path, cache_root, exclusive, make_room
 from engine.storage.lease import Lease
 from engine.storage.manifest import Record, explain_os_errors
 from engine.storage.paths import below, check_name
-from engine.storage.remote import Listed, Storage, absolute, cache_path, cache_root, exclusive, is_url, make_room
+from engine.storage.remote import Listed, Storage, absolute, is_url
 
 LOCK_FILE = "run.lock"
 MIRROR_FILE = "mirror.json"

@@ -18,7 +18,7 @@ import pytest
 from engine import api
 from engine.errors import DataError, DiskBudgetExceeded, RunBusy, StorageFailed
 from engine.runs.events import read_events
-from engine.storage import lease, places, remote
+from engine.storage import cache, lease, places, remote
 from engine.storage.remote import Storage
 from tests.support.vectors import make_blobs
 
@@ -141,7 +141,7 @@ def test_a_cache_that_is_full_is_a_clear_error_and_the_run_resumes(
 def test_with_a_cache_smaller_than_the_run_the_labels_are_the_same(
     out: str, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(remote.CACHE_LIMIT, "1000000")  # the graph alone is as large
+    monkeypatch.setenv(cache.CACHE_LIMIT, "1000000")  # the graph alone is as large
     np.testing.assert_array_equal(run(out), expected)
 
 
@@ -158,7 +158,7 @@ def test_names_that_are_patterns_elsewhere_are_copied_one_to_one(out: str, name:
     (tmp_path / "file").write_bytes(b"right")
     (tmp_path / "other").write_bytes(b"wrong")
     Storage(f"{out}/names").put([tmp_path / "other", tmp_path / "file"], ["ab.npy", name])
-    copy = remote.local_copy(f"{out}/names")
+    copy = cache.local_copy(f"{out}/names")
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == {"ab.npy": b"wrong", name: b"right"}
 
 

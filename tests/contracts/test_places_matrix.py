@@ -213,7 +213,8 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def asterism(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
     """Call the command line in this process; return exit code, output and errors."""
-    monkeypatch.setattr(inspection, "measure_speeds", lambda *_: {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0})
+    speeds = {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0}
+    monkeypatch.setattr(inspection, "measure_speeds", lambda *_: speeds)
 
     def call(*said: str, limit_s: int = 60) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["asterism", *said])

@@ -30,7 +30,7 @@ LEFT_OUT = (
     "engine.errors", "engine.executors", "engine.process.masking", "engine.process.memory",
     "engine.runs", "engine.sections", "engine.stages", "engine.storage.arrays", "engine.storage.companions",
     "engine.storage.context", "engine.storage.manifest", "engine.storage.owned", "engine.storage.paths",
-    "engine.storage.places", "engine.storage.remote", "engine.storage.tables", "engine.version",
+    "engine.storage.cache", "engine.storage.places", "engine.storage.remote", "engine.storage.tables", "engine.version",
 )  # fmt: skip
 NOT_RESULTS = ("cost", "kind_cost", "fitting_cost")  # methods of steps
 _NAMED = re.compile(r"(engine(?:\.\w+)+):(\w+)")

@@ -31,8 +31,9 @@ from engine.report.data import (
     StageRow,
     ValueHistogram,
 )
+from engine.report.gallery import SHOWN_CHARACTERS
 from engine.report.images import MAX_BYTES, Pictures, digit_png, is_picture
-from engine.report.page import SHOWN_CHARACTERS, ReportData, headline, render_report
+from engine.report.page import ReportData, headline, render_report
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>&lt;"""
 VOID = {"meta", "link", "img", "br", "input", "hr"}

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, StorageFailed
-from engine.storage import remote
-from engine.storage.remote import Storage, absolute, in_use, is_url, local_copy
+from engine.storage import cache, remote
+from engine.storage.cache import in_use, local_copy
+from engine.storage.remote import Storage, absolute, is_url
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,7 @@ def test_a_copy_is_made_once_and_anew_when_the_original_changed(place: str, monk
 
 
 def test_the_least_recently_used_copies_make_room_unless_in_use(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(remote.CACHE_LIMIT, "2500")
+    monkeypatch.setenv(cache.CACHE_LIMIT, "2500")
     copies = []
     for name in "abcd":
         Storage(place).write(name, bytes(1000))
@@ -285,7 +286,7 @@ def test_the_cache_is_this_users_alone(place: str, tmp_path: Path, monkeypatch: 
             local_copy(f"{place}/a")
     (tmp_path / "cache").chmod(0o755)
     local_copy(f"{place}/a")
-    monkeypatch.setattr(remote.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(cache.os, "geteuid", lambda: 12345)
     with pytest.raises(ConfigError, match="cache belongs to another user"):
         local_copy(f"{place}/a")
 
@@ -302,6 +303,6 @@ def test_a_limit_of_the_cache_that_is_no_number_is_refused(
     place: str, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     hold("a")
-    monkeypatch.setenv(remote.CACHE_LIMIT, limit)
+    monkeypatch.setenv(cache.CACHE_LIMIT, limit)
     with pytest.raises(ConfigError, match=r"ASTERISM_CACHE_BYTES is .*; expected a number of bytes"):
         local_copy(f"{place}/a")

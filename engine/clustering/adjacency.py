@@ -36,8 +36,9 @@ def build_weighted_adjacency(
 ) -> WeightedAdjacency:
     """Build the symmetric CSR adjacency of undirected edges with weights: (indptr, indices, weights float32).
 
-    As ``build_adjacency``; of repeats the largest weight counts. Memory: 16 bytes per edge and 8 per vertex, besides
-    one block. Raises ``DataError`` also for weights that are not float32, one per edge, or not a number.
+    Arguments and order as in ``build_adjacency``; of a repeated edge the largest weight counts. Memory: 16 bytes per
+    edge and 8 per vertex, besides one block. Raises ``DataError`` also for weights that are not float32, not one per
+    edge, or not a number.
     """
     indptr, indices, weights = _build(num_vertices, blocks, threads, weighted=True)
     kept = _drop_repeats(indptr, indices, weights)
@@ -56,7 +57,7 @@ def _build(num_vertices: int, blocks: Callable[[], Iterable[Any]], threads: int,
     np.cumsum(indptr, out=indptr)
     indices = np.empty(indptr[-1], np.int32)
     weights = np.empty(indptr[-1], np.float32) if weighted else None
-    # Each row's start is its write position while filling and so ends as the next row's start.
+    # While rows are filled, each row's start is its write position, so it ends as the next row's start.
     filled = sum(_fill(indptr, indices, weights, *(block if weighted else (*block, None))) for block in blocks())
     if filled != len(indices):
         raise DataError("adjacency: the two passes over the edge blocks gave different edges; blocks must not change")
@@ -113,7 +114,7 @@ def _sort_rows(indptr, indices, weights, start, stop):  # type: ignore[no-untype
 
 @njit(nogil=True, cache=True)
 def _sort_row(indices, weights):  # type: ignore[no-untyped-def]
-    """Sort by id, repeats by weight: one sort of (id, weight's bits made orderable) in a word."""
+    """Sort by id, then by weight: id and orderable bits of the weight form one word, so one sort does both."""
     words, bits = np.empty(len(indices), np.uint64), weights.view(np.uint32)
     sign = np.uint32(1 << 31)
     for place in range(len(indices)):
@@ -128,7 +129,7 @@ def _sort_row(indices, weights):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _drop_repeats(indptr, indices, weights):  # type: ignore[no-untyped-def]
-    """Move each row's distinct ids, each with its last weight, to the front of all; return how many there are."""
+    """Move each row's distinct ids, each with its last weight, to the front of the arrays; return their number."""
     written = 0
     start = 0
     for vertex in range(len(indptr) - 1):

@@ -1,8 +1,8 @@
-"""From the directed KNN graph to undirected structure: row-normalised adjacency, feature aggregation, the edge list.
+"""Turn the directed KNN graph into undirected structure: row-normalised adjacency, averaged vectors, the edge list.
 
 Legend: N vertices, D feature dimension, K neighbours, n rows of the block ``start..stop``, E edges.
 ``neighbors_NK`` holds ids by descending similarity, -1 as padding at the end of short rows, the row itself left out.
-Every function gives the same bits for any number of threads and any cut of the vertices into blocks.
+Each function gives the same bits for any number of threads and any cut of the vertices into blocks.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def symmetric_rows(
 def aggregate(indptr: Array, indices: Array, weights: Array, features_ND: Array, *, threads: int = 1) -> Array:
     """Compute Âx for the rows of one CSR block: (n, D) float32, summed in the order of ``indices``.
 
-    ``features_ND`` is float16 or float32, plain or memory-mapped; float16 is decoded exactly while it is read, so
-    nothing larger than the result is allocated.
+    ``features_ND`` is float16 or float32, plain or memory-mapped. Float16 is decoded exactly while it is read, so
+    no array larger than the result is allocated.
     """
     num_rows, dimension = len(indptr) - 1, features_ND.shape[1]
     result = np.zeros((num_rows, dimension), np.float32)
@@ -134,10 +134,10 @@ def undirected_edges(
 ) -> EdgeList:
     """List the undirected edges owned by rows ``start..stop``: over all blocks, each edge exactly once.
 
-    An edge whose ends list each other belongs to the lower id, any other to the row that lists it. The similarity is
-    the larger of the two listed; edges below ``min_similarity`` are left out, and those that neither end lists among
-    its first ``max_per_vertex`` neighbours (0: none are). Ordered by (owner, rank); emitted as (lower id, higher id),
-    int32, int32, float32.
+    If both ends list each other, the lower id owns the edge; otherwise the row that lists the other end does. The
+    edge's similarity is the larger of the two listed. Edges below ``min_similarity`` are left out. So are edges that
+    neither end lists among its first ``max_per_vertex`` neighbours, unless that is 0. Edges are ordered by (owner,
+    rank) and given as (lower id, higher id, similarity): int32, int32, float32.
     """
     offered = max_per_vertex or neighbors_NK.shape[1]
 
@@ -259,7 +259,7 @@ def _aggregate_half(
     for row in range(begin, end):
         total[:] = np.float32(0.0)
         entry, stop = indptr[row], indptr[row + 1]
-        while entry + 4 <= stop:  # four at a time, added in order: the running sum is read and written once for all
+        while entry + 4 <= stop:  # four at a time, added in order, so that the sum is read and written once per four
             for later in range(entry + 8, entry + 12):
                 prefetch_row(source, indices[min(later, stop - 1)])
             a, b = source[indices[entry]], source[indices[entry + 1]]
@@ -293,7 +293,7 @@ def _aggregate_single(
 def rank_listed(listed: Array, vertex: int) -> Any:
     """Find the rank at which a row lists a vertex, -1 if it does not (numba)."""
     found, wanted = np.int32(-1), np.int32(vertex)
-    for rank in range(np.int32(len(listed))):  # to the end, in int32: without a way out, eight are compared at once
+    for rank in range(np.int32(len(listed))):  # int32 and no early exit: the compiler then compares eight at once
         found = max(found, np.int32(rank) if listed[rank] == wanted else np.int32(-1))
     return found
 

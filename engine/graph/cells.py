@@ -1,12 +1,12 @@
-"""Partitions of the rows into very many cells: training their centroids, and finding the nearest of them.
+"""Train the centroids of very many cells, and find the cells nearest to a row.
 
 Legend: n rows, W code width, C cells, G groups of cells, P probes, T groups looked into.
 
-Comparing every row with every centroid costs N x C products, which at ten million rows would be most of the run. So
-centroids are kept in groups around G leaders, about forty to a group; a row is compared with all leaders, then with the
-centroids of its 32 P nearest groups (a two-level k-means; IVF over the centroids). It thereby misses near cells, more
-of them the more groups there are; other passes, with other cells, miss others. Decided on integer codes, exactly; ties
-go to the lower group or cell.
+Comparing every row with every centroid costs N x C products, which would be most of a run of many millions of rows.
+Centroids are therefore kept in groups around G leaders, about forty to a group. A row is compared with all leaders,
+then with the centroids of its 32 P nearest groups (a two-level k-means; IVF over the centroids). This misses some near
+cells, more of them the more groups there are; other passes have other cells and miss others. Products are exact
+integers of codes, and ties go to the lower group or cell.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from engine.tiles import map_tiles, tile_bounds
 Array = np.ndarray[Any, Any]
 
 ASSIGN_ROWS = 8192
-LEADER_ROWS = 48  # compared with all leaders at a time: their products stay in a core's second-level cache
+LEADER_ROWS = 48  # rows compared with all leaders at a time: their products stay in a core's second-level cache
 GROUP_CELLS = 40
 GROUPS_PER_PROBE = 32
 LEADER_ITERATIONS = 8
-# Larger groups (a mass of equal centroids) are left in the order they have: a chain costs their size squared.
+# A larger group (a mass of equal centroids) keeps its order, because chaining it costs its size squared.
 CHAINED_CELLS = 8192
 
 
@@ -46,26 +46,26 @@ Finder = Callable[[Array, int], Array]
 
 
 def ungrouped(centroids_CW: Array) -> Cells:
-    """Cells in one group: every row is compared with all of them."""
+    """Put all centroids in one group, so that every row is compared with each of them."""
     return Cells(centroids_CW, centroids_CW[:1], np.array([0, len(centroids_CW)]))
 
 
 def groups_to_search(probes: int, num_groups: int) -> int:
-    """Nearest groups that a search for ``probes`` cells looks into at least (T)."""
+    """Tell how many nearest groups (T) a search for ``probes`` cells looks into at least."""
     return min(GROUPS_PER_PROBE * probes, num_groups)
 
 
 def count_groups(num_cells: int) -> int:
-    """Groups that ``num_cells`` centroids are kept in, at most."""
+    """Tell in how many groups ``num_cells`` centroids are kept at most."""
     return max(1, min(num_cells // GROUP_CELLS, int(10 * num_cells**0.5)))
 
 
 def train_cells(sample_SW: Array, num_cells: int, iterations: int, seed: int, load: Callable[[Cells], Finder]) -> Cells:
-    """Spherical k-means on codes; C is at most ``num_cells`` and the number of distinct rows.
+    """Run spherical k-means on codes; C is at most ``num_cells`` and at most the number of distinct rows.
 
-    ``load(cells)`` gives a function (codes (n, W), P) -> nearest cells (n, P), on whatever device.
-    Starts from random distinct rows, so that dense regions get many cells; an emptied cell keeps its centroid. Cells
-    close in number lie close in space.
+    ``load(cells)`` gives a function (codes (n, W), P) -> nearest cells (n, P); it chooses the device. K-means starts
+    from random distinct rows, so that dense regions get many cells. An emptied cell keeps its centroid. Cells close in
+    number lie close in space.
     """
     distinct = _distinct_rows(sample_SW)
     chosen = stream(seed, FIRST_CENTROIDS).choice(distinct, min(num_cells, len(distinct)), replace=False)
@@ -86,7 +86,7 @@ def train_cells(sample_SW: Array, num_cells: int, iterations: int, seed: int, lo
 
 
 def load_cells(cells: Cells, threads: int) -> Finder:
-    """Make ready to find the nearest cells of rows; the function gives (n, P) int32, nearest first."""
+    """Prepare the search for the nearest cells of rows; the function gives (n, P) int32, nearest first."""
     leaders = pack_all(cells.leaders)
     packed = _pack(cells)
 
@@ -106,27 +106,27 @@ def load_cells(cells: Cells, threads: int) -> Finder:
 
 
 def pack_all(codes_CW: Array) -> Panels:
-    """All rows of ``codes_CW`` as panels."""
+    """Lay out all rows of ``codes_CW`` as panels."""
     panels = Panels(*empty_panels(len(codes_CW), codes_CW.shape[1]))
     pack(codes_CW, np.arange(len(codes_CW)), *panels)
     return panels
 
 
 def sort_by_cell(cells_N: Array, num_cells: int) -> tuple[Array, Array]:
-    """Rows by cell and row number (N,) int32, and where each cell begins (C + 1,) int64."""
+    """Order rows by cell, then by row number: (N,) int32, and where each cell begins (C + 1,) int64."""
     order = np.argsort(cells_N, kind="stable").astype(np.int32)
     return order, np.concatenate([[0], np.cumsum(np.bincount(cells_N, minlength=num_cells))])
 
 
 def _group(centroids_CW: Array, leaders_GW: Array, load: Callable[[Cells], Finder]) -> Cells:
-    """Sort centroids by their nearest leader; leaders of none are left out."""
+    """Sort centroids by their nearest leader; a leader without centroids is left out."""
     order, offsets = sort_by_cell(load(ungrouped(leaders_GW))(centroids_CW, 1)[:, 0], len(leaders_GW))
     filled = np.flatnonzero(np.diff(offsets))
     return Cells(np.ascontiguousarray(centroids_CW[order]), leaders_GW[filled], np.append(offsets[filled], len(order)))
 
 
 def _pack(cells: Cells) -> tuple[Array, Array, Array, Array]:
-    """Panels and corrections, every group from a panel of its own on, where groups begin, and their panels."""
+    """Give panels, corrections, where each group begins, and its first panel; each group starts a new panel."""
     firsts = np.concatenate([[0], np.cumsum(-(-np.diff(cells.offsets) // PANEL))])
     panels, corrections = empty_panels(int(firsts[-1]) * PANEL, cells.centroids.shape[1])
     _pack_groups(cells.centroids, cells.offsets, firsts, panels, corrections)
@@ -141,7 +141,7 @@ def _pack_groups(centroids_CW, offsets, firsts, panels, corrections):  # type: i
 
 
 def _distinct_rows(codes_SW: Array) -> Array:
-    """Ascending numbers of the first of each set of rows of equal hash (64 bits)."""
+    """Give the first row of each set of rows with equal 64-bit hash: row numbers, ascending."""
     return np.sort(np.unique(_hash_rows(np.ascontiguousarray(codes_SW).view(np.int64)), return_index=True)[1])
 
 
@@ -174,7 +174,7 @@ def _add_rows(rows, cells, sums):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _chain(codes_CW):  # type: ignore[no-untyped-def]
-    """Start at the first and go on to the nearest of those left, again and again."""
+    """Order rows so that each is followed by the nearest of the rows that are left, starting at the first."""
     left = np.arange(1, len(codes_CW))
     order = np.zeros(len(codes_CW), np.int64)
     for step in range(1, len(codes_CW)):
@@ -191,9 +191,9 @@ def _chain(codes_CW):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _list_groups(codes_nW, panels, corrections, num_groups, few):  # type: ignore[no-untyped-def]
-    """Rows that look into each group, ascending, group after group, and where each group's begin.
+    """List the rows that look into each group, ascending, group after group, and where each group's rows begin.
 
-    A row looks into the groups of which the leader's product lies in or above the bin of its ``few``-th largest.
+    A row looks into a group if the leader's product lies in or above the bin of the row's ``few``-th largest product.
     """
     num_rows = len(codes_nW)
     begins = np.zeros(num_groups + 1, np.int64)
@@ -234,7 +234,7 @@ def _list_groups(codes_nW, panels, corrections, num_groups, few):  # type: ignor
 
 @numba.njit(nogil=True, cache=True)
 def _search_groups(codes_nW, rows, begins, panels, corrections, offsets, firsts, found_nP):  # type: ignore[no-untyped-def]
-    """Group by group, compare the rows that look into it with its centroids: 96 by 40 panels, which stay in cache."""
+    """Compare each group's centroids with the rows that look into it: tiles of 96 rows and 40 panels stay in cache."""
     buffer = np.empty((96, 40 * PANEL), np.float32)
     values = np.full(found_nP.shape, -np.inf, np.float32)
     left = shifted(codes_nW, np.arange(len(codes_nW))).view(np.int64)
@@ -258,10 +258,10 @@ def _search_groups(codes_nW, rows, begins, panels, corrections, offsets, firsts,
 
 @numba.njit(nogil=True, cache=True)
 def _keep_best(row_values, count, first, values, ids):  # type: ignore[no-untyped-def]
-    """Insert the first ``count`` into a short list in order; a later equal value does not pass an earlier one."""
+    """Insert the first ``count`` values into a short ordered list; a later value does not pass an equal earlier one."""
     size = len(values)
     for begin in range(0, count, REACHED):
-        found = reaching(row_values, begin, values[size - 1] + np.float32(1.0))  # whole numbers: above the last
+        found = reaching(row_values, begin, values[size - 1] + np.float32(1.0))  # above the last, as values are whole
         if found == 0:
             continue
         for place in range(begin, min(begin + REACHED, count)):

@@ -2,14 +2,14 @@
 
 Legend: n rows, D dimensions, W code width (D rounded up to 32), C columns of a product, P panels.
 
-A coordinate x of a unit vector becomes round(90 x), an int8. An inner product of two codes is then an exact integer,
-the same on every machine and whatever the shape of the tiles, and off the cosine by a standard deviation of 0.0045:
-enough to choose candidates, which are compared again in float32. It is about 8,100 at most, but for rounding; and
-never above 32,400, as rounding at most doubles a coordinate: it fits 16 bits.
+A coordinate x of a unit vector becomes round(90 x), an int8. The inner product of two codes is an exact integer: it is
+the same on every machine and for any shape of tiles. Divided by 8,100 it misses the cosine by a standard deviation of
+0.0045, which is good enough to choose candidates that are compared again in float32. A product is about 8,100 at most.
+It never exceeds 32,400, because rounding at most doubles a coordinate, so it fits 16 bits.
 
-Why 90: with x86's multiply of unsigned by signed bytes, which adds two products into 16 bits, (90 + 90) * 90 * 2 is
-the largest that cannot overflow; sums of pairs wrap, but the total fits and is recovered modulo 2^16. That is four
-times the rate of float32. Machines without AVX2 multiply the same integers as float32, with the same result.
+Why 90: x86's multiply of unsigned by signed bytes adds two products into 16 bits, and (90 + 90) * 90 * 2 is the largest
+such sum that cannot overflow. Sums of pairs wrap, but the total fits and is recovered modulo 2^16. That is four times
+the rate of float32. Machines without AVX2 multiply the same integers as float32, with the same result.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Panels(NamedTuple):
 
 
 def code_width(dim: int) -> int:
-    """Bytes of the code of a vector of ``dim`` coordinates."""
+    """Tell how many bytes the code of a vector of ``dim`` coordinates has."""
     return -(-dim // WIDTH_UNIT) * WIDTH_UNIT
 
 
 def encode(rows_nD: Array) -> Array:
-    """Codes (n, W) int8 of unit rows, float16 or float32; a zero vector's code is zero."""
+    """Encode unit rows, float16 or float32: (n, W) int8; a zero vector's code is zero."""
     codes = np.zeros((len(rows_nD), code_width(rows_nD.shape[1])), np.int8)
     _encode(np.ascontiguousarray(rows_nD, dtype=np.float32), codes)
     return codes
@@ -65,14 +65,14 @@ def _encode(rows_nD, codes):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def empty_panels(count, width):  # type: ignore[no-untyped-def]
-    """Room for ``count`` codes of ``width`` bytes: panels and corrections (numba)."""
+    """Allocate panels and corrections for ``count`` codes of ``width`` bytes (numba)."""
     num_panels = (count + PANEL - 1) // PANEL
     return np.zeros((num_panels, width // 4, PANEL), np.int32), np.zeros((num_panels, PANEL), np.int32)
 
 
 @numba.njit(nogil=True, cache=True)
 def pack(codes_nW, rows, panels, corrections):  # type: ignore[no-untyped-def]
-    """Lay out rows ``rows`` of ``codes_nW`` as columns 0.. of the panels (numba)."""
+    """Lay out the given rows of ``codes_nW`` as the panels' columns, from column 0 on (numba)."""
     words_nW = codes_nW.view(np.int32)
     for column in range(len(rows)):
         if column + 8 < len(rows):
@@ -90,7 +90,7 @@ def pack(codes_nW, rows, panels, corrections):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def shifted(codes_nW, rows):  # type: ignore[no-untyped-def]
-    """Codes of ``rows`` plus 90, uint8: the left-hand side of ``products`` (numba)."""
+    """Give the codes of ``rows`` plus 90, uint8: the left-hand side of ``products`` (numba)."""
     out = np.empty((len(rows), codes_nW.shape[1]), np.uint8)
     for place in range(len(rows)):
         code = codes_nW[rows[place]]
@@ -189,7 +189,7 @@ def _products_float(left_MW, panels, corrections, out_MC):  # type: ignore[no-un
 
 @intrinsic
 def _dot_avx2_at(typing, left, right, blocks):  # type: ignore[no-untyped-def]
-    """Inner product of two codes at addresses ``left`` and ``right``, 32 bytes at a time, modulo 2^16."""
+    """Multiply two codes at addresses ``left`` and ``right``, 32 bytes at a time: their product modulo 2^16."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         left, right, blocks = arguments

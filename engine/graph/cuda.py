@@ -1,10 +1,10 @@
-"""The KNN searches in torch, for CUDA devices; every function also runs, slowly, on the CPU.
+"""The KNN searches in torch, for CUDA devices; each function also runs, slowly, on the CPU.
 
 Legend: N rows, M queries, D dimensions, K neighbours, C cells, P probes, W code width.
 
-Products of codes are exact integers (int8 tensor cores), so cells and probes are those of the CPU, to the bit. Exact
-search multiplies float16 rows with float32 sums; its similarities are computed once more as on the CPU, so only the
-order of neighbours closer than 1e-6 can differ from a CPU's.
+Products of codes are exact integers (int8 tensor cores), so cells and probes equal the CPU's to the bit. Exact search
+multiplies float16 rows with float32 sums. Its similarities are then computed again as on the CPU, so only the order of
+neighbours whose similarities differ by less than 1e-6 can differ from the CPU's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FEW_GROUPS = 16
 
 
 def to_device(rows_ND: Array, device: str) -> torch.Tensor:
-    """Copy rows to a device, a piece at a time (memory-mapped arrays need not fit the host's memory)."""
+    """Copy rows to a device, a piece at a time, because memory-mapped rows need not fit the host's memory."""
     dtype = torch.from_numpy(np.empty(0, rows_ND.dtype)).dtype
     out = torch.empty(rows_ND.shape, dtype=dtype, device=device)
     for begin in range(0, len(rows_ND), DATABASE_ROWS):
@@ -40,9 +40,9 @@ def to_device(rows_ND: Array, device: str) -> torch.Tensor:
 def exact_neighbors(
     features_ND: Array, held_ND: torch.Tensor, start: int, stop: int, k: int, usable_N: Array | None, threads: int
 ) -> tuple[Array, Array]:
-    """Search rows ``start..stop`` against all rows; as ``engine.graph.knn.exact_neighbors``.
+    """Search rows ``start..stop`` against all rows; returns what ``engine.graph.knn.exact_neighbors`` does.
 
-    ``held_ND``: the same rows on the device (``to_device``).
+    ``held_ND``: the same rows on the device, by ``to_device``.
     """
     unusable = None if usable_N is None else torch.from_numpy(np.flatnonzero(~usable_N)).to(held_ND.device)
     found = np.empty((stop - start, k), np.int32)
@@ -57,7 +57,7 @@ def exact_neighbors(
 
 
 def load_cells(cells: Cells, device: str) -> Finder:
-    """As ``engine.graph.cells.load_cells``, with the same result, on a device: all centroids, then those listed."""
+    """Prepare the search for the nearest cells on a device; its results equal those of ``cells.load_cells``."""
     leaders_GW, centroids_CW = to_device(cells.leaders, device), to_device(cells.centroids, device)
     groups = np.repeat(np.arange(len(cells.leaders)), np.diff(cells.offsets))
     group_of_cell = torch.from_numpy(groups).to(device)
@@ -80,7 +80,7 @@ def load_cells(cells: Cells, device: str) -> Finder:
 
 
 def _ranked(products_MC: torch.Tensor) -> torch.Tensor:
-    """Keys of which the largest is the largest product and, among equal ones, that of the lower column."""
+    """Give keys that order products: a larger product first, and of equal products the lower column."""
     columns = products_MC.shape[1]
     keys = products_MC.to(torch.int64).mul_(columns)
     return keys.add_(torch.arange(columns - 1, -1, -1, device=products_MC.device))
@@ -107,10 +107,10 @@ def _search(held_ND: torch.Tensor, begin: int, end: int, k: int, unusable: torch
 
 
 def _largest(products_MB: torch.Tensor, k: int, floors_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest products of each row that can pass its floor: values and columns, at most ``k`` that matter.
+    """Find each row's largest products that can pass its floor, at most ``k``: their values and columns.
 
-    The K largest lie in the K groups of 64 columns with the largest maxima; mostly a few groups pass the floor at all,
-    which one comparison tells.
+    The K largest products lie in the K groups of 64 columns with the largest maxima. One comparison tells which groups
+    pass the floor at all; mostly those are few.
     """
     num_rows, num_columns = products_MB.shape
     padded = -(-num_columns // GROUP) * GROUP
@@ -132,18 +132,18 @@ def _largest(products_MB: torch.Tensor, k: int, floors_M: torch.Tensor) -> tuple
 
 
 def _products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Float32 products of float16 or float32 rows, without rounding to float16 or TF32."""
+    """Multiply float16 or float32 rows to float32, without rounding to float16 or TF32."""
     if left.is_cuda and left.dtype == torch.float16:
         return torch.mm(left, right.T, out_dtype=torch.float32)
     return torch.mm(left.float(), right.float().T)
 
 
 def _integer_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Exact int32 products of int8 codes."""
+    """Multiply int8 codes to exact int32."""
     if not left.is_cuda:
         return torch.mm(left.float(), right.float().T).to(torch.int32)
     rows, columns = len(left), len(right)
-    if rows < 32:  # the library's smallest
+    if rows < 32:  # the library multiplies no fewer
         left = torch.nn.functional.pad(left, (0, 0, 0, 32 - rows))
     if columns % 8:
         right = torch.nn.functional.pad(right, (0, 0, 0, 8 - columns % 8))

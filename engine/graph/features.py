@@ -1,8 +1,8 @@
 """Structural inputs of an undirected edge: what the KNN graph alone says about its two ends.
 
 Legend: N vertices, D feature dimension, K neighbours, E edges, F inputs (``NUM_STRUCTURAL``).
-Every input is symmetric in the two ends, knows nothing of the domain the vectors come from, and depends on the edge and
-the two rows of the graph only, so that blocks, tiles and threads cannot change a bit of it.
+Each input is symmetric in the two ends and carries no scale of the vectors' domain. It depends on the edge and on its
+ends' two rows of the graph alone, so its bits are the same for any blocks, tiles and threads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numba
 import numpy as np
 
 from engine.graph.intrinsics import LANES, dot_whole, prefetch_row, widen
-from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
 
@@ -30,63 +29,21 @@ STRUCTURAL_NAMES = (
     *(f"{end}_above_rank_{rank}" for rank in PROFILE_RANKS for end in ("least", "most")),
 )
 
-TILE_EDGES = 16_384
-_TABLE_BITS = 12  # 4,096 places for at most 81 vertices: about every second multiplier sends no two to one place
+_TABLE_BITS = 12  # 4,096 places for at most 81 vertices: about every second multiplier gives each its own place
 _ABSENT = MAX_RANKS + 1
-_AHEAD = 8  # edges between asking for a row and reading it
-_FIELD_BITS = 8  # of a shared count: at most 81
-_UNIT = np.float32(2.0**40)  # products are summed as integers of this unit: exact, so in any order the same
+_AHEAD = 8  # a row is asked for so many edges before it is read
+_FIELD_BITS = 8  # width of a shared count, which is at most 81
+_UNIT = np.float32(2.0**40)  # products are summed as integers of this unit, so their order does not matter
 _LOG_RANKS = np.log(np.arange(2, MAX_RANKS + 3)).astype(np.float32)
 
 
-def structural_features(
-    neighbors_NK: Array,
-    similarities_NK: Array,
-    sources: Array,
-    targets: Array,
-    similarities: Array,
-    *,
-    threads: int = 1,
-) -> Array:
-    """Compute (E, F) float32 structural inputs, columns as in ``STRUCTURAL_NAMES``.
-
-    Per edge: its similarity; the logarithms of 2 + the ranks at which either end lists the other, lower and higher
-    (``MAX_RANKS`` where it does not); the cosine of the two ends' rows of the graph; the vertices both ends list among
-    their first 5, 10, 20, 40, 80, themselves counted, as shares; and how far the similarity stands above what each end
-    has at eight ranks, least and most of the two ends. Ranks past the end of a short row take its last entry. Only the
-    first ``MAX_RANKS`` neighbours are read. Fastest when edges come grouped by source.
-    """
-    neighbors, known = np.asarray(neighbors_NK), np.asarray(similarities_NK)
-    result = np.empty((len(sources), NUM_STRUCTURAL), np.float32)
-
-    def run(tile: tuple[int, int]) -> None:
-        part = slice(*tile)
-        fill_structural(neighbors, known, sources[part], targets[part], similarities[part], result[part])
-
-    map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
-    return result
-
-
-def pair_cosines(vectors_ND: Array, sources: Array, targets: Array, *, threads: int = 1) -> Array:
-    """Compute the cosine of each pair of rows of a float16 array: (E,) float32; 0 where a row is zero."""
-    vectors = np.asarray(vectors_ND)
-    result = np.empty(len(sources), np.float32)
-
-    def run(tile: tuple[int, int]) -> None:
-        part = slice(*tile)
-        fill_cosines(vectors, sources[part], targets[part], result[part])
-
-    map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
-    return result
-
-
 def fill_cosines(vectors: Array, sources: Array, targets: Array, out: Array) -> None:
-    """Write ``pair_cosines`` of a tile into ``out`` on the calling thread."""
+    """Write the cosine of each pair of rows of a float16 array into ``out``, float32; 0 where a row is zero."""
     _half_products(vectors.view(np.int16), sources, targets, True, out)
 
 
 def fill_products(vectors: Array, sources: Array, targets: Array, out: Array) -> None:
-    """Write the dot products of pairs of rows of a float16 array into ``out`` on the calling thread."""
+    """Write the dot product of each pair of rows of a float16 array into ``out`` on the calling thread."""
     _half_products(vectors.view(np.int16), sources, targets, False, out)
 
 
@@ -94,11 +51,19 @@ def fill_products(vectors: Array, sources: Array, targets: Array, out: Array) ->
 def fill_structural(
     neighbors: Array, known: Array, sources: Array, targets: Array, similarities: Array, out: Array
 ) -> None:
-    """Write ``structural_features`` of a tile into the first columns of ``out`` on the calling thread."""
+    """Write the structural inputs of edges into the first columns of ``out`` (E, >= F) float32, on the calling thread.
+
+    The columns are those of ``STRUCTURAL_NAMES``. They hold the edge's similarity; the logarithms of 2 + the ranks at
+    which either end lists the other, the lower rank first (``MAX_RANKS`` where an end does not list the other); the
+    cosine of the two ends' rows of the graph; the shares of vertices that both ends list among their first 5, 10, 20,
+    40, 80, the ends themselves counted; and how far the similarity stands above what each end has at eight ranks, the
+    least and the most of the two ends. A rank past the end of a short row takes the row's last entry. Only the first
+    ``MAX_RANKS`` neighbours are read. The work is fastest if edges come grouped by source.
+    """
     width = min(neighbors.shape[1], MAX_RANKS)
     scales = len(SHARED_SCALES)
     places = np.empty(1 << _TABLE_BITS, np.uint8)
-    # What the held end lists, itself first: ids, similarities, and one bit for each scale that the rank is within.
+    # The held end and what it lists: ids, similarities, and one bit for each scale that the rank lies within.
     ids = np.full(MAX_RANKS + 2, np.int32(-1))
     values = np.zeros(MAX_RANKS + 2, np.float32)
     within = np.zeros(MAX_RANKS + 2, np.int64)
@@ -133,7 +98,7 @@ def fill_structural(
                 if vertex < 0:
                     break
                 place = places[_hash(vertex, multiplier)]
-                # Read in any case: choosing a value costs less than a branch that is hard to foresee.
+                # Read in any case, because choosing a value costs less than a branch that is hard to predict.
                 bits, unit = within[place] & fields, np.int64((value * values[place]) * _UNIT)
                 found = ids[place] == vertex
                 shared += bits if found else np.int64(0)
@@ -161,7 +126,7 @@ def fill_structural(
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def held_end(sources: Array, targets: Array, edge: int, held: int) -> Any:
-    """Choose the end of an edge to prepare for: the one held, else the one that the next edge has too (numba)."""
+    """Choose the end of an edge to prepare: the one already held, else the one that the next edge shares (numba)."""
     source, target = sources[edge], targets[edge]
     if source == held or target == held:
         return held
@@ -173,7 +138,7 @@ def held_end(sources: Array, targets: Array, edge: int, held: int) -> Any:
 def _list_row(
     neighbors: Array, known: Array, row: int, width: int, ids: Array, values: Array, within: Array
 ) -> tuple[int, Any]:
-    """Write what a row lists, itself first; return how many that is and the square of the values' norm."""
+    """Write a row's own id, then those that it lists; return their count and the squared norm of their values."""
     ids[:] = np.int32(-1)
     ids[0], values[0] = row, np.float32(1.0)
     within[0] = 0
@@ -193,7 +158,7 @@ def _list_row(
 
 @numba.njit(nogil=True, cache=True)
 def _place_row(ids: Array, length: int, places: Array, multiplier: Any) -> Any:
-    """Give each id a place of its own (one listed twice: its first); return the multiplier that did."""
+    """Give each id a place of its own, an id listed twice that of its first rank; return the hash's multiplier."""
     while True:
         multiplier = (multiplier * np.uint64(1_664_525) + np.uint64(1_013_904_224)) & np.uint64(0xFFFFFFFF)
         multiplier |= np.uint64(1)

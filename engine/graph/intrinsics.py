@@ -1,7 +1,7 @@
-"""What numba lacks: float16, and asking for memory before it is needed.
+"""Instructions that numba lacks: reading float16, prefetching memory, comparing and multiplying whole vectors.
 
-Halves arrive as int16 views and are widened exactly, by the processor (F16C on x86-64, which every one with AVX2 has;
-base instructions on ARM64).
+A float16 arrives in an int16 view and is widened exactly by the processor. x86-64 does it by F16C, which every
+processor with AVX2 has; ARM64 does it by base instructions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numba.extending import intrinsic
 
 LINE_BYTES = 64
 REACHED = 8
-LANES = 32  # partial sums of a dot product: fixed, so that its bits follow from the two vectors alone
+LANES = 32  # partial sums of a dot product: their number is fixed, so that the bits follow from the vectors alone
 
 
 @intrinsic
 def widen(_context, bits):  # type: ignore[no-untyped-def]
-    """Give the float32 value of a half held in an int16 (numba)."""
+    """Give the float32 value of a float16 held in an int16 (numba)."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
@@ -30,7 +30,7 @@ def widen(_context, bits):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def prefetch_row(_context, array, row):  # type: ignore[no-untyped-def]
-    """Ask for a row (>= 0) of a 2-d array; changes no result (numba)."""
+    """Prefetch a row (>= 0) of a 2-d array; it changes no result (numba)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         matrix = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -51,7 +51,7 @@ def prefetch_row(_context, array, row):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def reaching(_context, values, first, floor):  # type: ignore[no-untyped-def]
-    """Say which of the ``REACHED`` float32 values from ``first`` on reach ``floor``: bit l is the l-th (numba)."""
+    """Tell which of the ``REACHED`` float32 values from ``first`` on reach ``floor``: bit l for the l-th (numba)."""
     signature = types.int64(values, first, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -69,10 +69,10 @@ def reaching(_context, values, first, floor):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def dot_whole(_context, held, read):  # type: ignore[no-untyped-def]
-    """Give (held · read, read · read) of a float32 and a half vector of one length, a multiple of ``LANES`` (numba).
+    """Give (held · read, read · read) of a float32 and a float16 vector, of a multiple of ``LANES`` in length (numba).
 
-    Lane l sums the products l, l + LANES, ... in order; lanes are then added in halves. Swapping the vectors, one
-    widened and one not, gives the same bits.
+    Lane l sums the products l, l + LANES, ... in order; then the lanes are added in halves. If the vectors swap
+    parts, so that the other one is widened, the bits stay the same.
     """
     signature = types.UniTuple(types.float32, 2)(held, read)
 

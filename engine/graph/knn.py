@@ -2,9 +2,9 @@
 
 Legend: N database rows, M queries of a tile, B rows of a database block, D dimensions, K neighbours, C cells.
 
-Every product tile has bounds that depend on global row numbers only and is computed by single-threaded BLAS in float32,
-so results are the same bits for any number of threads or rows per task. Neighbours are ordered by (-similarity, id):
-ties go to the lower id, whatever the order of the scan.
+The bounds of each product tile depend on global row numbers alone, and single-threaded BLAS computes it in float32, so
+results are the same bits for any number of threads or rows per task. Neighbours are ordered by (-similarity, id): ties
+go to the lower id, whatever the order of the scan.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from engine.tiles import map_tiles, tile_bounds
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 EXACT_TILE_ROWS = 1024
-SAMPLE_TILE_ROWS = 256  # a sample is small: cut so that threads share it
+SAMPLE_TILE_ROWS = 256  # a sample is small, and smaller tiles give each thread some of it
 CELL_TILE_ROWS = 4096
 DATABASE_BLOCK_ROWS = 2048
 _SCAN_WIDTH = 64
-# Two ways of summing a cosine in float32 differ by less.
+# A cosine summed in float32 in two orders differs by less.
 _ROUNDING = np.float32(1e-5)
 
 
@@ -31,8 +31,8 @@ def exact_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search rows ``start..stop`` against all rows; return ids (n, k) int32 and similarities (n, k) float32.
 
-    ``features_ND`` float16 or float32, unit rows. A row is never its own neighbour; rows with ``usable_N`` False are
-    never neighbours and have none. Missing places hold ``NO_NEIGHBOR`` and ``NO_SIMILARITY``.
+    ``features_ND``: unit rows, float16 or float32. A row is never its own neighbour. A row with ``usable_N`` False has
+    no neighbours and is nobody's neighbour. Missing places hold ``NO_NEIGHBOR`` and ``NO_SIMILARITY``.
     """
     tiles = [np.arange(a, b, dtype=np.int32) for a, b in tile_bounds(start, stop, EXACT_TILE_ROWS)]
     return _search_tiles(features_ND, tiles, k, usable_N, threads)
@@ -41,7 +41,7 @@ def exact_neighbors(
 def neighbors_of_rows(
     features_ND: np.ndarray, rows_M: np.ndarray, k: int, usable_N: np.ndarray | None, threads: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search the given rows (int, any order) exactly against all rows; as ``exact_neighbors``."""
+    """Search the given rows (int, any order) against all rows; returns what ``exact_neighbors`` does."""
     rows_M = np.asarray(rows_M, dtype=np.int32)
     tiles = [rows_M[a : a + SAMPLE_TILE_ROWS] for a in range(0, len(rows_M), SAMPLE_TILE_ROWS)]
     return _search_tiles(features_ND, tiles, k, usable_N, threads)
@@ -61,7 +61,7 @@ def cell_neighbors(
     """Search rows ``start..stop`` against the rows of each query's ``num_probes`` nearest cells (IVF, list-major).
 
     ``features_ND`` lie in cell order: cell c holds rows ``cell_offsets[c]..cell_offsets[c + 1]``. For a tile of queries
-    each probed cell is one matrix product with the queries that probe it. As ``exact_neighbors`` otherwise.
+    each probed cell is one matrix product with the queries that probe it. Returns what ``exact_neighbors`` does.
     """
     num_probes = min(num_probes, len(centroids_CD))
 
@@ -84,7 +84,7 @@ def cell_neighbors(
 
 
 def assign_cells(features_ND: np.ndarray, centroids_CD: np.ndarray, start: int, stop: int, threads: int) -> np.ndarray:
-    """Nearest centroid of rows ``start..stop`` (n,) int32; ties go to the lower cell."""
+    """Find the nearest centroid of rows ``start..stop``: (n,) int32; ties go to the lower cell."""
 
     def assign(bounds: tuple[int, int]) -> np.ndarray:
         products = features_ND[bounds[0] : bounds[1]].astype(np.float32) @ centroids_CD.T
@@ -94,10 +94,11 @@ def assign_cells(features_ND: np.ndarray, centroids_CD: np.ndarray, start: int, 
 
 
 def measure_recall(found_MK: np.ndarray, exact_MK: np.ndarray, floor: float) -> tuple[float, float]:
-    """Compare the similarities of found neighbours with those of the exact ones of the same rows, both descending.
+    """Compare the similarities of found and of exact neighbours of the same rows, each row descending.
 
-    Returns recall@K and the recall of neighbours of similarity >= ``floor``. What is as near as the last exact one has
-    been found: among equals any will do (thousands of duplicates). Without any neighbour to find the recall is 1.
+    Returns recall@K and the recall of neighbours of similarity >= ``floor``. A found neighbour counts if it is as near
+    as the last exact one, because a row may have thousands of equally near duplicates. The recall is 1 if there is no
+    neighbour to find.
     """
     return _recall(found_MK, exact_MK, exact_MK != NO_SIMILARITY), _recall(found_MK, exact_MK, exact_MK >= floor)
 
@@ -175,8 +176,8 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 def _scan(products_MB, first_id, rows, places, usable_N, similarities, ids):  # type: ignore[no-untyped-def]
     """Offer every product to its query's heap; row m of the tile has heap ``places[m]``, query ``rows[places[m]]``.
 
-    Blocks of 64 are first compared with the query's K-th value, which the compiler does in vector registers; only
-    blocks with a candidate are looked at one by one.
+    A block of 64 products is first compared with the query's K-th value, which the compiler does in vector registers.
+    Only in a block with a candidate are products looked at one by one.
     """
     num_columns = products_MB.shape[1]
     for m in range(products_MB.shape[0]):

@@ -1,7 +1,7 @@
-"""The largest of many products of codes: without sorting more than need be, and the same whatever the order of work.
+"""Find the largest of many products of codes without sorting them all; the order of work does not change the result.
 
-Products are whole numbers of 16 bits. A histogram of ``BINS`` finds the bin of the last one wanted; only what lies in
-or above it is looked at closely.
+Products are whole numbers of 16 bits. A histogram of ``BINS`` bins finds the bin of the last product wanted; only
+products in or above it are sorted.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from engine.units import NO_NEIGHBOR
 BIN_WIDTH = 32
 BINS = (1 << 16) // BIN_WIDTH
 LEAST = -(1 << 15)
-_SAMPLED = 8  # every so many products are looked at for a guess
+_SAMPLED = 8  # one in so many products is looked at to guess the floor
 
 
 @numba.njit(nogil=True, cache=True)
 def bin_floor(values, few, histogram):  # type: ignore[no-untyped-def]
-    """The least value of the bin that the ``few``-th largest of at least so many int16 values lies in (numba)."""
+    """Give the least value of the bin that holds the ``few``-th largest of int16 values, at least ``few`` (numba)."""
     histogram[:] = 0
     limit = np.int32(0)
     for value in values:
@@ -36,13 +36,13 @@ def bin_floor(values, few, histogram):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def list_largest(products, count, few, histogram, values, places):  # type: ignore[no-untyped-def]
-    """List the first ``count`` float32 products from some value on, the ``few`` largest among them, and their places.
+    """List those of the first ``count`` float32 products that reach some floor, the ``few`` largest among them (numba).
 
-    Writes int16 ``values`` and int32 ``places``, ascending; returns how many. ``products`` may be read up to the next
-    multiple of ``REACHED`` after ``count``. (numba)
+    Writes int16 ``values`` and int32 ``places``, by ascending place; returns how many. ``products`` may be read up to
+    the next multiple of ``REACHED`` after ``count``.
     """
     sample = (count + _SAMPLED - 1) // _SAMPLED
-    wanted = few // _SAMPLED + few // (2 * _SAMPLED) + 8  # half as many again: hardly ever too few are listed
+    wanted = few // _SAMPLED + few // (2 * _SAMPLED) + 8  # half as many again, so that hardly ever too few are listed
     listed = 0
     if wanted < sample:
         for place in range(sample):
@@ -71,13 +71,12 @@ def _list_reaching(products, count, floor, values, places):  # type: ignore[no-u
 def select_nearest(values, ids, own, twice, histogram, out, products_out):  # type: ignore[no-untyped-def]
     """Write the ids of the largest ``values`` to ``out``, in order, ties by lower id, without ``own`` (numba).
 
-    Their values go to ``products_out``, if it is not empty; missing places keep what they have. At most ``twice`` of
-    the ``ids`` are there twice, with equal values. A histogram finds the bin of the last one wanted; only what is above
-    or in it is sorted.
+    Their values go to ``products_out``, if it is not empty; missing places keep what they have. At most ``twice`` ids
+    occur twice, with equal values.
     """
     size = len(out)
     floor = np.int32(LEAST)
-    if len(values) > size + 1 + twice:  # one more, which may be the row itself
+    if len(values) > size + 1 + twice:  # one more, as the row itself may be among them
         floor = np.int32(bin_floor(values, size + 1 + twice, histogram))
     keys = np.empty(len(values), np.int64)
     count = 0

@@ -1,8 +1,8 @@
-"""More structural inputs of an undirected edge: how far the neighbourhoods of its two ends are one.
+"""More structural inputs of an undirected edge: how far the neighbourhoods of its two ends overlap.
 
 Legend: N vertices, K neighbours, E edges, F inputs (``NUM_OVERLAPS``), D feature dimension, A averages.
-As in ``engine.graph.features``: symmetric in the two ends, free of the domain, and dependent on the edge and on what
-its two ends list only. Sums run in integers, so that the bits do not hang on which end is read first.
+Each input is symmetric in the two ends, carries no scale of the vectors' domain, and depends on the edge and its ends'
+two rows of the graph alone. Sums are integers, so the bits do not depend on which end is read first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.tiles import map_tiles, tile_bounds
 Array = np.ndarray[Any, Any]
 
 WALK_SCALES = (10, 20, 40, 80)
-WALK_WIDTHS = (0.05, 0.2, 0.25)  # similarity over which a step becomes e times less likely; the last one is NEP's
+WALK_WIDTHS = (0.05, 0.2, 0.25)  # a step becomes e times less likely over so much similarity; the last is NEP's
 AVERAGED = (5, 12, 25)
 OVERLAP_NAMES = (
     *(f"walks_{width}_top_{scale}" for width in WALK_WIDTHS[:2] for scale in WALK_SCALES),
@@ -32,19 +32,18 @@ OVERLAP_NAMES = (
 )
 NUM_OVERLAPS = len(OVERLAP_NAMES)
 
-_PROFILED = 5  # of a vertex's profile, those that are inputs themselves
+_PROFILED = 5  # first columns of a vertex's profile, which are inputs themselves
 NUM_PROFILE = _PROFILED + len(WALK_SCALES) * len(WALK_WIDTHS)
 
-TILE_EDGES = 16_384
 PROFILE_ROWS = 4_096
 AVERAGE_ROWS = 256
-_BINS = 2_048  # of the tabulated weights, per unit of similarity
+_BINS = 2_048  # tabulated weights per unit of similarity
 _UNIT = 1 << 20
 _DENSE = 10
 
 
 def _tabulate() -> Array:
-    """Weights of a step by how far its similarity lies below the first: square roots for the walks, whole for NEP."""
+    """Tabulate a step's weight by how far its similarity lies below the first: its square root but for NEP."""
     below = np.arange(2 * _BINS + 2) / _BINS
     wide = [2 * WALK_WIDTHS[0], 2 * WALK_WIDTHS[1], WALK_WIDTHS[2]]
     return np.round(_UNIT * np.exp(-below[:, None] / np.array(wide))).astype(np.int64)
@@ -55,41 +54,12 @@ _SCALE_OF_RANK = np.searchsorted(np.array(WALK_SCALES), np.arange(MAX_RANKS), si
 _LOG = np.log(np.arange(1, MAX_RANKS + 3)).astype(np.float32)
 
 
-def overlap_features(
-    neighbors_NK: Array,
-    similarities_NK: Array,
-    profiles_NP: Array,
-    sources: Array,
-    targets: Array,
-    similarities: Array,
-    *,
-    threads: int = 1,
-) -> Array:
-    """Compute (E, F) float32 inputs, columns as in ``OVERLAP_NAMES``; ``profiles_NP`` from ``vertex_profiles``.
-
-    A walk steps from a vertex to itself and to its first K neighbours with probability ∝ exp(similarity / width),
-    itself being as near as its first neighbour. Per edge, for K of 10, 20, 40, 80: the Bhattacharyya overlap of both
-    ends' steps at widths 0.05 and 0.2 (Hard-Clusters' TPDi), and NEP, the mean share of steps that lead to vertices
-    listed by both (FC-ES, width 0.25). Then, least and most of the two ends: the share of the vertices that one lists
-    before the other that the other lists too; the similarity's place between the last and the first that the end lists;
-    and the end's profile. Only the first 80 neighbours are read. Fastest when edges come grouped by source.
-    """
-    graph = np.asarray(neighbors_NK), np.asarray(similarities_NK), np.asarray(profiles_NP)
-    result = np.empty((len(sources), NUM_OVERLAPS), np.float32)
-
-    def run(tile: tuple[int, int]) -> None:
-        part = slice(*tile)
-        fill_overlaps(*graph, sources[part], targets[part], similarities[part], result[part])
-
-    map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
-    return result
-
-
 def vertex_profiles(neighbors_nK: Array, similarities_nK: Array, *, threads: int = 1) -> Array:
-    """Compute (n, P) float32: what each row's similarities tell alone.
+    """Describe each row by its similarities alone: (n, P) float32.
 
-    Its first similarity; first minus last; the mean of its first 10; the logarithm of 1 + the rank before its largest
-    gap, and that gap; then, by scale and width of ``overlap_features``, the sums its steps are divided by.
+    The columns are the first similarity; first minus last; the mean of the first 10; the logarithm of 1 + the rank
+    before the largest gap, and that gap; then, for each scale and width of a walk, the sum that its steps' weights are
+    divided by.
     """
     neighbors, known = np.asarray(neighbors_nK), np.asarray(similarities_nK)
     result = np.empty((len(neighbors), NUM_PROFILE), np.float32)
@@ -104,9 +74,10 @@ def vertex_profiles(neighbors_nK: Array, similarities_nK: Array, *, threads: int
 def neighborhood_averages(
     neighbors_nK: Array, features_ND: Array, start: int, *, counts: tuple[int, ...] = AVERAGED, threads: int = 1
 ) -> Array:
-    """Average each row from ``start`` on with its first 5, 12 and 25 neighbours: (n, A, D) float16 unit vectors.
+    """Average each row from ``start`` on with its first neighbours: (n, A, D) float16 unit vectors.
 
-    ``features_ND``: float16 unit rows, plain or memory-mapped. Summed in rank order, the row itself first.
+    ``counts`` says with how many neighbours, an average for each. ``features_ND``: float16 unit rows, plain or
+    memory-mapped. Vectors are summed in rank order, the row itself first.
     """
     neighbors = np.asarray(neighbors_nK)
     result = np.empty((len(neighbors), len(counts), features_ND.shape[1]), np.float32)
@@ -123,7 +94,17 @@ def neighborhood_averages(
 def fill_overlaps(
     neighbors: Array, known: Array, profiles: Array, sources: Array, targets: Array, similarities: Array, out: Array
 ) -> None:
-    """Write ``overlap_features`` of a tile into the first columns of ``out`` on the calling thread."""
+    """Write the overlap inputs of edges into the first columns of ``out`` (E, >= F) float32, on the calling thread.
+
+    The columns are those of ``OVERLAP_NAMES``; ``profiles`` come from ``vertex_profiles``. A walk steps from a vertex
+    to itself and to its first K neighbours with probability ∝ exp(similarity / width); the vertex is as near
+    to itself as to its first neighbour. For K of 10, 20, 40, 80, the columns hold the Bhattacharyya overlap of both
+    ends' steps at widths 0.05 and 0.2 (Hard-Clusters' TPDi), and NEP, the mean share of steps that lead to vertices
+    that both ends list (FC-ES, width 0.25). Then come, each as the least and the most of the two ends: of the vertices
+    that an end lists before the other end, the share that the other end lists too; the similarity's place between the
+    last and the first that the end lists; and the end's profile. Only the first 80 neighbours are read. The work is
+    fastest if edges come grouped by source.
+    """
     width = min(neighbors.shape[1], MAX_RANKS)
     scales, kinds = len(WALK_SCALES), len(WALK_WIDTHS)
     places = np.empty(1 << _TABLE_BITS, np.uint8)
@@ -211,7 +192,7 @@ def _bin(first: Any, similarity: Any) -> Any:
 def _list_steps(
     neighbors: Array, known: Array, row: int, width: int, ids: Array, weights: Array, scale_of: Array
 ) -> int:
-    """Write the steps from a row, to itself first; return how many there are."""
+    """Write the steps from a row, first the one to itself; return how many there are."""
     ids[:] = np.int32(-1)
     ids[0] = row
     length = 1

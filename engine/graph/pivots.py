@@ -1,7 +1,7 @@
 """Pivot subgraphs: the vertices around one vertex and the edges among them, many pivots in one flat batch.
 
-L-GCN's instance pivot subgraphs (Wang et al., CVPR 2019, section 3.2) and the candidate subgraphs of GCN-E (Yang et
-al., CVPR 2020, section 3.3). A batch is flat: nothing is padded, so no padding can enter a mean or a statistic.
+These are L-GCN's instance pivot subgraphs (Wang et al., CVPR 2019, section 3.2) and GCN-E's candidate subgraphs (Yang
+et al., CVPR 2020, section 3.3). A batch is flat: without padding, none can enter a mean or a statistic.
 Legend: N vertices, K neighbours, B pivots, M members of all pivots together.
 """
 
@@ -18,10 +18,10 @@ Array = np.ndarray[Any, Any]
 class PivotBatch(NamedTuple):
     """Members of B pivots, pivot after pivot, ascending within one.
 
-    ``members_M`` vertex ids int32; ``owners_M`` the place of each one's pivot in the batch, int32; ``indptr`` (M + 1)
-    int64 and ``indices`` int32: symmetric adjacency among the members of a pivot, by their places in the batch, without
-    self loops; ``scored``: places of the members that a score is wanted of, pivot after pivot by rank, with
-    ``scored_rows`` and ``scored_ranks``: the pivot's place and the rank in its list.
+    ``members_M``: vertex ids, int32. ``owners_M``: the place in the batch of each member's pivot, int32. ``indptr``
+    (M + 1) int64 and ``indices`` int32: symmetric adjacency among a pivot's members, by their places in the batch,
+    without self loops. ``scored``: places of the members to score, pivot after pivot by rank; ``scored_rows`` and
+    ``scored_ranks``: for each, the pivot's place and the member's rank in the pivot's list.
     """
 
     members_M: Array
@@ -39,7 +39,8 @@ def pivot_batch(
     """Build the subgraphs of the pivots.
 
     Members are the listed neighbours marked in ``wanted_BK`` (bool), the first ``second_hop`` neighbours of each, and
-    the pivot itself if asked; members are joined if either lists the other among its first ``active`` neighbours.
+    with ``with_pivot`` the pivot itself. Two members are joined if either lists the other among its first ``active``
+    neighbours.
     """
     width = int(wanted_BK.sum(axis=1).max(initial=0)) * (1 + second_hop) + 1
     members = np.empty((len(pivots_B), width), np.int32)
@@ -57,7 +58,7 @@ def pivot_batch(
 
 
 def join_members(neighbors_NK: Array, members_M: Array, starts: Array, active: int) -> tuple[Array, Array]:
-    """Join members of one group that list each other among their first ``active``: ``indptr``, ``indices`` int32.
+    """Join two members of a group if either lists the other among its first ``active``: ``indptr``, ``indices`` int32.
 
     Group g is ``members_M[starts[g] : starts[g + 1]]``, ascending ids; indices are places in ``members_M``.
     """
@@ -69,7 +70,7 @@ def join_members(neighbors_NK: Array, members_M: Array, starts: Array, active: i
 
 @numba.njit(nogil=True, cache=True)
 def mean_rows(indptr: Array, indices: Array, values: Array, scale: bool, out: Array) -> None:
-    """Write the sum, or with ``scale`` the mean, of each row's neighbours' rows of ``values`` (M, H); 0 without any."""
+    """Sum, or with ``scale`` average, the rows of ``values`` (M, H) of each row's neighbours; 0 without neighbours."""
     for row in range(len(indptr) - 1):
         out[row] = 0
         for entry in range(indptr[row], indptr[row + 1]):

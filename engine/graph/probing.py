@@ -1,16 +1,16 @@
-"""Approximate nearest neighbours: partitions of the rows into very many cells, probed, then joined over the graph.
+"""Approximate nearest neighbours: search each row's nearest cells, then the neighbours of its neighbours.
 
 Legend: N rows, W code width, C cells, P probes, M neighbours listed while searching. ``engine.graph.cells`` makes the
 cells and finds the nearest of them.
 
-Cells are as small as K rows where that is affordable: then a cell is about an identity, and the few cells nearest to a
-row hold most of its neighbours, which coarse cells do not. Where N is too large for that, cells grow, several
-partitions from other random centroids are searched, each adding to what was found before, and a join compares each row
-with the neighbours of its neighbours. (Overlapping partitions: PiPNN, cuVS' all_neighbors. The join: NN-descent, here
-for tiles of rows that lie close, with one matrix product.)
+Cells are as small as K rows where that is affordable: a cell is then about an identity, and the few cells nearest to a
+row hold most of its neighbours. For many rows, cells are larger. Several passes then cut the rows into cells around
+other random centroids, each adding to the neighbours found before, and a join compares each row with the neighbours of
+its neighbours. (Overlapping cells: PiPNN, cuVS' all_neighbors. The join: NN-descent, here by one matrix product for a
+tile of rows that lie close.)
 
-Everything is decided on integer codes (``engine.graph.codes``), exactly, so results do not depend on tiles, threads or
-machine. Ties go to the lower id.
+All decisions are taken on products of integer codes (``engine.graph.codes``), which are exact, so results do not depend
+on tiles, threads or machine. Ties go to the lower id.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Array = np.ndarray[Any, Any]
 SEARCH_ROWS = 32_768
 JOIN_ROWS = 1024
 JOINED_ROWS = 64
-# A cell of more rows (thousands of duplicates, say) is searched a stretch at a time; half of so many rows lead over
-# from the stretch before, half are spread over the cell, so that what belongs together stays connected.
+# A cell of more rows (thousands of duplicates, say) is searched a stretch at a time. A stretch is also compared with
+# so many link rows: half from the stretch before, half spread over the cell, so that the cell's rows stay connected.
 STRETCH_ROWS = 4096
 LINK_ROWS = 256
-# Candidates of a search tile, and of a tile of joined rows (up to twice as many for large K): what bounds memory.
+# Candidates of a search tile, and of a tile of joined rows (up to twice as many for large K): they bound the memory.
 SEARCH_CANDIDATES = 1 << 24
 JOIN_CANDIDATES = 1 << 13
-AHEAD = 8  # rows asked for before they are needed
+AHEAD = 8  # a row is asked for so many rows before it is read
 
 
 def probe_neighbors(
@@ -51,12 +51,12 @@ def probe_neighbors(
     threads: int,
     known: tuple[Array, Array] | None = None,
 ) -> Array:
-    """Nearest rows among those of each row's probed cells, for places ``start..stop`` of ``order``, nearest first.
+    """Find the nearest rows in each row's probed cells, for places ``start..stop`` of ``order``, nearest first.
 
-    ``order`` and ``offsets`` as ``sort_by_cell`` gives them; ``sorted_NW`` the rows' codes in that order, so that those
-    of a cell lie together; ``probes_NP`` in the order of the rows. ``known``: neighbours of all rows found before, that
-    count too, with their products, as ``join_neighbors`` gives them. Returns row numbers (n, size) int32; missing
-    places hold ``NO_NEIGHBOR``.
+    ``order`` and ``offsets``: from ``sort_by_cell``. ``sorted_NW``: the rows' codes in that order, so that the codes of
+    a cell lie together. ``probes_NP``: in the order of the rows. ``known``: the neighbours of all rows found before and
+    their products, from ``join_neighbors``; they compete too. Returns row numbers (n, size) int32; missing places hold
+    ``NO_NEIGHBOR``.
     """
     out = np.empty((stop - start, size), np.int32)
     before_NM = (np.empty((0, 0), np.int32), np.empty((0, 0), np.int16)) if known is None else known
@@ -79,13 +79,13 @@ def probe_neighbors(
 
 @numba.njit(nogil=True, cache=True)
 def _stretch(offsets, cell, place):  # type: ignore[no-untyped-def]
-    """Number of the stretch of a cell that the row at ``place`` is in; 0 for rows of other cells."""
+    """Tell in which stretch of a cell the row at ``place`` is; 0 for rows of other cells."""
     return (place - offsets[cell]) // STRETCH_ROWS if offsets[cell] <= place < offsets[cell + 1] else 0
 
 
 @numba.njit(nogil=True, cache=True)
 def _near(offsets, cell, place):  # type: ignore[no-untyped-def]
-    """Places of a cell to compare the row at ``place`` with: all, or those of a stretch and its links; distinct."""
+    """Give the distinct places of a cell to compare the row at ``place`` with: all, or one stretch and its links."""
     first, last = offsets[cell], offsets[cell + 1]
     if last - first <= STRETCH_ROWS:
         return np.arange(first, last)
@@ -99,7 +99,7 @@ def _near(offsets, cell, place):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _probe(sorted_NW, order, offsets, probes_nP, start, known, known_products, out):  # type: ignore[no-untyped-def]
-    """Cell by cell, one product of the queries that probe it with its rows; then select each row's largest."""
+    """Multiply each cell's rows with the queries that probe it, then select each query's largest products."""
     num_rows, num_probes = probes_nP.shape
     begins = np.empty(num_rows * num_probes + 1, np.int64)
     begins[0] = 0
@@ -169,13 +169,13 @@ def _multiply(sorted_NW, near, pairs, num_probes, start, buffer, begins, values)
 def join_neighbors(
     codes_NW: Array, graph: tuple[Array, Array], near: int, far: int, size: int, start: int, stop: int, threads: int
 ) -> tuple[Array, Array]:
-    """Nearest rows among the neighbours of rows ``start..stop`` and their neighbours, nearest first.
+    """Find the nearest rows among the neighbours, and their neighbours, of rows ``start..stop``, nearest first.
 
-    ``graph``: neighbours (N, M) int32, nearest first, and the place of each row in them (N,), or nothing if it is the
-    row's number. Candidates of a row are its neighbours and, of its ``near`` first ones, the ``far`` first neighbours,
-    as long as there is room. Up to 64 rows are joined at a time, counted from multiples of ``JOIN_ROWS`` or from
-    ``start``; each meets the others and the candidates of all. Returns ids (n, size) int32 and
-    the products of their codes with the row's, int16 (0 at missing places).
+    ``graph``: neighbours (N, M) int32, nearest first, and the place of each row in them (N,), which is empty if the
+    place is the row's number. A row's candidates are its neighbours and the first ``far`` neighbours of its first
+    ``near`` neighbours, as long as there is room. Up to 64 rows are joined at a time, counted from multiples of
+    ``JOIN_ROWS`` or from ``start``; each is compared with the other rows and with the candidates of all. Returns ids
+    (n, size) int32 and the products of their codes with the row's, int16 (0 at missing places).
     """
     out, products_out = np.empty((stop - start, size), np.int32), np.zeros((stop - start, size), np.int16)
 
@@ -192,7 +192,7 @@ def _join(codes_NW, graph, places, near, far, start, out, products_out):  # type
     width, joined = graph.shape[1], JOINED_ROWS
     while joined > 1 and joined * (1 + width) > 2 * JOIN_CANDIDATES:
         joined //= 2
-    room = max(JOIN_CANDIDATES, joined * (1 + width))  # always enough for the rows and their own neighbours
+    room = max(JOIN_CANDIDATES, joined * (1 + width))  # enough for the rows and their own neighbours in any case
     table = np.empty(4 * JOIN_CANDIDATES, np.int32)
     found = np.empty(room, np.int32)
     panels, corrections = empty_panels(room, codes_NW.shape[1])

@@ -1,7 +1,7 @@
 """Structure-preserved subgraph sampling (SPSS) and the draw of training edges (STAR-FC, section 3.2).
 
 Legend: N vertices, D feature dimension, K neighbours, C identities, E edges of a subgraph.
-Subgraph ``index`` depends on the seed and the index alone, so training resumes at any step without replaying.
+A subgraph depends on the seed and its index alone, so training resumes at any step without replaying earlier ones.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ BLOCK_ROWS = 65_536
 class SubgraphSampler:
     """Draw the vertices of training subgraphs around seed identities.
 
-    A subgraph gathers ``num_seeds`` random identities, each with its ``num_nearest`` nearest by cosine of centres;
-    keeps ``cluster_share`` of them at random (the seeds always); adds random identities from anywhere, ``far_share``
-    of those kept (not published: without them no subgraph holds two far identities); keeps ``vertex_share`` of each
-    one's rows, at most ``max_per_identity``; and leaves out whole identities at random until ``max_vertices`` hold.
+    A subgraph starts from ``num_seeds`` random identities, each with its ``num_nearest`` nearest by the cosine of their
+    centres. It keeps ``cluster_share`` of these identities at random, and the seeds in any case. It adds random
+    identities from anywhere, ``far_share`` of the number kept; this is not published, but without it no subgraph holds
+    two far identities. Of each identity's rows it keeps ``vertex_share``, at most ``max_per_identity``. It leaves out
+    whole identities at random until at most ``max_vertices`` rows are left.
     """
 
     def __init__(self, features_ND: Array, identities_N: Array, config: SamplingSettings, seed: int) -> None:
@@ -81,8 +82,8 @@ class SubgraphSampler:
 def subgraph_edges(neighbors_NK: Array, similarities_NK: Array, vertices_n: Array) -> EdgeList:
     """List each undirected edge of the KNN graph with both ends in ``vertices_n`` once, as global ids.
 
-    The edges are the global graph's, not those of a KNN rebuilt inside the subgraph (deviation from the released
-    code): similarities, ranks and shared neighbours then mean in training what they mean in use.
+    Deviation from the released code: edges come from the global graph, not from a KNN search inside the subgraph, so
+    that similarities, ranks and shared neighbours mean the same in training and in use.
     """
     member = np.zeros(len(neighbors_NK), bool)
     member[vertices_n] = True
@@ -101,8 +102,9 @@ class EdgeSampler:
     def __init__(self, edges: EdgeList, identities_N: Array, config: SamplingSettings) -> None:
         """Weigh every edge.
 
-        An identity touched by n positive (negative) edges gives each of them n ** -identity_balance of its weight: at
-        0 every edge counts alike and a few large identities own the loss, at 1 every identity counts alike.
+        An identity touched by n positive (or negative) edges gives each of these edges n ** -identity_balance of its
+        weight. At 0 every edge counts the same, so a few large identities dominate the loss; at 1 every identity counts
+        the same.
         """
         ends = identities_N[edges.sources], identities_N[edges.targets]
         self.same = ends[0] == ends[1]

@@ -25,7 +25,7 @@ _LANES = 16
 
 
 def listed_similarities(features_ND: Array, rows_n: Array, neighbors_nK: Array, *, threads: int = 1) -> Array:
-    """Cosine of row ``rows_n[i]`` with each row listed in ``neighbors_nK[i]``, (n, K) float32, at most 1.
+    """Compute the cosine of row ``rows_n[i]`` with each row listed in ``neighbors_nK[i]``: (n, K) float32, at most 1.
 
     ``features_ND``: unit rows, float16 or float32. Places below 0 or from N on get ``NO_SIMILARITY``.
     """
@@ -88,7 +88,7 @@ def _decode(halves, out):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _dot_at(typing, left, right, blocks):  # type: ignore[no-untyped-def]
-    """Product of two float32 vectors at addresses: 16 running sums, then their sum in order."""
+    """Multiply two float32 vectors at addresses: 16 running sums, which are then added in order."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         left, right, blocks = arguments
@@ -118,7 +118,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _sort_rows(neighbors_nK, similarities_nK):  # type: ignore[no-untyped-def]
-    """Insertion sort: the rows are nearly in order."""
+    """Sort rows by insertion, because they are nearly in order."""
     for row in range(len(neighbors_nK)):
         ids, values = neighbors_nK[row], similarities_nK[row]
         for place in range(1, len(ids)):

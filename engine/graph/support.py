@@ -1,8 +1,8 @@
 """Inputs of an undirected edge from a first score of all edges: what the neighbours of its two ends say about it.
 
 Legend: N vertices, K neighbours, E edges, F inputs (``NUM_SUPPORT``).
-A prior is a first score's probability that a vertex and one it lists are one identity, held as an integer of
-``PRIOR_ONE``, so that sums are exact and the same whichever end is read first.
+A prior is the first score's probability that a vertex and a neighbour it lists are one identity. It is held as an
+integer, 1 being ``PRIOR_ONE``, so that sums are exact and do not depend on which end is read first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 from engine.graph.adjacency import rank_listed
 from engine.graph.features import _AHEAD, _TABLE_BITS, MAX_RANKS, _hash, _place_row, held_end
 from engine.graph.intrinsics import prefetch_row
-from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
 
@@ -29,40 +28,25 @@ SUPPORT_NAMES = (
 )
 NUM_SUPPORT = len(SUPPORT_NAMES)
 PRIOR_ONE = 65_535
-TILE_EDGES = 16_384
 
 
 def store_priors(probabilities: Array) -> Array:
-    """Give probabilities as uint16 priors."""
+    """Convert probabilities to uint16 priors."""
     return np.round(np.asarray(probabilities, np.float64) * PRIOR_ONE).astype(np.uint16)
-
-
-def support_features(
-    neighbors_NK: Array, priors_NK: Array, sources: Array, targets: Array, *, threads: int = 1
-) -> Array:
-    """Compute (E, F) float32 inputs, columns as in ``SUPPORT_NAMES``, from uint16 priors of what each row lists.
-
-    Per edge: the log-odds of its prior; then, least and most of the two ends: the logarithm of 1 + the sum of the end's
-    priors; the prior by the end's largest; the logarithm of 1 + the vertices the end gives a larger prior; the share of
-    the end's priors that the other end has too. Last, over vertices that both list, the ends themselves among them
-    (prior 1): the cosine of the ends' priors; the least of the two priors of the best common neighbour; how far the
-    priors differ, as a share of the larger; and the logarithm of 1 + the sum of their products. Only the first 80
-    neighbours are read. Symmetric in the two ends.
-    """
-    neighbors, priors = np.asarray(neighbors_NK), np.asarray(priors_NK)
-    result = np.empty((len(sources), NUM_SUPPORT), np.float32)
-
-    def run(tile: tuple[int, int]) -> None:
-        part = slice(*tile)
-        fill_support(neighbors, priors, sources[part], targets[part], result[part])
-
-    map_tiles(run, tile_bounds(0, len(sources), TILE_EDGES), threads)
-    return result
 
 
 @numba.njit(nogil=True, cache=True)
 def fill_support(neighbors: Array, priors: Array, sources: Array, targets: Array, out: Array) -> None:
-    """Write ``support_features`` of a tile into the first columns of ``out`` on the calling thread."""
+    """Write the inputs of edges from uint16 priors into the first columns of ``out`` (E, >= F) float32.
+
+    The columns are those of ``SUPPORT_NAMES``. They hold the log-odds of the edge's prior; then, each as the least and
+    the most of the two ends: the logarithm of 1 + the sum of the end's priors; the edge's prior divided by the end's
+    largest; the logarithm of 1 + the number of vertices to which the end gives a larger prior; the share of the end's
+    priors that the other end has too. The last columns are over the vertices that both ends list, the ends themselves
+    among them with prior 1: the cosine of the ends' priors; the smaller prior of the best common neighbour; how far the
+    priors differ, as a share of the larger; and the logarithm of 1 + the sum of their products. Only the first 80
+    neighbours are read. Inputs are symmetric in the two ends.
+    """
     width = min(neighbors.shape[1], MAX_RANKS)
     one = np.int64(PRIOR_ONE)
     unit = np.float32(1.0) / np.float32(PRIOR_ONE)
@@ -143,7 +127,7 @@ def fill_support(neighbors: Array, priors: Array, sources: Array, targets: Array
 
 @numba.njit(nogil=True, cache=True)
 def fill_listed(neighbors: Array, priors: Array, sources: Array, targets: Array, out: Array) -> None:
-    """Write what either end of an edge lists of the other as a prior, as int32; -1 where neither lists it."""
+    """Write the prior that either end of each edge has of the other, int32; -1 where neither lists the other."""
     for edge in range(len(sources)):
         out[edge] = -1
         for end, other in ((sources[edge], targets[edge]), (targets[edge], sources[edge])):

@@ -1,8 +1,7 @@
-"""How far a vertex's list of neighbours can be followed before the two ends of an edge stop sharing theirs (FC-ES).
+"""How far a vertex's list can be followed before vertex and neighbour stop sharing their neighbours (FC-ES).
 
-Legend: N vertices, K neighbours, C of them that are read, n rows, E edges.
-Sums run in integers, so that an edge's value is the same bits from either end, and blocks, tiles and threads cannot
-change it.
+Legend: N vertices, K neighbours, C neighbours that are read, n rows, E edges.
+Sums are integers, so an edge's value has the same bits from either end and for any blocks, tiles and threads.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]
 
-WIDTH = 0.25  # similarity over which a step becomes e times less likely: exp(-(2 - 2 cos) / 0.5)
+WIDTH = 0.25  # a step becomes e times less likely over so much similarity: exp(-(2 - 2 cos) / 0.5)
 TILE_ROWS = 256
 TILE_EDGES = 65_536
-_BINS = 4_096  # of the tabulated weights, per unit of similarity
-_UNIT = 1 << 24  # weight of a step to a vertex itself
+_BINS = 4_096  # tabulated weights per unit of similarity
+_UNIT = 1 << 24  # weight of a step from a vertex to itself
 _AHEAD = 4
 _WEIGHTS = np.round(_UNIT * np.exp((np.arange(_BINS + 1) / _BINS - 1) / WIDTH)).astype(np.int64)
 
@@ -31,13 +30,13 @@ _WEIGHTS = np.round(_UNIT * np.exp((np.arange(_BINS + 1) / _BINS - 1) / WIDTH)).
 def edge_probabilities(
     neighbors_NK: Array, similarities_NK: Array, start: int, stop: int, *, count: int = MAX_RANKS, threads: int = 1
 ) -> Array:
-    """Compute (n, C) float16 for rows ``start..stop``: NEP of each listed neighbour, in their order.
+    """Compute (n, C) float16 for rows ``start..stop``: NEP of each listed neighbour, in the order of the list.
 
-    Only the first C neighbours are read, ``count`` of the K at most. A vertex steps to itself and to each of them with
-    probability proportional to exp(-(2 - 2 cos) / 0.5), cosines clipped to [0, 1]. NEP of i and j is half the
-    probability that i steps to a vertex that both list, themselves counted, and half that j does (FC-ES, arXiv
+    C is ``count``, at most K; later neighbours are not read. A vertex steps to itself and to each of its neighbours
+    with probability proportional to exp(-(2 - 2 cos) / 0.5), cosines clipped to [0, 1]. NEP of i and j is the mean of
+    two probabilities: that i, and that j, steps to a vertex that both list, i and j themselves counted (FC-ES, arXiv
     2408.13431, and its released code). Places without a neighbour get 0. A walk that stops at the first NEP below a
-    threshold passes the neighbours whose least NEP up to there reaches it.
+    threshold passes each neighbour up to which every NEP reaches the threshold.
     """
     if count > MAX_RANKS:
         raise ValueError(f"count {count}: NEP reads {MAX_RANKS} neighbours at most")
@@ -56,10 +55,10 @@ def edge_probabilities(
 def edge_scores(
     neighbors_NK: Array, nep_NC: Array, sources: Array, targets: Array, *, walked: bool, threads: int = 1
 ) -> Array:
-    """Give each edge (E,) float32 the larger value of its ends: their NEP of it, 0 where they do not list it.
+    """Score edges (E,) float32: the larger NEP that either end has of the other, 0 if neither lists the other.
 
-    ``walked``: the least NEP met up to there instead, so the largest threshold at which a walk of either end passes it.
-    ``nep_NC``: as ``edge_probabilities`` gives it.
+    With ``walked``, an end's value is the least NEP up to the other end's rank; the score is then the largest threshold
+    at which a walk from either end passes the edge. ``nep_NC``: from ``edge_probabilities``.
     """
     neighbors, nep = np.asarray(neighbors_NK), np.asarray(nep_NC).view(np.int16)
     result = np.zeros(len(sources), np.float32)
@@ -97,13 +96,13 @@ def _compare(neighbors: Array, known: Array, first: int, out: Array) -> None:
             listed, values = neighbors[other], known[other]
             own_total = np.int64(_UNIT)
             place = places[_hash(other, multiplier)]
-            own_shared, row_shared = np.int64(_UNIT), weights[place]  # that ``row`` lists
+            own_shared, row_shared = np.int64(_UNIT), weights[place]  # shared weight of what ``row`` lists
             for other_rank in range(width):
                 vertex = listed[other_rank]
                 if vertex < 0:
                     break
                 place = places[_hash(vertex, multiplier)]
-                # Read in any case: choosing a value costs less than a branch that is hard to foresee.
+                # Read in any case, because choosing a value costs less than a branch that is hard to predict.
                 weight, row_weight = _weigh(values[other_rank]), weights[place]
                 found = ids[place] == vertex
                 own_total += weight

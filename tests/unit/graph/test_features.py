@@ -30,13 +30,19 @@ def reference(neighbors, similarities, source, target, similarity):  # type: ign
     return row
 
 
+def inputs_of(neighbors: np.ndarray, similarities: np.ndarray, *edges: np.ndarray) -> np.ndarray:
+    found = np.empty((len(edges[0]), features.NUM_STRUCTURAL), np.float32)
+    features.fill_structural(neighbors, similarities, *edges, found)
+    return found
+
+
 @pytest.mark.parametrize(("num", "width"), [(50, 12), (110, 80), (110, 95)])
 def test_structural_features_equal_reference(num: int, width: int) -> None:
     neighbors, similarities = make_graph(num, width, seed=3)
     neighbors[:, 0] = np.where(neighbors[:, 0] < 0, (np.arange(num) + 1) % num, neighbors[:, 0])
     edges = undirected_edges(neighbors, similarities, 0, num)
     neighbors, similarities = neighbors[:, :80], similarities[:, :80]
-    found = features.structural_features(neighbors, similarities, *edges)
+    found = inputs_of(neighbors, similarities, *edges)
     expected = [reference(neighbors, similarities, *edge) for edge in zip(*edges, strict=True)]
     assert found.shape == (len(edges.sources), features.NUM_STRUCTURAL)
     assert len(features.STRUCTURAL_NAMES) == features.NUM_STRUCTURAL
@@ -46,11 +52,9 @@ def test_structural_features_equal_reference(num: int, width: int) -> None:
 def test_structural_features_are_symmetric_and_do_not_depend_on_order() -> None:
     neighbors, similarities = make_graph(40, 30, seed=4, short_rows=False)
     edges = undirected_edges(neighbors, similarities, 0, 40)
-    forward = features.structural_features(neighbors, similarities, *edges)
+    forward = inputs_of(neighbors, similarities, *edges)
     order = np.random.default_rng(0).permutation(len(forward))
-    swapped = features.structural_features(
-        neighbors, similarities, edges.targets[order], edges.sources[order], edges.similarities[order], threads=2
-    )
+    swapped = inputs_of(neighbors, similarities, edges.targets[order], edges.sources[order], edges.similarities[order])
     assert np.array_equal(swapped, forward[order])
 
 
@@ -60,24 +64,26 @@ def test_scattered_ids_and_a_neighbour_listed_twice() -> None:
     wide, wide_similarities = np.full((ids[-1] + 1, 60), -1, np.int32), np.zeros((ids[-1] + 1, 60), np.float32)
     wide[ids], wide_similarities[ids] = ids[neighbors], similarities
     edges = undirected_edges(neighbors, similarities, 0, 400)
-    near = features.structural_features(neighbors, similarities, *edges)
-    far = features.structural_features(wide, wide_similarities, ids[edges.sources], ids[edges.targets], edges[2])
+    near = inputs_of(neighbors, similarities, *edges)
+    far = inputs_of(wide, wide_similarities, ids[edges.sources], ids[edges.targets], edges[2])
     assert np.array_equal(near, far)
     neighbors[:, 7] = neighbors[:, 6]
-    twice = features.structural_features(neighbors, similarities, *edges, threads=2)
+    twice = inputs_of(neighbors, similarities, *edges)
     assert np.isfinite(twice).all()
     assert not np.array_equal(twice, near)
 
 
-def test_pair_cosines() -> None:
+def test_cosines_of_pairs() -> None:
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(30, 45)).astype(np.float16)
     vectors[7] = 0
     sources, targets = rng.integers(0, 30, 200).astype(np.int32), rng.integers(0, 30, 200).astype(np.int32)
-    found = features.pair_cosines(vectors, sources, targets)
+    found, swapped = np.empty((2, 200), np.float32)
+    features.fill_cosines(vectors, sources, targets, found)
+    features.fill_cosines(vectors, targets, sources, swapped)
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1)
     scale = norms[sources] * norms[targets]
     expected = np.where(scale > 0, (wide[sources] * wide[targets]).sum(1) / np.maximum(scale, 1e-9), 0)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert np.array_equal(features.pair_cosines(vectors, targets, sources), found)
+    assert np.array_equal(swapped, found)

@@ -48,6 +48,12 @@ def reference(neighbors, similarities, source, target, similarity):  # type: ign
     return row
 
 
+def inputs_of(*graph_and_edges: np.ndarray) -> np.ndarray:
+    found = np.empty((len(graph_and_edges[-1]), overlaps.NUM_OVERLAPS), np.float32)
+    overlaps.fill_overlaps(*graph_and_edges, found)
+    return found
+
+
 @pytest.mark.parametrize(("num", "width"), [(50, 12), (110, 80), (110, 95)])
 def test_overlap_features_equal_reference(num: int, width: int) -> None:
     neighbors, similarities = make_graph(num, width, seed=3)
@@ -55,7 +61,7 @@ def test_overlap_features_equal_reference(num: int, width: int) -> None:
     edges = undirected_edges(neighbors, similarities, 0, num)
     neighbors, similarities = neighbors[:, :80], similarities[:, :80]
     profiles = overlaps.vertex_profiles(neighbors, similarities)
-    found = overlaps.overlap_features(neighbors, similarities, profiles, *edges)
+    found = inputs_of(neighbors, similarities, profiles, *edges)
     expected = np.array([reference(neighbors, similarities, *edge) for edge in zip(*edges, strict=True)])
     assert found.shape == (len(edges.sources), overlaps.NUM_OVERLAPS) == (len(expected), len(overlaps.OVERLAP_NAMES))
     np.testing.assert_allclose(found, expected, atol=3e-3)
@@ -65,12 +71,11 @@ def test_overlap_features_are_symmetric_and_do_not_depend_on_order() -> None:
     neighbors, similarities = make_graph(40, 30, seed=4, short_rows=False)
     edges = undirected_edges(neighbors, similarities, 0, 40)
     profiles = overlaps.vertex_profiles(neighbors, similarities)
-    forward = overlaps.overlap_features(neighbors, similarities, profiles, *edges)
+    forward = inputs_of(neighbors, similarities, profiles, *edges)
     order = np.random.default_rng(0).permutation(len(forward))
-    swapped = overlaps.overlap_features(
-        neighbors, similarities, profiles, edges.targets[order], edges.sources[order], edges.similarities[order],
-        threads=2,
-    )  # fmt: skip
+    swapped = inputs_of(
+        neighbors, similarities, profiles, edges.targets[order], edges.sources[order], edges.similarities[order]
+    )
     assert np.array_equal(swapped, forward[order])
 
 

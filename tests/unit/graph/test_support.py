@@ -45,10 +45,11 @@ def test_support_features_equal_reference_whichever_end_comes_first() -> None:
     edges = undirected_edges(neighbors, similarities, 0, 70)
     drawn = np.random.default_rng(2).random((70, 70))
     priors = support.store_priors(((drawn + drawn.T) / 2)[np.arange(70)[:, None], neighbors])
-    found = support.support_features(neighbors, priors, edges.sources, edges.targets)
+    found, swapped = np.empty((2, len(edges.sources), support.NUM_SUPPORT), np.float32)
+    support.fill_support(neighbors, priors, edges.sources, edges.targets, found)
     expected = [reference(neighbors, priors, *ends) for ends in zip(edges.sources, edges.targets, strict=True)]
     assert found.shape == (len(expected), support.NUM_SUPPORT) == (len(expected), len(support.SUPPORT_NAMES))
     np.testing.assert_allclose(found, expected, atol=1e-4)
     order = np.random.default_rng(0).permutation(len(found))
-    swapped = support.support_features(neighbors, priors, edges.targets[order], edges.sources[order], threads=2)
+    support.fill_support(neighbors, priors, edges.targets[order], edges.sources[order], swapped)
     assert np.array_equal(swapped, found[order])

@@ -1,8 +1,8 @@
-"""How alike unrelated vectors are by chance, and whether the rows of a graph are any nearer to each other.
+"""How similar unrelated vectors are by chance, and whether the rows of a graph are any nearer to each other.
 
-Cosines of unrelated unit vectors are those of directions drawn at random in d dimensions, d = 1 / their variance:
-cos √(d − 1) / √(1 − cos²) is distributed as Student's t of d − 1 degrees of freedom. Vectors of a common direction, of
-which one identity's look the same, are told from it by no test: they are taken for related.
+The cosines of unrelated unit vectors are taken as those of random directions in d dimensions, where d is 1 / their
+variance: cos √(d − 1) / √(1 − cos²) then follows Student's t with d − 1 degrees of freedom. No test can tell vectors
+that share a common direction from the vectors of one identity, so such vectors are taken for related.
 Shape suffixes: N rows, D dimensions, K neighbours, S rows drawn, P others for each.
 """
 
@@ -17,24 +17,25 @@ from numpy.typing import NDArray
 from engine.graph.similarity import listed_similarities
 from engine.random_streams import UNRELATED_ROWS, stream
 
-CHANCE = 0.001  # unrelated vectors expected nearer to a row than what counts as nearer than chance
-FEW = 1 / 3  # of the rows with such a neighbour, up to which most of the rest is taken to be of none
-CROWD = 16  # neighbours that are a crowd, where chance has a quarter as many as near
-FEW_CROWDED = 3 / 4  # of the rows in one, likewise: large identities may be seen by their density alone
-RELATED = 0.1  # median cosine of rows drawn at random, from which they are of a common direction
-FEWEST_DIMENSIONS = 12  # in fewer, unrelated rows lie too close to be told from related ones
+CHANCE = 0.001  # a neighbour is nearer than chance if fewer unrelated vectors than this are expected as near to the row
+FEW = 1 / 3  # share of rows with a neighbour nearer than chance, up to which most other rows are taken for alone
+CROWD = 16  # neighbours that form a crowd, if chance brings at most a quarter as many as near
+FEW_CROWDED = 3 / 4  # as FEW, of rows in a crowd: large identities may show by their density alone
+RELATED = 0.1  # rows share a common direction if random pairs have at least this median cosine
+FEWEST_DIMENSIONS = 12  # in fewer dimensions, unrelated rows lie as close as related ones
 DRAWN_ROWS, DRAWN_OTHERS = 4_096, 64
-SAME = 0.01  # difference of a graph's similarities from the vectors' cosines, at most
+SAME = 0.01  # largest difference of a graph's similarities from the vectors' cosines
 
 
 def chance_similarity(
     features_ND: NDArray[Any], neighbors_NK: NDArray[Any], similarities_NK: NDArray[Any], *, threads: int = 1
 ) -> float | None:
-    """Cosine from which a neighbour is nearer than chance, where few rows have such a one; ``None`` where more have.
+    """Find the cosine from which a neighbour is nearer than chance; ``None`` unless few rows have such a neighbour.
 
-    ``features_ND``: unit rows, float16 or float32, of the graph's vertices. Median and lower spread of the cosines of
-    pairs drawn at random stand for unrelated rows, as pairs of one identity lie above. ``None``, too, where rows are
-    of a common direction or few dimensions, and where the graph's similarities are no cosines of these vectors.
+    ``features_ND``: unit rows of the graph's vertices, float16 or float32. The median and the lower spread of the
+    cosines of random pairs describe unrelated rows, because pairs of one identity lie above the median. Also returns
+    ``None`` if rows share a common direction or have few dimensions, or if the graph's similarities are not the cosines
+    of these vectors.
     """
     num_rows, num_neighbors = neighbors_NK.shape
     if num_rows < 2 or not num_neighbors:
@@ -57,9 +58,11 @@ def chance_similarity(
         return None
 
     def reach(expected: float) -> float:
-        """Cosine above which so many unrelated rows are expected to lie of one."""
+        """Give the cosine above which so many unrelated rows are expected to lie from one row."""
         freedom, deviate = dimensions - 1, -NormalDist().inv_cdf(min(expected / (num_rows - 1), 0.5))
-        deviate *= (8 * freedom + 3) / (8 * freedom + 1)  # Wallace, Ann. Math. Stat. 1959: of t, inverted
+        deviate *= (8 * freedom + 3) / (
+            8 * freedom + 1
+        )  # Wallace, Ann. Math. Stat. 1959: his approximation of t, inverted
         return float(max(median, 0.0) + np.sqrt(-np.expm1(-(deviate**2) / freedom)))
 
     least, crowd = reach(CHANCE), min(CROWD, num_neighbors)

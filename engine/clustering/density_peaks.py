@@ -1,7 +1,7 @@
-"""Density-peak linking: every vertex joins its best neighbour among denser ones; a vertex without one is a peak.
+"""Density-peak linking: each vertex joins its best denser neighbour; a vertex without a denser neighbour is a peak.
 
-Rodriguez and Laio, Science 2014, on a scored graph as in GCN-V (Yang et al., CVPR 2020). Deviation: the density is that
-of the scores, their sum over a vertex's edges of a least score; nothing is learned for it. N vertices, E edges.
+Rodriguez and Laio, Science 2014, on a scored graph as in GCN-V (Yang et al., CVPR 2020). Deviation: a vertex's density
+is the sum of its edges' scores from ``min_score`` on; no network learns it. N vertices, E edges.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from engine.clustering.union_find import check_edges, component_roots
 
 Array = np.ndarray[Any, Any]
 
-_UNIT = 1 << 24  # scores are summed as integers, so that a sum knows no order
+_UNIT = 1 << 24  # scores are summed as integers of this unit, so that their order does not matter
 
 
 class DensityPeaks:
     """Two passes over edges that arrive in blocks: ``add_density`` all of them, then ``link`` all of them.
 
-    Edges below ``min_score`` (compared as float32) count for nothing. Of equal densities the lower id is the denser; of
-    equal scores the densest neighbour is joined: the result knows no order, blocks or direction of the edges, each of
-    which is to come once. Memory: 16 bytes per vertex.
+    Edges below ``min_score`` (compared as float32) do not count. Of two vertices of equal density the lower id is the
+    denser one; of neighbours with equal scores the densest is joined. Each edge must come once; the order, blocks and
+    direction of the edges do not change the result. Memory: 16 bytes per vertex.
     """
 
     def __init__(self, num_vertices: int, min_score: float) -> None:
@@ -48,7 +48,7 @@ class DensityPeaks:
 
 
 def density_peaks(num_vertices: int, sources_E: Array, targets_E: Array, scores_E: Array, min_score: float) -> Array:
-    """Roots (N,) of ``DensityPeaks`` over edges that are in memory."""
+    """Run ``DensityPeaks`` over edges in memory: roots (N,) int32."""
     found = DensityPeaks(num_vertices, min_score)
     found.add_density(sources_E, targets_E, scores_E)
     found.link(sources_E, targets_E, scores_E)

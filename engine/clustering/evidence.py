@@ -1,6 +1,6 @@
-"""What a score says for one identity, as odds: weights of the map equation, and scores as sure as another.
+"""Turn scores into odds that both ends are one identity: weights of the map equation, and scores moved by a bias.
 
-Of a probability p the odds are p / (1 - p); of a cosine they grow as exp(cosine / ``COSINE_BANDWIDTH``).
+The odds of a probability p are p / (1 - p); the odds of a cosine grow as exp(cosine / ``COSINE_BANDWIDTH``).
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-LEAST_PROBABILITY = 0.5  # what the map equation takes edges from, unless a model or a setting says otherwise
+LEAST_PROBABILITY = 0.5  # the map equation takes edges from here on, unless a model or a setting says otherwise
 LEAST_COSINE = 0.4  # settled on labelled sets, with weights of bandwidth 0.1; too low for tiny clusters
 COSINE_BANDWIDTH = 0.1
-COSINE_ROOM = 0.25  # of what is left above a cosine, at most its bandwidth: 5.8 doublings reach 1
-CERTAIN = 1 - 1e-6  # probabilities above count as this one
+COSINE_ROOM = 0.25  # the bandwidth is at most this share of the distance from the cosine to 1: 5.8 doublings reach 1
+CERTAIN = 1 - 1e-6  # a higher probability counts as this one
 
 
 def log_odds(scores: Any) -> Any:
-    """Log-odds (float64) of probabilities, of an array or a number; none is beyond ``CERTAIN``."""
+    """Compute the log-odds (float64) of probabilities, an array or a number, clipped to those of ``CERTAIN``."""
     held = np.clip(np.asarray(scores, np.float64), 1 - CERTAIN, CERTAIN)
     return np.log(held / (1 - held))
 
 
 def biased_score(score: float, bias: float, learned: bool) -> float:
-    """The score that is as sure as ``score`` after its odds have doubled ``bias`` times.
+    """Give the score whose odds are those of ``score`` doubled ``bias`` times.
 
-    Where cosines are high they lie close together, so a doubling is at most a share of what is left up to 1.
+    High cosines lie close together, so a doubling moves a cosine by at most a share of its distance to 1.
     """
     if not learned:
         bandwidth = min(COSINE_BANDWIDTH, COSINE_ROOM * max(1 - score, 0.0))
@@ -38,7 +38,7 @@ def biased_score(score: float, bias: float, learned: bool) -> float:
 def edge_weights(scores_E: Array, kind: str, min_score: float = 0.5, bandwidth: float = 1.0) -> Array:
     """Turn scores into the map equation's weights (float32), as the setting ``partition.weight`` says.
 
-    Log-odds are counted from those of ``min_score`` on, which an edge must exceed to weigh anything.
+    Log-odds are counted from those of ``min_score`` on, so an edge of that score has weight 0.
     """
     if kind == "log_odds":
         return (log_odds(scores_E) - log_odds(min_score)).astype(np.float32)
@@ -50,7 +50,7 @@ def edge_weights(scores_E: Array, kind: str, min_score: float = 0.5, bandwidth: 
 def weigh_edges(
     edges: tuple[Array, ...], kind: str, min_score: float, bandwidth: float = 1.0
 ) -> tuple[Array, Array, Array]:
-    """Turn sources, targets and scores into the map equation's edges: those of ``min_score`` that weigh anything."""
+    """Turn scored edges into the map equation's: sources, targets, weights of edges of ``min_score`` and weight > 0."""
     sources_E, targets_E, scores_E = edges
     weights_E = edge_weights(scores_E, kind, min_score, bandwidth)
     kept = (scores_E >= np.float32(min_score)) & (weights_E > 0)

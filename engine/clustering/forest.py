@@ -1,6 +1,6 @@
-"""The maximum spanning forest of edges that arrive in blocks: what single linkage needs, in memory that follows N.
+"""The maximum spanning forest of edges that arrive in blocks: all that single linkage needs.
 
-E edges, V vertices.
+E edges, V vertices, B edges in the buffers. Memory follows the number of vertices, not of edges.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _MIN_PENDING = 1 << 16
 class MaximumForest:
     """Keep the maximum spanning forest of all edges added so far.
 
-    The components joined by forest edges of value >= t are those joined by all edges of value >= t, for every t, so
-    a threshold sweep or a weakest link needs nothing else. The multiset of forest values does not depend on the order
-    or the blocks in which edges come (which of several equal edges is kept does). Peak about 84 bytes per vertex.
+    For every t, forest edges of value >= t join the same components as all edges of value >= t, so a threshold sweep
+    and a search for weakest links need nothing else. The multiset of forest values does not depend on the order or the
+    blocks of the edges; which of several equal edges is kept does. Peak about 84 bytes per vertex.
 
-    Most edges of a dense graph lie within what stronger edges have joined already. So the components of the stronger
-    half of the forest are kept beside it, and an edge inside one of them that is weaker than that half is not stored.
+    Most edges of a dense graph lie inside components that stronger edges have joined already. Therefore the components
+    of the forest's stronger half are kept too, and an edge inside one of these that is weaker than the half is dropped.
     """
 
     def __init__(self, num_vertices: int) -> None:
@@ -59,7 +59,7 @@ class MaximumForest:
         return self._sources_B[:end].copy(), self._targets_B[:end].copy(), self._values_B[:end].copy()
 
     def _settle(self) -> None:
-        """Take the components of the forest's stronger half: the forest lies by descending value."""
+        """Find the components of the forest's stronger half; the forest is ordered by descending value."""
         half = self._filled // 2
         parent_V = np.arange(self.num_vertices, dtype=np.int32)
         union_edges(parent_V, self._sources_B[:half], self._targets_B[:half])
@@ -81,9 +81,9 @@ def strongest_forest(
 ) -> tuple[Ids, Ids, NDArray[np.float32]]:
     """Reduce an edge block to a maximum spanning forest, by descending score (F ≤ vertices touched − 1).
 
-    At every threshold the forest has the components of the block, so blocks reduced alone, concatenated and reduced
-    again propagate to the same clusters as all edges at once. Ties go to the edge that comes first. Memory proportional
-    to the block, whatever the ids.
+    At every threshold the forest has the components of the block. Blocks may therefore be reduced alone, concatenated
+    and reduced again: ``propagate`` finds the clusters of all edges. Ties go to the edge that comes first. Memory is
+    proportional to the block, whatever the ids.
     """
     _check_numbers(scores_E, len(sources_E))
     ids, sources, targets = compact_ids(sources_E, targets_E)
@@ -100,7 +100,7 @@ def _check_numbers(values_E: NDArray[np.float32], num_edges: int) -> None:
 
 
 def _descending(values_E: NDArray[np.float32]) -> NDArray[np.int64]:
-    # One sort of (value bits made orderable, position) in a word: several times faster than a stable argsort.
+    # Orderable bits of the value and the position form one word: its sort is several times as fast as a stable argsort.
     packed_E = _pack(values_E.view(np.uint32))
     packed_E.sort()
     packed_E &= np.uint64(0xFFFFFFFF)
@@ -109,7 +109,7 @@ def _descending(values_E: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @njit(nogil=True, cache=True)
 def _store(sources_E, targets_E, values_E, settled_V, settled_value, sources_B, targets_B, values_B, filled):  # type: ignore[no-untyped-def]
-    """Append edges that may change the forest until the buffers are full; return edges read and places filled."""
+    """Append edges that may change the forest, until the buffers are full; return edges read and places filled."""
     for edge in range(len(values_E)):
         source, target, value = sources_E[edge], targets_E[edge], values_E[edge]
         if value < settled_value and settled_V[source] == settled_V[target]:
@@ -123,7 +123,7 @@ def _store(sources_E, targets_E, values_E, settled_V, settled_value, sources_B, 
 
 @njit(nogil=True, cache=True)
 def _pack(bits_E: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Join each float's bits, turned so that greater values sort first, with its position."""
+    """Join each float's bits, changed so that greater values sort first, with its position."""
     packed_E = np.empty(len(bits_E), np.uint64)
     sign = np.uint32(1 << 31)
     for edge in range(len(bits_E)):

@@ -1,4 +1,4 @@
-"""From component roots to the labels users see. Shape suffix: N vertices."""
+"""Turn the roots of clusters into the labels that users see. Shape suffix: N vertices."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def expand_labels(
 ) -> NDArray[np.int64]:
     """Place the labels of kept rows among all source rows (num_source_rows, int64).
 
-    ``kept_rows``: source row of each label. Rows of neither argument (dropped) get −1; ``singleton_rows`` get labels of
-    their own after the largest, by ascending row. Raises ``DataError`` for rows out of range or named twice.
+    ``kept_rows``: source row of each label. ``singleton_rows`` get labels of their own after the largest label, by
+    ascending row. All other rows were dropped and get −1. Raises ``DataError`` for rows out of range or named twice.
     """
     if len(labels_kept) != len(kept_rows):
         raise DataError(f"labels: expected one row per label, got {len(kept_rows)} rows for {len(labels_kept)} labels")

@@ -3,10 +3,10 @@
 The search is local moving and aggregation (Rosvall and Bergstrom, PNAS 2008), then rounds of single vertices' and
 submodules' moves (Rosvall, Axelsson and Bergstrom, EPJ ST 178, 2009) until a round saves nothing.
 
-How it runs in parallel and gives the same bits for any number of threads: the vertices start in fixed blocks by id,
-each searched alone, as if the others did alike; modules of all blocks are then moved as the nodes of one small graph,
-one after another. Afterwards every vertex is asked, in tiles, whether it would move if no other did, and only those
-that would are moved, one after another.
+The search runs in parallel and gives the same bits for any number of threads. The vertices start in fixed blocks by id.
+Each block is searched alone, as if the other blocks were a copy of it. Then the modules of all blocks are moved as the
+nodes of one small graph, one after another. Afterwards every vertex is asked, in tiles, whether it would move if no
+other vertex did; only vertices that would are moved, one after another.
 Shape suffixes: N vertices, n nodes of a level, M modules, P parts.
 """
 
@@ -36,11 +36,11 @@ from engine.clustering.union_find import flatten, union
 from engine.errors import DataError
 from engine.tiles import map_tiles, tile_bounds
 
-BLOCK_VERTICES = 1 << 15  # searched alone at first; results depend on it
+BLOCK_VERTICES = 1 << 15  # vertices of a block; results depend on it
 TILE_VERTICES = 1 << 15
 MAX_ROUNDS = 20
-_MOST_SEEDS = 2**62  # and the rounds that are added fit an int64
-LEAST_IMPROVEMENT = 1e-10  # share of the codelength that a round must save for another one
+_MOST_SEEDS = 2**62  # a seed below it plus the number of rounds fits an int64
+LEAST_IMPROVEMENT = 1e-10  # a round that saves a smaller share of the codelength is the last
 
 Array = np.ndarray[Any, Any]
 
@@ -66,13 +66,13 @@ def map_equation(
     """Find the modules of an undirected weighted graph whose two-level map equation (see ``codelength``) is least.
 
     ``indptr`` (N + 1), ``indices`` and ``weights``: symmetric CSR, each undirected edge in both ends' rows, as
-    ``build_weighted_adjacency`` gives it. Weights of 0 and less are as if not there; a self loop counts once towards
-    its vertex's flow. A vertex without links is a module of its own. Every module is connected, and the codelength
-    exceeds neither that of the connected components nor that of vertices alone.
-    Equal for any number of threads; rows in another order may round otherwise and so tie otherwise. ``seed`` sets the
-    order in which vertices are visited. Fast where vertices near by id are near in the graph.
-    Memory besides the graph: about 175 bytes per vertex, 30 MB per thread, and 8 bytes per pair of linked modules of
-    the first blocks (few in cell order; up to the graph's own size where ids are random).
+    ``build_weighted_adjacency`` gives it. Weights up to 0 are ignored; a self loop counts once towards its vertex's
+    flow. A vertex without links is a module of its own. Every module is connected, and the codelength exceeds neither
+    that of the connected components nor that of vertices alone.
+    The result is equal for any number of threads. With rows in another order, sums may round differently and ties may
+    fall differently. ``seed`` sets the order in which vertices are visited. The search is fast if vertices with close
+    ids are close in the graph. Memory besides the graph: about 175 bytes per vertex, 30 MB per thread, and 8 bytes per
+    pair of linked modules of the first blocks (few pairs in cell order; up to the graph's own size for random ids).
     Raises ``DataError`` for arrays that disagree, ids outside the vertices and weights that are not finite.
     """
     _check_graph(indptr, indices, weights, threads)
@@ -103,7 +103,7 @@ def codelength(
     *,
     threads: int = 1,
 ) -> float:
-    """Compute the two-level map equation of a partition of an undirected weighted graph, in bits per step.
+    """Compute the two-level map equation of a clustering of an undirected weighted graph, in bits per step.
 
     L = plogp(q) − 2 Σ_m plogp(q_m) + Σ_m plogp(q_m + p_m) − Σ_i plogp(p_i) with plogp(x) = x log2 x, p_i the share of
     all weights in row i, p_m its sum over a module, q_m the share in rows of the module and columns outside it, q its
@@ -119,7 +119,7 @@ def codelength(
 
 @dataclass(frozen=True)
 class _Graph:
-    """A level of the search: its links, flow of its nodes, and out of each to others."""
+    """A level of the search: its links, the flow of each node, and each node's flow to other nodes."""
 
     indptr: Array
     indices: Array
@@ -162,7 +162,7 @@ def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) ->
 
 
 def _walk(indptr: Array, indices: Array, weights: Array, threads: int) -> _Graph:
-    """Give the graph with its stationary flow: of an undirected walk, each vertex's share of all weights."""
+    """Give the graph with the stationary flow of an undirected walk: each vertex's share of all weights."""
     num_vertices = len(indptr) - 1
     strengths, out = np.zeros(num_vertices), np.zeros(num_vertices)
     map_tiles(
@@ -176,7 +176,7 @@ def _walk(indptr: Array, indices: Array, weights: Array, threads: int) -> _Graph
 
 
 def _search_blocks(graph: _Graph, seed: int, threads: int) -> Array:
-    """Give modules found in each block of vertices alone, each block a fair sample of the others."""
+    """Find modules in each block of vertices alone, taking the block as a fair sample of the graph."""
     num_vertices = len(graph)
     vertices = np.arange(num_vertices, dtype=np.int32)
     starts = np.append(np.arange(0, num_vertices, BLOCK_VERTICES), num_vertices)
@@ -223,14 +223,14 @@ def _search_parts(
 
 
 def _merge_modules(graph: _Graph, roots: Array, seed: int, threads: int) -> Array:
-    """Move whole modules, then modules of those, until nothing moves."""
+    """Move whole modules, then modules of modules, until nothing moves."""
     level, numbers, firsts = _aggregate(graph, roots, threads)
     merged = solve_graph(*level.links, level.scale, level.flow_n, level.out_n, 0.0, 1.0, seed, MAX_LEVELS)
     return _lowest(merged, firsts)[numbers]
 
 
 def _tune_nodes(graph: _Graph, roots: Array, threads: int) -> Array:
-    """Move single nodes until none gains."""
+    """Move single nodes until no move saves bits."""
     num_nodes = len(graph)
     labels = roots.copy()
     flow_M, exit_M = _module_flows(graph, labels, threads)
@@ -252,9 +252,9 @@ def _tune_nodes(graph: _Graph, roots: Array, threads: int) -> Array:
 
 
 def _tune_submodules(graph: _Graph, roots: Array, searched: Array | None, seed: int, threads: int) -> Array:
-    """Break modules up into what their vertices would join inside, move those pieces, then whole modules.
+    """Search each module alone for submodules, move these, then whole modules.
 
-    Modules that were already modules in ``searched`` stay in one piece.
+    A module that was already one in ``searched`` stays in one piece.
     """
     numbers, num_modules = number_modules(roots, len(graph))
     members, starts = order_members(numbers, num_modules)
@@ -284,7 +284,7 @@ def _tune_submodules(graph: _Graph, roots: Array, searched: Array | None, seed: 
 def _split_modules(graph: _Graph, roots: Array, threads: int) -> Array:
     """Make each connected piece of a module a module, which never adds a bit.
 
-    Apart, two pieces save P h(P₁/P) − 2 q h(q₁/q) with P = p + q ≥ 2 q and h the binary entropy: never less than 0.
+    Separating two pieces saves P h(P₁/P) − 2 q h(q₁/q) with P = p + q ≥ 2 q and the binary entropy h: at least 0.
     """
     numbers, num_modules = number_modules(roots, len(graph))
     members, starts = order_members(numbers, num_modules)
@@ -297,7 +297,7 @@ def _split_modules(graph: _Graph, roots: Array, threads: int) -> Array:
 
 
 def _fall_back(graph: _Graph, roots: Array, threads: int) -> Array:
-    """Give the connected components, or vertices alone, should their codelength be less."""
+    """Replace the modules by the connected components, or by vertices alone, if their codelength is less."""
     level, numbers, firsts = _aggregate(graph, roots, threads)
     parents = np.arange(len(level), dtype=np.int32)
     _unite_inside(*level.links, np.zeros_like(parents), parents, np.array([0, len(level)]), 0, 1, parents)
@@ -313,7 +313,7 @@ def _fall_back(graph: _Graph, roots: Array, threads: int) -> Array:
 
 
 def _aggregate(graph: _Graph, roots: Array, threads: int) -> tuple[_Graph, Array, Array]:
-    """Make nodes of modules; give also the module's number of each node and the lowest node of each module."""
+    """Make each module a node; give also each node's module number and each module's lowest node."""
     numbers, num_modules = number_modules(roots, len(graph))
     members, starts = order_members(numbers, num_modules)
     tiles = map_tiles(
@@ -340,7 +340,7 @@ def _module_flows(graph: _Graph, labels: Array, threads: int) -> tuple[Array, Ar
 
 
 def _sum_by_label(labels: Array, values: Array, num_labels: int) -> Array:
-    return np.bincount(labels, values, num_labels).astype(np.float64, copy=False)  # of nothing, integers
+    return np.bincount(labels, values, num_labels).astype(np.float64, copy=False)  # an empty array would give integers
 
 
 def _codelength(graph: _Graph, labels: Array, threads: int) -> float:
@@ -356,7 +356,7 @@ def _cut_parts(starts: Array) -> list[tuple[int, int]]:
 
 
 def _cut_blocks(starts: Array) -> tuple[Array, Array]:
-    """Cut parts into blocks, as large modules would not fit twice: (the part of each block, starts)."""
+    """Cut parts into blocks, because a large module would not fit memory twice: (the part of each block, starts)."""
     num_blocks = -(-np.diff(starts) // BLOCK_VERTICES)
     part = np.repeat(np.arange(len(num_blocks)), num_blocks)
     number = np.arange(len(part)) - np.repeat(np.cumsum(num_blocks) - num_blocks, num_blocks)
@@ -364,7 +364,7 @@ def _cut_blocks(starts: Array) -> tuple[Array, Array]:
 
 
 def _lowest(labels: Array, names: Array) -> Array:
-    """Name each node's module by its lowest node's ``names`` (ascending)."""
+    """Name each node's module by the entry of ``names`` (ascending) of the module's lowest node."""
     numbers, num_modules = number_modules(labels, len(labels))
     members, starts = order_members(numbers, num_modules)
     return names[members[starts[:-1]]][numbers]
@@ -372,7 +372,7 @@ def _lowest(labels: Array, names: Array) -> Array:
 
 @njit(nogil=True, cache=True)
 def _name_by_lowest(modules, members, starts):  # type: ignore[no-untyped-def]
-    """Turn modules numbered within each part by first member into the lowest node of each."""
+    """Replace module numbers, given within each part by first member, by the module's lowest node."""
     roots, firsts = np.empty_like(modules), np.empty(len(modules), np.int32)
     for part in range(len(starts) - 1):
         known = 0

@@ -1,6 +1,6 @@
-"""Flows of an undirected walk and what describing them costs: the parts of the map equation that scan a graph.
+"""Flows of an undirected walk and the bits that describe them: the parts of the map equation that scan a graph.
 
-Single-threaded numba over rows ``start..stop`` of a symmetric CSR; weights that are not positive are passed over.
+Single-threaded numba over rows ``start..stop`` of a symmetric CSR; weights that are not positive are ignored.
 Shape suffixes: n nodes, M modules.
 """
 
@@ -14,13 +14,13 @@ from numba import njit
 
 @njit(nogil=True, cache=True)
 def plogp(share: float) -> Any:
-    """Give x log2 x, and 0 from 0 down (numba)."""
+    """Give x log2 x, and 0 for x up to 0 (numba)."""
     return share * np.log2(share) if share > 0 else 0.0
 
 
 @njit(nogil=True, cache=True)
 def sum_bits(flow_M, exit_M, flow_n):  # type: ignore[no-untyped-def]
-    """Give the two-level map equation of flows (numba); summed one by one, so that empty modules change nothing."""
+    """Give the two-level map equation of flows, summed one by one, so that empty modules change nothing (numba)."""
     total_exit, bits = 0.0, 0.0
     for module in range(len(flow_M)):
         total_exit += exit_M[module]
@@ -32,7 +32,7 @@ def sum_bits(flow_M, exit_M, flow_n):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def add_strengths(indptr, indices, weights, start, stop, strengths, out):  # type: ignore[no-untyped-def]
-    """Sum each node's weights, and those to others into ``out`` (numba)."""
+    """Sum each node's weights into ``strengths``, and its weights to other nodes into ``out`` (numba)."""
     for node in range(start, stop):
         loops, others = 0.0, 0.0
         for entry in range(indptr[node], indptr[node + 1]):
@@ -56,7 +56,7 @@ def add_leaving(indptr, indices, weights, labels, start, stop, leaving):  # type
 
 @njit(nogil=True, cache=True)
 def find_wrong_link(indices, weights, num_vertices, start, stop):  # type: ignore[no-untyped-def]
-    """Give the first of these links that goes outside the graph or has no finite weight, or -1 (numba)."""
+    """Find the first link in ``start..stop`` that leaves the graph or has no finite weight; -1 if none (numba)."""
     for link in range(start, stop):
         if indices[link] < 0 or indices[link] >= num_vertices or not np.isfinite(weights[link]):
             return link

@@ -1,9 +1,9 @@
 """Moves of the map equation's search: nodes between modules, and modules made nodes of a coarser graph.
 
-A graph here is a symmetric CSR (``indptr``, ``indices``, float32 ``weights``; self loops and weights that are not
-positive are passed over), the stationary ``flow`` of each node, and its flow ``out`` to all other nodes, among them
-those outside this graph where it is part of a larger one. ``scale`` turns weights into flow. Labels are module ids
-below the number of nodes. Single-threaded numba; ``map_equation`` runs it in tiles.
+A graph here is a symmetric CSR (``indptr``, ``indices``, float32 ``weights``), each node's stationary ``flow``, and its
+flow ``out`` to all other nodes; if the graph is part of a larger one, nodes outside it count too. Self loops and
+weights that are not positive are ignored. ``scale`` turns weights into flow. Labels are module ids below the
+number of nodes. Single-threaded numba; ``map_equation`` runs it in tiles.
 Shape suffixes: M modules, P parts, S slots of a hash table (a power of two).
 """
 
@@ -18,17 +18,17 @@ from engine.clustering.module_flows import plogp
 
 MAX_PASSES = 64
 MAX_LEVELS = 64
-LEAST_GAIN = 1e-7  # of a node's flow: the least a move must save, so that rounding never moves anything
+LEAST_GAIN = 1e-7  # a move must save at least this share of the node's flow, so that rounding never moves anything
 NEW = -1  # target of a move into a module of its own
 
 _MULTIPLIER = np.uint32(2654435769)
 _NONE = np.int32(-1)
-_ZERO = np.int64(0)  # a plain 0 would make numba compile what it is passed to once more
+_ZERO = np.int64(0)  # for a plain 0, numba would compile the called function once more
 
 
 @njit(nogil=True, cache=True)
 def table_slots(num_keys: int) -> Any:
-    """Give the slots of a hash table that these keys fill to a half at most (numba)."""
+    """Give the number of slots of a hash table that so many keys fill at most half (numba)."""
     slots = 4
     while slots < 2 * num_keys:
         slots *= 2
@@ -44,7 +44,7 @@ def make_table(num_keys):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def gather_links(indptr, indices, weights, labels, node, keys_S, sums_S, used, num_used):  # type: ignore[no-untyped-def]
-    """Add a node's weights to others to ``sums_S``, by module; return how many slots are ``used`` now (numba)."""
+    """Add a node's weights to other nodes to ``sums_S``, by module; return the number of slots now used (numba)."""
     mask = len(keys_S) - 1
     last, slot = -1, _ZERO
     for entry in range(indptr[node], indptr[node + 1]):
@@ -52,7 +52,7 @@ def gather_links(indptr, indices, weights, labels, node, keys_S, sums_S, used, n
         if other == node or not weight > 0:
             continue
         module = labels[other]
-        if module != last:  # in cell order, links to one module mostly come together
+        if module != last:  # in cell order, a row's links to one module mostly come together
             last = module
             slot = np.int64((np.uint32(module) * _MULTIPLIER) >> np.uint32(15)) & mask
             while keys_S[slot] != module:
@@ -78,9 +78,9 @@ def clear_table(keys_S, sums_S, used, num_used):  # type: ignore[no-untyped-def]
 def best_move(keys_S, sums_S, used, num_used, scale, flow, out, own, flow_M, exit_M, size_M, totals):  # type: ignore[no-untyped-def]
     """Find the module that a node of module ``own`` should be in: (module or NEW, flow to own, flow to it) (numba).
 
-    The node's links are in the table. ``totals``: exit flow of this graph's modules, of modules elsewhere, and the
-    log2 of the share c of all flow that those two stand for: the index codebook costs c plogp(exit flow / c).
-    Of equal savings the lowest module's counts.
+    The node's links are in the table. ``totals``: the exit flow of this graph's modules, that of modules elsewhere, and
+    the log2 of the share c of all flow that these two cover; the index codebook costs c plogp(exit flow / c). Of moves
+    that save the same, the one into the lowest module counts.
     """
     inside = 0.0
     for position in range(num_used):
@@ -115,7 +115,7 @@ def best_move(keys_S, sums_S, used, num_used, scale, flow, out, own, flow_M, exi
 def propose_moves(  # type: ignore[no-untyped-def]
     indptr, indices, weights, scale, flow, out, labels, flow_M, exit_M, size_M, totals, start, stop, active, wanted
 ):
-    """Set ``wanted`` for the active nodes of ``start..stop`` that would move if no other did (numba)."""
+    """Set ``wanted`` for the active nodes of ``start..stop`` that would move if no other node did (numba)."""
     most = _ZERO
     for node in range(start, stop):
         most = max(most, indptr[node + 1] - indptr[node])
@@ -144,10 +144,10 @@ def propose_moves(  # type: ignore[no-untyped-def]
 def move_nodes(  # type: ignore[no-untyped-def]
     indptr, indices, weights, scale, flow, out, labels, flow_M, exit_M, size_M, totals, nodes, active, free, num_free
 ):
-    """Move the active ones of ``nodes``, one after another, to where they save most (numba).
+    """Move the active nodes of ``nodes``, one after another, to the module where each saves most (numba).
 
-    Changes ``labels``, the modules' flow, exit flow and size, ``totals`` and ``free``, the stack of unused module ids;
-    who moves wakes the neighbours that are not in its new module. Returns how many moved and how many ids are free.
+    Changes ``labels``, the modules' flow, exit flow and size, ``totals`` and ``free``, the stack of unused module ids.
+    A node that moves makes its neighbours outside its new module active. Returns the numbers of moves and of free ids.
     """
     most = _ZERO
     for node in nodes:
@@ -170,7 +170,7 @@ def move_nodes(  # type: ignore[no-untyped-def]
         clear_table(keys, sums, used, num_used)
         if target == own:
             continue
-        if target == NEW:  # never out of a module of one, so an id is free
+        if target == NEW:  # a node never leaves a module of one this way, so an id is free
             num_free -= 1
             target = free[num_free]
         size_M[own] -= 1
@@ -206,7 +206,7 @@ def shuffle(nodes, seed):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def number_modules(labels, limit):  # type: ignore[no-untyped-def]
-    """Number modules 0, 1, ... by first member (numba): (numbers by node, number of modules); ids below ``limit``."""
+    """Number modules, ids below ``limit``, by first member: (each node's number, number of modules) (numba)."""
     number_of, numbers = np.full(limit, _NONE, np.int32), np.empty(len(labels), np.int32)
     num_modules = 0
     for node in range(len(labels)):
@@ -219,7 +219,7 @@ def number_modules(labels, limit):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def order_members(numbers, num_modules):  # type: ignore[no-untyped-def]
-    """Sort nodes by module, ascending within (numba): (nodes, each module's first position and the end)."""
+    """Sort nodes by module, then by id: (nodes, each module's first position and the end) (numba)."""
     starts = np.zeros(num_modules + 1, np.int64)
     for module in numbers:
         starts[module + 1] += 1
@@ -234,9 +234,9 @@ def order_members(numbers, num_modules):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def link_modules(indptr, indices, weights, numbers, members, starts, first, last):  # type: ignore[no-untyped-def]
-    """Sum the links of modules ``first..last`` to other modules (numba): (degree of each, others, weights).
+    """Sum the links of modules ``first..last`` to other modules: (degree of each, other modules, weights) (numba).
 
-    Others come in the order of their first link.
+    A module's other modules come in the order of their first link.
     """
     rooms = np.zeros(last - first, np.int64)
     total = most = _ZERO
@@ -289,10 +289,10 @@ def extract_part(indptr, indices, weights, members, positions, start, stop):  # 
 
 @njit(nogil=True, cache=True)
 def solve_graph(indptr, indices, weights, scale, flow, out, other_exit, share, seed, max_levels):  # type: ignore[no-untyped-def]
-    """Move nodes from modules of one each, then modules as nodes, up to ``max_levels`` times (numba).
+    """Move nodes, each at first a module of its own, then modules as nodes, up to ``max_levels`` times (numba).
 
-    ``other_exit`` and ``share`` are as in ``best_move``'s totals (the share itself, not its log2). Returns each node's
-    module, numbered by first member.
+    ``other_exit`` is the exit flow of modules elsewhere and ``share`` the share c, as in ``best_move``'s totals.
+    Returns each node's module, numbered by first member.
     """
     result = np.arange(len(flow)).astype(np.int32)
     for _ in range(max_levels):
@@ -364,9 +364,9 @@ def solve_parts(  # type: ignore[no-untyped-def]
     max_levels,
     result,
 ):
-    """Solve each asked-for one of the parts ``first..last`` alone, as ``solve_graph`` does (numba).
+    """Run ``solve_graph`` on each part of ``first..last`` that is asked for (numba).
 
-    Writes to ``result`` each node's module within its part; a part not asked for is one module.
+    Writes to ``result`` each node's module within its part; a part that is not asked for is one module.
     """
     for part in range(first, last):
         start, stop = starts[part], starts[part + 1]

@@ -1,7 +1,7 @@
 """Choose the threshold and size cap of propagation on plain similarities, without labels or a model.
 
-Of the clusterings that ``propagate`` can give, it takes the one that describes a random walk on the KNN graph in the
-fewest bits: the two-level map equation (Rosvall and Bergstrom, PNAS 2008) for an undirected graph.
+Of the clusterings that ``propagate`` can give, the choice is the one that describes a random walk on the KNN graph in
+the fewest bits, by the two-level map equation (Rosvall and Bergstrom, PNAS 2008) for an undirected graph.
 Shape suffixes: N vertices, K neighbours, F edges of a forest.
 """
 
@@ -21,13 +21,16 @@ from engine.clustering.union_find import Ids, id_dtype
 from engine.errors import DataError
 from engine.tiles import map_tiles, tile_bounds
 
-BANDWIDTH = 0.03  # similarity below the nearest neighbour's at which a step is e times less likely
-REACH = 8 * BANDWIDTH  # neighbours further below are never stepped to
-TOLERANCE = 0.01  # rise of the codelength that a higher threshold may cost
+BANDWIDTH = 0.03  # a step to a neighbour so much less similar than the nearest one is e times less likely
+REACH = 8 * BANDWIDTH  # a neighbour less similar by more than this is never stepped to
+TOLERANCE = 0.01  # share by which a higher threshold may raise the codelength
 NUM_THRESHOLDS = 128
-FEW_CLUSTERS, LARGE_CLUSTERS = 50, 20  # fewer, of more rows on average: nothing but identities much larger than K
+FEW_CLUSTERS, LARGE_CLUSTERS = (
+    50,
+    20,
+)  # fewer clusters of more rows on average: only where identities are much larger than K
 SCORE_BINS = 4_096
-LEAST_SCORE = 0.5  # of an edge kept on the word of a model of other data
+LEAST_SCORE = 0.5  # least score of an edge that a model of other data gave
 TILE_ROWS = 1 << 15
 
 Forest = tuple[Ids, Ids, NDArray[np.float32]]
@@ -56,13 +59,14 @@ def choose_operating_point(
     ``neighbors_NK``: vertex ids 0..N − 1, −1 where there is none; ``similarities_NK``: cosines, each row descending.
     Both may be memory-mapped; similarities other than float32 are copied. The walk steps from i to its neighbour j with
     probability ∝ exp(s_ij / 0.03), symmetrised.
-    First the size cap of least codelength is found with no threshold; then, with that cap, the highest threshold whose
-    codelength is within 1 % of the least, as codelength gains little from leaving outliers out, and users much. Where
-    clusters are few and large it would leave their own edges out: then it is the threshold of least codelength. With
-    ``chance``, that of ``chance_similarity``, it is the threshold, and the size cap that of least codelength then.
-    Takes some 25 to 40 passes over vertices and edges; memory: about 12 bytes per vertex for the forest, and 25 per
-    vertex and thread. Neighbours past the twentieth hardly matter, so of a large graph the first 20 columns will do.
-    Equal for any number of threads. Raises ``DataError`` for arrays that disagree.
+    First comes the size cap of least codelength without a threshold. With that cap, the choice is the highest threshold
+    whose codelength is within ``TOLERANCE`` of the least, because leaving outliers out gains few bits but helps users
+    much. For few and large clusters, that threshold would cut the clusters' own edges, so the threshold of least
+    codelength is taken. If ``chance`` (from ``chance_similarity``) is given, it is the threshold, and the size cap is
+    the one of least codelength at it. The search takes some 25 to 40 passes over vertices and edges. Memory: about 12
+    bytes per vertex for the forest, and 25 per vertex and thread. Neighbours past the twentieth hardly matter, so the
+    first 20 columns of a large graph are enough. The result is equal for any number of threads. Raises ``DataError``
+    for arrays that disagree.
     """
     if neighbors_NK.ndim != 2 or neighbors_NK.shape != similarities_NK.shape:
         raise DataError(
@@ -180,7 +184,7 @@ def _clusterings(
 
 
 def _best_size(measure: Callable[[int], float], num_vertices: int, threads: int) -> tuple[int, float]:
-    """Find the size cap that ``measure`` gives the fewest bits, and those: powers of two, then quarters between."""
+    """Find the size cap of fewest bits by ``measure``, and the bits: tries powers of two, then quarters between."""
     sizes = [2**power for power in range(1, num_vertices.bit_length() + 1)]
     bits = dict(zip(sizes, map_tiles(measure, sizes, threads), strict=True))
     best = min(sizes, key=lambda size: bits[size])
@@ -199,10 +203,11 @@ def _few_large(
     bits: float,
     threads: int,
 ) -> OperatingPoint | None:
-    """The point of least codelength, of thresholds alone, too, if the size cap of least gives few and large clusters.
+    """Search thresholds without a size cap, too, if the best size cap gives few and large clusters; else ``None``.
 
-    Such clusters hang together by a few edges of the forest, its last: each is tried as the first that is left out.
-    ``None``, too, if a tenth of the rows have nearest neighbours half as alike as another tenth's: there is noise.
+    Few and large clusters are joined by the forest's last few edges, so each of these is tried as the first edge that
+    the threshold leaves out. Also returns ``None`` if the graph holds noise: a tenth of the rows have nearest
+    neighbours half as similar as another tenth's.
     """
     weights_F, num_vertices = forest[2], len(similarities_NK)
     num_clusters = np.count_nonzero(np.bincount(cluster(float(weights_F[-1]), max_size)))
@@ -250,7 +255,7 @@ def _merge(forests: list[Forest]) -> Forest:
 
 @njit(nogil=True, cache=True)
 def _walk(neighbors, similarities):  # type: ignore[no-untyped-def]
-    """Normalise each row's steps: half their rate per vertex, so that all flows sum to 1, and each vertex's flow."""
+    """Give each row's normalised step rates, halved so that all flows sum to 1, and each vertex's flow."""
     num_vertices, num_neighbors = neighbors.shape
     rates = np.zeros(num_vertices, np.float32)
     flows = np.zeros(num_vertices)

@@ -15,8 +15,8 @@ from engine.clustering.labels import dense_labels
 from engine.clustering.union_find import Ids, check_edges, find_root, flatten, id_dtype, union
 from engine.errors import ConfigError, DataError
 
-MIN_STEP = 1e-3  # keeps the rounds below 20,000
-ROUNDING = 1e-3  # cosines and probabilities may pass 1 by this much
+MIN_STEP = 1e-3  # keeps the number of rounds below 20,000
+ROUNDING = 1e-3  # cosines and probabilities may exceed 1 by this much
 
 
 def propagate(
@@ -33,14 +33,14 @@ def propagate(
 
     The rule: start at th = ``min_score`` (``None``: the least score). Components over edges of score ≥ th that have at
     most ``max_size`` vertices are final; the others repeat with th ← th + (1 − th)·step. A vertex left without edges is
-    a singleton. Where more than ``max_size`` vertices connect at scores no threshold below 1 cuts, their component is
-    final as it stands (deviation: the released code puts everything left after 100 rounds in one cluster).
+    a singleton. A component of more than ``max_size`` vertices that no threshold below 1 cuts is final as it stands
+    (deviation: the released code puts everything left after 100 rounds in one cluster).
 
     Scores: float32 up to 1, compared with th rounded to float32; an edge may come in either or both directions.
-    Returns roots_N: the lowest vertex id of each vertex's cluster (int32; int64 from 2**31 vertices); equal for any
-    order of the edges. Runs the rounds backwards, strongest edges first, and so takes two passes over the edges in all,
-    however many thresholds there are. Memory: 4 bytes per edge (8 from 2**31 edges) and 12 per vertex besides the
-    edges; ``strongest_forest`` of the edges gives the same clusters and is no longer than the vertices are many.
+    Returns roots_N: the lowest vertex id of each vertex's cluster (int32; int64 from 2**31 vertices), equal for any
+    order of the edges. The rounds run backwards, strongest edges first, so the edges are passed over twice for any
+    number of thresholds. Memory besides the edges: 4 bytes per edge (8 from 2**31 edges) and 12 per vertex. To save
+    memory, pass the ``strongest_forest`` of the edges: it gives the same clusters and has fewer edges than vertices.
     Raises ``DataError`` for bad ids or scores, ``ConfigError`` for a step outside [0.001, 1) or a size below 1.
     """
     check_edges(sources_E, targets_E, num_vertices)
@@ -111,7 +111,7 @@ def _check_scores(scores_E: NDArray[np.float32], num_edges: int) -> None:
 
 
 def _thresholds(first: float, step: float) -> NDArray[np.float32]:
-    """List the thresholds of all rounds, ascending: those alike in float32 once, and the last as near 1 as they get."""
+    """List the thresholds of all rounds, ascending, equal ones (in float32) once, up to the nearest one below 1."""
     values = [first]
     while values[-1] < 1 and values[-1] + (1 - values[-1]) * step > values[-1]:
         values.append(values[-1] + (1 - values[-1]) * step)
@@ -120,7 +120,7 @@ def _thresholds(first: float, step: float) -> NDArray[np.float32]:
 
 @njit(nogil=True, cache=True)
 def _order_by_level(scores, thresholds, order, starts):  # type: ignore[no-untyped-def]
-    """Sort edges by the last threshold they pass, leaving out those that pass none; level l is starts[l : l + 2]."""
+    """Sort edges by the last threshold that they pass, without edges that pass none; level l is starts[l : l + 2]."""
     for score in scores:
         level = np.searchsorted(thresholds, score, side="right")
         if level > 0:
@@ -139,8 +139,8 @@ def _order_by_level(scores, thresholds, order, starts):  # type: ignore[no-untyp
 def _join_level(connected, sizes, roots, sources, targets, edges, cap):  # type: ignore[no-untyped-def]
     """Connect one level's edges, then make clusters of the components that still fit the cap; reorders ``edges``.
 
-    Components only grow from level to level. So those that fit are clusters so far, and the edges of one too large
-    join nothing: its parts of the level before are final.
+    Components only grow from level to level. A component that fits is therefore a cluster so far. The edges of a
+    component that is too large join nothing, because its parts of the level before are final.
     """
     joining = 0
     for edge in edges:

@@ -15,7 +15,7 @@ from engine.clustering.union_find import Ids, check_edges
 from engine.tiles import map_tiles, tile_bounds
 
 TILE_EDGES = 1 << 16
-GALLOP_RATIO = 16  # rows this many times longer are searched, not merged
+GALLOP_RATIO = 16  # a row so many times as long as the other is searched, not merged
 
 
 def node_intimacy(
@@ -25,8 +25,9 @@ def node_intimacy(
 
     NI(i, j) = max(c / deg_i, c / deg_j) with c = |N[i] ∩ N[j]| and deg = |N[i]|, over the adjacency of
     ``build_adjacency`` (STAR-FC, CVPR 2021, section 3.4). Deviation: neighbourhoods are closed, i ∈ N[i]. With the
-    published open ones an isolated clique of m scores (m − 2) / (m − 1), so at the published threshold of 0.72 every
-    cluster of up to 4 dissolves; closed, a clique scores 1 at any size. Equal for any number of threads.
+    published open neighbourhoods an isolated clique of m vertices scores (m − 2) / (m − 1), so the published threshold
+    of 0.72 dissolves every cluster of up to 4 vertices; with closed ones a clique of any size scores 1. The result is
+    equal for any number of threads.
     """
     check_edges(sources_E, targets_E, len(indptr) - 1)
     intimacy_E = np.empty(len(sources_E), np.float32)
@@ -58,8 +59,8 @@ def intimate_edges(
 def adaptive_intimacy(degrees_E: NDArray[np.int64]) -> NDArray[np.float32]:
     """Compute the least node intimacy of edges by the smaller degree of their ends: 0.652, from 20 on 0.751, 30 0.774.
 
-    0.78 / (0.85 ** (10 q) + 1) with q = 1..3, a tenth of the degree (STAR-FC, extended version). Deviation: degrees,
-    as neighbourhoods, are closed.
+    0.78 / (0.85 ** (10 q) + 1) with q = 1..3, a tenth of the degree (STAR-FC, extended version). Deviation: a degree
+    counts the vertex itself, because neighbourhoods are closed.
     """
     tenths = np.clip(degrees_E // 10, 1, 3)
     return (0.78 / (0.85 ** (10.0 * tenths) + 1)).astype(np.float32)

@@ -1,18 +1,19 @@
-"""Connected components over ranges of the vertices: parents beyond one host's memory, each range's in a process.
+"""Connected components over ranges of the vertices: each range's parents lie in a process of their own.
 
-Vertices are cut into P ranges of equal length, and each knows the parents of its own vertices only. A parent inside the
-range belongs to a *tree* of the range; a parent below the range, which only a tree's root has, is the tree's *link*.
+The vertices are cut into P ranges of equal length, so that parents may exceed one host's memory. A range knows the
+parents of its own vertices alone. A parent inside the range belongs to a *tree* of the range. Only a tree's root can
+have a parent below the range; this parent is the tree's *link*.
 
-An edge goes to the range of its larger end, which joins two of its trees there, or links one. Where a tree had another
-link already it keeps the lower, and the edge between both is passed on to the range of its larger end: edges only move
-down, as one edge each, and P rounds use up all of them. After each round every link is replaced by the link, or the
-root, of the tree that it points at (pointer jumping), and trees of one link are joined. Links of links are so halved in
-number each round, which edges on their way profit from too: from when the last edge was read until all is settled, the
-rounds measured grow with log P (paths of any length and order: at most 2 log2 P + 3) and not with N.
+An edge goes to the range of its larger end, which joins two of its trees, or links one. If a tree had another link
+already, it keeps the lower link, and the edge between both links is passed on to the range of its larger end. Edges
+thus only move down, one for one, and P rounds use up all of them. After each round every link is replaced by the link,
+or the root, of the tree that it points at (pointer jumping), and trees with the same link are joined. Each round halves
+the chains of links, and edges on their way profit too: from the last edge read until all is settled, the measured
+rounds grow with log P (paths of any length and order: at most 2 log2 P + 3) and not with N.
 
-Parents are never larger than their children, so that the end of all, which no order of edges or messages can change, is
-the minimum id of each component: the bytes of ``UnionFind``. After min-label hooking and pointer jumping (Shiloach and
-Vishkin 1982); joining each range's own trees at once, in place of hooking edge by edge, is what spares the rounds.
+Parents are never larger than their children. The result is therefore each component's minimum id, for any order of
+edges and messages: the bytes of ``UnionFind``. The method follows min-label hooking and pointer jumping (Shiloach and
+Vishkin 1982); it saves rounds because a range joins all its own trees at once instead of hooking edge by edge.
 Legend: N vertices, P ranges, n vertices of a range, E edges, T trees that have a link.
 """
 
@@ -26,21 +27,21 @@ from numba import njit
 from engine.clustering.union_find import Ids, check_edges, id_dtype
 from engine.storage.companions import Companions, exchange
 
-PIECE_EDGES = 1 << 22  # read at a time
+PIECE_EDGES = 1 << 22  # edges read at a time
 
-SETTLED, MOVING, UNREAD = range(3)  # what a range still has: nothing, edges to pass on, edges to read
+SETTLED, MOVING, UNREAD = range(3)  # a range has nothing left, edges to pass on, or edges to read
 
 
 class VertexRange:
     """One range's parents. Called in rounds by ``unite_ranges``; then ``roots`` has the result.
 
-    Memory: 4 bytes per vertex of the range, 32 for the moment in which links are first sorted (where every vertex has
-    one), and 8 per edge of a round: a piece read, and what is passed on to this range, about a piece from each one
-    above it. Twice as much from 2**31 vertices.
+    Memory: 4 bytes per vertex of the range; 32 per vertex while links are first sorted, if every vertex has one; and 8
+    per edge of a round, which are the piece read and about a piece passed on from each higher range. From 2**31
+    vertices it is twice as much.
     """
 
     def __init__(self, number: int, num_ranges: int, num_vertices: int, blocks: Iterable[tuple[Ids, Ids]]) -> None:
-        """Take range ``number``, and of each block of edges those whose larger end it holds, read once, as they come.
+        """Take range ``number``; of each block of edges, read once, it keeps those whose larger end it holds.
 
         A block with an id outside the vertices raises ``DataError`` when it is read.
         """
@@ -74,7 +75,7 @@ class VertexRange:
         return UNREAD if self._unread else MOVING if self._passed else SETTLED
 
     def ask(self) -> list[Ids]:
-        """Join the trees of one link; give each range the links into it, ascending."""
+        """Join the trees that share a link; give each range the links into it, ascending."""
         roots, links = _linked(self._parents_n, self.start)
         order = np.argsort(links, kind="stable")
         roots, links = roots[order], links[order]
@@ -89,11 +90,11 @@ class VertexRange:
         return self._asked
 
     def hear(self, *questions: Ids) -> None:
-        """Take the links that each range asks about."""
+        """Take the links that the other ranges ask about."""
         self._questions = questions
 
     def answer(self) -> list[Ids]:
-        """Give each asker (2, C) its changed links: their places among those asked, and what they lead on to."""
+        """Give each asking range (2, C) its changed links: their places in the question, and their new targets."""
         changes = []
         for links in self._questions:
             tops = np.empty_like(links)
@@ -104,7 +105,7 @@ class VertexRange:
         return changes
 
     def settle(self, *answers: Ids) -> bool:
-        """Replace the links that have changed; tells whether any has."""
+        """Replace the links that have changed; return whether any has."""
         offset = 0
         for links, (places, tops) in zip(self._asked, answers, strict=True):
             self._parents_n[self._trees_T[offset + places] - self.start] = tops
@@ -131,7 +132,7 @@ class VertexRange:
 
 
 def range_bounds(number: int, num_ranges: int, num_vertices: int) -> tuple[int, int]:
-    """First vertex of a range, and the first one after it; the last ranges may be short or empty."""
+    """Give a range's first vertex, and the first vertex after it; the last ranges may be short or empty."""
     length = -(-num_vertices // num_ranges)
     return min(number * length, num_vertices), min((number + 1) * length, num_vertices)
 
@@ -139,7 +140,8 @@ def range_bounds(number: int, num_ranges: int, num_vertices: int) -> tuple[int, 
 def unite_ranges(ranges: Companions) -> int:
     """Read and unite all edges of ``VertexRange`` companions, numbered as their ranges are.
 
-    Returns the rounds from when all edges were read: of edges passed on, each with a jump of all links, then of jumps.
+    Returns the number of rounds after all edges were read: first rounds in which edges are passed on and all links
+    jump, then rounds of jumps alone.
     """
     rounds = 0
     while True:
@@ -158,7 +160,7 @@ def _jump(ranges: Companions) -> bool:
 
 
 def iterate_roots(ranges: Companions) -> Iterator[Ids]:
-    """The ranges' ``roots``, one after the other: one range's are held at a time."""
+    """Give the ranges' ``roots`` one after the other; one range's roots are held at a time."""
     for number in range(len(ranges)):
         yield from ranges.wait([ranges.begin(number, "roots")])
 

@@ -1,7 +1,7 @@
 """Connected components: union-find by minimum id with path halving.
 
-Union by minimum id makes every result a function of the edge *set*: order, duplication and cutting into blocks do not
-matter. Blocks of edges reduce to spanning forests, and forests are edges again: uniting them gives the whole.
+Union by minimum id makes each result a function of the edge *set*: order, duplication and cutting into blocks do not
+matter. A block of edges reduces to a spanning forest, whose edges can be united with those of other forests.
 Shape suffixes: N vertices, E edges, F edges of a forest.
 """
 
@@ -19,7 +19,7 @@ Ids = NDArray[Any]  # int32 or int64
 
 
 def id_dtype(num_vertices: int) -> type[np.signedinteger[Any]]:
-    """Give the smallest of int32 and int64 that numbers this many vertices."""
+    """Give int32, or int64 if so many vertices do not fit int32."""
     return np.int32 if num_vertices < 2**31 else np.int64
 
 
@@ -71,7 +71,7 @@ def compact_ids(sources_E: Ids, targets_E: Ids) -> tuple[Ids, Ids, Ids]:
         return ids, sources_E, targets_E
     ids.sort()
     ids = ids[: _drop_repeats(ids)]
-    # Ids fall into about as many equal buckets as there are ids: finding an id's rank then costs O(1) when spread out.
+    # There are about as many equal buckets as ids, so finding the rank of an id costs O(1) if ids are spread out.
     shift = max(0, (int(ids[-1]) - int(ids[0])).bit_length() - len(ids).bit_length())
     buckets = (ids - ids[0]) >> shift
     starts = np.searchsorted(buckets, np.arange(int(buckets[-1]) + 2))

@@ -1,4 +1,4 @@
-"""How sure a clustering is, read from its scored edges: of every row, of every cluster, and where to look first.
+"""How sure a clustering is of each row and each cluster, by its scored edges.
 
 E edges, N rows, C clusters. Scores below 0 count as 0.
 """
@@ -24,10 +24,10 @@ NOBODY = -1
 class RowTable:
     """What the edges say about each row.
 
-    ``confidence`` (N,) float32 in [0, 1], NaN for rows without a cluster: with a the mean evidence of the row's edges
-    into its own cluster and b that into ``nearest``, a / (a + b); of a row that is alone, 1 - the most evidence of one.
-    ``nearest`` (N,) int64: the label that the row's best edge to another cluster leads to, -1 if there is none;
-    ``nearest_score`` (N,) float32 that edge's score, 0 if there is none.
+    ``confidence`` (N,) float32 in [0, 1] is a / (a + b), where a is the mean evidence of the row's edges into its own
+    cluster and b that of its edges into ``nearest``. For a row alone in its cluster it is 1 - the largest evidence of
+    an edge; for a row without a cluster it is NaN. ``nearest`` (N,) int64: the label that the row's best edge to
+    another cluster leads to, -1 if there is none. ``nearest_score`` (N,) float32: that edge's score, else 0.
     """
 
     confidence: NDArray[np.float32]
@@ -39,12 +39,13 @@ class RowTable:
 class ClusterTable:
     """What the edges say about each cluster; columns of length C, by ascending label.
 
-    ``confidence``: mean of its rows'. ``cohesion``: mean score of the edges inside it. ``weakest_score``: lowest edge
-    of its maximum spanning forest, the score at which it would fall apart; ``bridge_score``: the lowest that holds two
-    groups of at least two rows each together, so that one stray row is not taken for a bridge, and ``bridge_rows``
-    (C, 2) that edge's ends: where to look for the seam of two identities. NaN, and -1, where no scored edge says it.
-    ``nearest``: the label that most of the rows' evidence for another cluster points to, -1 if none does;
-    ``affinity``: the mean over its rows of the mean score of their edges into it, 0 for rows that lean elsewhere.
+    ``confidence``: the mean of its rows' confidences. ``cohesion``: the mean score of the edges inside it.
+    ``weakest_score``: the lowest score in its maximum spanning forest, at which the cluster would fall apart.
+    ``bridge_score``: the lowest score there of an edge that joins two groups of at least two rows each, so that a stray
+    row makes no bridge; ``bridge_rows`` (C, 2): that edge's ends, where two identities may have been joined. Scores are
+    NaN and rows -1 if there is no such edge. ``nearest``: the label that most of the rows' evidence for another cluster
+    points to, -1 if none does. ``affinity``: the mean over the rows of the mean score of their edges into ``nearest``,
+    counted as 0 for a row whose own nearest is another cluster.
     """
 
     labels: NDArray[np.int64]
@@ -59,7 +60,7 @@ class ClusterTable:
 
 
 class ScoredEdges(NamedTuple):
-    """A block of undirected edges: ends int32, scores float32, and the evidence in [0, 1] that each score is."""
+    """A block of undirected edges: ends int32, scores float32, and each score as evidence in [0, 1]."""
 
     sources: NDArray[np.int32]
     targets: NDArray[np.int32]
@@ -68,10 +69,10 @@ class ScoredEdges(NamedTuple):
 
 
 class Explainer:
-    """Explain a clustering from edges that arrive in blocks, twice over; memory follows N.
+    """Explain a clustering from edges that arrive in blocks, in two passes; memory follows N.
 
-    ``labels_N``: >= -1; rows of -1 belong to no cluster. Give every block to ``look`` and then, once more, to
-    ``weigh``. Edges in a fixed order give the same sums in any blocks. Peak about 130 bytes per row.
+    ``labels_N``: >= -1; rows of -1 belong to no cluster. Give every block to ``look``, then every block to ``weigh``.
+    Edges in a fixed order give the same sums for any blocks. Peak about 130 bytes per row.
     """
 
     def __init__(self, labels_N: Labels) -> None:
@@ -81,7 +82,7 @@ class Explainer:
         self._labels_C, members = np.unique(labels_N[assigned_N], return_inverse=True)
         self._clusters_N = np.full(len(labels_N), NOBODY, np.int32)
         self._clusters_N[assigned_N] = members
-        # Of the edges into the own and into the nearest other cluster: sums of scores and of evidence, number.
+        # Sum of scores, sum of evidence, and number of a row's edges into its own cluster, and into its nearest other.
         self._inside_N = np.zeros((len(labels_N), 3), np.float64)
         self._outside_N = np.zeros((len(labels_N), 3), np.float64)
         self._nearest_N = np.full(len(labels_N), NOBODY, np.int32)
@@ -98,11 +99,11 @@ class Explainer:
         self._forest.add(sources_E[inside_E], targets_E[inside_E], scores_E[inside_E])
 
     def weigh(self, edges: ScoredEdges) -> None:
-        """Add a block a second time, after all were looked at."""
+        """Add a block a second time, after ``look`` has seen all blocks."""
         _weigh(*edges, self._clusters_N, self._nearest_N, self._outside_N)
 
     def rows(self) -> RowTable:
-        """Return what is known of every row."""
+        """Return the table of rows."""
         inside_N, outside_N = _mean(self._inside_N, 1), _mean(self._outside_N, 1)
         alone_N = self._sizes()[self._clusters_N] == 1 if len(self._labels_C) else np.zeros(len(inside_N), bool)
         both_N = inside_N + outside_N
@@ -112,7 +113,7 @@ class Explainer:
         return RowTable(confidence_N.astype(np.float32), self._label_of(self._nearest_N), self._best_N[:, 0])
 
     def clusters(self, rows: RowTable) -> ClusterTable:
-        """Return what is known of every cluster; ``rows`` as ``rows()`` gives them."""
+        """Return the table of clusters; ``rows``: what ``rows()`` returned."""
         sizes_C, members_N = self._sizes(), self._clusters_N >= 0
         own_N = self._clusters_N[members_N]
         sources_E, targets_E, scores_E = self._forest.edges()
@@ -140,7 +141,7 @@ class Explainer:
         return np.append(self._labels_C, NOBODY).astype(np.int64)[clusters]
 
     def _nearest_clusters(self, sizes_C: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Each cluster's nearest other by its rows' evidence, ties to the lower label, and the affinity to it."""
+        """Find each cluster's nearest other by its rows' evidence, ties to the lower label, and the affinity to it."""
         leaning = np.flatnonzero((self._nearest_N >= 0) & (self._clusters_N >= 0))
         own, other = self._clusters_N[leaning].astype(np.int64), self._nearest_N[leaning]
         pairs_P, places = np.unique(own * max(len(sizes_C), 1) + other, return_inverse=True)
@@ -160,7 +161,7 @@ def _mean(sums: NDArray[np.float64], column: int) -> NDArray[np.float64]:
 
 @njit(nogil=True, cache=True)
 def _look(sources, targets, scores, evidence, clusters, inside, nearest, best):  # type: ignore[no-untyped-def]
-    """Sum what lies inside each row's cluster; keep each row's best edge out of it, ties to the lower cluster."""
+    """Sum each row's edges inside its cluster; keep its best edge to another cluster, ties to the lower one."""
     for edge in range(len(scores)):
         a, b, score = sources[edge], targets[edge], max(scores[edge], np.float32(0.0))
         if a == b:
@@ -177,7 +178,7 @@ def _look(sources, targets, scores, evidence, clusters, inside, nearest, best): 
 
 @njit(nogil=True, cache=True)
 def _weigh(sources, targets, scores, evidence, clusters, nearest, outside):  # type: ignore[no-untyped-def]
-    """Sum what leads from each row into its nearest other cluster."""
+    """Sum each row's edges into its nearest other cluster."""
     for edge in range(len(scores)):
         a, b, score = sources[edge], targets[edge], max(scores[edge], np.float32(0.0))
         if nearest[a] >= 0 and nearest[a] == clusters[b]:
@@ -197,7 +198,7 @@ def _add(sums, row, score, evidence):  # type: ignore[no-untyped-def]
 def _weakest_links(
     sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], clusters_N: NDArray[np.int32], num_clusters: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Replay the forest from strong to weak: each cluster's last join, and its last of two groups of >= 2 rows."""
+    """Find each cluster's last join, and its last join of two groups of >= 2 rows, from strong edges to weak."""
     parent_N = np.arange(len(clusters_N)).astype(np.int32)
     sizes_N = np.ones(len(clusters_N), np.int32)
     weakest_C = np.full(num_clusters, -1, np.int64)
@@ -214,7 +215,7 @@ def _weakest_links(
 
 
 def as_columns(table: RowTable | ClusterTable) -> dict[str, NDArray[Any]]:
-    """The table's columns by name; ``bridge_rows`` as two."""
+    """Give the table's columns by name; ``bridge_rows`` as two columns."""
     columns = dict(table.__dict__)
     if "bridge_rows" in columns:
         rows = columns.pop("bridge_rows")

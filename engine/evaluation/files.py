@@ -1,4 +1,4 @@
-"""The types of what the report reads of a run's stages: ``analysis.json`` and ``curve.json``."""
+"""The types of two files that stages write and the report reads: ``analysis.json`` and ``curve.json``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ GalleryName = Literal["likely_merges", "likely_splits", "least_certain", "larges
 
 
 class Shown(BaseModel):
-    """Base of what is shown: numbers that are not there are NaN."""
+    """Base of what the report shows; a missing number is NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class PointFile(BaseModel):
-    """The operating point of a run; what a partition tells besides is for people."""
+    """The operating point of a run; further fields that a partition adds are for people to read."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -49,7 +49,7 @@ class ConfidenceFile(Shown):
 
 
 class ClusterFile(Shown):
-    """A cluster to look at, and of a likely merge the one beside it."""
+    """A cluster to look at; of a likely merge also the other cluster."""
 
     label: Count
     size: Count

@@ -1,4 +1,4 @@
-"""Which clusters a person should look at, and how sizes are distributed: what the report shows of the result.
+"""Choose the clusters that a person should look at, and count clusters by size, for the report.
 
 C clusters.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.evaluation.explain import ClusterTable
 
-LEAST_ROWS = 3  # of a cluster that is called uncertain: of two rows it says no more than their one score
+LEAST_ROWS = 3  # a smaller cluster is never called uncertain, because its confidence follows from one score
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SizeBin:
 
 @dataclass(frozen=True)
 class ClusterPicks:
-    """Places of clusters in a ``ClusterTable``, chosen for the galleries, most telling first.
+    """Places of clusters in a ``ClusterTable``, chosen for the galleries, the strongest case of each kind first.
 
     ``likely_merges``: pairs of clusters (two places each).
     """
@@ -53,9 +53,9 @@ def cluster_size_histogram(sizes_C: NDArray[np.integer[Any]]) -> list[SizeBin]:
 def pick_clusters(table: ClusterTable, num: int = 12) -> ClusterPicks:
     """Pick up to ``num`` of each kind; ties go to the lower label.
 
-    Likely merges: a cluster and its nearest other, by the affinity of the smaller to the larger, a little more for
-    larger ones, as merging them changes more. Likely splits: greatest fall from cohesion to bridge score. Least
-    certain: lowest confidence among clusters of 3 rows or more. Largest: by size.
+    Likely merges: a cluster and its nearest other, by the affinity of the smaller to the larger; larger clusters rank
+    a little higher, because merging them changes more. Likely splits: the greatest fall from cohesion to bridge score.
+    Least certain: the lowest confidence among clusters of 3 rows or more. Largest: by size.
     """
     sure = np.where(table.sizes >= LEAST_ROWS, table.confidence, np.nan)
     return ClusterPicks(
@@ -70,7 +70,7 @@ def _merges(table: ClusterTable, num: int) -> list[tuple[int, int]]:
     own = np.flatnonzero(table.nearest >= 0)
     other = np.searchsorted(table.labels, table.nearest[own])
     smaller = np.minimum(table.sizes[own], table.sizes[other])
-    # What a cluster says counts where it is the smaller one: a large cluster's rows hardly ever all lean one way.
+    # Only the smaller cluster's affinity counts, because a large cluster's rows hardly ever all lean one way.
     own, other, smaller = (part[table.sizes[own] == smaller] for part in (own, other, smaller))
     order = np.argsort(-table.affinity[own] * smaller / (smaller + 1), kind="stable")
     pairs: dict[tuple[int, int], None] = {}
@@ -83,7 +83,7 @@ def _merges(table: ClusterTable, num: int) -> list[tuple[int, int]]:
 
 
 def _lowest(values_C: NDArray[np.float64]) -> list[int]:
-    """Clusters by ascending value, those without one left out."""
+    """Order clusters by ascending value; clusters without a value are left out."""
     order = np.argsort(values_C, kind="stable")
     found: list[int] = order[: int(np.count_nonzero(~np.isnan(values_C)))].tolist()
     return found

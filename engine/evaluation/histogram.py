@@ -1,4 +1,4 @@
-"""Histograms of edge values, of edges inside clusters and of edges between them.
+"""Histograms of the values of edges inside clusters and of edges between clusters.
 
 E edges, B bins.
 """
@@ -17,7 +17,7 @@ NUM_BINS = 50
 class ValueHistogram:
     """Count values of edges that arrive in blocks in ``NUM_BINS`` equal bins from ``low`` to ``high``.
 
-    Values outside count in the first or the last bin.
+    A value outside this range counts in the first or the last bin.
     """
 
     def __init__(self, low: float, high: float) -> None:

@@ -1,8 +1,8 @@
 """Clustering metrics from the contingency table: pairwise, BCubed, NMI, ARI.
 
-One sort of N combined keys; nothing of size N x N and no Python object per row. Pair counts are exact integers.
-Everything is a fraction in [0, 1] (ARI in [-1, 1]), never NaN. A row of identity -1, unknown, says nothing about the
-truth and is left out of every score.
+The table comes from one sort of N combined keys, without an array of size N x N or a Python object per row. Pair counts
+are exact integers. Each score is a fraction in [0, 1] (ARI in [-1, 1]), never NaN. A row of identity -1, unknown, is
+left out of every score.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PairCounts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Agreement of predicted labels with identities; fractions, and two counts of clusters, of all rows."""
+    """Agreement of predicted labels with identities, as fractions; the two counts of clusters are over all rows."""
 
     pairwise_f: float
     pairwise_precision: float
@@ -79,12 +79,12 @@ class ScoresWithoutSingletons:
 def evaluate_labels(predicted_N: Labels, identities_N: Labels) -> Scores:
     """Score predicted labels against identities.
 
-    Both: integers >= -1, shape (N,). A predicted -1 means unassigned and counts as a cluster of its own, each time;
-    rows of identity -1 count among the clusters, but are not scored.
-    Pairwise precision is 1 where no pair is predicted, recall 0 where no pair is true; F is 0 where both P and R are.
-    NMI is normalised by the arithmetic mean of the two entropies (1 where both are 0). ARI is the pair-counting form.
-    Deterministic; peak 17 to 90 bytes per row (the latter where every row is a cell of its
-    own). Raises ``DataError`` for no row of known identity, unequal lengths, labels below -1.
+    Both: integers >= -1, shape (N,). Each row of predicted label -1, unassigned, counts as a cluster of its own. Rows
+    of identity -1 count among the clusters, but are not scored.
+    Pairwise precision is 1 if no pair is predicted, recall 0 if no pair is true; F is 0 if both P and R are 0. NMI is
+    normalised by the arithmetic mean of the two entropies (1 if both are 0). ARI is the pair-counting form.
+    Deterministic. Peak 17 bytes per row, up to 90 if every row is a cell of its own. Raises ``DataError`` if no row has
+    a known identity, for unequal lengths, and for labels below -1.
     """
     table = _Contingency.of(predicted_N, identities_N)
     if not table.num_rows:
@@ -189,7 +189,7 @@ class _Contingency:
         known_N = identities_N != -1
         if not known_N.all():
             truth_N, (clusters_N, num_clusters) = truth_N[known_N], dense_labels(clusters_N[known_N])
-            num_identities -= len(known_N) - len(truth_N)  # the last ones, of one unknown row each
+            num_identities -= len(known_N) - len(truth_N)  # the last identities are of one unknown row each
         del known_N
         sizes_P = np.bincount(clusters_N, minlength=num_clusters)
         sizes_I = np.bincount(truth_N, minlength=num_identities)

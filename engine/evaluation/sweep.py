@@ -1,4 +1,4 @@
-"""What plain thresholding would give at each of many thresholds, from one pass over the edges.
+"""The clusters of plain thresholding at each of many thresholds, from one pass over the edges.
 
 E edges, N vertices, T thresholds.
 """
@@ -39,10 +39,9 @@ class ThresholdSweep:
     """Sweep a threshold over edges that arrive in blocks; memory follows N, not the number of edges.
 
     ``thresholds_T``: strictly descending; compared as float32, an edge of exactly the threshold joins.
-    ``identities_N``: optional truth (>= -1; rows of -1, unknown, join but are not scored); adds exact pairwise scores,
-    and serves for nothing else. ``held_out_N``: optional booleans; scores then cover the pairs that touch a held-out
-    row, in clusters of all rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes
-    per vertex.
+    ``identities_N``: optional truth, >= -1, which adds exact pairwise scores; rows of -1, unknown, join but are not
+    scored. ``held_out_N``: optional booleans; scores then cover the pairs that touch a held-out row, in clusters of all
+    rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes per vertex.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class ThresholdSweep:
         return rows
 
     def _truth(self) -> list[_PairCounter]:
-        """Counters for known identities and, with held-out rows, for the rest, whose pairs are to be left out."""
+        """Make counters of known rows and, with held-out rows, of the other rows, whose pairs are subtracted."""
         assert self._identities_N is not None
         known = np.flatnonzero(np.asarray(self._identities_N) != -1).astype(np.int32)
         parts = [known] if self._held_out_N is None else [known, known[~self._held_out_N[known]]]
@@ -112,7 +111,7 @@ def threshold_sweep(
 
 
 class _PairCounter:
-    """Counts pairs among some rows for one partition after another: O(rows) each, no sort."""
+    """Counts pairs among some rows for one clustering after another: O(rows) each, no sort."""
 
     def __init__(self, identities_N: Labels, rows_M: NDArray[np.int32]) -> None:
         truth_M, num = dense_labels(np.asarray(identities_N)[rows_M], "identities")
@@ -127,7 +126,7 @@ class _PairCounter:
 
 
 def _decimal(threshold: np.float32) -> float:
-    """The shortest decimal that is this float32: 0.7, not 0.699999988."""
+    """Give the shortest decimal that equals this float32: 0.7, not 0.699999988."""
     return float(str(threshold))
 
 
@@ -139,7 +138,7 @@ def _join(
     sizes_N: NDArray[np.int32],
     tally: NDArray[np.int64],
 ) -> None:
-    """Union forest edges, keeping ``tally`` (clusters, singletons, largest) in step."""
+    """Union forest edges and update ``tally``: clusters, singletons, largest cluster."""
     for edge in range(len(sources_E)):
         a, b = find_root(parent_N, sources_E[edge]), find_root(parent_N, targets_E[edge])
         a, b = min(a, b), max(a, b)
@@ -160,7 +159,7 @@ def _flatten(parent_N: NDArray[np.int32]) -> None:
 def _count_pairs(
     rows_M: NDArray[np.int32], offsets_I: NDArray[np.int64], roots_N: NDArray[np.int32]
 ) -> tuple[int, int]:
-    """Count pairs of one root, and pairs of one root and identity; rows sorted by identity."""
+    """Count pairs that share a root, and pairs that share root and identity; rows are sorted by identity."""
     cell_N = np.zeros(len(roots_N), np.int32)
     both = 0
     for identity in range(len(offsets_I) - 1):

@@ -1,7 +1,7 @@
-"""Clusterings that the field compares with: wrapped libraries, and our own over the KNN graph where none is well kept.
+"""Clusterings that the field compares with: by scikit-learn, or by our own code where no maintained library has one.
 
-Legend: N rows, D feature dimension, K neighbours, E undirected edges. A search yields labels (N,) for one point after
-the other, doing once what all points share. Distances are 1 - cosine.
+Legend: N rows, D feature dimension, K neighbours, E undirected edges. A search yields labels (N,) for one setting after
+the other and does once what all settings share. Distances are 1 - cosine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 Point = dict[str, Any]
 
 WHISPER_ROUNDS = 20
-MOST_EIGENVECTORS = 256  # more take hours
+MOST_EIGENVECTORS = 256  # more would take hours
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ Search = Callable[[Sample, Sequence[Point]], Iterator[Array]]
 
 
 def kmeans(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """scikit-learn's k-means of the unit vectors, k-means++ from one start."""
+    """Run scikit-learn's k-means on the unit vectors, by k-means++ from one start."""
     for point in points:
         model = _library("sklearn.cluster").KMeans(point["num_clusters"], n_init=1, random_state=sample.library_seed)
         yield model.fit(sample.unit_vectors).labels_
 
 
 def minibatch_kmeans(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """scikit-learn's MiniBatch k-means of the unit vectors, a batch at least as large as the number of clusters."""
+    """Run scikit-learn's MiniBatch k-means on the unit vectors; a batch has at least as many rows as clusters."""
     for point in points:
         count = point["num_clusters"]
         model = _library("sklearn.cluster").MiniBatchKMeans(
@@ -86,9 +86,9 @@ def minibatch_kmeans(sample: Sample, points: Sequence[Point]) -> Iterator[Array]
 
 
 def spectral(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """Spectral clustering of the KNN graph: eigenvectors of its normalised Laplacian, then k-means of unit rows.
+    """Cluster the KNN graph spectrally: eigenvectors of its normalised Laplacian, then k-means of unit rows.
 
-    As scikit-learn does it, but for MiniBatch k-means, as clusters are many, and ``MOST_EIGENVECTORS``.
+    Deviations from scikit-learn: MiniBatch k-means, because clusters are many, and at most ``MOST_EIGENVECTORS``.
     """
     kept = sample.edges.similarities > 0
     graph = sample.sparse_matrix(kept, sample.edges.similarities[kept].astype(np.float64))
@@ -121,7 +121,7 @@ average_linkage = _linkage("average")
 
 
 def single_linkage(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """Single linkage (FastHAC): components of the KNN graph's edges up to a distance, from its spanning forest."""
+    """Run single linkage (FastHAC): components of the KNN graph's edges up to a distance, by its spanning forest."""
     sources, targets, similarities = strongest_forest(*sample.edges)
     for point in points:
         kept = similarities >= np.float32(1 - point["distance"])
@@ -129,7 +129,7 @@ def single_linkage(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
 
 def dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """scikit-learn's DBSCAN of the unit vectors, all pairs compared; noise stays alone."""
+    """Run scikit-learn's DBSCAN on the unit vectors, all pairs compared; each noise row is a cluster of its own."""
     for point in points:
         reach = float(np.sqrt(2 * point["distance"]))
         found = _library("sklearn.cluster").DBSCAN(eps=reach, min_samples=point["min_rows"], n_jobs=-1)
@@ -137,10 +137,10 @@ def dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
 
 def knn_dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """DBSCAN of the KNN graph (Ester et al., KDD 1996): only edges of it count and join; noise stays alone.
+    """Run DBSCAN on the KNN graph (Ester et al., KDD 1996); each noise row is a cluster of its own.
 
-    A row of too few edges joins the nearest dense row that it has an edge to, of equally near ones the first, where the
-    paper leaves open which.
+    Only the graph's edges count and join. A row with too few edges joins the nearest dense row that it has an edge to,
+    the first of equally near ones; the paper leaves this choice open.
     """
     sources, targets, similarities = sample.edges
     for point in points:
@@ -156,7 +156,7 @@ def knn_dbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
 
 def hdbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """scikit-learn's HDBSCAN of the unit vectors; noise stays alone."""
+    """Run scikit-learn's HDBSCAN on the unit vectors; each noise row is a cluster of its own."""
     for point in points:
         found = _library("sklearn.cluster").HDBSCAN(
             min_cluster_size=max(2, point["min_rows"]),
@@ -168,18 +168,18 @@ def hdbscan(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
 
 
 def mean_shift(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """scikit-learn's mean shift of the unit vectors with a flat kernel of a distance, seeded by every row."""
+    """Run scikit-learn's mean shift on the unit vectors, with a flat kernel, from every row."""
     for point in points:
         reach = float(np.sqrt(2 * point["distance"]))
         yield (_library("sklearn.cluster").MeanShift(bandwidth=reach, n_jobs=-1).fit(sample.unit_vectors).labels_)
 
 
 def chinese_whispers(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """Chinese Whispers (Biemann, 2006): each row takes the class of most weight among its neighbours, again and again.
+    """Run Chinese Whispers (Biemann, 2006): each row takes, round after round, its neighbours' class of most weight.
 
-    Over the edges up to a distance, weighted by cosine, rows in an order drawn anew each round, ties to the lower
-    class; ends when nothing changes or after ``WHISPER_ROUNDS``. Labels are in row order (the field's released code
-    gives them in cluster order).
+    Edges up to a distance count, weighted by cosine; ties go to the lower class. Each round draws a new order of the
+    rows. The search ends when no row changes, or after ``WHISPER_ROUNDS``. Deviation: labels are in row order, while
+    the field's released code gives them in cluster order.
     """
     sources, targets, similarities = sample.edges
     for point in points:
@@ -195,10 +195,10 @@ def chinese_whispers(sample: Sample, points: Sequence[Point]) -> Iterator[Array]
 
 
 def rank_order(sample: Sample, points: Sequence[Point]) -> Iterator[Array]:
-    """Approximate rank-order clustering (Otto et al., TPAMI 2018): components of mutual pairs up to a rank distance.
+    """Run approximate rank-order clustering (Otto et al., TPAMI 2018): components of pairs up to a rank distance.
 
-    D(i, j) = (d_ij + d_ji) / min(O_ij, O_ji), d_ij counting those that i lists up to j and j does not list; O_ij is the
-    rank, from 1, at which i lists j. A pair that is not mutual is far.
+    D(i, j) = (d_ij + d_ji) / min(O_ij, O_ji). O_ij is the rank, from 1, at which i lists j; d_ij counts the rows that i
+    lists up to j and that j does not list. The distance is infinite unless both rows list each other.
     """
     sources, targets, _ = sample.edges
     distances = np.empty(len(sources), np.float32)

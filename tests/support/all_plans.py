@@ -14,6 +14,7 @@ from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
 from engine.methods.model_card import Model, Nature
 from engine.methods.registry import METHODS
+from engine.partitions import PARTITIONS
 from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
 from engine.stages import Stage
@@ -21,7 +22,6 @@ from engine.steps.labels import OutsideFile
 from engine.steps.source import Source, describe_source
 
 DIM, K = 16, 20
-PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 GRAPHS = ({}, {"knn.mode": "exact"}, {"knn.mode": "partition"}, {"knn.mode": "ivf"})
 CHOSEN = {"rows_per_cluster": 50.0, "distance": 0.5, "min_rows": 5, "selection": "eom"}  # by a baseline's training
 POINTS = {

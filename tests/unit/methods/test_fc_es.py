@@ -15,6 +15,7 @@ from engine.errors import ConfigError
 from engine.graph.adjacency import undirected_edges
 from engine.methods.fc_es.early_stop import edge_probabilities, edge_scores
 from engine.methods.registry import METHODS
+from engine.partitions import PARTITIONS
 from engine.steps.edges import iterate_edges
 from engine.storage import manifest
 from engine.storage.arrays import map_array
@@ -123,7 +124,7 @@ def test_training_chooses_neighbors_and_theta(tmp_path: Path) -> None:
     given: dict[str, Any] = {"method": "fc_es", "knn.k": 20}
     train(vectors, labels, tmp_path / "model", **given, **{"score.min_similarity": 0.05})
     model = manifest.read_json(tmp_path / "model/model.json")
-    assert set(model["operating_points"]) == {"components", "propagation", "density_peaks", "map_equation"}
+    assert set(model["operating_points"]) == set(PARTITIONS)
     assert model["facts"]["min_similarity"] == 0.05
     tried = model["facts"]["held_out_f"]
     assert set(tried) == {"10", "20"}

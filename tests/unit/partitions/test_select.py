@@ -12,7 +12,7 @@ import pytest
 from engine.clustering.propagation import propagate
 from engine.errors import DataError
 from engine.evaluation.metrics import pair_counts
-from engine.partitions import Edges, map_equation
+from engine.partitions import PARTITIONS, Edges, map_equation
 from engine.partitions.select import select_operating_points
 
 Array = np.ndarray[Any, Any]
@@ -39,7 +39,7 @@ def test_thresholds_between_true_and_false_edges_are_found() -> None:
         assert 0.4 < found[name]["min_score"] <= 0.9
         assert found[name]["held_out_f"] == 1.0
         assert found[name]["held_out_precision"] == found[name]["held_out_recall"] == 1.0
-    assert found["preferred"] in ("components", "propagation", "density_peaks", "map_equation")
+    assert found["preferred"] in PARTITIONS
 
 
 def test_intimacy_and_the_size_cap_tell_false_edges_no_score_tells() -> None:

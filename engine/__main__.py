@@ -1,4 +1,4 @@
-"""The entry point of ``asterism`` and ``python -m engine``: what ends it is settled before the engine loads."""
+"""The entry point of ``asterism`` and ``python -m engine``. It handles signals before it loads the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> None:
     stop_cleanly()
     try:
         os.getcwd()
-    except OSError:  # libraries end the process without a word
+    except OSError:  # because libraries would end the process without a message
         print("asterism: error: the current folder is gone, or may not be entered; change to another", file=sys.stderr)
         raise SystemExit(2) from None
     from engine.cli import app

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-lowest lint wheel clean
+.PHONY: setup demo test test-fast test-lowest lint wheel clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest --numprocesses 2
+
+# While working: lint, and the tests of single packages that start no Ray and take no seconds each.
+test-fast: setup lint
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow and not ray' tests/unit
 
 # The tests of all that reads what others made, with the lowest versions that pyproject.toml allows.
 LOWEST := .venv-lowest

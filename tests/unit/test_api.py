@@ -286,6 +286,7 @@ def test_what_does_not_fit_names_the_largest_k_that_does(
         prepare(k + 1, **limits)
 
 
+@pytest.mark.slow
 def test_what_is_trained_follows_rows_and_settings_unless_it_is_said(tmp_path: Path) -> None:
     vectors, identities = blobs(30)
     np.save(tmp_path / "x.npy", vectors)

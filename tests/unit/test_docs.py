@@ -76,6 +76,7 @@ for package in Path(__file__).parent.rglob("engine/**/"):
 """
 
 
+@pytest.mark.slow
 def test_examples_of_adding_work(tmp_path: Path) -> None:
     """Write the modules and tests that the page shows beside the engine's own, and run the tests."""
     examples = _EXAMPLE.findall((ROOT / "docs/develop/adding.md").read_text())

@@ -10,11 +10,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.version import Version
 
 from tests.support import ROOT
 
 
+@pytest.mark.slow
 def test_a_wheel_builds_installs_and_runs(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(ROOT / "engine", source / "engine", ignore=shutil.ignore_patterns("__pycache__"))

@@ -43,6 +43,7 @@ def asterism(
     return code, printed.out, printed.err
 
 
+@pytest.mark.slow
 def test_run_status_export_evaluate_report(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

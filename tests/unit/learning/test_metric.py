@@ -102,6 +102,7 @@ def test_queries_come_from_whole_identities(monkeypatch: pytest.MonkeyPatch) -> 
     assert (identities[rows] % 2 == 0).all()
 
 
+@pytest.mark.slow
 def test_a_learned_metric_finds_what_cosines_do_not(tmp_path: Path) -> None:
     small = {"trees.num_trees": 20, "trees.levels": 3, "knn.k": 20}
     (fitting, known), (unseen, truth) = disturbed(400, 6, 3), disturbed(300, 6, 4)
@@ -153,6 +154,7 @@ def scores_by_rows(run: Path) -> dict[tuple[int, int], float]:
     return dict(zip(map(tuple, pairs.tolist()), columns[2].tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_few_rows_are_scored_in_two_graphs_however_their_vertices_are_numbered(tmp_path: Path) -> None:
     small = {"trees.num_trees": 20, "trees.levels": 3, "knn.k": 20}
     (fitting, known), (unseen, _) = disturbed(400, 6, 3, 0.9), disturbed(300, 6, 4, 0.9)
@@ -183,6 +185,7 @@ def test_few_rows_are_scored_in_two_graphs_however_their_vertices_are_numbered(t
     assert difference(found["one", "exact"]) > 0.01
 
 
+@pytest.mark.slow
 def test_without_labels_a_metric_comes_from_first_clusters(tmp_path: Path) -> None:
     vectors, truth = disturbed(200, 6, 6, 0.4)
     scores = {}

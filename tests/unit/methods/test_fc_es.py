@@ -135,6 +135,7 @@ def test_training_chooses_neighbors_and_theta(tmp_path: Path) -> None:
         assert evaluate(found, truth)["pairwise_f"] > 0.7
 
 
+@pytest.mark.slow
 def test_edges_beyond_the_stop_come_back_with_what_the_trees_say_of_them(tmp_path: Path) -> None:
     (vectors, labels), (others, truth) = standin(40, 10), standin(40, 11)
     given: dict[str, Any] = {"knn.k": 20, "fc_es.neighbors": 20}

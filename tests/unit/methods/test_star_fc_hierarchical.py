@@ -192,6 +192,7 @@ def test_settings_that_no_network_can_have_are_refused(name: str, value: Any) ->
         load_settings(overrides={f"hierarchy.{name}": value})
 
 
+@pytest.mark.slow
 def test_the_published_preset_trains_and_runs(tmp_path: Path) -> None:
     vectors, labels = standin(12, 3)
     small = {

@@ -29,6 +29,7 @@ def curve(run: Path) -> dict[float, dict[str, Any]]:
     return {row["threshold"]: row for row in read_json(folder / "curve.json")["rows"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "partition"), CASES, ids=lambda each: each if isinstance(each, str) else each["method"]
 )
@@ -51,6 +52,7 @@ def test_each_step_is_the_run_with_that_bias(tmp_path: Path, mode: str, partitio
     assert first[4.0]["pairwise_precision"] >= first[-4.0]["pairwise_precision"]
 
 
+@pytest.mark.slow
 def test_without_labels_it_counts_and_beyond_the_rows_allowed_it_is_left_out(tmp_path: Path) -> None:
     vectors = np.concatenate([block[0] for block in synthesize(30, 5).blocks(4096)])
     counted = cluster(vectors, workspace=tmp_path / "run", method="cosine")

@@ -172,6 +172,7 @@ def test_roots_united_in_ranges_are_the_same_bytes(merged_forests: Path, tmp_pat
     assert files[0] == files[1] == files[2]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_range_that_dies_is_another_attempt_with_the_same_bytes(
     ray_session: None, merged_forests: Path, tmp_path: Path

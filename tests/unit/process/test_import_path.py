@@ -38,11 +38,13 @@ def run(folder: Path, *command: str, path: str = str(ROOT)) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command(folder: Path) -> None:
     """As the console script starts it: the script's folder is not the current one."""
     assert "memory free" in run(folder, "-c", STARTED, "doctor")
 
 
+@pytest.mark.slow
 def test_what_a_comparison_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child runs the engine, which refuses what it is asked for; no module of the current folder runs."""
     monkeypatch.chdir(folder)
@@ -52,6 +54,7 @@ def test_what_a_comparison_starts(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_job(folder: Path) -> None:
     run(folder, str(ROOT / "jobs/cluster.py"), "--features", "rows.npy", "--out", "out", "--method", "cosine",
         "--set", "knn.k=5")  # fmt: skip

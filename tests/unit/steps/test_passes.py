@@ -63,6 +63,7 @@ def unit_rows(num_rows: int, dim: int, seed: int = 0) -> np.ndarray:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_passes_follow_the_recall_asked_for_and_stop_at_the_most_allowed(tmp_path: Path) -> None:
     features, steps = make_blobs(6000, 32), {"k": 20, "num_probes": 1, "max_passes": 3}
     graphs, recalls = [], []

@@ -214,6 +214,7 @@ def test_a_record_that_cannot_be_is_damaged_whatever_its_checksum(tmp_path: Path
     assert manifest.damaged_records(tmp_path) == [path]
 
 
+@pytest.mark.slow
 def test_what_validates_is_no_assertion() -> None:
     """The same tests with assertions of the engine taken out; those of ``pytest.raises`` stay."""
     command = [sys.executable, "-O", "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__, "-k", "record"]

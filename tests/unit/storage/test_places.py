@@ -107,6 +107,7 @@ def test_damage_at_the_url_is_found_and_mended(source: str, on_host: Callable[[s
     assert Storage(URL).read(labels) == good
 
 
+@pytest.mark.slow
 def test_a_model_a_store_and_labels_at_urls(source: str, tmp_path: Path, on_host: Callable[[str], None]) -> None:
     rng = np.random.default_rng(0)  # as make_blobs draws them
     rng.standard_normal((50, 16))

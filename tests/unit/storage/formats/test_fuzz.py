@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import ROOT
 
 FUZZ = ROOT / "benchmarks" / "fuzz.py"
 
 
+@pytest.mark.slow
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(FUZZ), "--mutations", "100", "--no-record", "--folder", str(tmp_path)]
     found = subprocess.run(command, capture_output=True, text=True, cwd=FUZZ.parents[1], timeout=300)

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import cluster_chaos
 
 from engine.commands.configuration import parse_overrides
+from engine.commands.machine import hardware, versions
 from engine.commands.standin import PARTS
-from engine.commands.summary import hardware, versions
 from tests.support import killing
 from tests.support.vectors import make_blobs
 

@@ -28,7 +28,7 @@ from engine import api, evaluate
 from engine.clustering.adjacency import build_weighted_adjacency
 from engine.clustering.evidence import weigh_edges
 from engine.clustering.map_equation import map_equation
-from engine.commands import summary
+from engine.commands.run_folder import stage_folder
 from engine.methods.self_trained.doubts import describe_clusters
 from engine.storage.context import read_npy
 from engine.tiles import usable_cores
@@ -91,7 +91,7 @@ def measure(vectors: np.ndarray, identities: np.ndarray, seed: int) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         given = {"trees": {"doubts": 0.0}, "partition": {"curve_rows": 0}, "seed": seed}
         run = api.cluster(vectors, workspace=Path(folder) / "run", method="self_trained", **given).run
-        first = summary.stage_folder(run, "first")
+        first = stage_folder(run, "first")
         assert first is not None
         edges = read_edges(run, "score")
         owners = vertex_identities(run, identities).astype(np.int64)

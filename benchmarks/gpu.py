@@ -22,9 +22,9 @@ from run_graph import stage_table
 from scale import PARTS, run
 
 from engine import api, evaluate
-from engine.commands import summary
 from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
+from engine.commands.run_folder import recall_estimate
 from engine.executors.local import LocalExecutor
 from engine.runs.progress import make_display
 from engine.runs.runner import Workshop, run_plan
@@ -81,7 +81,7 @@ def main() -> None:
                     graph = [stage for stage in stages if stage["stage"] not in ("ingest", "truth", "recall")]
                     row |= {
                         "knn_seconds": round(sum(stage["seconds"] for stage in graph), 1),
-                        "recall": summary.recall_estimate(folder), "stages": stages,
+                        "recall": recall_estimate(folder), "stages": stages,
                         "gpu_bytes": torch.cuda.max_memory_allocated(),
                     }  # fmt: skip
                     print(f"{part} {kind}: {row['knn_seconds']} s, {row['recall']}", flush=True)

@@ -25,7 +25,7 @@ from recording import read_rows, write_record
 from run_graph import stage_table
 
 from engine import api
-from engine.commands import summary
+from engine.commands.run_folder import stage_folder
 from engine.graph import knn
 from engine.graph.similarity import listed_similarities
 from engine.storage.arrays import map_array
@@ -104,7 +104,7 @@ def ours(work: Path, source: Path, rivals: Rivals) -> dict[str, Any]:
     run = work / "run"
     api.cluster(source, dim=256, workspace=run, method="cosine", knn={"recall": 0.97}, progress=True)
     seconds = sum(row["seconds"] for row in stage_table(run) if row["stage"].startswith(GRAPH_STAGES))
-    folder, order = summary.stage_folder(run, "knn"), summary.stage_folder(run, "order")
+    folder, order = stage_folder(run, "knn"), stage_folder(run, "order")
     assert folder is not None
     neighbors = map_array(folder, "neighbors")
     if order is None:

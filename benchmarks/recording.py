@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.commands.summary import hardware, versions
+from engine.commands.machine import hardware, versions
 
 RECORDS = Path(__file__).parent / "records"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.commands import summary
+from engine.commands.run_folder import stage_folder
 from engine.runs.events import read_events
 from engine.steps.edges import iterate_edges
 from engine.storage.context import read_npy
@@ -17,13 +17,13 @@ Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def vertex_identities(run: Path, identities: np.ndarray) -> np.ndarray:
     """Identities, or anything else by source row, in the run's vertex order."""
-    order = summary.stage_folder(run, "order")
+    order = stage_folder(run, "order")
     return identities if order is None else identities[read_npy(order, "row_of_vertex")]
 
 
 def read_edges(run: Path, value: str = "similarity") -> Edges:
     """Sources, targets and cosines, or scores, of a run's graph."""
-    folder = summary.stage_folder(run, "score")
+    folder = stage_folder(run, "score")
     assert folder is not None
     parts = list(iterate_edges(folder, ("source", "target", value)))
     sources, targets, values = (np.concatenate(column) for column in zip(*parts, strict=True))

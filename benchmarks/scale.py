@@ -29,7 +29,7 @@ from run_graph import stage_table
 
 from engine import api, evaluate
 from engine.commands import standin as synth
-from engine.commands import summary
+from engine.commands.run_folder import recall_estimate, stage_folder
 from engine.storage.formats.label_files import read_labels
 from engine.storage.manifest import bytes_below, file_checksum, read_run
 
@@ -71,14 +71,14 @@ def measure(part: str, work: Path, scorer: list[str], settings: list[str], kill:
         "num_rows": len(truth), "seconds": round(seconds, 1),
         "peak_bytes": max(stage["peak_bytes"] for stage in stages),
         "disk_bytes": disk_bytes, "disk_bytes_after": bytes_below(folder),
-        "recall": summary.recall_estimate(folder), **evaluate(labels, truth), "stages": stages,
+        "recall": recall_estimate(folder), **evaluate(labels, truth), "stages": stages,
     }  # fmt: skip
     if kill:
-        before = file_checksum(summary.stage_folder(folder, "labels") / "labels.npy")
+        before = file_checksum(stage_folder(folder, "labels") / "labels.npy")
         shutil.rmtree(folder)
         first = run(command, folder, kill_after=seconds / 2)[0]
         second = run(["resume", str(folder)], folder)[0]
-        after = file_checksum(summary.stage_folder(folder, "labels") / "labels.npy")
+        after = file_checksum(stage_folder(folder, "labels") / "labels.npy")
         row["killed"] = {"at_seconds": round(first, 1), "resumed_seconds": round(second, 1), "same": after == before}
         print(f"{part}: killed after {first:.0f} s, resumed in {second:.0f} s, same labels: {after == before}")
     shutil.rmtree(folder)

@@ -28,8 +28,8 @@ import numpy as np
 from engine.clustering.forest import strongest_forest
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import component_roots
+from engine.commands.machine import hardware, versions
 from engine.commands.standin import PARTS, synthesize
-from engine.commands.summary import hardware, versions
 from engine.evaluation.metrics import Scores, evaluate_labels
 from engine.evaluation.sweep import threshold_sweep
 from engine.graph.adjacency import undirected_edges

@@ -23,7 +23,8 @@ from sklearn.datasets import load_digits
 from submission import run_job
 
 from engine import api
-from engine.commands import summary
+from engine.commands.report_data import report_data
+from engine.commands.reporting import REPORT_FILE
 from engine.process.terminal import PlainConsole
 from engine.report.images import digit_png
 from engine.storage.outputs import out_folder
@@ -71,10 +72,10 @@ def cluster_standin(out: Path, identities: int) -> None:
 def print_scores(title: str, run: Path) -> None:
     """Print a run's scores beside plain thresholding at its best threshold."""
     table = Table("", *COLUMNS.values(), title=title, title_justify="left")
-    for row in summary.report_data(run).metrics:
+    for row in report_data(run).metrics:
         table.add_row(row.name, *(_cell(row.scores.get(name)) for name in COLUMNS))
     console.print(table)
-    console.say(f"report: {run / summary.REPORT_FILE}")
+    console.say(f"report: {run / REPORT_FILE}")
     console.print()
 
 

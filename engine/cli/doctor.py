@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from engine.commands.machine import hardware, versions
 from engine.commands.resources import MEMORY_SHARE
-from engine.commands.summary import free_disk_bytes, hardware, versions
 from engine.errors import DependencyMissing
 from engine.graph.faiss_kmeans import describe_faiss
 from engine.process.memory import free_bytes, tree_bytes
@@ -45,6 +46,6 @@ def diagnose() -> dict[str, Any]:
 
 def _free_disk_here() -> str:
     try:
-        return human_bytes(free_disk_bytes(Path.cwd()))
+        return human_bytes(shutil.disk_usage(Path.cwd()).free)
     except OSError as error:  # the folder was deleted, or may not be read
         return f"unknown: the current folder: {os_reason(error)}"

@@ -25,8 +25,8 @@ from engine.cli.options import (
     run_request,
 )
 from engine.cli.printing import console, print_plan, print_projection, print_status, right
-from engine.commands import summary
 from engine.commands.probes import measure_speeds
+from engine.commands.status import run_status
 from engine.errors import ConfigError
 from engine.flow.graph import MAX_ROWS
 from engine.runs.events import read_events
@@ -80,7 +80,7 @@ def plan(
 def status(folder: RunFolder, as_json: Json = False) -> None:
     """Show how far a run is, from its folder; works while it runs, from any machine that sees the folder."""
     root = api.open_run(folder)
-    found = summary.run_status(root)
+    found = run_status(root)
     if as_json:
         print(json.dumps(found))
         return

@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from engine.commands import summary
 from engine.commands.projection import Projection
+from engine.commands.report_data import report_data
+from engine.commands.reporting import REPORT_FILE
 from engine.comparison.page import ComparisonRow
 from engine.process.terminal import PlainConsole
 from engine.runs.effort import Effort
@@ -96,7 +97,7 @@ def print_projection(found: Projection) -> None:
 
 def print_result(place: Place) -> None:
     """Print the counts, scores and places of a finished run."""
-    data = summary.report_data(place.root)
+    data = report_data(place.root)
     console.say(
         f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
         f"largest {data.largest:,}"
@@ -105,7 +106,7 @@ def print_result(place: Place) -> None:
         console.say(note)
     for row in data.metrics[:1]:
         console.say(", ".join(f"{name} {value:.4f}" for name, value in row.scores.items() if isinstance(value, float)))
-    console.say(f"report: {place}/{summary.REPORT_FILE}")
+    console.say(f"report: {place}/{REPORT_FILE}")
     console.say(f"labels: asterism export {shlex.quote(str(place))} --out labels.parquet")
 
 

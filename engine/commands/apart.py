@@ -16,14 +16,14 @@ from engine.process.import_path import child_environment
 from engine.process.stopping import CODES, GRACE_S, SIGNALS, stop_cleanly
 
 if TYPE_CHECKING:  # loading them takes seconds, in which the process may be told to stop
-    from engine import api
+    from engine.commands.request import Kind, Request
     from engine.commands.resources import Resources
 
 BUSY = 75
 END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 
-def execute_apart(kind: api.Kind, folder: Path, request: api.Request, resources: Resources, *, progress: bool) -> None:
+def execute_apart(kind: Kind, folder: Path, request: Request, resources: Resources, *, progress: bool) -> None:
     """Prepare and run; raises ``EngineError`` with the first line of what it failed of: the folder's events have all.
 
     Where this process ends, so does that one; what was committed is kept. Raises ``RunBusy`` where others work on it.
@@ -73,13 +73,15 @@ def main() -> None:
         asked = {"parent": None}
     if asked["parent"] != os.getppid():
         raise SystemExit(128 + signal.SIGTERM)
-    from engine import api
+    from engine.commands.execution import execute
+    from engine.commands.preparation import prepare
+    from engine.commands.request import Request
     from engine.commands.resources import Resources
 
     try:
-        request, resources = api.Request.from_dict(asked["request"]), Resources(**asked["resources"])
-        prepared = api.prepare(asked["kind"], asked["folder"], request, resources)
-        api.execute(prepared, progress=asked["progress"])
+        request, resources = Request.from_dict(asked["request"]), Resources(**asked["resources"])
+        prepared = prepare(asked["kind"], asked["folder"], request, resources)
+        execute(prepared, progress=asked["progress"])
     except Exception as error:
         named = "" if isinstance(error, EngineError) else f"{type(error).__name__}: "
         print(named + (str(error).splitlines() or ["no message"])[0])

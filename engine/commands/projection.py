@@ -26,10 +26,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.commands.probes import DISK_BYTES, REFERENCE
+from engine.commands.request import Request
+from engine.commands.resolution import resolve
+from engine.commands.standin import DIM
+from engine.errors import ConfigError
 from engine.runs.plan import fit_block, largest_fitting, peak_disk_bytes
 from engine.settings import Settings
 from engine.stages import BASELINE_BYTES, Stage
-from engine.steps.source import Source
+from engine.steps.source import Source, describe_source
 from engine.units import human_bytes
 
 # Written, flushed and read again per second by the reference machine.
@@ -107,6 +111,24 @@ class Projection:
 def described_source(num_rows: int, dim: int) -> Source:
     """A source of float32 vectors that is not there."""
     return Source("described.bin", {}, num_rows, dim, 4, "described", None, [])
+
+
+def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], block_rows: int = 0) -> list[Projection]:
+    """Project a run on a described compute cluster: of the request's source, or of float32 vectors of these sizes.
+
+    Without a model a learned method stands with its default network. Raises ``ConfigError`` and ``DataError``.
+    """
+    dim = request.dim or DIM
+    if rows and (request.labels or request.knn_graph):
+        raise ConfigError("--labels and --knn-graph belong to --features; a described source has none")
+    sources = [described_source(count, dim) for count in rows] or [
+        describe_source(request.features, dim=request.dim, column=request.column, items_column=request.items_column)
+    ]
+    projections = []
+    for source in sources:
+        settings, _, build = resolve("run", request, source, untrained=bool(rows))
+        projections.append(project_run(build, source, settings, cluster, block_rows))
+    return projections
 
 
 def project_run(

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ from numpy.typing import NDArray
 
 from engine.errors import ConfigError
 from engine.random_streams import STAND_IN_IDENTITIES, STAND_IN_MODES, STAND_IN_ROWS, STAND_IN_SHARED, stream
-from engine.storage.formats.export import BinWriter, MetaWriter, as_lines
-from engine.storage.paths import check_out_file, explain_reading
 from engine.tiles import map_tiles, single_threaded_kernels, tile_bounds
 
 DIM = 256
@@ -152,33 +149,6 @@ def synthesize(num_identities: int, seed: int, threads: int = 1) -> StandIn:
         mode_ends=np.cumsum(weights_M / np.add.reduceat(weights_M, first_mode_I[:-1])[owners_M]),
         modes=_draw_modes(seed, centres_ID, owners_M, threads),
     )
-
-
-def write_standin(
-    out_dir: str | Path, num_identities: int, seed: int, *, block_rows: int = BLOCK_ROWS, threads: int = 1
-) -> tuple[Path, Path]:
-    """Write ``features.bin`` (float32 N×256) and ``labels.meta`` (a label per line) in ``out_dir``; return both paths.
-
-    Streams block by block; each file takes its name only when whole. Files of these names that are there already are
-    replaced only if they begin as the new ones do: written by the same call before. Raises as ``synthesize``,
-    ``ConfigError`` for other files of these names, and ``DiskBudgetExceeded`` if the disk is full.
-    """
-    features, labels = (check_out_file(Path(out_dir, name)) for name in ("features.bin", "labels.meta"))
-    standin = synthesize(num_identities, seed, threads)
-    for path in (path for path in (features, labels) if path.exists()):
-        first_ND, first_N = standin.rows(0, min(standin.num_rows, TILE_ROWS), threads)
-        if not _begins(path, first_ND.tobytes() if path == features else as_lines(first_N)):
-            raise ConfigError(f"--out {out_dir}: {path.name} there holds other data; choose another folder, or move it")
-    with BinWriter(features) as vectors, MetaWriter(labels) as lines:
-        for features_ND, labels_N in standin.blocks(block_rows, threads):
-            vectors.append(features_ND)
-            lines.append(labels_N)
-    return features, labels
-
-
-def _begins(path: Path, begins: bytes) -> bool:
-    with explain_reading(path), path.open("rb") as stream:
-        return stream.read(len(begins)) == begins
 
 
 def _draw_centres(random: np.random.Generator, num_identities: int) -> Floats:

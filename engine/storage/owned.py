@@ -140,7 +140,7 @@ class SourceFile(Sealed):
 
 
 class RequestFile(Sealed):
-    """What a run was asked; see ``engine.api.Request``."""
+    """What a run was asked; see ``engine.commands.request.Request``."""
 
     features: Text
     settings: dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.commands.summary import run_status
+from engine.commands.status import run_status
 from engine.runs.effort import run_effort
 from engine.runs.events import read_events
 from engine.units import CHUNK_ROWS

@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import api
-from engine.commands import summary
 from engine.commands.configuration import load_settings
+from engine.commands.report_data import report_data
+from engine.commands.status import run_status
 from engine.comparison.compare import compare
 from engine.errors import EngineError
 from engine.runs.runner import check_stores
@@ -181,7 +182,7 @@ def ends_well(act: Callable[[], bytes], expected: bytes, name: str, what: str) -
 
 def told(root: Path) -> bytes:
     """What ``status`` gives, of which figures may differ: that it says something."""
-    return b"told" if json.dumps(summary.run_status(root)) else b""
+    return b"told" if json.dumps(run_status(root)) else b""
 
 
 def exported(root: Path, out: Path) -> bytes:
@@ -194,7 +195,7 @@ def exported(root: Path, out: Path) -> bytes:
 
 def reported(root: Path) -> bytes:
     """What the report shows of the result; how long stages took may be lost with a damaged event or record."""
-    found = summary.report_data(root)
+    found = report_data(root)
     return repr(
         (found.num_clusters, found.metrics, found.sweep, found.curve, found.size_bins, found.galleries)
     ).encode()
@@ -373,7 +374,7 @@ def test_a_damaged_comparison_is_measured_again(kept: Kept, tmp_path: Path, monk
     def execute_here(kind: Any, root: Path, request: api.Request, resources: Any, *, progress: bool) -> None:
         api.execute(api.prepare(kind, root, request, resources), progress=progress)
 
-    monkeypatch.setattr("engine.comparison.compare.execute_apart", execute_here)  # a process takes seconds to begin
+    monkeypatch.setattr("engine.comparison.measurement.execute_apart", execute_here)  # a process takes seconds to begin
     given = {
         "features": kept.root / "x.parquet",
         "labels": kept.root / "y.npy",

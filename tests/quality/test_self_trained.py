@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine import cluster, evaluate
-from engine.commands import summary
+from engine.commands.run_folder import stage_folder
 from engine.methods.self_trained.doubts import estimate_doubts
 from engine.storage.context import read_npy, stage_facts
 from tests.support.toy_graphs import unit
@@ -18,13 +18,13 @@ FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
 
 
 def learned_edges(run: Path) -> int:
-    folder = summary.stage_folder(run, "fit")
+    folder = stage_folder(run, "fit")
     assert folder is not None
     return int(stage_facts(folder)[0]["edges"])
 
 
 def first_roots(run: Path) -> np.ndarray:
-    folder = summary.stage_folder(run, "first")
+    folder = stage_folder(run, "first")
     assert folder is not None
     return read_npy(folder, "roots")
 
@@ -34,7 +34,7 @@ def test_what_is_learned_from_the_first_clusters_beats_them(tmp_path: Path) -> N
     first = evaluate(cluster(vectors, method="cosine").labels, labels)
     result = cluster(vectors, workspace=tmp_path / "run", **FEW)  # the default, at this size
     assert learned_edges(result.run) > 10_000
-    fitted = summary.stage_folder(result.run, "fit")
+    fitted = stage_folder(result.run, "fit")
     assert fitted is not None
     assert stage_facts(fitted)[0]["doubts"] == estimate_doubts(first_roots(result.run))
     found = evaluate(result.labels, labels)

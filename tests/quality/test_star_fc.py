@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine import cluster, evaluate, train
-from engine.commands import summary
+from engine.commands.run_folder import operating_point, stage_folder
 from engine.errors import ConfigError, DataError, ManifestMismatch
 from engine.storage import manifest
 from engine.storage.context import stage_facts
@@ -21,7 +21,7 @@ DATA = Path(os.environ.get("ASTERISM_DATA", ROOT.parent / "shared/data"))
 
 def plain_f(run: Path) -> float:
     """Pairwise F of plain thresholding at the best threshold there is."""
-    folder = summary.stage_folder(run, "analysis")
+    folder = stage_folder(run, "analysis")
     assert folder is not None
     return float(manifest.read_json(folder / "analysis.json")["plain"]["metrics"]["pairwise_f"])
 
@@ -73,7 +73,7 @@ def test_two_ray_workers_train_as_one(ray_session: None, tmp_path: Path) -> None
     for workers in (1, 2):
         resources = {"executor": "ray" if workers > 1 else "local", "workers": workers, "threads": 1}
         train(vectors, labels, tmp_path / str(workers), method="star_fc", resources=resources, **settings)
-        fit = summary.stage_folder(tmp_path / str(workers), "fit")
+        fit = stage_folder(tmp_path / str(workers), "fit")
         assert fit is not None
         (facts,) = stage_facts(fit)
         curves.append([(entry["train_loss"], entry["held_out_loss"]) for entry in facts["history"]])
@@ -98,7 +98,7 @@ def test_the_published_preset_trains_and_runs(tmp_path: Path) -> None:
     small = {"train.max_steps": 10, "train.evaluate_every": 5, "train.edges_per_step": 256}
     train(vectors, labels, tmp_path / "model", config="star_fc/original", **small)
     result = cluster(vectors, model=tmp_path / "model", config="star_fc/original", workspace=tmp_path / "run")
-    assert summary.operating_point(result.run) == {"partition": "components", "min_score": 0.70, "min_intimacy": 0.72}
+    assert operating_point(result.run) == {"partition": "components", "min_score": 0.70, "min_intimacy": 0.72}
     assert len(result.labels) == len(vectors)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engine import cluster, evaluate, train
-from engine.commands import summary
+from engine.commands.run_folder import stage_folder
 from engine.storage import manifest
 from tests.support.vectors import standin
 
@@ -16,7 +16,7 @@ FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
 
 def plain_f(run: Path) -> float:
     """Pairwise F of plain thresholding at the best threshold there is."""
-    folder = summary.stage_folder(run, "analysis")
+    folder = stage_folder(run, "analysis")
     assert folder is not None
     return float(manifest.read_json(folder / "analysis.json")["plain"]["metrics"]["pairwise_f"])
 

@@ -20,7 +20,7 @@ from engine.runs.scratch import is_consumed
 
 # Processes are forked from a server that has the engine imported, so that an attempt starts in no time.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["engine.cli.app", "engine.commands.summary"])
+CONTEXT.set_forkserver_preload(["engine.cli.app", "engine.commands.status"])
 
 # Many small tasks, both ways to partition prepared: every kind of stage takes part.
 ARGUMENTS: dict[str, Any] = {

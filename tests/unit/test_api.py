@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from engine import api, cluster, evaluate, train
-from engine.api import STRUCTURAL_ROWS, as_path, choose_trained
+from engine.commands import preparation
+from engine.commands.choices import STRUCTURAL_ROWS, choose_trained
 from engine.commands.configuration import load_settings
 from engine.commands.projection import ComputeCluster
+from engine.commands.request import as_path
 from engine.commands.resources import Resources
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.methods.registry import METHODS
@@ -200,7 +202,7 @@ def test_memory_that_no_block_fits_is_refused_and_says_what_would(tmp_path: Path
 
 def test_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", blobs()[0])
-    request = api.Request(features=str(tmp_path / "x.npy"), settings=api.load_settings(overrides={"partition": POINT}))
+    request = api.Request(features=str(tmp_path / "x.npy"), settings=load_settings(overrides={"partition": POINT}))
     stages = api.prepare("run", tmp_path / "run", request).plan.stages
     with pytest.raises(DiskBudgetExceeded, match="choose an --out on a larger disk"):
         make_plan("run", stages, source_digest="x", memory_bytes=1 << 34, free_disk_bytes=1000)
@@ -231,7 +233,7 @@ def test_exports_keep_source_order_ids_and_items(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     request = api.Request(
         features=str(tmp_path / "x.parquet"), items_column="who",
-        settings=api.load_settings(overrides={"partition": POINT, "knn.mode": "ivf"}),
+        settings=load_settings(overrides={"partition": POINT, "knn.mode": "ivf"}),
     )  # fmt: skip
     api.execute(api.prepare("run", tmp_path / "run", request), progress=False)
     labels = api.run_labels(tmp_path / "run")
@@ -272,7 +274,7 @@ def test_what_does_not_fit_names_the_largest_k_that_does(
             str(tmp_path / "x.npy"), load_settings(overrides={"knn.k": k, "knn.mode": "partition", "method": "cosine"})
         )
         resources = Resources(threads=2, block_rows=4096, memory_bytes=limits.get("memory", 10**10))
-        monkeypatch.setattr(api, "_free_disk", lambda root: limits.get("disk", 10**12))
+        monkeypatch.setattr(preparation, "_free_disk", lambda root: limits.get("disk", 10**12))
         return api.prepare("run", tmp_path / "run", request, resources)
 
     limits = {scarce: getattr(prepare(300).plan, f"{scarce}_bytes")}
@@ -314,7 +316,7 @@ def test_a_run_takes_as_many_neighbours_as_its_model_unless_it_is_said(tmp_path:
     train(vectors, identities, tmp_path / "model", method="cdp", **{"knn.k": 7})
     for given, expected in (({}, 7), ({"knn.k": 9}, 9)):
         request = api.Request(
-            features=api.as_path(vectors, tmp_path / "given"), model=str(tmp_path / "model"),
+            features=as_path(vectors, tmp_path / "given"), model=str(tmp_path / "model"),
             settings=load_settings(overrides=given),
         )  # fmt: skip
         assert api.prepare("run", tmp_path / "run", request).plan.stage("knn").params["k"] == expected

@@ -10,6 +10,7 @@ import pytest
 
 from engine import api
 from engine.commands.configuration import load_settings
+from engine.commands.execution import make_executor
 from engine.commands.resources import CLUSTER_THREADS, Resources, count_workers, load_resources
 from engine.errors import ConfigError, MemoryBudgetExceeded
 from engine.tiles import usable_cores
@@ -73,7 +74,7 @@ def test_on_a_cluster_memory_is_of_each_and_gpus_are_its_own(features: str, tmp_
     with pytest.raises(MemoryBudgetExceeded, match=r"for each worker; raise --memory to at least \d{3}MB"):
         prepared(features, tmp_path, memory_bytes=1 << 20)
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
-    assert api.make_executor(found)._asked == 0  # type: ignore[attr-defined]
+    assert make_executor(found)._asked == 0  # type: ignore[attr-defined]
 
 
 def test_numbers_of_settings_are_decimal() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import component_roots
 from engine.commands import standin as synth
-from engine.commands.standin import DIM, TILE_ROWS, synthesize, write_standin
+from engine.commands.standin import DIM, TILE_ROWS, synthesize
+from engine.commands.standin_files import write_standin
 from engine.errors import ConfigError
 from engine.evaluation.metrics import evaluate_labels
 from engine.graph.adjacency import undirected_edges

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from engine import cluster, evaluate, train
-from engine.commands.summary import stage_folder
+from engine.commands.run_folder import stage_folder
 from engine.errors import ConfigError, ManifestMismatch
 from engine.learning.metric import Metric, average_precision, choose_rows, choose_shrinkage, sum_scatter
 from engine.steps.edges import iterate_edges

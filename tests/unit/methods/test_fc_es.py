@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine import cluster, evaluate, train
-from engine.commands import summary
 from engine.commands.configuration import load_settings
+from engine.commands.run_folder import stage_folder
 from engine.errors import ConfigError
 from engine.graph.adjacency import undirected_edges
 from engine.methods.fc_es.early_stop import edge_probabilities, edge_scores
@@ -143,7 +143,7 @@ def test_edges_beyond_the_stop_come_back_with_what_the_trees_say_of_them(tmp_pat
     facts = manifest.read_json(tmp_path / "model/model.json")["facts"]
     assert (facts["neighbors"], facts["delta"], facts["eta"]) == (20, 0.2, 0.7)
     found = cluster(others, model=tmp_path / "model", workspace=tmp_path / "run").labels
-    knn, folder = summary.stage_folder(tmp_path / "run", "knn"), summary.stage_folder(tmp_path / "run", "score")
+    knn, folder = stage_folder(tmp_path / "run", "knn"), stage_folder(tmp_path / "run", "score")
     graph = map_array(knn, "neighbors"), map_array(knn, "similarities")
     columns = zip(*iterate_edges(folder, ("source", "target", "score")), strict=True)
     sources, targets, scores = (np.concatenate(column) for column in columns)

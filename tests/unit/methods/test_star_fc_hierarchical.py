@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from engine import cluster, train
-from engine.commands import summary
 from engine.commands.configuration import load_settings
+from engine.commands.run_folder import operating_point
 from engine.errors import ConfigError
 from engine.graph.adjacency import aggregate, symmetric_rows
 from engine.learning.settings import SamplingSettings, TrainSettings
@@ -203,7 +203,7 @@ def test_the_published_preset_trains_and_runs(tmp_path: Path) -> None:
     model = train(vectors, labels, tmp_path / "model", config=config, **small)
     result = cluster(vectors, model=model, config=config, workspace=tmp_path / "run", **{"partition.min_score": 0.3})
     point = {"partition": "components", "min_score": 0.3, "min_intimacy": "adaptive"}
-    assert summary.operating_point(result.run) == point
+    assert operating_point(result.run) == point
     assert "node intimacy by degree" in result.report.read_text()
     network = json.loads((tmp_path / "model/model.json").read_text())["facts"]["network"]
     assert network["scales"] == pytest.approx([2 / 3, 3 / 4, 5 / 6, 11 / 12])

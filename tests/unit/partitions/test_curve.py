@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine import cluster, evaluate
-from engine.commands import summary
+from engine.commands.run_folder import stage_folder
 from engine.commands.standin import synthesize
 from engine.storage.manifest import read_json
 
@@ -24,7 +24,7 @@ CASES = [*(("exact", each) for each in PARTITIONS), ("partition", PARTITIONS[0])
 
 
 def curve(run: Path) -> dict[float, dict[str, Any]]:
-    folder = summary.stage_folder(run, "curve")
+    folder = stage_folder(run, "curve")
     assert folder is not None
     return {row["threshold"]: row for row in read_json(folder / "curve.json")["rows"]}
 
@@ -58,5 +58,5 @@ def test_without_labels_it_counts_and_beyond_the_rows_allowed_it_is_left_out(tmp
     counted = cluster(vectors, workspace=tmp_path / "run", method="cosine")
     assert curve(counted.run)[0.0]["pairwise_f"] is None
     few = cluster(vectors, workspace=tmp_path / "few", method="cosine", partition={"curve_rows": len(vectors) - 1})
-    assert summary.stage_folder(few.run, "curve") is None
+    assert stage_folder(few.run, "curve") is None
     assert "What other precision biases would give" not in few.report.read_text()

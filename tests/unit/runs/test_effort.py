@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.commands.summary import run_status
+from engine.commands.status import run_status
 from engine.errors import TaskFailed
 from engine.executors.local import LocalExecutor
 from engine.executors.protocol import Outcome

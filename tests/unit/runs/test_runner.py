@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.commands.summary import not_needed, run_status
+from engine.commands.status import not_needed, run_status
 from engine.errors import DataError, ManifestMismatch, TaskFailed
 from engine.runs.events import read_events
 from engine.storage import manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.commands.summary import run_status
+from engine.commands.status import run_status
 from engine.runs.events import read_events
 from engine.runs.plan import Plan, make_plan, peak_disk_bytes
 from engine.runs.scratch import is_consumed

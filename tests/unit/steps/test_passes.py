@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine import api
-from engine.commands.summary import run_status
+from engine.commands.status import run_status
 from engine.storage.arrays import map_array
 from engine.storage.context import read_npy, stage_facts
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY

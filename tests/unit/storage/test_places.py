@@ -18,8 +18,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 
 from engine import api
-from engine.commands import summary
+from engine.commands.reporting import write_report
+from engine.commands.status import run_status
 from engine.errors import ConfigError, DataError, RunBusy
+from engine.runs.events import read_events
 from engine.storage import lease, manifest, owned, places, remote
 from engine.storage.places import Mirror, Place, open_place
 from engine.storage.remote import Storage
@@ -58,7 +60,7 @@ def test_a_run_at_a_url_is_the_local_run(source: str, tmp_path: Path, on_host: C
     np.testing.assert_array_equal(run(source), expected)
     on_host("second")
     np.testing.assert_array_equal(api.run_labels(URL), expected)
-    assert summary.run_status(api.open_run(URL))["state"] == "finished"
+    assert run_status(api.open_run(URL))["state"] == "finished"
     assert b"<html" in (Storage(URL).read("report.html") or b"")
     held = json.loads(Storage(URL).read("run.json") or b"")
     assert held["request"]["source"]["path"] == source
@@ -76,12 +78,12 @@ def test_another_host_goes_on_where_the_first_was_stopped(
         with pytest.raises(KeyboardInterrupt):
             run(source)
     on_host("second")
-    status = summary.run_status(api.open_run(URL))
+    status = run_status(api.open_run(URL))
     done = {stage["stage"] for stage in status["stages"] if stage["rows_committed"]}
     assert "score" in done
     assert "labels" not in done
     run(source)
-    events = [event for event in summary.read_events(api.open_run(URL)) if event["event"] == "task_committed"]
+    events = [event for event in read_events(api.open_run(URL)) if event["event"] == "task_committed"]
     assert len(events) == len({(event["stage"], event["start"]) for event in events})
 
 
@@ -262,9 +264,9 @@ def test_a_folder_does_not_send_its_reader_elsewhere(held: object, source: str, 
     (Mirror(URL).root).mkdir(parents=True)
     (Mirror(URL).root / "mirror.json").write_text(json.dumps(held))
     before = set(fsspec.filesystem("memory").store)
-    assert summary.run_status(api.open_run(tmp_path / "run"))["state"] == "finished"
+    assert run_status(api.open_run(tmp_path / "run"))["state"] == "finished"
     api.export(tmp_path / "run", tmp_path / "out.npy", "npy")
-    summary.write_report(open_place(api.open_run(tmp_path / "run")))
+    write_report(open_place(api.open_run(tmp_path / "run")))
     assert set(fsspec.filesystem("memory").store) == before
     assert type(open_place(Mirror(URL).root)) is Place
 
@@ -288,7 +290,7 @@ def test_a_bucket_writes_nothing_outside_of_the_cache(
         for act in (
             lambda: run(source),
             lambda: api.export(URL, tmp_path / "out.npy", "npy"),
-            lambda: summary.run_status(api.open_run(URL)),
+            lambda: run_status(api.open_run(URL)),
             lambda: api.cluster(URL, method="cosine"),
         ):
             with pytest.raises(DataError, match=r"^memory://bucket/run\S*: refused the name .*expected one that stays"):

@@ -1,0 +1,119 @@
+"""A run's folder, opened: its committed stages, its labels, and the places that it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DataError
+from engine.storage import manifest
+from engine.storage.context import check_outputs, is_committed, read_npy, stage_facts
+from engine.storage.formats.texts import ITEMS_FILE
+from engine.storage.places import open_place, open_stage
+from engine.storage.remote import absolute, is_url
+
+COMPARISON_PAGE = "comparison.html"
+COMPARISON_STORE = "store"  # in its folder, which holds no run itself
+
+
+def open_run(root: str | Path) -> Path:
+    """The folder here of a run, store or training, with what is committed at its URL if it is at one.
+
+    Raises ``DataError`` for the folder of a comparison, and for a URL that holds none.
+    """
+    place = open_place(root)
+    place.refresh()
+    if is_url(place) and not (place.root / manifest.RUN_FILE).is_file():
+        raise DataError(f"{place} holds no run: {manifest.RUN_FILE} is missing")
+    refuse_comparison(place.root)
+    return place.root
+
+
+def run_labels(root: str | Path) -> np.ndarray:
+    """Labels (N,) int64 of a finished run, in source order; raises ``DataError`` where there are none yet."""
+    return labels_of(open_run(root), root)
+
+
+def labels_of(folder_here: Path, root: str | Path) -> np.ndarray:
+    refuse_others(folder_here)
+    folder = stage_folder(folder_here, "labels", "labels.npy")
+    if folder is None:
+        raise DataError(f"{root} has no labels yet: asterism resume {root}")
+    return np.array(read_npy(folder, "labels"))
+
+
+def stage_folder(root: Path, name: str, *reads: str) -> Path | None:
+    """Folder of a finished stage of the run's present plan, with its outputs here, or ``None``.
+
+    ``reads``: the outputs that the caller will read, files or folders, which are compared with their checksums. Raises
+    ``DataError`` for one that is damaged.
+    """
+    stage = next((s for s in manifest.read_run(root)["plan"]["stages"] if s["name"] == name), None)
+    if stage is None:
+        return None
+    folder = root / f"{name}-{stage['digest'][:12]}"
+    if not is_committed(folder, stage["digest"], stage["num_rows"]):
+        return None
+    open_place(root).fetch(folder)
+    check_outputs(folder, *reads)
+    return folder
+
+
+def vectors_folder(root: Path, *reads: str) -> Path:
+    """Folder of the ingested source that a run reads: its own, or the store's; ``reads`` as ``stage_folder`` takes."""
+    source = manifest.read_run(root)["request"]["source"]
+    folder = None if source["store"] else stage_folder(root, "ingest", *reads)
+    if source["store"]:
+        place, folder = open_stage(source["store"])
+        place.fetch(folder)
+    if folder is None or not folder.is_dir():
+        raise DataError(f"{root}: the ingested vectors are not there ({source['path']})")
+    if source["store"]:
+        stage = manifest.read_stage(folder)
+        if not is_committed(folder, stage["digest"], stage["num_rows"]):
+            raise DataError(f"{folder}: commit records are missing or damaged; asterism resume {place} mends the store")
+        check_outputs(folder, *reads)
+    return folder
+
+
+def operating_point(root: Path) -> dict[str, Any]:
+    """The operating point that a finished run used."""
+    folder = stage_folder(root, "roots")
+    return stage_facts(folder)[0] if folder else {}
+
+
+def recall_estimate(root: Path) -> dict[str, Any] | None:
+    """The KNN graph's recall as a finished run estimated it, if it did."""
+    folder = stage_folder(root, "recall")
+    return stage_facts(folder)[0] if folder else None
+
+
+def places_read(here: Path, root: str | Path) -> list[str]:
+    """Files and folders that a run holds or was made from: nothing is written there for the user."""
+    request = manifest.read_run(here)["request"]
+    source = request["source"]
+    committee = request["settings"].get("cdp", {}).get("committee", ())
+    named = [request.get(name) for name in ("features", "labels", "model", "knn_graph")]
+    files = [file for file, *_ in source["stats"]]
+    found = [str(place) for place in (here, absolute(root), *named, *committee, source["store"], *files) if place]
+    origin = source["spec"]["path"]
+    return found if is_url(origin) else [*found, origin, str(Path(origin).with_name(ITEMS_FILE))]
+
+
+def refuse_comparison(root: Path) -> None:
+    """Say what a comparison's folder is to who takes it for a run's."""
+    if not (root / manifest.RUN_FILE).exists() and (root / COMPARISON_STORE / manifest.RUN_FILE).exists():
+        raise DataError(
+            f"{root} holds a comparison, not a run: {COMPARISON_PAGE} there is its page, runs/ has each method's "
+            f"labels and report; asterism compare takes it up again"
+        )
+
+
+def refuse_others(root: Path) -> None:
+    """Say what a folder holds that is no run's, and what to do with it."""
+    kind = manifest.read_run(root)["kind"]
+    if kind != "run":
+        held, option = ("a trained model", "--model") if kind == "training" else ("ingested vectors", "--features")
+        raise DataError(f"{root} holds {held}, no clusters: asterism run {option} {root} makes some")

@@ -1,0 +1,60 @@
+"""How far a run is, read from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine.runs import scratch
+from engine.runs.effort import run_effort
+from engine.runs.events import read_events
+from engine.runs.plan import count_pending
+from engine.stages import Cost, Stage
+from engine.storage import manifest
+from engine.storage.context import committed_records
+from engine.storage.places import open_place
+
+
+def run_status(root: Path) -> dict[str, Any]:
+    """State of a run and of each stage that is needed: rows committed, seconds, peak memory. Reads the folder only."""
+    held = manifest.read_run(root)
+    finished = {event["stage"]: event for event in read_events(root) if event["event"] == "stage_finished"}
+    stages, unneeded = [], not_needed(root, held)
+    for stage in held["plan"]["stages"]:
+        if stage["name"] in unneeded:
+            continue
+        records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
+        done = sum(record.stop - record.start for record in records)
+        planned = _planned(stage)
+        stages.append(
+            {
+                "stage": stage["name"],
+                "rows": stage["num_rows"],
+                "rows_committed": done,
+                "tasks_committed": len(records),
+                "tasks": len(records) + count_pending(planned, [(record.start, record.stop) for record in records]),
+                "task_seconds": round(sum(record.seconds for record in records), 3),
+                "peak_bytes": finished.get(stage["name"], {}).get("peak_bytes"),
+            }
+        )
+    effort = asdict(run_effort(root))
+    state = "stopped" if held["state"] == "running" and not open_place(root).is_running() else held["state"]
+    return {"run": str(root), "kind": held["kind"], "state": state, "stages": stages, "effort": effort}
+
+
+def all_committed(root: Path, held: dict[str, Any]) -> bool:
+    """Tell whether every stage that is needed was committed: else a report would leave out what it says."""
+    unneeded = not_needed(root, held)
+    stages = [_planned(stage) for stage in held["plan"]["stages"] if stage["name"] not in unneeded]
+    return all(stage.scratch or scratch.is_finished(root / stage.folder, stage) for stage in stages)
+
+
+def not_needed(root: Path, held: dict[str, Any]) -> set[str]:
+    """Names of the planned stages that a finished check has made unnecessary, so far."""
+    return scratch.not_needed([_planned(stage) for stage in held["plan"]["stages"]], root)
+
+
+def _planned(stage: dict[str, Any]) -> Stage:
+    """A stage as a run's manifest holds it."""
+    return Stage(**{**stage, "cost": Cost(**stage["cost"])})

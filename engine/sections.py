@@ -1,4 +1,4 @@
-"""What a section of settings is, and the fingerprint of settings and other plain values."""
+"""The base of every section of settings, and the fingerprint of settings and other plain values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Cosine = Annotated[float, Field(ge=-1, le=1)]
 class Section(BaseModel):
     """Base of every settings section: immutable; unknown fields, NaN, infinity and more than 64 bits are refused.
 
-    No setting is true or false: either would pass for 1 or 0 where a number is meant. ``name`` is the section's name
+    No setting is true or false, because these would pass for the numbers 1 and 0. ``name`` is the section's name
     in files and options.
     """
 
@@ -30,7 +30,7 @@ class Section(BaseModel):
     @classmethod
     def _no_switches(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(kind, type) and issubclass(kind, Section):  # whose own fields are named
+        if isinstance(kind, type) and issubclass(kind, Section):  # errors then name the section's own fields
             if not isinstance(value, dict | Section):
                 raise ValueError("expected settings by their names")
         elif _holds_switch(value):

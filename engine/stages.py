@@ -1,8 +1,8 @@
 """Stages and tasks: the pieces of a run, as its plan and its folder know them.
 
 A ``Stage`` is a pure function of committed inputs, parameters and a seed, cut into tasks by ranges of rows. Its
-fingerprint covers its code version, its parameters and the fingerprints of its inputs, so a changed setting gives a
-new fingerprint to the stages that it affects and to no others.
+fingerprint covers the version of its code, its parameters and the fingerprints of its inputs. A changed setting
+therefore gives a new fingerprint to the stages that it affects, and to no others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pydantic import Field
 
 from engine.units import CHUNK_ROWS
 
-RECORD_BYTES = 1 << 10  # of a task or of a chunk: its name and checksum
+RECORD_BYTES = 1 << 10  # bytes of the record of a task or a chunk: its name and checksum
 
 
-TASK_S = 20.0  # that tasks aim at
+TASK_S = 20.0  # projected seconds that a task is cut to
 
 
-# Interpreter, torch, faiss, numba and their kernels: 250 MiB where these were compiled before, 410 MiB in a first run.
+# Interpreter, torch, faiss, numba and their kernels: 250 MiB with kernels compiled before, 410 MiB in a first run.
 BASELINE_BYTES = 420 << 20
 
 
@@ -30,9 +30,9 @@ class Cost:
     """Projected cost of a stage.
 
     Memory of one task is ``fixed_bytes + bytes_per_thread * threads + bytes_per_row * rows of the task``. ``seconds``
-    are those of the whole stage on the reference machine (two quiet AVX2 cores), ``seconds_per_task`` what each task
-    adds however few rows it has, ``kind`` what it spends them on: integer products (codes), float products, memory
-    accesses, or the disk.
+    are those of the whole stage on the reference machine (two quiet AVX2 cores). ``seconds_per_task``: seconds that
+    each task adds, however few rows it has. ``kind``: what limits the speed, which is integer products (codes), float
+    products, memory accesses, or the disk.
     """
 
     fixed_bytes: int = 0
@@ -42,7 +42,7 @@ class Cost:
     seconds: float = 0.0
     seconds_per_task: float = 0.0
     kind: Literal["codes", "floats", "memory", "disk"] = "memory"
-    gpu_speed: float = 0.0  # how many times as fast as on two cores on a GPU; 0: no faster
+    gpu_speed: float = 0.0  # how many times as fast a GPU is as two cores; 0: no faster
 
     def task_bytes(self, rows: int, threads: int) -> int:
         return int(self.fixed_bytes + self.bytes_per_thread * threads + self.bytes_per_row * rows)
@@ -52,18 +52,18 @@ class Cost:
 class Stage:
     """One step of a run.
 
-    ``function`` is ``"module:name"`` of ``run(task: TaskContext, start, stop) -> dict``; ``inputs`` maps the names the
-    function uses to stage names (or, for a store made earlier, to a folder). ``num_rows`` is the extent that is cut
+    ``function`` is ``"module:name"`` of ``run(task: TaskContext, start, stop) -> dict``. ``inputs`` maps the names that
+    the function uses to stage names or, for a store made earlier, to a folder. ``num_rows`` is the extent that is cut
     into tasks; a stage of one task has ``num_rows`` 1 and ``granule`` 1. ``where`` locates outside files (source,
-    model, labels), or says what cannot change a result, and is no part of the fingerprint: the digests of the files'
+    model, labels), or says what cannot change a result. It is no part of the fingerprint; the digests of the files'
     contents are, as parameters.
 
-    A stage with ``unless`` is left out once that earlier stage's facts say ``enough``; the outputs of ``instead`` then
-    stand for its own. The outputs of a ``scratch`` stage are deleted once no stage to come reads them.
+    A stage with ``unless`` is left out once the facts of the stage of that name say ``enough``; the outputs of
+    ``instead`` then stand for its own. The outputs of a ``scratch`` stage are deleted once no later stage reads them.
 
-    The one task of a stage with ``all_workers`` may share its work out among companions in the other workers' places.
+    The one task of a stage with ``all_workers`` may share its work with companions in the other workers' places.
 
-    Folders are named by ``name`` and ``digest``, so the limits declared here are checked where a stage is read from a
+    Folders are named by ``name`` and ``digest``, so the limits declared here are checked when a stage is read from a
     file.
     """
 
@@ -83,12 +83,12 @@ class Stage:
     block_rows: Annotated[int, Field(ge=0)] = 0
     threads: int = 1
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = ""
-    kind: str = ""  # what the fingerprint has in place of the function, of a stage that is a declared step
-    step: Any = field(default=None, repr=False)  # that step, for the tasks; no part of what is recorded
+    kind: str = ""  # of a declared step: stands in the fingerprint instead of the function
+    step: Any = field(default=None, repr=False)  # the declared step, for the tasks; it is not recorded
 
     @property
     def folder(self) -> str:
-        """Folder of the stage's outputs inside the run."""
+        """Name of the folder of the stage's outputs inside the run."""
         return f"{self.name}-{self.digest[:12]}"
 
     @property

@@ -1,7 +1,7 @@
 """Parallelism over fixed tiles: the one way kernels use several cores.
 
-Work is cut into tiles whose bounds depend on global row numbers only, each tile is computed by single-threaded code
-(numba without ``parallel``, BLAS and torch pinned to one thread), and tiles run on a thread pool. Results are then the
+Work is cut into tiles whose bounds depend on global row numbers alone. Single-threaded code computes each tile (numba
+without ``parallel``, BLAS and torch pinned to one thread), and tiles run on a thread pool. Results are therefore the
 same bits for any number of threads, workers or rows per block.
 """
 
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 @contextmanager
 def single_threaded_kernels() -> Iterator[None]:
-    """Pin BLAS, OpenMP and torch to one thread inside the block (the tiles bring the parallelism)."""
+    """Pin BLAS, OpenMP and torch to one thread inside the block, because tiles already run in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -38,12 +38,12 @@ def single_threaded_kernels() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _thread_pools(num_modules: int) -> ThreadpoolController:
-    """The libraries loaded so far; looking for them takes 200 times as long as limiting them, so only after imports."""
+    """Find the libraries loaded so far, again only after new imports: a search takes 200 times as long as pinning."""
     return ThreadpoolController()
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Count the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -64,8 +64,8 @@ def map_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> l
 def stream_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> Iterator[R]:
     """Apply ``function`` on ``threads`` threads to tiles as they come; yield the results in the order of ``tiles``.
 
-    The caller's thread draws the tiles, so that reading overlaps with work; twice ``threads`` tiles are held at most.
-    Otherwise as ``map_tiles``.
+    The caller's thread draws the tiles, so that reading overlaps with work. At most twice ``threads`` tiles are held.
+    ``function`` and exceptions are treated as in ``map_tiles``.
     """
     with single_threaded_kernels(), ThreadPoolExecutor(threads, initializer=_pin_thread) as pool:
         running: deque[Future[R]] = deque()

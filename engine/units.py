@@ -7,12 +7,12 @@ from engine.errors import ConfigError
 # Every stored array is chunked, and every kernel tile anchored, at multiples of this many rows.
 CHUNK_ROWS = 4096
 
-NO_NEIGHBOR = -1  # stands where a row of the KNN graph has fewer neighbours than K
-NO_SIMILARITY = -2.0  # its similarity, below any cosine
+NO_NEIGHBOR = -1  # id of a missing neighbour, in a row of the KNN graph with fewer than K
+NO_SIMILARITY = -2.0  # similarity of a missing neighbour, below any cosine
 
 
 def human_bytes(count: float) -> str:
-    """Write a number of bytes as people read it: ``1.5 GB``."""
+    """Write a number of bytes for people: ``1.5 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"

@@ -46,7 +46,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Partition:
+class WalkModules:
     """A graph's modules: ``roots_N``, the lowest vertex id of each vertex's module (int32), and their codelength."""
 
     roots_N: NDArray[np.int32]
@@ -62,7 +62,7 @@ def map_equation(
     *,
     threads: int = 1,
     seed: int = 0,
-) -> Partition:
+) -> WalkModules:
     """Find the modules of an undirected weighted graph whose two-level map equation (see ``codelength``) is least.
 
     ``indptr`` (N + 1), ``indices`` and ``weights``: symmetric CSR, each undirected edge in both ends' rows, as
@@ -92,7 +92,7 @@ def map_equation(
             break
     roots = _fall_back(graph, _split_modules(graph, roots, threads), threads)
     num_modules = int(np.count_nonzero(roots == np.arange(len(roots))))
-    return Partition(roots, num_modules, _codelength(graph, roots, threads), num_rounds)
+    return WalkModules(roots, num_modules, _codelength(graph, roots, threads), num_rounds)
 
 
 def codelength(

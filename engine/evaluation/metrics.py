@@ -67,15 +67,6 @@ class Scores:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class ScoresWithoutSingletons:
-    """Scores over the rows outside predicted singletons; ``scores`` is ``None`` where no row remains."""
-
-    scores: Scores | None
-    num_rows_remaining: int
-    num_rows_dropped: int
-
-
 def evaluate_labels(predicted_N: Labels, identities_N: Labels) -> Scores:
     """Score predicted labels against identities.
 
@@ -109,21 +100,6 @@ def evaluate_labels(predicted_N: Labels, identities_N: Labels) -> Scores:
         num_clusters=len(sizes),
         num_singletons=int(np.count_nonzero(sizes == 1)),
     )
-
-
-def evaluate_without_singletons(predicted_N: Labels, identities_N: Labels) -> ScoresWithoutSingletons:
-    """Score only the rows outside predicted singletons: the convention of some published L-GCN figures.
-
-    It flatters a method that leaves hard rows alone, so it belongs in a row of its own and beside the number of rows
-    that remained. Arguments and errors as in ``evaluate_labels``.
-    """
-    predicted_N, identities_N = _checked(predicted_N, identities_N)
-    dense_N, num_clusters = dense_labels(predicted_N)
-    known_N = identities_N != -1
-    keep_N = known_N & (np.bincount(dense_N, minlength=num_clusters)[dense_N] > 1)
-    remaining = int(np.count_nonzero(keep_N))
-    scores = evaluate_labels(predicted_N[keep_N], identities_N[keep_N]) if remaining else None
-    return ScoresWithoutSingletons(scores, remaining, int(np.count_nonzero(known_N)) - remaining)
 
 
 def pair_counts(predicted_N: Labels, identities_N: Labels) -> PairCounts:

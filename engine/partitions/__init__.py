@@ -1,4 +1,4 @@
-"""The ways from scored edges to clusters, a module each, by name."""
+"""The partitions, which turn scored edges into clusters: a module each, listed here by name."""
 
 from engine.partitions.base import Clustered, Edges, Partition, Trial, Work
 from engine.partitions.components import ComponentsPartition
@@ -10,6 +10,6 @@ PARTITIONS: dict[str, Partition] = {
     partition.name: partition
     for partition in (ComponentsPartition(), PropagationPartition(), DensityPeaksPartition(), MapEquationPartition())
 }
-OWN = "own"  # of a method that clusters by itself
+OWN = "own"  # stands for the partition of a method that clusters by itself
 
 __all__ = ["OWN", "PARTITIONS", "Clustered", "Edges", "Partition", "Trial", "Work"]

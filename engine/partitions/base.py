@@ -1,7 +1,7 @@
-"""What a partition is: from scored edges to clusters, streamed over the edges of a run or in memory for few of them.
+"""The interface of a partition, which turns scored edges into clusters.
 
-A partition has one module with all that is its own: the settings that it reads, its words for the report, the step that
-clusters a run's edges, the same for edges in memory, and the search for its settings on held-out identities.
+A partition has one module: the settings that it reads, its words for the report, the step that clusters a run's edges
+streamed from disk, the function that clusters edges in memory, and the search for its settings on held-out identities.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class OperatingPoint(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clustered(Step[Facts]):
-    """A step that clusters: ``roots`` (N,), each the lowest vertex of its cluster. It tells its operating point."""
+    """A step that clusters. It writes ``roots`` (N,), the lowest vertex of each vertex's cluster; facts: the point."""
 
     title = "roots"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Thresholds(Step[Facts]):
-    """A step that reads an operating point: the thresholds ``given``, and what ``chosen`` found for those that are not.
+    """A step that reads an operating point: the thresholds ``given``, and for the others those that ``chosen`` found.
 
     ``precision_bias`` moves the least score; ``learned`` says that scores are probabilities.
     """
@@ -64,7 +64,7 @@ class Thresholds(Step[Facts]):
     learned: bool
 
     def operating_point(self, task: Task) -> Point:
-        """The thresholds to use."""
+        """Read the thresholds to use."""
         found = read_json(task.input(self.chosen) / "point.json") if self.chosen is not None else {}
         point = {**found, **{name: value for name, value in self.given.items() if value is not None}}
         if self.precision_bias:
@@ -85,7 +85,7 @@ class EdgeThresholds(Thresholds):
 
 
 class Trial(NamedTuple):
-    """What a search for settings may use: train edges, identities' sizes, and ``measure`` of roots (N,)."""
+    """Input of a search for settings: training edges, sizes of identities, and ``measure``, which scores roots (N,)."""
 
     edges: Edges
     num_vertices: int
@@ -98,7 +98,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What a run's partition is made for. ``stored``: the operating point that the model holds, or the method gives."""
+    """The steps and settings that a partition works on. ``stored``: the model's or the method's operating point."""
 
     score: Scores
     knn: Knn
@@ -107,14 +107,15 @@ class Work:
     learned: bool
     has_model: bool
     seed: int
-    num_edges: int  # about how many a row has, at most
+    num_edges: int  # edges of a row, at most, for projections
 
 
 class Partition:
     """One way to cluster scored edges.
 
-    ``words`` name it in a report. ``thresholds``: its settings that an operating point has. ``head_start``: in mean F,
-    of one whose settings flatter themselves less than others' on the identities that they were chosen on.
+    ``words`` name it in a report. ``thresholds``: those of its settings that an operating point has. ``head_start``:
+    mean F added in the comparison with other partitions, because settings chosen on held-out identities flatter the
+    partition less than others.
     """
 
     name: PartitionName
@@ -123,23 +124,23 @@ class Partition:
     head_start = 0.0
 
     def point_words(self, point: Point) -> list[str]:
-        """What an operating point has besides its least score, in words for a report."""
+        """Describe, for a report, the settings of an operating point besides its least score."""
         return []
 
     def cluster(self, work: Work) -> Clustered:
-        """The step that clusters a run's edges."""
+        """Make the step that clusters a run's edges."""
         raise NotImplementedError
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """What clusters edges in memory at a least score, with the other settings of ``point``."""
+        """Give the function that clusters edges in memory at a least score, with the other settings of ``point``."""
         raise NotImplementedError
 
     def search(self, trial: Trial) -> Point:
-        """The settings of best mean F on held-out rows, with what ``measure`` says of them."""
+        """Find the settings of best mean F on held-out rows; the point also has what ``measure`` gave."""
         raise NotImplementedError
 
     def chosen(self, work: Work, given: Mapping[str, Any]) -> ChosenPoint | None:
-        """The step that reads an operating point from the graph, where one of the thresholds is not given."""
+        """Make the step that chooses an operating point from the graph; ``None`` if all thresholds are given."""
         if all(value is not None for value in given.values()):
             return None
         scored = work.score if work.has_model or work.learned else None
@@ -148,7 +149,7 @@ class Partition:
         )
 
     def given(self, work: Work) -> Point:
-        """The thresholds that are set, else stored."""
+        """Collect the thresholds that are set or, if not set, stored."""
         return {
             name: getattr(work.stored, name, None) if (value := getattr(work.config, name)) is None else value
             for name in self.thresholds

@@ -1,8 +1,8 @@
 """Connected components after pruning by score and node intimacy (STAR-FC, section 3.3).
 
-Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy, streams them through a union-find, and
-leaves each block's spanning forest; forests merge eight at a time, then all together by minimum id: in one process, or
-in ranges of vertices that are companions of the task.
+Pruning keeps edges of score >= min_score and node intimacy >= min_intimacy and reduces each block's edges to a spanning
+forest by union-find. Forests merge eight at a time, then all together by minimum id: in one process, or in ranges of
+vertices that companions of the task hold.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from engine.units import CHUNK_ROWS
 
 VERSION = 4  # of every step here
 FAN_IN = 8
-RANGE_ROWS = 1 << 28  # more vertices are united in ranges: 1 GiB of parents each
+RANGE_ROWS = 1 << 28  # more vertices are united in ranges, each with 1 GiB of parents
 FOREST_RANGE = f"{__name__}:ForestRange"
-PIECE_CHUNKS = 8  # of edges in memory at a time
+PIECE_CHUNKS = 8  # chunks of edges in memory at a time
 INTIMACIES = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-_UNION_S = 6e-9  # per vertex, to begin a union-find and to list its forest, for projections
+_UNION_S = 6e-9  # seconds per vertex to begin a union-find and to list its forest, for projections
 _SMALL = 4 << 20
 
 
@@ -57,12 +57,12 @@ class KeptAdjacency(EdgeThresholds):
     kind, version, title = "components.adjacency", VERSION, "adjacency"
 
     def cost(self) -> Cost:
-        """Either direction of every edge."""
+        """Project both directions of every edge."""
         n, edges = self.num_vertices, self.num_vertices * self.score.knn.k
         return Cost(fixed_bytes=8 * edges + 16 * n, disk_bytes=8 * edges // 2 + 8 * n, seconds=edges / 2e7)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Build it."""
+        """Build the adjacency."""
         min_score = np.float32(self.operating_point(task)["min_score"])
 
         def blocks() -> Iterator[tuple[Array, Array]]:
@@ -84,7 +84,7 @@ class Prune(EdgeThresholds, RowStep[Facts]):
     adjacency: KeptAdjacency | None
 
     def cost(self) -> Cost:
-        """A piece of edges, and a union-find of all vertices."""
+        """Project a piece of edges, and a union-find of all vertices."""
         n, k = self.num_rows, self.score.knn.k
         return Cost(
             fixed_bytes=PIECE_CHUNKS * CHUNK_ROWS * k * 20 + n * 21,
@@ -124,12 +124,12 @@ class Merge(RowStep[None]):
     prune: Prune
 
     def cost(self) -> Cost:
-        """A union-find of all vertices."""
+        """Project a union-find of all vertices."""
         n = self.num_rows
         return Cost(fixed_bytes=n * 28 + _SMALL, disk_bytes=n * 8, seconds=n / 5e6, seconds_per_task=n * _UNION_S)
 
     def run(self, task: Task, start: int, stop: int) -> None:
-        """Merge."""
+        """Merge these forests."""
         union = UnionFind(self.num_rows)
         for members, roots in _forests(task.input(self.prune), start, stop):
             union.add(members, roots)
@@ -149,7 +149,7 @@ class Components(Thresholds, Clustered):
     ranges: int = where(1)
 
     def cost(self) -> Cost:
-        """Memory is that of a range: Ray spreads them over hosts; in one process they stay below that of labels."""
+        """Project one range's memory: Ray spreads ranges over hosts; in one process all take less than labels do."""
         n, ranges = self.merge.num_rows, self.ranges
         cost = Cost(fixed_bytes=n * 24 + _SMALL, disk_bytes=n * 4, seconds=n / 5e6)
         if ranges == 1:
@@ -157,13 +157,13 @@ class Components(Thresholds, Clustered):
         return replace(cost, fixed_bytes=-(-n // ranges) * 32 + (ranges + 2) * PIECE_EDGES * 8 + _SMALL)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Join."""
+        """Join the forests."""
         facts = {**self.operating_point(task), "partition": "components"}
         return facts | join_forests(task, task.input(self.merge), self.merge.num_rows, self.ranges)
 
 
 def join_forests(task: Task, folder: Path, num_vertices: int, ranges: int) -> Facts:
-    """Write ``roots`` (N,) of the forests in a merging stage's folder, in as many ranges of vertices."""
+    """Write ``roots`` (N,) of the forests in a merging stage's folder, by so many ranges of vertices."""
     if ranges == 1:
         union = UnionFind(num_vertices)
         for members, roots in _forests(folder, 0, np.iinfo(np.int64).max):
@@ -211,14 +211,14 @@ class ComponentsPartition(Partition):
     thresholds = ("min_score", "min_intimacy")
 
     def point_words(self, point: Point) -> list[str]:
-        """The least node intimacy, if there is one."""
+        """Describe the least node intimacy, if there is one."""
         least = point.get("min_intimacy")
         if not least:
             return []
         return [f"node intimacy ≥ {least:.3g}" if least != "adaptive" else "node intimacy by degree, ≥ 0.652"]
 
     def cluster(self, work: Work) -> Clustered:
-        """``adjacency`` where intimacy counts, ``prune``, ``merge`` and ``roots``."""
+        """Make ``adjacency`` if intimacy counts, ``prune``, ``merge`` and ``roots``."""
         given = self.given(work)
         if given["min_intimacy"] is None:
             given["min_intimacy"] = 0.0
@@ -234,7 +234,7 @@ class ComponentsPartition(Partition):
         return Components(merge=merge, ranges=work.config.union_find_ranges or -(-n // RANGE_ROWS), **shared)
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """Components at the point's intimacy."""
+        """Cluster into components, by the point's intimacy."""
 
         def find(min_score: float) -> Array:
             block = _above(edges, min_score)
@@ -247,7 +247,7 @@ class ComponentsPartition(Partition):
         return find
 
     def search(self, trial: Trial) -> Point:
-        """``min_score`` (τ1) by logits, at each of them the best ``min_intimacy`` (τ2)."""
+        """Search ``min_score`` (τ1) by logits, and at each the best ``min_intimacy`` (τ2)."""
 
         def best_intimacy(min_score: float) -> Point:
             sources, targets = _above(trial.edges, min_score)

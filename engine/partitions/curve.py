@@ -1,6 +1,6 @@
-"""Step curve: what the same scores give at other precision biases, for the report.
+"""Step curve: the clusters that the same scores give at other precision biases, for the report.
 
-One knob moves along it, from few wrong merges to few splits, and no edge is scored again.
+A higher bias gives fewer wrong merges and more splits. No edge is scored again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Curve(Labelled[Facts]):
     seed: int
 
     def cost(self) -> Cost:
-        """All edges in memory, clustered at each bias."""
+        """Project all edges in memory, clustered at each bias."""
         n, edges = self.score.num_rows, self.score.num_rows * self.score.knn.k
         return Cost(fixed_bytes=36 * edges + 250 * n, disk_bytes=4096, seconds=len(BIASES) * edges / 5e6)
 

@@ -1,4 +1,4 @@
-"""Density peaks (Rodriguez and Laio, Science 2014): each vertex joins its best neighbour among denser ones."""
+"""Density peaks (Rodriguez and Laio, Science 2014): each vertex joins its best denser neighbour."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class DensityLinked(EdgeThresholds, Clustered):
     kind, version = "density_peaks.roots", 4
 
     def cost(self) -> Cost:
-        """A few numbers of every vertex."""
+        """Project a few numbers of each vertex."""
         n = self.num_vertices
         return Cost(fixed_bytes=n * 40 + _SMALL, disk_bytes=n * 4, seconds=n * self.score.knn.k / 2e7)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Two passes: densities, then links."""
+        """Pass over the edges twice, for densities, then for links."""
         point = self.operating_point(task)
         found = DensityPeaks(self.num_vertices, float(point["min_score"]))
         for visit in (found.add_density, found.link):
@@ -44,7 +44,7 @@ class DensityPeaksPartition(Partition):
     words = "density peaks"
 
     def cluster(self, work: Work) -> Clustered:
-        """One step."""
+        """Make the one step."""
         given = self.given(work)
         return DensityLinked(
             score=work.score,
@@ -55,11 +55,11 @@ class DensityPeaksPartition(Partition):
         )
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """Density peaks of the edges above."""
+        """Link density peaks over edges from the least score on."""
         return lambda min_score: density_peaks(num_vertices, *edges, min_score)
 
     def search(self, trial: Trial) -> Point:
-        """``min_score`` alone, by steps of half a logit."""
+        """Search ``min_score`` alone, by steps of half a logit."""
 
         def peaks(min_score: float) -> Point:
             return {"min_score": min_score, **trial.measure(density_peaks(trial.num_vertices, *trial.edges, min_score))}

@@ -1,4 +1,4 @@
-"""The map equation (Rosvall and Bergstrom, PNAS 2008): modules in which a walk along the scored edges stays longest."""
+"""The map equation (Rosvall and Bergstrom, PNAS 2008): modules that a walk along the scored edges seldom leaves."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from engine.runs.step import Facts, Task, where
 from engine.stages import Cost
 from engine.steps.edges import SCORED, iterate_edges
 
-_KEPT = 0.75  # edges of the map equation for each listed neighbour: as many lists hold both ends, 0.4 to 0.7 at part1
+_KEPT = 0.75  # projected edges per listed neighbour: an edge often stands in both ends' lists (part1: 0.4 to 0.7)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Modules(EdgeThresholds, Clustered):
-    """Modules by the map equation, over edges of score >= min_score. ``offered``: edges of a row, at most."""
+    """Modules by the map equation, over edges of score >= min_score. ``offered``: the most edges of a row."""
 
     kind, version = "map_equation.roots", 4
     seed: int
     offered: int = where()
 
     def cost(self) -> Cost:
-        """The weighted graph."""
+        """Project the weighted graph."""
         n, edges = self.num_vertices, self.num_vertices * self.offered
         return Cost(
             fixed_bytes=int(16 * _KEPT * edges) + 200 * n,
@@ -59,18 +59,18 @@ class Modules(EdgeThresholds, Clustered):
 
 
 class MapEquationPartition(Partition):
-    """Modules of few bits."""
+    """Modules that describe a walk in few bits."""
 
     name: PartitionName = "map_equation"
     words = "map equation"
-    head_start = 0.01  # unseen identities chain more than held-out ones, and it is tuned the least
+    head_start = 0.01  # unseen identities chain more than held-out ones, and this partition is tuned the least
 
     def point_words(self, point: Point) -> list[str]:
-        """What edges weigh."""
+        """Describe the edges' weights."""
         return [f"edges weighted by {point['weight'].replace('_', ' ')}"]
 
     def cluster(self, work: Work) -> Clustered:
-        """One step; raises ``ConfigError`` for weights that the scores cannot give."""
+        """Make the one step; raises ``ConfigError`` for weights that the scores cannot give."""
         config, learned = work.config, work.learned
         weight = config.weight
         if weight == "auto":
@@ -98,7 +98,7 @@ class MapEquationPartition(Partition):
         )
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """Modules of the edges above, by the point's weights."""
+        """Find modules of edges from the least score on, by the point's weights."""
 
         def find(min_score: float) -> Array:
             block = weigh_edges(edges, point["weight"], min_score, point.get("bandwidth", 1.0))
@@ -108,7 +108,7 @@ class MapEquationPartition(Partition):
         return find
 
     def search(self, trial: Trial) -> Point:
-        """``min_score`` alone, by steps of half a logit; weights are the log-odds above it."""
+        """Search ``min_score`` alone, by steps of half a logit; weights are the log-odds above it."""
         point = {"weight": "log_odds"}
         find = self.find(trial.edges, trial.num_vertices, point, step=0.0, seed=trial.seed, threads=trial.threads)
         return scan_scores(lambda min_score: {"min_score": min_score, **trial.measure(find(min_score))})

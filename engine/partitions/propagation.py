@@ -23,7 +23,7 @@ SIZE_FACTORS = (1.0, 1.5)
 class Propagated(EdgeThresholds, Clustered):
     """Propagation over all edges of score >= min_score.
 
-    The maximum spanning forest of the edges has the same components at every threshold: memory follows the number of
+    The maximum spanning forest of the edges has the same components at every threshold, so memory follows the number of
     vertices.
     """
 
@@ -31,12 +31,12 @@ class Propagated(EdgeThresholds, Clustered):
     step: float
 
     def cost(self) -> Cost:
-        """The forest."""
+        """Project the forest."""
         n = self.num_vertices
         return Cost(fixed_bytes=n * (100 + 24 * 4), disk_bytes=n * 4, seconds=n * self.score.knn.k / 2e7)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Propagate."""
+        """Propagate over the forest."""
         point = self.operating_point(task)
         forest = MaximumForest(self.num_vertices)
         for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
@@ -61,11 +61,11 @@ class PropagationPartition(Partition):
     thresholds = ("min_score", "max_size")
 
     def point_words(self, point: Point) -> list[str]:
-        """The size cap."""
+        """Describe the size cap."""
         return [f"at most {point['max_size']:,} rows before a component is split"]
 
     def cluster(self, work: Work) -> Clustered:
-        """One step."""
+        """Make the one step."""
         given = self.given(work)
         return Propagated(
             score=work.score,
@@ -77,12 +77,12 @@ class PropagationPartition(Partition):
         )
 
     def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """Propagation at the point's size cap."""
+        """Propagate with the point's size cap."""
         forest, cap = strongest_forest(*edges), int(point["max_size"])
         return lambda min_score: propagate(num_vertices, *forest, min_score=min_score, max_size=cap, step=step)
 
     def search(self, trial: Trial) -> Point:
-        """``min_score`` by logits, at each of them the best ``max_size`` of quantiles of the identities' sizes."""
+        """Search ``min_score`` by logits, and at each the best ``max_size`` of quantiles of the identities' sizes."""
         forest = strongest_forest(*trial.edges)
         sizes = [float(np.quantile(trial.sizes, share)) for share in SIZE_QUANTILES]
         caps = sorted({int(np.ceil(size * factor)) for size in sizes for factor in SIZE_FACTORS} - {1})

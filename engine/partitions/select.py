@@ -1,4 +1,4 @@
-"""Step select: the partitions' thresholds, chosen on the identities that training held out."""
+"""Step select: choose the partitions' thresholds on the identities that training held out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.steps.edges import SCORED, Scores, iterate_edges
 from engine.steps.knn import Order
 from engine.steps.labels import Labelled
 
-FLOOR_SHARE = 0.0005  # leaves out a seventh of part1's edges, a quarter of real sets'; at 0.001 faces lose 0.1 of F
+FLOOR_SHARE = 0.0005  # drops a seventh of part1's edges, a quarter of real sets' edges; at 0.001 faces lose 0.1 of F
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +32,7 @@ class Selection(Step[Facts]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Select(Labelled[Facts], Selection):
-    """The thresholds of each of the ``partitions``, all if none is named, on the share ``holdout`` of identities."""
+    """Chooses the thresholds of the ``partitions``, all if none is named, on the share ``holdout`` of identities."""
 
     kind, version = "select", VERSION
     score: Scores
@@ -43,12 +43,12 @@ class Select(Labelled[Facts], Selection):
     partitions: tuple[str, ...] = ()
 
     def cost(self) -> Cost:
-        """All edges in memory, clustered at each threshold tried."""
+        """Project all edges in memory, clustered at each threshold tried."""
         n, k = self.score.num_rows, self.score.knn.k
         return Cost(fixed_bytes=n * 200 + n * k * 40, disk_bytes=1 << 16, seconds=n * k / 2.8e5)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Choose; the similarity floor that the points need is among the facts."""
+        """Choose the thresholds; the facts include the similarity floor that the points need."""
         identities_N = self.identities(self.order, task)
         folder = task.input(self.score)
         parts = list(iterate_edges(folder, SCORED))
@@ -71,17 +71,17 @@ class Select(Labelled[Facts], Selection):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SelectOwn(Selection):
-    """Of a method that clusters by itself: there are no thresholds to choose."""
+    """Stands for the choice in a method that clusters by itself and has no thresholds."""
 
     kind, version = "select.own", 1
     fit: Step[Facts]
 
     def cost(self) -> Cost:
-        """Next to nothing."""
+        """Project next to nothing."""
         return Cost(disk_bytes=1 << 12)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Say so."""
+        """Write that there is no threshold."""
         task.write_json("selected", {"operating_points": {}, "preferred": OWN})
         return {}
 
@@ -98,10 +98,9 @@ def select_operating_points(
 ) -> dict[str, Any]:
     """Search the partitions' settings for the best mean of pairwise and BCubed F over held-out rows.
 
-    Each point comes with ``held_out_f``, ``held_out_precision``, ``held_out_recall`` (pairwise) and
-    ``held_out_bcubed_f``; ``preferred`` names the best partition, each with its ``head_start``. Memory: about
-    40 bytes per edge kept at the lowest threshold tried. Raises ``DataError`` if no pair could be counted, or no edge
-    is scored.
+    Each point also has ``held_out_f``, ``held_out_precision``, ``held_out_recall`` (pairwise) and
+    ``held_out_bcubed_f``. ``preferred`` names the best partition, head starts counted. Memory: about 40 bytes per edge
+    kept at the lowest threshold tried. Raises ``DataError`` if no pair could be counted, or no edge is scored.
     """
     if len(edges.scores) == 0:
         raise DataError("thresholds: no edge was scored; lower score.min_similarity")
@@ -115,7 +114,7 @@ def select_operating_points(
 def similarity_floor(folder: Path, min_score: float) -> float:
     """Find the similarity that all but ``FLOOR_SHARE`` of the edges of score >= ``min_score`` reach.
 
-    Below it edges are many and next to none survives, so a run with this model need not score them.
+    Below that similarity edges are many and hardly any survives, so a run with this model need not score them.
     """
     kept = [np.zeros(0, np.float32)]
     for similarities, scores in iterate_edges(folder, ("similarity", "score")):

@@ -12,7 +12,7 @@ PartitionName = Literal["components", "propagation", "density_peaks", "map_equat
 
 
 class PartitionSettings(Section):
-    """From scored edges to clusters. ``None`` takes the operating point stored with the model."""
+    """How scored edges become clusters. ``None`` takes the operating point stored with the model."""
 
     name: ClassVar[str] = "partition"
     method: Literal["auto"] | PartitionName = Field(

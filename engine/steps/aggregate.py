@@ -1,4 +1,4 @@
-"""Step aggregate: Âx, every vertex's vector averaged with its neighbours', which graph convolutions read."""
+"""Step aggregate: Âx, each vertex's vector averaged with its neighbours' vectors, which graph convolutions read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.steps.knn import Knn
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Aggregate(RowStep[None]):
-    """Rows of Âx, ``aggregated`` (N, D) float16; of the nearest ``k`` neighbours alone, if that is given."""
+    """Rows of Âx, ``aggregated`` (N, D) float16; if ``k`` is given, over the nearest ``k`` neighbours alone."""
 
     kind, version, title = "aggregate", 1, "aggregate"
     features: Vectors[Any]
@@ -34,7 +34,7 @@ class Aggregate(RowStep[None]):
             bytes_per_row=dim * 4 + k * 44,
             disk_bytes=n * dim * 2,
             seconds=n * k * dim / 1.5e9,
-            seconds_per_task=n * k / 1e9,  # every task scans all rows for those that list its own
+            seconds_per_task=n * k / 1e9,  # each task scans all rows for rows that list its own
         )
 
     def run(self, task: Task, start: int, stop: int) -> None:

@@ -1,6 +1,6 @@
-"""Step analysis: everything the report shows about a result, gathered in passes over the edges.
+"""Step analysis: all that the report shows about a result, gathered in passes over the edges.
 
-The labels of ``--labels`` (the truth) are read here and in ``curve``, and nowhere before.
+A run reads the identities of ``--labels`` here and in ``curve``, and nowhere before.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Analysis(Labelled[Facts]):
     learned: bool
 
     def cost(self) -> Cost:
-        """Sweeps of every vertex."""
+        """Project the sweeps over all vertices."""
         n, per_row = self.score.num_rows, 300 if self.labels else 200
         return Cost(fixed_bytes=n * per_row, disk_bytes=1 << 20, seconds=n * self.score.knn.k / 5e6)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Gather."""
+        """Gather the report's figures."""
         labels_N = np.array(task.npy(self.clusters, "labels"))
         rows_V = np.arange(len(labels_N), dtype=np.int32)
         if self.order is not None:
@@ -113,7 +113,7 @@ class Analysis(Labelled[Facts]):
 
 
 def _plain_thresholding(folder: Path, rows: list[dict[str, Any]], identities_V: np.ndarray) -> dict[str, Any]:
-    """Components of the cosine graph at the swept threshold of best pairwise F: an oracle's, for comparison only."""
+    """Find the components of the cosine graph at the threshold of best pairwise F, which only the truth can tell."""
     best = max(rows, key=lambda row: row["pairwise_f"])
     union = UnionFind(len(identities_V))
     for sources, targets, similarities in iterate_edges(folder, ("source", "target", "similarity")):
@@ -123,12 +123,12 @@ def _plain_thresholding(folder: Path, rows: list[dict[str, Any]], identities_V: 
 
 
 def _scored(similarities: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Which edges have a score: methods that score some of them alone give the others -1."""
+    """Tell which edges have a score: a method that scores only some edges gives the others -1."""
     return (scores > -1) | (similarities <= -1)
 
 
 def _score_range(folder: Path) -> tuple[dict[str, float], dict[str, float], int]:
-    """The least and the highest of either value, and the number of edges without a score."""
+    """Find the least and the highest similarity and score, and count the edges without a score."""
     names, unscored = ("similarity", "score"), 0
     low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
     for similarities, scores in iterate_edges(folder, names):
@@ -144,7 +144,7 @@ def _score_range(folder: Path) -> tuple[dict[str, float], dict[str, float], int]
 
 
 def _thresholds(low: float, high: float) -> list[float]:
-    """Descending float32 thresholds over the range of the values."""
+    """List descending float32 thresholds over the range of the values."""
     steps = np.linspace(high, low, SWEEP_STEPS + 1)[1:] if high > low else np.array([low])
     return [float(value) for value in np.unique(np.round(steps, 3).astype(np.float32))[::-1]]
 
@@ -155,7 +155,7 @@ def _confidence(confidence_N: np.ndarray) -> dict[str, Any]:
 
 
 def _galleries(items: Any, table: ClusterTable, labels_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Clusters to look at with some of their rows and items; of a likely merge, the other cluster under ``beside``."""
+    """Describe the clusters to look at, by some of their rows and items; a likely merge has both, one as ``beside``."""
     picks: ClusterPicks = pick_clusters(table, GALLERY_CLUSTERS)
     order = np.argsort(labels_N, kind="stable")
     firsts = np.searchsorted(labels_N[order], np.arange(labels_N.max(initial=-1) + 2))

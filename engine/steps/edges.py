@@ -20,8 +20,8 @@ from engine.storage.tables import read_columns
 from engine.tiles import tile_bounds
 from engine.units import CHUNK_ROWS
 
-# For projections, per listed neighbour: an edge has 16 bytes, held twice while parts are joined, and at most three
-# quarters of the listings are edges of their own (part1: two thirds).
+# Bytes of edges per listed neighbour, for projections: an edge has 16 bytes, is held twice while parts are joined, and
+# at most three quarters of the listings are edges of their own (part1: two thirds).
 EDGE_BYTES, STORED_BYTES = 28, 12
 SCORED = ("source", "target", "score")  # columns that a partition reads
 
@@ -30,7 +30,7 @@ Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class EdgeFacts:
-    """Edges that each chunk of a task's rows owns, and their sum."""
+    """How many edges each chunk of a task's rows owns, and their sum."""
 
     chunk_edges: list[int]
     edges: int
@@ -40,8 +40,8 @@ class EdgeFacts:
 class Scores(RowStep[EdgeFacts]):
     """The table ``edges`` of the undirected edges of a graph, each with its similarity and score.
 
-    Edges below ``min_similarity`` are left out, and, unless it is 0, those that are not among the nearest
-    ``max_edges_per_vertex`` of either end.
+    Edges below ``min_similarity`` are left out. So are edges that are not among the nearest ``max_edges_per_vertex`` of
+    either end, unless that is 0.
     """
 
     title = "score"
@@ -76,8 +76,8 @@ def read_edges(
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Read columns of the edges owned by rows ``start..stop`` (whole chunks), chunk by chunk, in row order.
 
-    The pieces are the same whatever the tasks were that wrote them, and small whatever they were. With ``chunks`` up to
-    that many chunks of one task come in a piece: for work whose result does not hang on the pieces.
+    The pieces are small and do not depend on the tasks that wrote them. With ``chunks``, up to so many chunks of one
+    task come in a piece, which then depends on the tasks: for work whose result is the same for any pieces.
     """
     for record in committed_records(folder, folder_digest(folder)):
         begin, end = max(start, record.start), min(stop, record.stop)
@@ -98,5 +98,5 @@ def iterate_edges(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[np.nda
 
 
 def num_edges(folder: Path) -> int:
-    """Number of edges in a finished edge stage."""
+    """Count the edges of a finished edge stage."""
     return sum(record.facts["edges"] for record in committed_records(folder, folder_digest(folder)))

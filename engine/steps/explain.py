@@ -1,7 +1,7 @@
-"""Step explain: how sure every row and cluster is, in two passes over the scored edges.
+"""Step explain: how sure the clustering is of each row and cluster, in two passes over the scored edges.
 
-Writes ``confidence``, ``nearest`` and ``nearest_score`` (N,), by source row, and the table ``clusters``; columns as
-``engine.evaluation.explain`` has them.
+It writes ``confidence``, ``nearest`` and ``nearest_score`` (N,), by source row, and the table ``clusters``. The columns
+are those of ``engine.evaluation.explain``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROW_COLUMNS = tuple(RowTable.__dataclass_fields__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explain(Step[Facts]):
-    """How sure every row and cluster is. ``learned``: scores are probabilities, else cosines."""
+    """Measures how sure each row and cluster is. ``learned``: scores are probabilities, else cosines."""
 
     kind, version, title = "explain", 1, "explain"
     labels: Labels
@@ -36,7 +36,7 @@ class Explain(Step[Facts]):
     learned: bool
 
     def cost(self) -> Cost:
-        """Some numbers of every row."""
+        """Project the numbers held of each row."""
         n = self.score.num_rows
         return Cost(fixed_bytes=n * 260, disk_bytes=n * 60, seconds=n * self.score.knn.k / 8e6)
 
@@ -55,7 +55,7 @@ class Explain(Step[Facts]):
         return {"num_clusters": len(clusters.labels)}
 
     def _edges(self, task: Task) -> Iterator[ScoredEdges]:
-        """All scored edges between source rows, with the evidence that each is."""
+        """Read all scored edges as edges between source rows, each score also as evidence."""
         rows_V = None if self.order is None else np.array(vertex_rows(task, self.order))
         for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
             evidence = scores if self.learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
@@ -65,7 +65,7 @@ class Explain(Step[Facts]):
 
 
 def read_clusters(folder: Path) -> ClusterTable:
-    """The table of a finished stage."""
+    """Read the table of clusters of a finished stage."""
     names = [name for name in ClusterTable.__dataclass_fields__ if name != "bridge_rows"]
     (path,) = table_parts(folder, "clusters")
     columns = dict(zip(names, read_columns(path, tuple(names)), strict=True))

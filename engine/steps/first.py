@@ -1,4 +1,4 @@
-"""First clusters as identities to learn from, of a run without labels."""
+"""First clusters as identities, for a run that has no labels to learn from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from engine.runs.step import Facts, Step, Task
 from engine.steps.knn import Order, vertex_rows
 
-LEAST_CLUSTERS = 50  # of two rows and more, for first clusters to be learned from
-LEAST_JOINED = 0.01  # of the rows, likewise: there are some in noise
+LEAST_CLUSTERS = 50  # fewer first clusters of two or more rows are too few to learn from
+LEAST_JOINED = 0.01  # so is a smaller share of rows in them, because noise has some too
 
 
 def first_identities(task: Task, first: Step[Facts]) -> np.ndarray | None:
-    """First clusters by vertex, -1 for rows alone; ``None`` if they are too few to learn from."""
+    """Give the first cluster of each vertex, -1 for a vertex alone; ``None`` if clusters are too few to learn from."""
     roots_N = np.asarray(task.npy(first, "roots"))
     sizes_N = np.bincount(roots_N, minlength=len(roots_N))
     identities_N = np.where(sizes_N[roots_N] > 1, roots_N, -1).astype(np.int64)
@@ -21,7 +21,7 @@ def first_identities(task: Task, first: Step[Facts]) -> np.ndarray | None:
 
 
 def first_identities_by_row(task: Task, first: Step[Facts], order: Order | None) -> np.ndarray | None:
-    """The same, by source row."""
+    """Give what ``first_identities`` does, by source row."""
     identities_N = first_identities(task, first)
     if identities_N is None or order is None:
         return identities_N

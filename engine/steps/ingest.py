@@ -22,22 +22,22 @@ from engine.storage.tables import read_joined
 from engine.tiles import stream_tiles, tile_bounds, usable_cores
 from engine.units import CHUNK_ROWS
 
-_KEPT_BYTES = 128 << 20  # what a reader of a chunked or compressed format keeps
+_KEPT_BYTES = 128 << 20  # a reader of a chunked or compressed format keeps so many bytes
 _PLAIN = (".bin", ".npy", ".fbin", ".fvecs")  # formats whose readers keep nothing
-_NAME_BYTES = 256  # an id and an item
+_NAME_BYTES = 256  # bytes of an id and an item
 WRITERS = 2  # threads that wait for the disk while others compute
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vectors(RowStep[F]):
-    """A step that holds ``features`` (N, D), unit rows of float16 or float32, zero vectors as zeros."""
+    """A step that writes ``features`` (N, D): unit rows, float16 or float32; zero vectors stay zeros."""
 
     dim: int
 
 
 @dataclass(frozen=True)
 class IngestFacts:
-    """The rows of zero vectors, ascending."""
+    """The numbers of the rows that are zero vectors, ascending."""
 
     zero_rows: list[int]
 
@@ -46,7 +46,7 @@ class IngestFacts:
 class Rows(Vectors[IngestFacts]):
     """The source's rows: ``features`` by source row, and the table ``rows`` of ids and items where there are any.
 
-    ``source``: digest of a source that is not the run's own, whose digest is in every fingerprint.
+    ``source``: digest of a source other than the run's own; the own source's digest is in every fingerprint anyway.
     """
 
     facts = IngestFacts
@@ -56,7 +56,7 @@ class Rows(Vectors[IngestFacts]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ingest(Rows):
-    """Reads, checks and normalises the source's vectors. ``item_bytes``: of a value in the source."""
+    """Reads, checks and normalises the source's vectors. ``item_bytes``: bytes of a value in the source."""
 
     kind, version, title = "ingest", 2, "ingest"
     dtype: str
@@ -66,7 +66,7 @@ class Ingest(Rows):
     source_version: Any = where()
 
     def cost(self) -> Cost:
-        """A few chunks for each thread, and what the format's reader keeps."""
+        """Project a few chunks for each thread, and what the format's reader keeps."""
         stored = 2 if self.dtype == "float16" else 4
         held = 2 * (usable_cores() + WRITERS) + 1
         return Cost(
@@ -78,9 +78,9 @@ class Ingest(Rows):
         )
 
     def run(self, task: Task, start: int, stop: int) -> IngestFacts:
-        """Write the rows. Chunks are normalised and written while the next ones are read: each byte once, in order.
+        """Write the rows: chunks are normalised and written while the next ones are read, each byte once, in order.
 
-        A source that is not, before and after, what the plan was made of is a ``DataError``, and nothing is committed.
+        Raises ``DataError``, and commits nothing, if the source, before or after, is not the one that was planned.
         """
         spec, version = dict(self.spec), self.source_version
         source = hold(("source", repr(sorted(spec.items())), version), lambda: open_source(**spec))
@@ -133,12 +133,12 @@ def _stored(rows_ND: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def zero_rows(folder: Path) -> np.ndarray:
-    """Row numbers of all zero vectors of an ingested source, ascending, int64."""
+    """Read the row numbers of all zero vectors of an ingested source, ascending, int64."""
     return np.array([row for facts in stage_facts(folder) for row in facts["zero_rows"]], dtype=np.int64)
 
 
 def usable_rows(folder: Path, num_rows: int) -> np.ndarray | None:
-    """Boolean (N,) of rows that have a direction, or ``None`` if all have."""
+    """Tell which rows have a direction, bool (N,), or ``None`` if all have."""
     zeros = zero_rows(folder)
     if not len(zeros):
         return None
@@ -148,5 +148,5 @@ def usable_rows(folder: Path, num_rows: int) -> np.ndarray | None:
 
 
 def row_column(folder: Path, column: str) -> Any:
-    """The whole ``id`` or ``item`` column of an ingested source as an Arrow chunked array, or ``None``."""
+    """Read the ``id`` or ``item`` column of an ingested source as an Arrow chunked array; ``None`` if it has none."""
     return read_joined(table_parts(folder, "rows"), column)

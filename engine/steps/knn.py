@@ -1,7 +1,7 @@
 """Steps of the KNN graph: exact or over cells, or imported; and its recall against exact search.
 
-With cells, vertices are numbered in cell order from here on (``row_of_vertex`` maps back), so that neighbours lie close
-in memory for every later step.
+If there are cells, vertices are numbered in cell order from here on (``row_of_vertex`` maps back), so that neighbours
+lie close in memory for every later step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PROBED_ROWS = 64
 
 @dataclass(frozen=True)
 class OrderFacts:
-    """How the cells came out."""
+    """Number and sizes of the cells."""
 
     largest_cell: int
     empty_cells: int
@@ -51,7 +51,7 @@ class Order(Step[OrderFacts]):
     num_rows: int
 
     def cost(self) -> Cost:
-        """The order and what sorting takes."""
+        """Project the order and its sort."""
         return Cost(
             fixed_bytes=self.num_rows * 24 + (4 << 20), disk_bytes=self.num_rows * 4, seconds=self.num_rows / 2e7
         )
@@ -61,7 +61,7 @@ class Order(Step[OrderFacts]):
 class Knn(RowStep[Any]):
     """A KNN graph: ``neighbors`` (N, K) int32 and ``similarities`` (N, K) float32, by (-similarity, id).
 
-    ``features``: the vectors searched, by vertex. ``rows``: the source's rows, of which zero vectors are left out.
+    ``features``: the vectors searched, by vertex. ``rows``: the source's rows; zero vectors among them are left out.
     """
 
     title = "knn"
@@ -82,7 +82,7 @@ class Quantiser(Step[Any]):
     seed: int
 
     def cost(self) -> Cost:
-        """The sample, held as float32, and ten passes over it."""
+        """Project the sample, held as float32, and ten passes over it."""
         dim = self.vectors.dim
         sample = self.num_cells * self.train_rows_per_cell * dim
         return Cost(
@@ -93,7 +93,7 @@ class Quantiser(Step[Any]):
         )
 
     def run(self, task: Task, start: int, stop: int) -> dict[str, Any]:
-        """Train the centroids on a random sample of distinct rows (bulk duplicates would draw most of them)."""
+        """Train the centroids on distinct rows of a random sample, because duplicates would attract most of them."""
         features_ND = task.array(self.vectors, "features")
         dim = features_ND.shape[1]
         wanted = min(len(features_ND), self.num_cells * self.train_rows_per_cell)
@@ -115,7 +115,7 @@ class Assign(RowStep[None]):
     quantiser: Quantiser
 
     def cost(self) -> Cost:
-        """Every row is compared with every centroid."""
+        """Project the comparison of every row with every centroid."""
         n, dim, num_cells = self.num_rows, self.vectors.dim, self.quantiser.num_cells
         return Cost(
             bytes_per_thread=knn.EXACT_TILE_ROWS * (num_cells + dim) * 8,
@@ -155,7 +155,7 @@ def write_order(task: Task, row_of_vertex: np.ndarray, offsets: np.ndarray) -> O
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vertices(Vectors[None]):
-    """The vectors in vertex order: ``features`` (N, D). ``stored``: bytes of a value."""
+    """The vectors in vertex order: ``features`` (N, D). ``stored``: bytes of one value."""
 
     kind, version, title = "knn.vertices", VERSION, "vertices"
     vectors: Vectors[Any]
@@ -163,7 +163,7 @@ class Vertices(Vectors[None]):
     stored: int = where()
 
     def cost(self) -> Cost:
-        """A copy of the vectors."""
+        """Project a copy of the vectors."""
         return Cost(
             bytes_per_row=2 * self.dim * self.stored,
             disk_bytes=self.num_rows * self.dim * self.stored,
@@ -178,7 +178,7 @@ class Vertices(Vectors[None]):
 
 
 def search_cost(num_rows: int, dim: int, k: int, searched_rows: float, gpu_speed: float = 0.0) -> Cost:
-    """Of comparing every row with so many others."""
+    """Project the comparison of every row with so many others."""
     tile = (
         knn.CELL_TILE_ROWS * (k * 16 + dim * 8 + PROBED_ROWS * 16) + knn.EXACT_TILE_ROWS * knn.DATABASE_BLOCK_ROWS * 4
     )
@@ -199,7 +199,7 @@ class ExactNeighbors(Knn):
     kind, version = "knn.exact", VERSION
 
     def cost(self) -> Cost:
-        """All pairs, twice."""
+        """Project all pairs, twice."""
         return search_cost(self.num_rows, self.features.dim, self.k, self.num_rows, GPU_SPEED)
 
     def run(self, task: Task, start: int, stop: int) -> None:
@@ -217,7 +217,7 @@ class ExactNeighbors(Knn):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CellNeighbors(Knn):
-    """Mode ``ivf``: every vertex is compared with those of its nearest cells."""
+    """Mode ``ivf``: every vertex is compared with the vertices of its nearest cells."""
 
     kind, version = "knn.cells", VERSION
     order: Order
@@ -225,7 +225,7 @@ class CellNeighbors(Knn):
     num_probes: int
 
     def cost(self) -> Cost:
-        """The vertices of the probed cells."""
+        """Project the vertices of the probed cells."""
         n = self.num_rows
         return search_cost(n, self.features.dim, self.k, self.num_probes * n / self.quantiser.num_cells)
 
@@ -245,7 +245,7 @@ class CellNeighbors(Knn):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImportedGraph(Knn):
-    """A graph made elsewhere, in the file or folder ``path``. ``width``: neighbours that it lists."""
+    """A graph made elsewhere, in the file or folder ``path``. ``width``: the number of neighbours that it lists."""
 
     kind, version = "knn.import", VERSION
     digest: str
@@ -254,12 +254,12 @@ class ImportedGraph(Knn):
     path_version: str = where("")
 
     def cost(self) -> Cost:
-        """A block of its lists."""
+        """Project a block of the graph's lists."""
         n, k = self.num_rows, self.width
         return Cost(bytes_per_row=k * 60 + self.features.dim * 8, disk_bytes=n * k * 8, seconds=n * k / 1e7)
 
     def run(self, task: Task, start: int, stop: int) -> None:
-        """Validate and normalise; similarities are computed where the graph has none, else spot-checked."""
+        """Validate and normalise these rows; compute similarities if the graph has none, else spot-check them."""
         features_ND = task.array(self.features, "features")
         path, version = Path(self.path), self.path_version
         graph = hold(("graph", self.path, version), lambda: open_knn_graph(path, len(features_ND)))
@@ -290,7 +290,7 @@ class Truth(Step[Any]):
     seed: int
 
     def cost(self) -> Cost:
-        """The sample against all rows."""
+        """Project the comparison of the sample with all rows."""
         dim, samples = self.features.dim, self.samples
         return Cost(
             fixed_bytes=samples * (self.k * 40 + dim * 4),
@@ -311,10 +311,18 @@ class Truth(Step[Any]):
         task.write_npy("similarities", exact[1])
         return {"samples": samples}
 
+    def read(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
+        """Read the sample's rows (S,) and their exact similarities (S, K), each row descending."""
+        return task.npy(self, "rows"), task.npy(self, "similarities")
+
+    def lists_cost(self, width: int, disk_bytes: int = 0) -> Cost:
+        """Project the comparison of the sample with ``width`` found neighbours of each row."""
+        return Cost(fixed_bytes=self.samples * width * 40, disk_bytes=disk_bytes, seconds=0.1)
+
 
 @dataclass(frozen=True)
 class RecallFacts:
-    """Shares of a sample's true neighbours that the graph lists: of all, and of those of cosine ``floor`` and more."""
+    """Share of a sample's true neighbours that the graph lists, and that share among cosines of at least ``floor``."""
 
     k: int
     samples: int
@@ -326,7 +334,7 @@ class RecallFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recall(Step[RecallFacts]):
-    """Compares the graph with the exact neighbours of a sample."""
+    """Measures the graph's recall against the exact neighbours of a sample."""
 
     kind, version, title = "knn.recall", VERSION, "recall"
     facts = RecallFacts
@@ -334,29 +342,29 @@ class Recall(Step[RecallFacts]):
     truth: Truth
 
     def cost(self) -> Cost:
-        """The sample's lists."""
-        return Cost(fixed_bytes=self.truth.samples * self.knn.k * 40, seconds=0.1)
+        """Project the sample's lists."""
+        return self.truth.lists_cost(self.knn.k)
 
     def run(self, task: Task, start: int, stop: int) -> RecallFacts:
-        """Measure."""
-        rows, exact_SK = task.npy(self.truth, "rows"), task.npy(self.truth, "similarities")
+        """Measure the recall."""
+        rows, exact_SK = self.truth.read(task)
         found = knn.measure_recall(task.array(self.knn, "similarities")[rows], exact_SK, RECALL_FLOOR)
         return RecallFacts(self.knn.k, len(rows), *found, RECALL_FLOOR, int((exact_SK >= RECALL_FLOOR).sum()))
 
 
 def vertex_usable(task: Task, rows: Rows, order: Order | None) -> np.ndarray | None:
-    """Boolean (N,), by vertex, of rows that have a direction, or ``None`` if all have."""
+    """Tell which vertices have a direction, bool (N,), or ``None`` if all have."""
     usable = usable_rows(task.input(rows), rows.num_rows)
     return usable if usable is None or order is None else np.ascontiguousarray(usable[vertex_rows(task, order)])
 
 
 def vertex_rows(task: Task, order: Order) -> np.ndarray:
-    """The source row of every vertex, (N,) int32."""
+    """Map the source row of each vertex: (N,) int32."""
     return task.npy(order, "row_of_vertex")
 
 
 def by_vertex(task: Task, values_N: np.ndarray, order: Order | None) -> np.ndarray:
-    """Values by source row as values by vertex."""
+    """Put values by source row in the order of vertices."""
     return values_N if order is None else values_N[vertex_rows(task, order)]
 
 
@@ -371,7 +379,7 @@ def _centroids(task: Task, quantiser: Quantiser) -> np.ndarray:
 
 
 def _spot_check(features_ND: np.ndarray, ids: np.ndarray, similarities: np.ndarray, start: int, path: str) -> None:
-    """Refuse a graph whose similarities are not these features' cosines (first rows of each block)."""
+    """Refuse a graph whose similarities, in a block's first rows, are not the cosines of these vectors."""
     few = slice(0, 64)
     valid = (ids[few] >= 0) & (ids[few] < len(features_ND))
     computed = listed_similarities(features_ND, np.arange(start, start + len(ids[few])), ids[few])

@@ -1,4 +1,4 @@
-"""Steps around identities and labels: those that a user gives, and the run's own."""
+"""Steps of identities, which a user gives, and of labels, which the run gives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SMALL = 4 << 20
 
 @dataclass(frozen=True)
 class OutsideFile:
-    """A labels file or KNN graph beside the source: its content's digest enters fingerprints, its path does not."""
+    """A labels file or KNN graph besides the source: the digest of its content enters fingerprints, not its path."""
 
     path: str
     digest: str
@@ -43,33 +43,33 @@ class OutsideFile:
         return cls(absolute(path), "+".join(file_checksum(file) for file in files), column, version)
 
     def given(self) -> dict[str, Any]:
-        """The fields of a step that reads the file's labels."""
+        """Give the fields of a step that reads the file's labels."""
         return {"labels": self.digest, "labels_path": self.path, "labels_column": self.column}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled(Step[F]):
-    """A step that reads the identities of ``--labels``; ``labels`` is their digest, ``None`` where none are given."""
+    """A step that reads the identities of ``--labels``; ``labels`` is the file's digest, ``None`` without a file."""
 
     labels: str | None = None
     labels_path: str = where("")
     labels_column: str | None = where(None)
 
     def identities(self, order: Order | None, task: Task) -> np.ndarray:
-        """Identities (N,) int64, by vertex if the vertices have an ``order``; raises ``DataError`` if none is known."""
+        """Read identities (N,) int64, by vertex if there is an ``order``; raises ``DataError`` if none is known."""
         identities_N = read_labels(self.labels_path, column=self.labels_column)
         if (identities_N < 0).all():
             raise DataError(f"{self.labels_path}: every label is -1; training needs identities")
         return by_vertex(task, identities_N, order)
 
     def truth(self, num_rows: int) -> np.ndarray | None:
-        """Identities (N,) int64 by source row, or ``None`` where none are given."""
+        """Read identities (N,) int64 by source row; ``None`` if none are given."""
         return read_labels(self.labels_path, num_rows, column=self.labels_column) if self.labels else None
 
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """How many clusters there are, and of what sizes; rows left out have no cluster."""
+    """Number and sizes of the clusters; dropped rows have no cluster."""
 
     num_clusters: int
     num_singletons: int
@@ -92,7 +92,7 @@ class Labels(Step[LabelFacts]):
     zero_vectors: str
 
     def cost(self) -> Cost:
-        """The roots and what numbering takes."""
+        """Project the roots and their numbering."""
         n = self.rows.num_rows
         return Cost(fixed_bytes=n * 60 + _SMALL, disk_bytes=n * 8, seconds=n / 3e6)
 

@@ -1,8 +1,9 @@
-"""Steps of a learned metric: ``metric`` learns it from labels, or first clusters; ``project`` writes the vectors.
+"""Steps of a learned metric: ``metric`` learns it from labels or first clusters; ``project`` writes the vectors.
 
-What is learned from rows flatters those rows. So where a method can be trained so (two ``spaces``), identities are put
-in two halves, either of which is projected by the metric of the other, into dimensions of its own: the halves meet
-nowhere in the graph, and all that is learned from it sees rows as a later run will see rows of new identities.
+A metric flatters the rows that it was learned from. If a method can be trained so (two ``spaces``), identities are
+therefore put in two halves. Each half is projected by the metric of the other half, into dimensions of its own. The
+halves then meet nowhere in the graph, and what is learned from the graph sees rows as a later run sees rows of new
+identities.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from engine.units import CHUNK_ROWS
 
 VERSION = 2  # of every step here
 WEIGHTS = "metric.safetensors"
-FEWEST_PER_DIMENSION = 2  # identities, for a fit in their own metric
+FEWEST_PER_DIMENSION = 2  # identities per dimension, for a fit in their own metric
 
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """The shrinkage chosen, and the average precision that it has on held-out identities; none where none is known."""
+    """The chosen shrinkage and its average precision on held-out identities; ``None`` if nothing was learned."""
 
     shrinkage: float | None = None
     average_precision: float | None = None
@@ -43,12 +44,12 @@ class MetricFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LearnedMetric(Labelled[MetricFacts]):
-    """The metrics of either half and of all identities, and the half of each row: ``halves`` (N,) int8.
+    """The metrics of each half and of all identities, and the half of each row: ``halves`` (N,) int8.
 
-    Identities are those of the labels, or of the clusters ``first``, whose vertices have the ``order``. A share
-    ``holdout`` of them, those that a fit holds out with the same seed, is left out of all metrics, so that thresholds
-    are chosen on rows that the metric has not seen either. A fit that holds some out learns from the rest in their own
-    metric: of few identities that would be too flattering, so then it does little but centre.
+    Identities come from the labels, or from the clusters ``first``, whose vertices have the ``order``. A share
+    ``holdout`` of the identities is left out of all metrics; a fit with the same seed holds out the same identities, so
+    that thresholds are chosen on rows that the metric has not seen either. Such a fit learns from the other identities
+    in their own metric. For few identities that metric would be too flattering, so it then does little but centre.
     """
 
     kind, version, title = "metric.learn", VERSION, "metric"
@@ -60,7 +61,7 @@ class LearnedMetric(Labelled[MetricFacts]):
     holdout: float
 
     def cost(self) -> Cost:
-        """Scatter matrices, and a search among a sample for each shrinkage tried."""
+        """Project scatter matrices, and a search in a sample for each shrinkage tried."""
         num_rows, dim = self.vectors.num_rows, self.vectors.dim
         searched = min(num_rows, metric.DATABASE_ROWS)
         products = 2 * len(metric.SHRINKAGES) * (metric.QUERY_ROWS * searched * dim + searched * dim * dim)
@@ -73,7 +74,7 @@ class LearnedMetric(Labelled[MetricFacts]):
         )
 
     def run(self, task: Task, start: int, stop: int) -> MetricFacts:
-        """Learn."""
+        """Learn the metrics."""
         features_ND = task.array(self.vectors, "features")
         if self.first is None:
             identities_N: np.ndarray | None = self.identities(None, task)
@@ -120,7 +121,7 @@ class LearnedMetric(Labelled[MetricFacts]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Project(Vectors[None]):
-    """The vectors in a metric, that ``metric`` learned or a model holds: (N, D), or (N, 2 D) in two spaces."""
+    """The vectors in a metric that ``metric`` learned or a model holds: (N, D), or (N, 2 D) in two spaces."""
 
     kind, version, title = "metric.project", VERSION, "project"
     vectors: Rows
@@ -130,7 +131,7 @@ class Project(Vectors[None]):
     weights: str = where("")
 
     def cost(self) -> Cost:
-        """A product with the projection."""
+        """Project a product with the projection."""
         n, dim, width = self.num_rows, self.vectors.dim, self.dim
         stored = 2 if self.dtype == "float16" else 4
         return Cost(
@@ -161,7 +162,7 @@ class Project(Vectors[None]):
 
 
 def learned(task: Task, step: LearnedMetric | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What a ``fit`` adds to its model: the metric of all identities, and the facts of its choice; or nothing."""
+    """Give what a fit adds to its model: the metric of all identities and the facts of its choice, or nothing."""
     if step is None:
         return {}, {}
     tensors = metric.to_tensors(metric.from_tensors(read_arrays(task.input(step) / WEIGHTS)))

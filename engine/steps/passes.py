@@ -1,4 +1,4 @@
-"""Steps of the approximate KNN graph, mode ``partition``: passes, until the recall will do.
+"""Steps of the approximate KNN graph, mode ``partition``: passes, until the recall is high enough.
 
     cells_1 -> probes_1 -> order -> vertices -> near_1 -> join_1 -> check_1
     [cells_2 -> probes_2 -> sort_2 -> near_2 -> join_2 -> check_2] ...    as long as the last check says so
@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.graph import cuda, knn
-from engine.graph import probing as partitions
+from engine.graph import cuda, knn, probing
 from engine.graph.cells import (
     ASSIGN_ROWS,
     LEADER_ROWS,
@@ -51,34 +50,35 @@ from engine.units import CHUNK_ROWS, NO_NEIGHBOR
 VERSION = 4  # of every step here
 TRAIN_ITERATIONS = 3
 MOST_CELLS = 1 << 20
-FOUR_PASSES_ROWS = 1 << 22  # beyond, a fourth pass would cost more time than ten million rows have
-# Neighbours that a pass lists before they are joined, at least; ranks that lead on, and how far.
+FOUR_PASSES_ROWS = 1 << 22  # for more rows a fourth pass would take too long
+# A pass lists at least so many neighbours before the join; a join follows each row's first NEAR neighbours to their
+# first FAR neighbours.
 LISTED = 64
 NEAR, FAR = 10, 16
-# Products of codes per second on two cores, in multiply-adds, and what is not a product per row, for projections.
+# For projections: multiply-adds of codes per second on two cores, and seconds per row for all other work.
 RATE = 1.5e11
-_SEARCH_BYTES = partitions.SEARCH_CANDIDATES * 2 + 48 * (partitions.STRETCH_ROWS + partitions.LINK_ROWS) * 8
+_SEARCH_BYTES = probing.SEARCH_CANDIDATES * 2 + 48 * (probing.STRETCH_ROWS + probing.LINK_ROWS) * 8
 
 
 def listed_neighbors(k: int) -> int:
-    """Neighbours that a pass lists per row: joins fill up to twice as many, even among equal rows."""
+    """Tell how many neighbours a pass lists per row: joins fill up to twice as many, even among equal rows."""
     return LISTED if k <= 2 * LISTED else k
 
 
 def joined_neighbors(k: int) -> int:
-    """Neighbours that a join keeps per row: a small K needs spare ones, as codes order near ones only roughly."""
+    """Tell how many neighbours a join keeps per row: a small K needs spare ones, because codes order only roughly."""
     return max(k, LISTED)
 
 
 def compared_cells(num_cells: int, probes: int) -> float:
-    """Centroids and leaders that a row is compared with, on average, for projections; groups fill whole panels."""
+    """Project how many centroids and leaders a row is compared with on average; groups fill whole panels."""
     groups = count_groups(num_cells)
     return groups + groups_to_search(probes, groups) * (num_cells / groups + PANEL / 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedCells(Step[Any]):
-    """One partition's ``Cells``: ``centroids``, ``leaders``, ``offsets``. Passes count from 1."""
+    """One pass's ``Cells``: ``centroids``, ``leaders``, ``offsets``. Passes count from 1."""
 
     kind, version, title = "passes.cells", VERSION, "cells"
     vectors: Vectors[Any]
@@ -92,7 +92,7 @@ class TrainedCells(Step[Any]):
         return self.of_pass
 
     def cost(self) -> Cost:
-        """The sample's codes, and the passes over it."""
+        """Project the sample's codes, and the iterations over them."""
         n, dim = self.vectors.num_rows, self.vectors.dim
         sample = min(self.num_cells * self.train_rows_per_cell, n)
         return Cost(
@@ -133,7 +133,7 @@ class Probes(RowStep[None]):
         return self.cells.number
 
     def cost(self) -> Cost:
-        """Leaders, then the centroids of the nearest groups."""
+        """Project the comparison with leaders, then with the centroids of the nearest groups."""
         n, dim, num_cells = self.num_rows, self.vectors.dim, self.cells.num_cells
         return Cost(
             fixed_bytes=num_cells * code_width(dim) * 2,
@@ -154,7 +154,7 @@ class Probes(RowStep[None]):
 
 
 def _load(cells: Cells, task: Task) -> Finder:
-    """Make ready to find each row's nearest cells, on the task's device."""
+    """Prepare the search for each row's nearest cells on the task's device."""
     if task.call.device != "cpu":
         return cuda.load_cells(cells, task.call.device)
     return load_cells(cells, task.threads)
@@ -179,7 +179,7 @@ class CodedVertices(Vertices):
     kind, version = "passes.vertices", VERSION
 
     def cost(self) -> Cost:
-        """A copy of the vectors, and their codes."""
+        """Project a copy of the vectors, and their codes."""
         width = code_width(self.dim)
         return Cost(
             bytes_per_row=self.dim * (2 * self.stored + 4) + width,
@@ -197,7 +197,7 @@ class CodedVertices(Vertices):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SortedCodes(RowStep[None]):
-    """The ``codes`` in the order of a later pass's cells: near reads each cell many times, then in one piece."""
+    """The ``codes`` in the order of a later pass's cells, because ``near`` reads each cell many times."""
 
     kind, version, title = "passes.sort", VERSION, "sort"
     vertices: CodedVertices
@@ -208,7 +208,7 @@ class SortedCodes(RowStep[None]):
         return self.probes.number
 
     def cost(self) -> Cost:
-        """A copy of the codes."""
+        """Project a copy of the codes."""
         width, n = code_width(self.vertices.dim), self.num_rows
         return Cost(fixed_bytes=n * 12, bytes_per_row=width, disk_bytes=n * width, seconds=n / 1e6)
 
@@ -222,8 +222,8 @@ class SortedCodes(RowStep[None]):
 class Near(RowStep[None]):
     """The nearest rows in the probed cells, ``neighbors`` (N, M) int32, in the order of this pass's cells.
 
-    ``coded`` holds the codes in that order. From the second pass on they are the nearest of those and of the neighbours
-    known before, ``joined``; the first pass's cells number the vertices, by ``order``.
+    ``coded`` holds the codes in that order. From the second pass on, the neighbours known before, ``joined``, compete
+    with the rows of the probed cells. The first pass's cells number the vertices, by ``order``.
     """
 
     kind, version, title = "passes.near", VERSION, "near"
@@ -238,7 +238,7 @@ class Near(RowStep[None]):
         return self.probes.number
 
     def cost(self) -> Cost:
-        """The rows of the probed cells."""
+        """Project the products with the rows of the probed cells."""
         n, probed, cells = self.num_rows, self.probes.num_probes, self.probes.cells
         listed = listed_neighbors(self.k) if self.joined is None else joined_neighbors(self.k)
         compared = 1.6 * probed * n / cells.num_cells
@@ -257,15 +257,15 @@ class Near(RowStep[None]):
         if self.joined is not None:
             known = task.array(self.joined, "neighbors"), task.array(self.joined, "products")
             size = known[0].shape[1]
-        found = partitions.probe_neighbors(
+        found = probing.probe_neighbors(
             task.array(self.coded, "codes"), order_N, offsets, probes_NP, start, stop, size, task.threads, known
         )
         task.write_rows("neighbors", found, np.int32)
 
     def _partition(self, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A pass's vertices in cell order, where cells begin, and every vertex's probes."""
+        """Give a pass's vertices in cell order, where cells begin, and each vertex's probes."""
         probes_NP = task.array(self.probes, "probes")
-        if self.order is not None:  # these were found in row order, and their cells number the vertices
+        if self.order is not None:  # probes were found in row order, and their cells number the vertices
             probes_NP = probes_NP[vertex_rows(task, self.order)]
             order_N = np.arange(len(probes_NP), dtype=np.int32)
             return order_N, np.array(task.npy(self.order, "cell_offsets")), probes_NP
@@ -273,7 +273,7 @@ class Near(RowStep[None]):
 
 
 def _cell_order(task: Task, probes: Probes) -> tuple[np.ndarray, np.ndarray]:
-    """The probed rows in the order of their nearest cells, and where cells begin; near and join both ask for it."""
+    """Order the probed rows by their nearest cells; give also where cells begin. Near and join hold the result."""
 
     def load() -> tuple[np.ndarray, np.ndarray]:
         probes_NP = task.array(probes, "probes")
@@ -284,8 +284,10 @@ def _cell_order(task: Task, probes: Probes) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Join(RowStep[None]):
-    """The nearest of the neighbours and their neighbours: ``neighbors`` (N, J) int32, nearest first, and the
-    ``products`` (N, J) int16 of their codes, which the next pass goes on from."""
+    """The nearest of each row's neighbours and their neighbours, from which the next pass goes on.
+
+    It writes ``neighbors`` (N, J) int32, nearest first, and the ``products`` (N, J) int16 of their codes.
+    """
 
     kind, version, title = "passes.join", VERSION, "join"
     vertices: CodedVertices
@@ -301,9 +303,9 @@ class Join(RowStep[None]):
         return self.near.k
 
     def cost(self) -> Cost:
-        """A tile's candidates."""
+        """Project a tile's candidates."""
         n, joined = self.num_rows, joined_neighbors(self.k)
-        tile = 2 * partitions.JOIN_CANDIDATES * (code_width(self.vertices.dim) + 4 * partitions.JOINED_ROWS + 32)
+        tile = 2 * probing.JOIN_CANDIDATES * (code_width(self.vertices.dim) + 4 * probing.JOINED_ROWS + 32)
         return Cost(
             fixed_bytes=n * 12,
             bytes_per_thread=tile,
@@ -319,7 +321,7 @@ class Join(RowStep[None]):
             places_N = hold(("places", task.call.folder), lambda: self._places(task))
         graph, codes_NW = (task.array(self.near, "neighbors"), places_N), task.array(self.vertices, "codes")
         size = joined_neighbors(self.k)
-        found, products = partitions.join_neighbors(codes_NW, graph, NEAR, FAR, size, start, stop, task.threads)
+        found, products = probing.join_neighbors(codes_NW, graph, NEAR, FAR, size, start, stop, task.threads)
         task.write_rows("neighbors", found, np.int32)
         task.write_rows("products", products, np.int16)
 
@@ -332,7 +334,7 @@ class Join(RowStep[None]):
 
 @dataclass(frozen=True)
 class CheckFacts:
-    """The joined graph's recall, as ``RecallFacts`` has it, and whether it is ``enough``."""
+    """The joined graph's recall, with the meaning of ``RecallFacts``, and whether it is ``enough``."""
 
     recall: float
     recall_above_floor: float
@@ -355,13 +357,12 @@ class Check(Step[CheckFacts]):
         return self.joined.number
 
     def cost(self) -> Cost:
-        """The sample's lists."""
-        held = self.truth.samples * joined_neighbors(self.joined.k) * 40
-        return Cost(fixed_bytes=held, disk_bytes=4096, seconds=0.1)
+        """Project the sample's lists."""
+        return self.truth.lists_cost(joined_neighbors(self.joined.k), disk_bytes=4096)
 
     def run(self, task: Task, start: int, stop: int) -> CheckFacts:
         """Compare with the sample's exact neighbours."""
-        rows, exact_SK = task.npy(self.truth, "rows"), task.npy(self.truth, "similarities")
+        rows, exact_SK = self.truth.read(task)
         neighbors_SJ = task.array(self.joined, "neighbors")[rows]
         found_SJ = listed_similarities(task.array(self.vertices, "features"), rows, neighbors_SJ, threads=task.threads)
         found_SJ = -np.sort(-found_SJ, axis=1)
@@ -378,7 +379,7 @@ class JoinedNeighbors(Knn):
     order: Order
 
     def cost(self) -> Cost:
-        """The lists, and a gather of what they name."""
+        """Project the lists, and a gather of the rows that they name."""
         n, k = self.num_rows, self.k
         return Cost(bytes_per_row=joined_neighbors(k) * 20, disk_bytes=n * k * 8, seconds=n * k * 9e-8)
 

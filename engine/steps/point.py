@@ -1,4 +1,4 @@
-"""Step point: an operating point read from the graph, where no threshold is set and none comes with a model."""
+"""Step point: an operating point chosen from the graph, if no threshold is set and no model brings one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from engine.steps.knn import Knn
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChosenPoint(Step[dict[str, Any]]):
-    """``point.json``: min_score, max_size and the reason in words; of learned scores if given, else of cosines.
+    """``point.json``: min_score, max_size and the reason in words, for learned scores if given, else for cosines.
 
-    Of cosines, where few rows have a neighbour nearer than chance, ``chance`` is what counts as nearer.
+    For cosines, ``chance`` is the cosine from which a neighbour is nearer than chance, if few rows have one.
     """
 
     kind, version, title = "point", 3, "point"
@@ -28,13 +28,13 @@ class ChosenPoint(Step[dict[str, Any]]):
     step: float
 
     def cost(self) -> Cost:
-        """A walk over the lists."""
+        """Project a walk over the lists."""
         n, k = self.knn.num_rows, self.knn.k
         tile = min(n, TILE_ROWS) * k * 62
         return Cost(fixed_bytes=n * 120, bytes_per_thread=tile, disk_bytes=4096, seconds=n * k / 2.8e6)
 
     def run(self, task: Task, start: int, stop: int) -> dict[str, Any]:
-        """Choose."""
+        """Choose the operating point."""
         neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
         facts: dict[str, Any] = {}
         if self.score is not None:

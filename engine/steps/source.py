@@ -1,4 +1,4 @@
-"""Source vectors to validated, normalised feature blocks; and what identifies a source.
+"""Turn source vectors into validated blocks of unit rows, and identify a source.
 
 A *store* is a run folder whose only stage is ``ingest``: ``asterism ingest`` makes one, and runs read it directly.
 """
@@ -27,18 +27,18 @@ from engine.storage.remote import Storage, absolute, is_url
 
 NAMED_ROWS = 8
 WHOLE_BYTES = 64 << 20  # sources up to this size are digested whole
-SAMPLES, SAMPLE_BYTES = 256, 64 << 10  # of larger ones
+SAMPLES, SAMPLE_BYTES = 256, 64 << 10  # a larger source is digested by so many samples
 _ZERO, _BAD = 1, 2
 _TINY, _HUGE = 1e-200, 1e200
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a run reads: how to open it, its shape, and a digest that tells it from others.
+    """The vectors that a run reads: how to open them, their shape, and a digest that tells them from others.
 
-    ``store``: folder of the committed ``ingest`` stage, if the source was ingested before. ``stats`` are the sizes and
-    times of the source's files (``file_stats``), so that the digest need not be computed again. ``version`` follows
-    them, and tells whether what is read is what was described. ``zero_vectors``: how a store was told to treat them.
+    ``store``: folder of the committed ``ingest`` stage, if the source was ingested before. ``stats``: sizes and times
+    of the source's files (``file_stats``), by which the digest need not be computed again. ``version`` follows from
+    them and tells whether the files are still those described. ``zero_vectors``: how a store was told to treat them.
     """
 
     path: str
@@ -67,10 +67,10 @@ def describe_source(
 ) -> Source:
     """Open a source, check its headers, and compute its digest.
 
-    The digest of up to 64 MiB follows the content alone. That of a larger source, which is not read twice, covers the
-    size and time of change of every file and a sample of the bytes: a copy is another source unless it keeps the times.
-    ``known`` is an earlier description: where sizes and times of all its files are unchanged, its digest holds.
-    A URL's source is described from this host's copy. Raises ``DataError`` for anything malformed.
+    The digest of a source up to ``WHOLE_BYTES`` follows its content alone. A larger source is not read twice: its
+    digest covers the size and time of change of every file and a sample of the bytes, so a copy is another source
+    unless it keeps the times. ``known`` is an earlier description; if sizes and times of all its files are unchanged,
+    its digest holds. A URL's source is described from this host's copy. Raises ``DataError`` for anything malformed.
     """
     if is_url(path):
         return _describe_url(absolute(path), dim, column, items_column)
@@ -100,12 +100,12 @@ def describe_source(
 
 
 def source_files(source: VectorSource) -> list[Path]:
-    """The files of a source's vectors, then those of ids and items."""
+    """List the files of a source's vectors, then the files of ids and items."""
     return [*source.files(), *source.companions()]
 
 
 def files_at(path: Path) -> list[Path]:
-    """A file, or all files below a folder, in order. Raises ``DataError`` for what cannot be read, or is empty."""
+    """List a file, or all files below a folder, in order. Raises ``DataError`` for an unreadable or empty path."""
     files = sorted(p for p in path.rglob("*") if not p.is_dir()) if check_readable(path) else [path]
     if not files:
         raise DataError(f"{path}: an empty folder")
@@ -113,7 +113,7 @@ def files_at(path: Path) -> list[Path]:
 
 
 def file_stats(files: Sequence[Path]) -> list[list[Any]]:
-    """Path, size and time of change of each file."""
+    """List path, size and time of change of each file."""
     found = []
     for file in files:
         with explain_reading(file):
@@ -123,9 +123,9 @@ def file_stats(files: Sequence[Path]) -> list[list[Any]]:
 
 
 def version_of(path: Path, files: Sequence[Path]) -> str:
-    """What tells the files of a source, or of a graph, from a later state of them: their number, sizes and times.
+    """Tell the files of a source or graph from a later state of them, by their number, sizes and times.
 
-    Of this host's copy of what is at a URL, whose times may be the host's own, what the storage lists of it.
+    This host's copy of a URL may have times of its own, so the storage's listing of the URL counts instead.
     """
     return copied_version(path) or fingerprint(file_stats(files))
 
@@ -148,8 +148,8 @@ def is_store(path: Path) -> bool:
 def normalise(rows_ND: np.ndarray, first_row: int, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Scale rows to unit length; return float32 rows and the indices (within the block) of zero rows, left as zeros.
 
-    Safe for any finite magnitude; lengths are summed in float64. Raises ``DataError`` naming the rows (counted from 0)
-    that hold NaN or infinity.
+    Vectors of any finite magnitude are normalised exactly; lengths are summed in float64. Raises ``DataError`` naming
+    the rows, counted from 0, that hold NaN or infinity.
     """
     if rows_ND.dtype == np.float16:
         rows_ND = rows_ND.astype(np.float32)
@@ -197,7 +197,7 @@ def _normalise(rows_ND, unit_ND, state_N):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _sum_squares(vector, scale):  # type: ignore[no-untyped-def]
-    # Four sums: the order is fixed and the processor need not wait for the addition before.
+    # Four sums: their order is fixed, and the processor need not wait for the previous addition.
     a = b = c = d = 0.0
     whole = len(vector) // 4 * 4
     if scale == 1:

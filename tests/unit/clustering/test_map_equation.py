@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from engine.clustering import map_equation as module
 from engine.clustering.adjacency import build_weighted_adjacency
-from engine.clustering.map_equation import Partition, codelength, map_equation
+from engine.clustering.map_equation import WalkModules, codelength, map_equation
 from engine.clustering.module_moves import best_move
 from engine.errors import DataError
 
@@ -58,7 +58,7 @@ def roots_of(groups):
     return lowest[groups]
 
 
-def check_sound(graph, found: Partition):
+def check_sound(graph, found: WalkModules):
     """Canonical, connected, codelength as stated and no worse than the trivial partitions'."""
     indptr, indices, weights = graph
     n = len(indptr) - 1

@@ -10,14 +10,7 @@ import pytest
 from engine.clustering.forest import MaximumForest
 from engine.errors import ConfigError, DataError
 from engine.evaluation.galleries import SizeBin, cluster_size_histogram
-from engine.evaluation.metrics import (
-    PairCounts,
-    dense_labels,
-    evaluate_labels,
-    evaluate_without_singletons,
-    f_from_counts,
-    pair_counts,
-)
+from engine.evaluation.metrics import PairCounts, dense_labels, evaluate_labels, f_from_counts, pair_counts
 from engine.evaluation.sweep import ThresholdSweep, threshold_sweep
 
 KEYS = [
@@ -95,15 +88,6 @@ def test_counts_of_parts_subtract_to_the_pairs_that_touch_the_held_out_rows():
     assert touching == PairCounts(true_pairs=3, predicted_pairs=3, both=1)
     assert f_from_counts(touching) == pytest.approx(1 / 3)
     assert touching + pair_counts(predicted[~held_out], identities[~held_out]) == pair_counts(predicted, identities)
-
-
-def test_dropping_singletons_is_a_row_of_its_own():
-    predicted, identities = np.array([0, 0, 1, -1, 2]), np.array([0, 0, 0, 0, 1])
-    without = evaluate_without_singletons(predicted, identities)
-    assert (without.num_rows_remaining, without.num_rows_dropped) == (2, 3)
-    assert without.scores is not None
-    assert without.scores.pairwise_recall == 1.0 > evaluate_labels(predicted, identities).pairwise_recall
-    assert evaluate_without_singletons(np.arange(3), np.zeros(3, np.int64)).scores is None
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from engine.methods.model_card import Model
 from engine.settings import Settings
 from engine.steps.source import Source
 
-SELF_TRAINED_ROWS = (2_000, 2_000_000)  # fewer are too few to learn from; of more, cosine takes an hour less
-STRUCTURAL_ROWS = 200_000  # train structural up to so many: better than star_fc on all sets of up to 34,000 measured
+SELF_TRAINED_ROWS = (2_000, 2_000_000)  # Fewer teach too little; with more, cosine is an hour faster.
+STRUCTURAL_ROWS = 200_000  # On all measured sets, of up to 34,000 rows, structural was better than star_fc.
 
 
 def choose_method(num_rows: int, settings: Settings, model: Model | None) -> str:
-    """What ``method = auto`` means: the model's method; without one, ``self_trained`` where it pays.
+    """Choose the method of a run: the model's; without a model, ``self_trained`` if the number of rows suits it.
 
-    A threshold that is set without either is one on cosines.
+    A threshold set without a model and a method is meant for cosines, so the method is then ``cosine``.
     """
     if model is not None:
         return model.method
@@ -22,9 +22,9 @@ def choose_method(num_rows: int, settings: Settings, model: Model | None) -> str
 
 
 def choose_trained(source: Source, settings: Settings) -> str:
-    """What training with ``method = auto`` means: whose settings were given; else ``structural`` for a smaller source.
+    """Choose the method of a training: the one whose settings were given, else ``structural`` for a smaller source.
 
-    Settings ``train``, ``model`` and ``sampling`` are of ``star_fc`` alone, ``trees`` are not.
+    The sections ``train``, ``model`` and ``sampling`` are settings of ``star_fc``, ``trees`` of ``structural``.
     """
     if settings.model_fields_set & {"train", "model", "sampling"}:
         return "star_fc"

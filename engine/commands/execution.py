@@ -1,4 +1,4 @@
-"""Prepared plans, run."""
+"""Prepared plans are run here, and a folder's run is taken up again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.storage import manifest
 
 
 def execute(prepared: Prepared, *, progress: bool = True) -> dict[str, Path]:
-    """Run a prepared plan; resumes what its folder already holds. Returns the folder of each stage."""
+    """Run a prepared plan; skip what its folder already holds. Returns the folder of each stage."""
     display = make_display(progress)
     executor = make_executor(prepared)
     workshop = Workshop(prepared.place, executor, display, prepared.threads, prepared.device)
@@ -44,7 +44,7 @@ def resume(root: str | Path, resources: Resources | None = None, *, progress: bo
 
 
 def make_executor(prepared: Prepared) -> Executor:
-    """The executor asked for; Ray is imported only here, and only if asked for."""
+    """Make the executor that was asked for. Ray is imported only if it was asked for."""
     resources = prepared.resources
     if resources.executor == "local":
         return LocalExecutor()

@@ -14,7 +14,7 @@ PACKAGES = ("torch", "faiss-cpu", "faiss-gpu", "numpy", "numba", "pyarrow", "zar
 
 
 def versions() -> dict[str, str]:
-    """Versions of the engine, Python and the packages that results depend on."""
+    """Read the versions of the engine, Python and the packages that results depend on."""
     found = {"asterism": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Cores, memory and processor of this machine, in words."""
+    """Word the cores, memory and processor of this machine."""
     memory = psutil.virtual_memory().total / 1e9
     return {"processor": _processor(), "cores": str(os.cpu_count()), "memory": f"{memory:.0f} GB"}
 

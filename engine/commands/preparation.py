@@ -44,7 +44,7 @@ class Prepared:
 
 
 def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources | None = None) -> Prepared:
-    """Check everything and make the plan; writes nothing. Raises what a user should see before work starts."""
+    """Check the request and make its plan; writes nothing. Raises ``EngineError`` for what cannot work."""
     place, resources = open_place(out_folder(root)), resources or Resources()
     place.refresh()
     root = place.root
@@ -87,14 +87,14 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
 
 
 def describe_work(kind: Kind, request: Request) -> str:
-    """Fingerprint of all that a training or run would do, but for what a model yet to be trained will say."""
+    """Fingerprint the stages of a training or run; a model that is not trained yet counts as its default network."""
     source = describe_source(request.features, dim=request.dim, column=request.column)
     settings, _, build = resolve(kind, request, source, untrained=kind == "run")
     return fingerprint(stage_digests(build(settings), source.digest))
 
 
 def _known_request(root: Path) -> dict[str, Any]:
-    """The request of the run that a folder holds; nothing where its manifest is missing or damaged."""
+    """Return the request that a folder keeps; an empty one if its manifest is missing or damaged."""
     try:
         return dict(manifest.read_run(root)["request"])
     except DataError:  # ``check_folder`` says what can be done
@@ -110,7 +110,7 @@ def _fits(plan_at: Callable[[Settings], Plan], settings: Settings) -> bool:
 
 
 def _free_disk(root: Path) -> int:
-    """Free bytes where the run goes, counting what it already wrote."""
+    """Count the free bytes where the run goes, with those that it has already written."""
     place = next(parent for parent in [root, *root.parents] if parent.exists())
     written = manifest.bytes_below(root) if (root / manifest.RUN_FILE).is_file() else 0
     return shutil.disk_usage(place).free + written

@@ -116,7 +116,7 @@ def described_source(num_rows: int, dim: int) -> Source:
 def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], block_rows: int = 0) -> list[Projection]:
     """Project a run on a described compute cluster: of the request's source, or of float32 vectors of these sizes.
 
-    Without a model a learned method stands with its default network. Raises ``ConfigError`` and ``DataError``.
+    A learned method without a model stands with its default network. Raises ``ConfigError`` and ``DataError``.
     """
     dim = request.dim or DIM
     if rows and (request.labels or request.knn_graph):

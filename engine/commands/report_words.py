@@ -13,10 +13,12 @@ from engine.storage.context import stage_facts
 
 
 def word_partition(name: str) -> str:
+    """Name a partition."""
     return "which clusters by itself" if name == OWN else PARTITIONS[name].words
 
 
 def word_point(point: dict[str, Any]) -> str:
+    """Word the thresholds that a run used."""
     if point["partition"] == OWN:
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in point.items() if name != "partition")
     score = f"score ≥ {point['min_score']:.3g}"
@@ -26,6 +28,10 @@ def word_point(point: dict[str, Any]) -> str:
 
 
 def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list[str]:
+    """Say what a reader of the report should know: how the clusters came about, and what is unusual.
+
+    ``value``: what the stage ``analysis`` wrote. ``point``: the operating point.
+    """
     notes = []
     effort = run_effort(root)
     if effort.executor == "ray":

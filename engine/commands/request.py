@@ -24,7 +24,7 @@ Kind = Literal["run", "store", "training"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a run folder was asked to hold: enough to do it again from the folder alone."""
+    """What a run, store or training is asked for. Its folder keeps it, so that the folder alone is enough to resume."""
 
     features: str
     settings: Settings = field(default_factory=Settings)
@@ -35,7 +35,7 @@ class Request:
     column: str | None = None
     items_column: str | None = None
     labels_column: str | None = None
-    items_root: tuple[str, ...] | None = None  # folders, besides the source's, whose pictures a report may show
+    items_root: tuple[str, ...] | None = None  # folders of pictures for the report, besides the source's
 
     def as_dict(self) -> dict[str, Any]:
         tree = {**self.__dict__, "settings": self.settings.model_dump(mode="json", exclude_unset=True)}
@@ -55,7 +55,10 @@ class Request:
 
 
 def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "features") -> str:
-    """The path itself; an array is saved beside the run first, named by its content, so that the run can be resumed."""
+    """Return a path as it is, made absolute; save an array beside the run first, so that the run can be resumed.
+
+    The file is named by the array's content.
+    """
     if isinstance(value, (str, Path)):
         return absolute(value)
     if is_url(beside):
@@ -74,7 +77,7 @@ def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "fea
 
 
 def _holds(path: Path, array: np.ndarray) -> bool:
-    """Tell whether a file is what was written of a contiguous array, byte for byte: it may have been damaged since."""
+    """Tell whether a file holds a contiguous array byte for byte; it may have been damaged since it was written."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     hasher = xxhash.xxh3_128(header.getvalue())
@@ -85,7 +88,7 @@ def _holds(path: Path, array: np.ndarray) -> bool:
 
 
 def items_folders(folders: Sequence[str | Path] | None) -> tuple[str, ...] | None:
-    """Absolute paths of the folders of ``--items-root``; raises ``DataError`` for one that cannot be read."""
+    """Make the folders of ``--items-root`` absolute. Raises ``DataError`` for a folder that cannot be read."""
     for folder in folders or ():
         if is_url(folder):
             raise ConfigError(f"--items-root {folder}: pictures are read from folders of this machine alone")

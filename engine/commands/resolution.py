@@ -26,7 +26,10 @@ from engine.storage.formats.label_files import read_labels
 def resolve(
     kind: Kind, request: Request, source: Source, *, untrained: bool = False
 ) -> tuple[Settings, Model | None, Callable[[Settings], list[Stage]]]:
-    """The settings and model that a request means for a source, and what builds the stages from (other) settings."""
+    """Return the settings and the model that a request means for a source, and what makes stages of settings.
+
+    ``untrained``: a method that needs a model, and is given none, stands with its default network.
+    """
     labels = OutsideFile.describe(request.labels, request.labels_column)
     identities_N = None if labels is None else _check_labels(labels, source.num_rows, training=kind == "training")
     settings = request.settings
@@ -35,7 +38,7 @@ def resolve(
         trains = kind == "training"
         chosen = choose_trained(source, settings) if trains else choose_method(source.num_rows, settings, model)
         settings = settings.model_copy(update={"method": chosen})
-    if model is not None and "k" not in settings.knn.model_fields_set:  # what was learned is of as many neighbours
+    if model is not None and "k" not in settings.knn.model_fields_set:  # the model learned from so many neighbours
         settings = settings.with_k(min(model.k, source.num_rows - 1))
     bound = model is not None and (METHODS[settings.method].trains or METHODS[model.method].clusters_itself)
     if model is not None and bound and settings.method != model.method:
@@ -69,12 +72,12 @@ def resolve(
 
 
 def _read_model(place: str, dim: int) -> Model:
-    """The model at a place, checked; its ``folder`` is the place."""
+    """Read and check the model at a path or URL, which stays its ``folder``."""
     return replace(read_model(local_copy(place), dim), folder=place)
 
 
 def _check_labels(labels: OutsideFile, num_rows: int, *, training: bool) -> np.ndarray:
-    """Labels (N,); refused before work starts if they say nothing: no identity, or, to train on, no pair of one."""
+    """Read labels (N,). Raises ``DataError`` if no row has an identity or, for a training, no two have the same."""
     identities_N = read_labels(local_copy(labels.path), num_rows, column=labels.column)
     known_M = np.sort(identities_N[identities_N >= 0])
     if not len(known_M):

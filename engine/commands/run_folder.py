@@ -15,11 +15,11 @@ from engine.storage.places import open_place, open_stage
 from engine.storage.remote import absolute, is_url
 
 COMPARISON_PAGE = "comparison.html"
-COMPARISON_STORE = "store"  # in its folder, which holds no run itself
+COMPARISON_STORE = "store"  # A comparison's folder holds this store, and no run itself.
 
 
 def open_run(root: str | Path) -> Path:
-    """The folder here of a run, store or training, with what is committed at its URL if it is at one.
+    """Return the local folder of a run, store or training; what is committed at a URL is fetched into it.
 
     Raises ``DataError`` for the folder of a comparison, and for a URL that holds none.
     """
@@ -32,11 +32,12 @@ def open_run(root: str | Path) -> Path:
 
 
 def run_labels(root: str | Path) -> np.ndarray:
-    """Labels (N,) int64 of a finished run, in source order; raises ``DataError`` where there are none yet."""
+    """Read the labels (N,) int64 of a finished run, in source order. Raises ``DataError`` if there are none yet."""
     return labels_of(open_run(root), root)
 
 
 def labels_of(folder_here: Path, root: str | Path) -> np.ndarray:
+    """Read the labels in a local folder; ``root`` is what errors call it. As ``run_labels``."""
     refuse_others(folder_here)
     folder = stage_folder(folder_here, "labels", "labels.npy")
     if folder is None:
@@ -45,10 +46,10 @@ def labels_of(folder_here: Path, root: str | Path) -> np.ndarray:
 
 
 def stage_folder(root: Path, name: str, *reads: str) -> Path | None:
-    """Folder of a finished stage of the run's present plan, with its outputs here, or ``None``.
+    """Return the folder of a stage of the run's present plan, with its outputs fetched; ``None`` if it is not finished.
 
-    ``reads``: the outputs that the caller will read, files or folders, which are compared with their checksums. Raises
-    ``DataError`` for one that is damaged.
+    ``reads``: the outputs, files or folders, that the caller will read. They are compared with their checksums. Raises
+    ``DataError`` for a damaged output.
     """
     stage = next((s for s in manifest.read_run(root)["plan"]["stages"] if s["name"] == name), None)
     if stage is None:
@@ -62,7 +63,7 @@ def stage_folder(root: Path, name: str, *reads: str) -> Path | None:
 
 
 def vectors_folder(root: Path, *reads: str) -> Path:
-    """Folder of the ingested source that a run reads: its own, or the store's; ``reads`` as ``stage_folder`` takes."""
+    """Return the folder of the ingested vectors: the run's own, or the store's. ``reads`` as in ``stage_folder``."""
     source = manifest.read_run(root)["request"]["source"]
     folder = None if source["store"] else stage_folder(root, "ingest", *reads)
     if source["store"]:
@@ -79,19 +80,19 @@ def vectors_folder(root: Path, *reads: str) -> Path:
 
 
 def operating_point(root: Path) -> dict[str, Any]:
-    """The operating point that a finished run used."""
+    """Read the operating point that a finished run used."""
     folder = stage_folder(root, "roots")
     return stage_facts(folder)[0] if folder else {}
 
 
 def recall_estimate(root: Path) -> dict[str, Any] | None:
-    """The KNN graph's recall as a finished run estimated it, if it did."""
+    """Read the recall of the KNN graph, if the run estimated it."""
     folder = stage_folder(root, "recall")
     return stage_facts(folder)[0] if folder else None
 
 
 def places_read(here: Path, root: str | Path) -> list[str]:
-    """Files and folders that a run holds or was made from: nothing is written there for the user."""
+    """List the files and folders that a run holds or was made from. No output of the user may replace one."""
     request = manifest.read_run(here)["request"]
     source = request["source"]
     committee = request["settings"].get("cdp", {}).get("committee", ())
@@ -103,7 +104,7 @@ def places_read(here: Path, root: str | Path) -> list[str]:
 
 
 def refuse_comparison(root: Path) -> None:
-    """Say what a comparison's folder is to who takes it for a run's."""
+    """Raise ``DataError`` for the folder of a comparison."""
     if not (root / manifest.RUN_FILE).exists() and (root / COMPARISON_STORE / manifest.RUN_FILE).exists():
         raise DataError(
             f"{root} holds a comparison, not a run: {COMPARISON_PAGE} there is its page, runs/ has each method's "
@@ -112,7 +113,7 @@ def refuse_comparison(root: Path) -> None:
 
 
 def refuse_others(root: Path) -> None:
-    """Say what a folder holds that is no run's, and what to do with it."""
+    """Raise ``DataError`` for the folder of a store or a training, which has no clusters."""
     kind = manifest.read_run(root)["kind"]
     if kind != "run":
         held, option = ("a trained model", "--model") if kind == "training" else ("ingested vectors", "--features")

@@ -17,7 +17,7 @@ from engine.storage.places import open_place
 
 
 def run_status(root: Path) -> dict[str, Any]:
-    """State of a run and of each stage that is needed: rows committed, seconds, peak memory. Reads the folder only."""
+    """Tell the state of a run and, of each stage that is needed, the rows committed, seconds and peak memory."""
     held = manifest.read_run(root)
     finished = {event["stage"]: event for event in read_events(root) if event["event"] == "stage_finished"}
     stages, unneeded = [], not_needed(root, held)
@@ -44,17 +44,17 @@ def run_status(root: Path) -> dict[str, Any]:
 
 
 def all_committed(root: Path, held: dict[str, Any]) -> bool:
-    """Tell whether every stage that is needed was committed: else a report would leave out what it says."""
+    """Tell whether every stage that is needed was committed."""
     unneeded = not_needed(root, held)
     stages = [_planned(stage) for stage in held["plan"]["stages"] if stage["name"] not in unneeded]
     return all(stage.scratch or scratch.is_finished(root / stage.folder, stage) for stage in stages)
 
 
 def not_needed(root: Path, held: dict[str, Any]) -> set[str]:
-    """Names of the planned stages that a finished check has made unnecessary, so far."""
+    """Name the planned stages that a finished check has made unnecessary."""
     return scratch.not_needed([_planned(stage) for stage in held["plan"]["stages"]], root)
 
 
 def _planned(stage: dict[str, Any]) -> Stage:
-    """A stage as a run's manifest holds it."""
+    """Read a stage from the entry of a run's manifest."""
     return Stage(**{**stage, "cost": Cost(**stage["cost"])})

@@ -15,7 +15,7 @@ from engine.storage.places import Place
 
 
 def leave_model(place: Place, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:
-    """Leave ``model.json`` and ``model.safetensors`` in a finished training's folder."""
+    """Write ``model.json`` and ``model.safetensors`` into the folder of a finished training."""
     for name in ("select", "fit"):
         place.fetch(folders[name])
     selected, method = manifest.read_json(folders["select"] / "selected.json"), plan.facts["method"]

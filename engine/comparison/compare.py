@@ -1,7 +1,7 @@
 """Compare methods on one labelled source: train each on some identities, cluster the rows of the others, score both.
 
-No identity is in both halves, and whatever a method has to choose is chosen on the first; what is scored is the second.
-All methods share the vectors, and the KNN graph where they take vectors as they are. Each is trained, and run, in a
+No identity is in both parts. A method chooses all that it has to choose on the train rows; scores are of the test rows.
+All methods share the vectors, and the KNN graph if they take vectors as they are. Each is trained, and run, in a
 process of its own.
 """
 
@@ -38,7 +38,7 @@ from engine.storage.remote import is_url
 
 RESULTS_FILE = "comparison.json"
 REPORT_FILE = COMPARISON_PAGE
-GIVEN = "given"  # begins the name of the file that an array is saved to
+GIVEN = "given"  # An array is saved to a file whose name begins so.
 
 
 def compare(
@@ -130,7 +130,7 @@ def compare(
 
 
 def _checked_out(out: str | Path) -> Path:
-    """The comparison's folder, unless it holds something else, among which a comparison's files would be put."""
+    """Return the comparison's folder. Raises ``ConfigError`` if it holds anything but a comparison."""
     if is_url(out):
         raise ConfigError(f"--out {out}: a comparison is written to a folder of this machine")
     folder = Path(out_folder(out))

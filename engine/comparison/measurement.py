@@ -57,6 +57,10 @@ def measure(
     resources: Resources,
     progress: bool,
 ) -> ComparisonRow:
+    """Train the method on the train rows, cluster the test rows, and score them against ``truth``.
+
+    A method that fails gets a row that says why. Raises ``RunBusy`` if another process works on the folder.
+    """
     settings, model, spent = each.settings(given, seed), None, 0.0
     try:
         if METHODS[each.method].trains:
@@ -69,7 +73,7 @@ def measure(
         folder = out / "run"
         request = replace(parts[1].asked(settings), model=None if model is None else str(model), labels=None)
         execute_apart("run", folder, request, resources, progress=progress)
-    except RunBusy:  # says nothing of the method
+    except RunBusy:  # is no failure of the method
         raise
     except EngineError as error:
         return ComparisonRow(each.name, missing=str(error))
@@ -84,7 +88,7 @@ def measure(
 def describe_contender(
     each: Contender, parts: Mapping[int, Part], given: Mapping[str, Any], seed: int | None
 ) -> list[str]:
-    """What would be done: another version of the package may do otherwise, and its rows are measured anew."""
+    """Fingerprint the training and the run, so that a row is measured anew once a new version does them otherwise."""
     settings, found = each.settings(given, seed), []
     kinds: tuple[tuple[Kind, Part], ...] = ("training", parts[0]), ("run", parts[1])
     for kind, part in kinds:
@@ -97,7 +101,7 @@ def describe_contender(
 
 
 def _cost(folder: Path) -> tuple[float, int]:
-    """Seconds of all tasks of a finished plan, shared stages included, and the most memory of a stage."""
+    """Sum the seconds of all tasks of a finished plan, shared stages included; find the most memory of a stage."""
     held = manifest.read_run(folder)
     digests = {stage["digest"] for stage in held["plan"]["stages"]}
     seconds = sum(
@@ -124,7 +128,7 @@ def _row_path(out: Path, each: Contender) -> Path:
 
 
 def finished_row(out: Path, each: Contender, key: str) -> ComparisonRow | None:
-    """The row that an earlier comparison measured of the same work; a damaged one is measured again."""
+    """Return the row that an earlier comparison kept of the same work; ``None`` if there is none, or it is damaged."""
     try:
         tree = read_owned(_row_path(out, each), ROW)
     except DataError:

@@ -25,7 +25,7 @@ from recording import read_rows, record_row
 from run_graph import read_edges, vertex_identities
 
 from engine import api, evaluate
-from engine.clustering.adjacency import build_weighted_adjacency
+from engine.clustering.csr import build_weighted_adjacency
 from engine.clustering.evidence import weigh_edges
 from engine.clustering.map_equation import map_equation
 from engine.commands.run_folder import stage_folder

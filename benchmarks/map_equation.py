@@ -33,7 +33,7 @@ from recording import write_record
 from run_graph import read_edges, vertex_identities
 
 from engine import api, evaluate
-from engine.clustering.adjacency import build_weighted_adjacency
+from engine.clustering.csr import build_weighted_adjacency
 from engine.clustering.evidence import edge_weights
 from engine.clustering.map_equation import codelength, map_equation
 from engine.storage.formats.label_files import read_labels

@@ -12,8 +12,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from engine.graph.features import _AHEAD, _TABLE_BITS, MAX_RANKS, _hash, _place_row, held_end
 from engine.graph.intrinsics import prefetch_row, widen
+from engine.graph.structural_inputs import _AHEAD, _TABLE_BITS, MAX_RANKS, _hash, _place_row, held_end
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]

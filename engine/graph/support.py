@@ -13,8 +13,8 @@ import numba
 import numpy as np
 
 from engine.graph.adjacency import rank_listed
-from engine.graph.features import _AHEAD, _TABLE_BITS, MAX_RANKS, _hash, _place_row, held_end
 from engine.graph.intrinsics import prefetch_row
+from engine.graph.structural_inputs import _AHEAD, _TABLE_BITS, MAX_RANKS, _hash, _place_row, held_end
 
 Array = np.ndarray[Any, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.clustering.adjacency import build_adjacency
+from engine.clustering.csr import build_adjacency
 from engine.clustering.forest import strongest_forest
 from engine.clustering.pruning import intimate_edges, node_intimacy
 from engine.clustering.range_union_find import PIECE_EDGES, VertexRange, iterate_roots, unite_ranges

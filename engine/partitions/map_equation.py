@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from engine.clustering.adjacency import build_weighted_adjacency
+from engine.clustering.csr import build_weighted_adjacency
 from engine.clustering.evidence import LEAST_COSINE, LEAST_PROBABILITY, weigh_edges
 from engine.clustering.map_equation import map_equation
 from engine.errors import ConfigError

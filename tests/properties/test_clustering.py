@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from engine.clustering import range_union_find
-from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.csr import build_adjacency, build_weighted_adjacency
 from engine.clustering.density_peaks import DensityPeaks
 from engine.clustering.forest import strongest_forest
 from engine.clustering.labels import dense_labels

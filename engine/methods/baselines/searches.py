@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from engine.clustering.adjacency import build_weighted_adjacency
+from engine.clustering.csr import build_weighted_adjacency
 from engine.clustering.forest import strongest_forest
 from engine.clustering.union_find import component_roots
 from engine.errors import ConfigError

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from engine.errors import DataError
 from engine.graph.adjacency import rank_listed
-from engine.graph.features import fill_cosines
+from engine.graph.structural_inputs import fill_cosines
 from engine.learning.held_out import area_under_curve
 from engine.learning.layers import drawn_weights, padded_tile
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop

@@ -12,8 +12,8 @@ import numba
 import numpy as np
 
 from engine.graph.adjacency import rank_listed
-from engine.graph.features import _TABLE_BITS, MAX_RANKS, _hash, _place_row
 from engine.graph.intrinsics import prefetch_row, widen
+from engine.graph.structural_inputs import _TABLE_BITS, MAX_RANKS, _hash, _place_row
 from engine.tiles import map_tiles, tile_bounds
 
 Array = np.ndarray[Any, Any]

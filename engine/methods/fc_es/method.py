@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from engine.graph.adjacency import undirected_edges
-from engine.graph.features import MAX_RANKS
+from engine.graph.structural_inputs import MAX_RANKS
 from engine.learning import selection
 from engine.learning.held_out import hold_out
 from engine.learning.settings import TrainSettings

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.errors import DataError
-from engine.graph.features import fill_cosines
 from engine.graph.sampling import balance_rows, draw_places
+from engine.graph.structural_inputs import fill_cosines
 from engine.learning.held_out import hold_out
 from engine.learning.layers import EMBED_ROWS, GraphConvolution, drawn_weights, padded_tile
 from engine.learning.loop import Checkpoint, Evaluation, TrainingLoop

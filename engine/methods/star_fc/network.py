@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.errors import DataError
-from engine.graph.features import NUM_STRUCTURAL
+from engine.graph.structural_inputs import NUM_STRUCTURAL
 from engine.learning.layers import GraphConvolution, drawn_weights
 from engine.methods.star_fc.settings import StarFcSettings
 from engine.methods.star_fc_hierarchical.settings import HierarchySettings

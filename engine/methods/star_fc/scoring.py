@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from engine.graph.adjacency import EdgeList
-from engine.graph.features import fill_cosines, fill_products, fill_structural
+from engine.graph.structural_inputs import fill_cosines, fill_products, fill_structural
 from engine.learning.layers import EMBED_ROWS, padded_tile
 from engine.methods.star_fc.network import NUM_EDGE_INPUTS, InteractionHead, StarFC
 from engine.tiles import map_tiles, tile_bounds

@@ -16,8 +16,8 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.graph.adjacency import EdgeList
-from engine.graph.features import NUM_STRUCTURAL, STRUCTURAL_NAMES, fill_cosines, fill_structural
 from engine.graph.overlaps import AVERAGED, NUM_OVERLAPS, OVERLAP_NAMES, fill_overlaps
+from engine.graph.structural_inputs import NUM_STRUCTURAL, STRUCTURAL_NAMES, fill_cosines, fill_structural
 from engine.graph.support import NUM_SUPPORT, PRIOR_ONE, SUPPORT_NAMES, fill_listed, fill_support, store_priors
 from engine.learning.held_out import UNSEEN
 from engine.learning.tensors import take_array

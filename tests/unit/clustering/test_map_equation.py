@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from engine.clustering import map_equation as module
-from engine.clustering.adjacency import build_weighted_adjacency
+from engine.clustering.csr import build_weighted_adjacency
 from engine.clustering.map_equation import WalkModules, codelength, map_equation
 from engine.clustering.module_moves import best_move
 from engine.errors import DataError

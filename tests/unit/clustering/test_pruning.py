@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from engine.clustering.adjacency import build_adjacency
+from engine.clustering.csr import build_adjacency
 from engine.clustering.pruning import TILE_EDGES, adaptive_intimacy, intimate_edges, node_intimacy
 from engine.errors import DataError
 

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from engine.clustering import evidence
-from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.csr import build_adjacency, build_weighted_adjacency
 from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy

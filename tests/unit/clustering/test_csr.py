@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.clustering.adjacency import build_adjacency, build_weighted_adjacency
+from engine.clustering.csr import build_adjacency, build_weighted_adjacency
 from engine.errors import DataError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.graph import features
+from engine.graph import structural_inputs
 from engine.graph.adjacency import undirected_edges
 from tests.support.toy_graphs import make_graph
 
@@ -22,34 +22,34 @@ def reference(neighbors, similarities, source, target, similarity):  # type: ign
     norm = np.sqrt(sum(v * v for v in values) * sum(v * v for v in other_values))
     row = [similarity, np.log(2 + min(ranks)), np.log(2 + max(ranks)), product / norm]
     width = neighbors.shape[1]
-    for scale in features.SHARED_SCALES:
+    for scale in structural_inputs.SHARED_SCALES:
         row.append(len(set(ids[: scale + 1]) & set(other_ids[: scale + 1])) / (1 + min(scale, width)))
-    for rank in features.PROFILE_RANKS:
+    for rank in structural_inputs.PROFILE_RANKS:
         above = [similarity - v[1:][min(rank, len(v) - 2)] for v in (values, other_values)]
         row += [min(above), max(above)]
     return row
 
 
 def inputs_of(neighbors: np.ndarray, similarities: np.ndarray, *edges: np.ndarray) -> np.ndarray:
-    found = np.empty((len(edges[0]), features.NUM_STRUCTURAL), np.float32)
-    features.fill_structural(neighbors, similarities, *edges, found)
+    found = np.empty((len(edges[0]), structural_inputs.NUM_STRUCTURAL), np.float32)
+    structural_inputs.fill_structural(neighbors, similarities, *edges, found)
     return found
 
 
 @pytest.mark.parametrize(("num", "width"), [(50, 12), (110, 80), (110, 95)])
-def test_structural_features_equal_reference(num: int, width: int) -> None:
+def test_structural_inputs_equal_reference(num: int, width: int) -> None:
     neighbors, similarities = make_graph(num, width, seed=3)
     neighbors[:, 0] = np.where(neighbors[:, 0] < 0, (np.arange(num) + 1) % num, neighbors[:, 0])
     edges = undirected_edges(neighbors, similarities, 0, num)
     neighbors, similarities = neighbors[:, :80], similarities[:, :80]
     found = inputs_of(neighbors, similarities, *edges)
     expected = [reference(neighbors, similarities, *edge) for edge in zip(*edges, strict=True)]
-    assert found.shape == (len(edges.sources), features.NUM_STRUCTURAL)
-    assert len(features.STRUCTURAL_NAMES) == features.NUM_STRUCTURAL
+    assert found.shape == (len(edges.sources), structural_inputs.NUM_STRUCTURAL)
+    assert len(structural_inputs.STRUCTURAL_NAMES) == structural_inputs.NUM_STRUCTURAL
     np.testing.assert_allclose(found, np.array(expected), atol=1e-5)
 
 
-def test_structural_features_are_symmetric_and_do_not_depend_on_order() -> None:
+def test_structural_inputs_are_symmetric_and_do_not_depend_on_order() -> None:
     neighbors, similarities = make_graph(40, 30, seed=4, short_rows=False)
     edges = undirected_edges(neighbors, similarities, 0, 40)
     forward = inputs_of(neighbors, similarities, *edges)
@@ -79,8 +79,8 @@ def test_cosines_of_pairs() -> None:
     vectors[7] = 0
     sources, targets = rng.integers(0, 30, 200).astype(np.int32), rng.integers(0, 30, 200).astype(np.int32)
     found, swapped = np.empty((2, 200), np.float32)
-    features.fill_cosines(vectors, sources, targets, found)
-    features.fill_cosines(vectors, targets, sources, swapped)
+    structural_inputs.fill_cosines(vectors, sources, targets, found)
+    structural_inputs.fill_cosines(vectors, targets, sources, swapped)
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1)
     scale = norms[sources] * norms[targets]

@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.clustering.label_free import (
+    CHANCE_NEIGHBORS,
+    COMMON_DIRECTION,
+    COSINE_ERROR,
+    CROWD,
+    CROWD_RATIO,
+    DRAWN_OTHERS,
+    DRAWN_ROWS,
+    FEW_CROWDED,
+    FEW_NEAR,
+    FEWEST_DIMENSIONS,
+)
 from engine.graph.similarity import listed_similarities
 from engine.random_streams import UNRELATED_ROWS, stream
-
-CHANCE = 0.001  # a neighbour is nearer than chance if fewer unrelated vectors than this are expected as near to the row
-FEW = 1 / 3  # share of rows with a neighbour nearer than chance, up to which most other rows are taken for alone
-CROWD = 16  # neighbours that form a crowd, if chance brings at most a quarter as many as near
-FEW_CROWDED = 3 / 4  # as FEW, of rows in a crowd: large identities may show by their density alone
-RELATED = 0.1  # rows share a common direction if random pairs have at least this median cosine
-FEWEST_DIMENSIONS = 12  # in fewer dimensions, unrelated rows lie as close as related ones
-DRAWN_ROWS, DRAWN_OTHERS = 4_096, 64
-SAME = 0.01  # largest difference of a graph's similarities from the vectors' cosines
 
 
 def chance_similarity(
@@ -47,14 +50,14 @@ def chance_similarity(
         return None
     listed_SK = np.asarray(similarities_NK[drawn_S])
     nearest = listed_similarities(features_ND, drawn_S, neighbors_NK[drawn_S, :1].copy(), threads=threads)
-    if np.abs(nearest[:, 0] - listed_SK[:, 0]).max() > SAME:
+    if np.abs(nearest[:, 0] - listed_SK[:, 0]).max() > COSINE_ERROR:
         return None
     steps_SP = random.integers(1, num_rows, (len(drawn_S), DRAWN_OTHERS))  # to any row but itself
     others_SP = ((drawn_S[:, None] + steps_SP) % num_rows).astype(neighbors_NK.dtype)
     pairs_SP = listed_similarities(features_ND, drawn_S, others_SP, threads=threads)
     median, lower = np.quantile(pairs_SP, (0.5, NormalDist().cdf(-1)))
     dimensions = max(median - lower, features_ND.shape[1] ** -0.5) ** -2
-    if median >= RELATED or dimensions < FEWEST_DIMENSIONS:
+    if median >= COMMON_DIRECTION or dimensions < FEWEST_DIMENSIONS:
         return None
 
     def reach(expected: float) -> float:
@@ -65,6 +68,6 @@ def chance_similarity(
         )  # Wallace, Ann. Math. Stat. 1959: his approximation of t, inverted
         return float(max(median, 0.0) + np.sqrt(-np.expm1(-(deviate**2) / freedom)))
 
-    least, crowd = reach(CHANCE), min(CROWD, num_neighbors)
-    near, crowded = listed_SK[:, 0] > least, listed_SK[:, crowd - 1] > reach(crowd / 4)
-    return least if near.mean() < FEW and crowded.mean() < FEW_CROWDED else None
+    least, crowd = reach(CHANCE_NEIGHBORS), min(CROWD, num_neighbors)
+    near, crowded = listed_SK[:, 0] > least, listed_SK[:, crowd - 1] > reach(crowd / CROWD_RATIO)
+    return least if near.mean() < FEW_NEAR and crowded.mean() < FEW_CROWDED else None

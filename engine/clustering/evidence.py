@@ -11,8 +11,6 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-LEAST_PROBABILITY = 0.5  # the map equation takes edges from here on, unless a model or a setting says otherwise
-LEAST_COSINE = 0.4  # settled on labelled sets, with weights of bandwidth 0.1; too low for tiny clusters
 COSINE_BANDWIDTH = 0.1
 COSINE_ROOM = 0.25  # the bandwidth is at most this share of the distance from the cosine to 1: 5.8 doublings reach 1
 CERTAIN = 1 - 1e-6  # a higher probability counts as this one

@@ -16,21 +16,23 @@ from numba import njit
 from numpy.typing import NDArray
 
 from engine.clustering.forest import strongest_forest
+from engine.clustering.label_free import (
+    CODELENGTH_RISE,
+    FEW_CLUSTERS,
+    LARGE_CLUSTERS,
+    LEAST_SCORE,
+    NOISE_RATIO,
+    NOISE_SHARES,
+    STEP_BANDWIDTH,
+    STEP_REACH,
+)
 from engine.clustering.propagation import propagate
 from engine.clustering.union_find import Ids, id_dtype
 from engine.errors import DataError
 from engine.tiles import map_tiles, tile_bounds
 
-BANDWIDTH = 0.03  # a step to a neighbour so much less similar than the nearest one is e times less likely
-REACH = 8 * BANDWIDTH  # a neighbour less similar by more than this is never stepped to
-TOLERANCE = 0.01  # share by which a higher threshold may raise the codelength
 NUM_THRESHOLDS = 128
-FEW_CLUSTERS, LARGE_CLUSTERS = (
-    50,
-    20,
-)  # fewer clusters of more rows on average: only where identities are much larger than K
 SCORE_BINS = 4_096
-LEAST_SCORE = 0.5  # least score of an edge that a model of other data gave
 TILE_ROWS = 1 << 15
 
 Forest = tuple[Ids, Ids, NDArray[np.float32]]
@@ -60,7 +62,8 @@ def choose_operating_point(
     Both may be memory-mapped; similarities other than float32 are copied. The walk steps from i to its neighbour j with
     probability ∝ exp(s_ij / 0.03), symmetrised.
     First comes the size cap of least codelength without a threshold. With that cap, the choice is the highest threshold
-    whose codelength is within ``TOLERANCE`` of the least, because leaving outliers out gains few bits but helps users
+    whose codelength is within ``CODELENGTH_RISE`` of the least, because leaving outliers out gains few bits but helps
+    users
     much. For few and large clusters, that threshold would cut the clusters' own edges, so the threshold of least
     codelength is taken. If ``chance`` (from ``chance_similarity``) is given, it is the threshold, and the size cap is
     the one of least codelength at it. The search takes some 25 to 40 passes over vertices and edges. Memory: about 12
@@ -96,7 +99,7 @@ def choose_operating_point(
     good, bad = 0, NUM_THRESHOLDS
     while bad - good > 1:
         middle = (good + bad) // 2
-        if measure(float(thresholds[middle]), max_size) <= least_bits * (1 + TOLERANCE):
+        if measure(float(thresholds[middle]), max_size) <= least_bits * (1 + CODELENGTH_RISE):
             good = middle
         else:
             bad = middle
@@ -106,7 +109,7 @@ def choose_operating_point(
         max_size,
         f"Clusters of at most {max_size} rows (more only where no threshold separates them) describe a walk on the "
         f"neighbour graph in the fewest bits per step ({least_bits:.3f}); {min_score:.3f} is the highest threshold "
-        f"within {TOLERANCE:.0%} of that.",
+        f"within {CODELENGTH_RISE:.0%} of that.",
     )
 
 
@@ -213,8 +216,8 @@ def _few_large(
     num_clusters = np.count_nonzero(np.bincount(cluster(float(weights_F[-1]), max_size)))
     if num_clusters >= FEW_CLUSTERS or num_vertices < LARGE_CLUSTERS * num_clusters:
         return None
-    least, most = np.quantile(similarities_NK[:, 0], (0.1, 0.9))
-    if least < most / 2:
+    least, most = np.quantile(similarities_NK[:, 0], NOISE_SHARES)
+    if least < most / NOISE_RATIO:
         return None
     thresholds = np.unique(weights_F[-2 * FEW_CLUSTERS :])
     found = map_tiles(lambda least: measure(float(least), num_vertices), thresholds.tolist(), threads)
@@ -262,16 +265,16 @@ def _walk(neighbors, similarities):  # type: ignore[no-untyped-def]
     for i in range(num_vertices):
         total = 0.0
         for k in range(num_neighbors):
-            if neighbors[i, k] < 0 or similarities[i, 0] - similarities[i, k] > REACH:
+            if neighbors[i, k] < 0 or similarities[i, 0] - similarities[i, k] > STEP_REACH:
                 break
-            total += np.exp((similarities[i, k] - similarities[i, 0]) / BANDWIDTH)
+            total += np.exp((similarities[i, k] - similarities[i, 0]) / STEP_BANDWIDTH)
         if total == 0:
             continue
         rates[i] = 0.5 / (total * num_vertices)
         for k in range(num_neighbors):
-            if neighbors[i, k] < 0 or similarities[i, 0] - similarities[i, k] > REACH:
+            if neighbors[i, k] < 0 or similarities[i, 0] - similarities[i, k] > STEP_REACH:
                 break
-            flow = rates[i] * np.exp((similarities[i, k] - similarities[i, 0]) / BANDWIDTH)
+            flow = rates[i] * np.exp((similarities[i, k] - similarities[i, 0]) / STEP_BANDWIDTH)
             flows[i] += flow
             flows[neighbors[i, k]] += flow
     return rates, flows
@@ -288,11 +291,11 @@ def _codelength(neighbors, similarities, rates, flows, roots):  # type: ignore[n
         if rates[i] == 0:
             continue
         for k in range(num_neighbors):
-            if neighbors[i, k] < 0 or similarities[i, 0] - similarities[i, k] > REACH:
+            if neighbors[i, k] < 0 or similarities[i, 0] - similarities[i, k] > STEP_REACH:
                 break
             other = roots[neighbors[i, k]]
             if other != roots[i]:
-                flow = rates[i] * np.exp((similarities[i, k] - similarities[i, 0]) / BANDWIDTH)
+                flow = rates[i] * np.exp((similarities[i, k] - similarities[i, 0]) / STEP_BANDWIDTH)
                 exits[roots[i]] += flow
                 exits[other] += flow
     bits = _entropy_term(exits.sum())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.clustering.csr import build_weighted_adjacency
-from engine.clustering.evidence import LEAST_COSINE, LEAST_PROBABILITY, weigh_edges
+from engine.clustering.evidence import weigh_edges
+from engine.clustering.label_free import LEAST_COSINE, LEAST_PROBABILITY
 from engine.clustering.map_equation import map_equation
 from engine.errors import ConfigError
 from engine.learning.selection import scan_scores

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.clustering.label_free import LEAST_CLUSTERS, LEAST_JOINED
 from engine.runs.step import Facts, Step, Task
 from engine.steps.knn import Order, vertex_rows
-
-LEAST_CLUSTERS = 50  # fewer first clusters of two or more rows are too few to learn from
-LEAST_JOINED = 0.01  # so is a smaller share of rows in them, because noise has some too
 
 
 def first_identities(task: Task, first: Step[Facts]) -> np.ndarray | None:

@@ -43,7 +43,7 @@ def _subclasses(kind: type) -> set[type]:
 @pytest.mark.parametrize(
     ("module", "old", "new", "changed", "same"),
     [
-        ("clustering.operating_point", "TOLERANCE = 0.01", "TOLERANCE = 0.02", "point:ChosenPoint", "knn:Truth"),
+        ("clustering.label_free", "CODELENGTH_RISE = 0.01", "CODELENGTH_RISE = 0.02", "point:ChosenPoint", "knn:Truth"),
         ("graph.similarity", "TILE_ROWS = ", "TILE_ROWS = 2 * ", "knn:ImportedGraph", "ingest:Ingest"),
         ("steps.point", "facts |= {", "# a comment\n        facts |= {", "", "point:ChosenPoint"),
         ("steps.point", "min_score, max_size and the reason", "all that was chosen", "", "point:ChosenPoint"),

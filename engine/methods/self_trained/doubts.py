@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from engine.clustering.label_free import CLEAR_CUT, DOUBTS_LINE, MOST_DOUBTS
 
-LINE = (5.1, -1.96, 17.89, -2.30)  # base, then by what describe_clusters returns
-MOST = 8.0  # and as many the other way
-CLEAR = 0.9  # of the entropy of clusters held out, explained: they are as clear-cut as a scorer can say
+Array = np.ndarray[Any, Any]
 
 
 def describe_clusters(roots_N: Array) -> tuple[float, float, float]:
@@ -35,8 +33,8 @@ def describe_clusters(roots_N: Array) -> tuple[float, float, float]:
 
 def estimate_doubts(roots_N: Array) -> float:
     """How many times to halve the odds of a scorer fitted to these first clusters: roots (N,) of any kind."""
-    base, *slopes = LINE
-    return float(np.clip(base + np.dot(slopes, describe_clusters(roots_N)), -MOST, MOST))
+    base, *slopes = DOUBTS_LINE
+    return float(np.clip(base + np.dot(slopes, describe_clusters(roots_N)), -MOST_DOUBTS, MOST_DOUBTS))
 
 
 def limit_doubts(doubts: float, explained: float, log_odds_E: Array) -> float:
@@ -45,4 +43,4 @@ def limit_doubts(doubts: float, explained: float, log_odds_E: Array) -> float:
     Few trees end at odds that the most doubts would beat, and every row be alone. ``explained``: share of the entropy
     of the held-out edges; ``log_odds_E``: fitted, of those inside clusters, in nats.
     """
-    return min(doubts, float(np.median(log_odds_E)) / float(np.log(2)) - 1) if explained >= CLEAR else doubts
+    return min(doubts, float(np.median(log_odds_E)) / float(np.log(2)) - 1) if explained >= CLEAR_CUT else doubts

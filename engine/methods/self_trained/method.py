@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.clustering.label_free import SHALLOW
 from engine.errors import ConfigError
 from engine.learning.settings import MetricSettings
 from engine.methods.base import Graph, Method, Scoring, Training, which_edges
@@ -35,8 +36,6 @@ from engine.settings import Settings
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
 from engine.steps.point import ChosenPoint
-
-SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}
 
 
 class Edges(CosineScores):

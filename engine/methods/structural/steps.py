@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from engine.clustering.label_free import LEAST_EXPLAINED, MOSTLY_ALONE
 from engine.clustering.operating_point import cluster_by_codelength
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
@@ -32,8 +33,6 @@ from engine.storage.context import hold
 from engine.units import CHUNK_ROWS
 
 VERSION = 10  # of every step here
-LEAST_EXPLAINED = 0.25  # of the entropy of clusters held out, for what was learned of the others to be used
-MOSTLY_ALONE = 0.9  # of the rows, for first clusters that teach nothing to stand as they are
 SECOND_TENSORS = "second."  # before the names of the second graph's scorer in a model
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.methods.self_trained.doubts import CLEAR, MOST, describe_clusters, estimate_doubts, limit_doubts
+from engine.clustering.label_free import CLEAR_CUT, MOST_DOUBTS
+from engine.methods.self_trained.doubts import describe_clusters, estimate_doubts, limit_doubts
 
 
 def roots_of(sizes: list[int]) -> np.ndarray:
@@ -25,12 +26,12 @@ def test_more_is_doubted_the_smaller_the_clusters_and_the_more_rows_are_alone() 
     crowded, small, lonely = roots_of([50] * 20), roots_of([4] * 250), roots_of([4] * 200 + [1] * 200)
     assert estimate_doubts(crowded) < estimate_doubts(small) < estimate_doubts(lonely)
     assert estimate_doubts(np.random.default_rng(0).permutation(small)) == estimate_doubts(small)
-    assert -MOST <= estimate_doubts(roots_of([10_000])) < 0
-    assert estimate_doubts(roots_of([1] * 100)) <= MOST
+    assert -MOST_DOUBTS <= estimate_doubts(roots_of([10_000])) < 0
+    assert estimate_doubts(roots_of([1] * 100)) <= MOST_DOUBTS
 
 
 def test_doubts_of_clear_cut_clusters_leave_the_median_edge_at_odds_of_two() -> None:
     log_odds = np.log(2) * np.array([1.0, 7.0, 9.0])
-    assert limit_doubts(8.0, CLEAR, log_odds) == pytest.approx(6.0)
+    assert limit_doubts(8.0, CLEAR_CUT, log_odds) == pytest.approx(6.0)
     assert limit_doubts(2.0, 1.0, log_odds) == 2.0
-    assert limit_doubts(8.0, CLEAR - 0.01, log_odds) == 8.0
+    assert limit_doubts(8.0, CLEAR_CUT - 0.01, log_odds) == 8.0

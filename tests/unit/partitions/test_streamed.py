@@ -10,8 +10,8 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from engine.clustering import evidence
 from engine.clustering.csr import build_adjacency, build_weighted_adjacency
+from engine.clustering import evidence, label_free
 from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy
@@ -250,9 +250,9 @@ def test_the_map_equation_is_one_stage_with_its_settings() -> None:
     assert stage.params["given"] == {"min_score": 0.4, "weight": "exponential", "bandwidth": 0.1}
     assert stage.params["seed"] == 7
     (other,) = planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "score"}))
-    assert other.params["given"] == {"min_score": evidence.LEAST_COSINE, "weight": "score"}
+    assert other.params["given"] == {"min_score": label_free.LEAST_COSINE, "weight": "score"}
     (learned,) = planned(Settings(method="star_fc", partition={"method": "map_equation"}))
-    assert learned.params["given"] == {"min_score": evidence.LEAST_PROBABILITY, "weight": "log_odds"}
+    assert learned.params["given"] == {"min_score": label_free.LEAST_PROBABILITY, "weight": "log_odds"}
     with pytest.raises(ConfigError, match="log_odds needs probabilities"):
         planned(Settings(method="cosine", partition={"method": "map_equation", "weight": "log_odds"}))
 

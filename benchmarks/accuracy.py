@@ -30,7 +30,7 @@ from recording import read_rows, record_row
 from run_graph import read_edges, vertex_identities
 
 from engine import api, compare, evaluate
-from engine.methods.baselines.method import KINDS
+from engine.methods.baselines.steps import KINDS
 
 PARTITIONS = ("components", "propagation", "density_peaks", "map_equation")
 NETWORKS = ("cdp_mediator", "gcn_v", "gcn_e", "l_gcn", "gcn_d", "gcn_d/20_proposals", "gcn_s", "star_fc_hierarchical")

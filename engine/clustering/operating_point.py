@@ -63,8 +63,7 @@ def choose_operating_point(
     probability ∝ exp(s_ij / 0.03), symmetrised.
     First comes the size cap of least codelength without a threshold. With that cap, the choice is the highest threshold
     whose codelength is within ``CODELENGTH_RISE`` of the least, because leaving outliers out gains few bits but helps
-    users
-    much. For few and large clusters, that threshold would cut the clusters' own edges, so the threshold of least
+    users much. For few and large clusters, that threshold would cut the clusters' own edges, so the threshold of least
     codelength is taken. If ``chance`` (from ``chance_similarity``) is given, it is the threshold, and the size cap is
     the one of least codelength at it. The search takes some 25 to 40 passes over vertices and edges. Memory: about 12
     bytes per vertex for the forest, and 25 per vertex and thread. Neighbours past the twentieth hardly matter, so the

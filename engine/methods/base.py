@@ -15,6 +15,7 @@ from engine.errors import ConfigError, DataError, EngineError
 from engine.learning.settings import TrainSettings
 from engine.learning.tensors import check_weights
 from engine.methods.model_card import MODEL, MODEL_FILE, Model, Nature
+from engine.methods.state_dict import Converted, StateDict
 from engine.partitions import OWN, Clustered
 from engine.partitions.base import OperatingPoint
 from engine.partitions.select import Select, Selection
@@ -110,6 +111,7 @@ class Method:
     any_dimension = False
     learns_in_runs = False
     read_facts: tuple[str, ...] = ()
+    num_states = 0
 
     @property
     def trains(self) -> bool:
@@ -195,6 +197,10 @@ class Method:
             nature = nature.model_copy(update={"shrinkage": 1.0, "second_graph": self.metric_spaces == 2})
         points = {"components": OperatingPoint(min_score=0.5, min_intimacy=0.5)}
         return Model("", self.name, dim, settings.knn.k, "", points, "components", nature)
+
+    def convert(self, *states: StateDict) -> Converted:
+        """Make a model of the ``num_states`` state dicts of another release."""
+        raise NotImplementedError
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
         """The step that gives the graph's edges their scores."""

@@ -9,7 +9,8 @@ from typing import Any
 from engine.errors import DataError, ManifestMismatch
 from engine.methods import model_card
 from engine.methods.base import Method
-from engine.methods.baselines.method import KINDS, Baseline
+from engine.methods.baselines.method import Baseline
+from engine.methods.baselines.steps import KINDS
 from engine.methods.cdp.method import Cdp, CdpMediator
 from engine.methods.cosine.method import Cosine
 from engine.methods.fc_es.method import FcEs, FcEser

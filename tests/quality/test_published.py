@@ -112,7 +112,7 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     assert (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns == before  # nothing was measured again
     kept = (tmp_path / "out/rows/cdp.json").stat().st_mtime_ns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.methods.gcn_v.method.FitConfidence.version", -1)  # another version of the package
+        patch.setattr("engine.methods.gcn_v.steps.FitConfidence.version", -1)  # another version of the package
         run()
     assert (tmp_path / "out/rows/gcn_v.json").stat().st_mtime_ns > before
     assert (tmp_path / "out/rows/cdp.json").stat().st_mtime_ns == kept

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.flow.clusters import make_clusters
 from engine.methods.base import Graph
-from engine.methods.cosine.method import CosineScores
+from engine.methods.cosine.steps import CosineScores
 from engine.methods.model_card import Model
 from engine.runs.step import RUN_STEP, Step, in_order, run_step
 from engine.sections import fingerprint

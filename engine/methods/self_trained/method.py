@@ -26,40 +26,14 @@ from engine.clustering.label_free import SHALLOW
 from engine.errors import ConfigError
 from engine.learning.settings import MetricSettings
 from engine.methods.base import Graph, Method, Scoring, Training, which_edges
-from engine.methods.cosine.method import CosineScores
 from engine.methods.model_card import Model
+from engine.methods.self_trained.steps import Edges, FirstClusters, FirstMetric, FirstPoint
 from engine.methods.structural.method import fit_and_score
 from engine.methods.structural.settings import TreesSettings
 from engine.partitions import Clustered
-from engine.partitions.propagation import Propagated
 from engine.settings import Settings
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
-from engine.steps.point import ChosenPoint
-
-
-class Edges(CosineScores):
-    """The cosine graph's edges, of which first clusters are made."""
-
-    title = "edges"
-
-
-class FirstPoint(ChosenPoint):
-    """Where the graph is cut for first clusters."""
-
-    title = "first_point"
-
-
-class FirstClusters(Propagated):
-    """The clusters to learn from."""
-
-    title = "first"
-
-
-class FirstMetric(LearnedMetric):
-    """The second graph's metric, learned from first clusters."""
-
-    title = "first_metric"
 
 
 class SelfTrained(Method):

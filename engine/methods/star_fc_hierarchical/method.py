@@ -30,6 +30,7 @@ class StarFcHierarchical(StarFc):
 
     name = "star_fc_hierarchical"
     presets = PRESETS
+    num_states = 0
     training_sections = (SamplingSettings, HierarchySettings, TrainSettings, MetricSettings)
 
     def network(self, settings: Settings) -> StarFcSettings:

@@ -9,8 +9,9 @@ import pytest
 
 from engine import cluster, evaluate, train
 from engine.errors import ConfigError, DataError
-from engine.methods.baselines.method import KINDS, Baseline
+from engine.methods.baselines.method import Baseline
 from engine.methods.baselines.searches import Sample, chinese_whispers, knn_dbscan, rank_order
+from engine.methods.baselines.steps import KINDS
 from engine.methods.registry import METHODS
 
 SETTINGS = {"num_clusters": 12, "distance": 0.25, "min_rows": 3, "selection": "eom"}

@@ -10,13 +10,13 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from engine.clustering.csr import build_adjacency, build_weighted_adjacency
 from engine.clustering import evidence, label_free
+from engine.clustering.csr import build_adjacency, build_weighted_adjacency
 from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
 from engine.clustering.pruning import node_intimacy
 from engine.errors import ConfigError
-from engine.methods.cosine.method import CosineScores
+from engine.methods.cosine.steps import CosineScores
 from engine.partitions import PARTITIONS, Edges, components
 from engine.partitions.components import Components, KeptAdjacency, Merge, Prune
 from engine.partitions.density_peaks import DensityLinked

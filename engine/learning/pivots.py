@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -59,6 +59,17 @@ def _average(rows_MH: Tensor, indptr: Array, indices: Array, *, scale: bool) -> 
     return out
 
 
+class PivotSettings(Protocol):
+    """The settings of a network over pivots: widths of its convolutions, of its classifier, and pivots of a step."""
+
+    @property
+    def widths(self) -> tuple[int, ...]: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def pivots_per_step(self) -> int: ...
+
+
 class PivotNetwork(nn.Module):
     """Graph convolutions over members' vectors relative to their pivot's, then a classifier of two layers.
 
@@ -96,10 +107,10 @@ class PivotNetwork(nn.Module):
         return self.last(self.activation(self.first(scored))).squeeze(1)
 
 
-def build_network(dimension: int, widths: Sequence[int], hidden: int, seed: int) -> PivotNetwork:
+def build_network(dimension: int, settings: PivotSettings, seed: int) -> PivotNetwork:
     """Build a network with weights drawn from ``seed`` alone."""
     with drawn_weights(seed):
-        return PivotNetwork(dimension, widths, hidden)
+        return PivotNetwork(dimension, settings.widths, settings.hidden)
 
 
 def count_products(dimension: int, widths: Sequence[int]) -> int:
@@ -130,10 +141,8 @@ class PivotData:
 def train_pivots(
     data: PivotData,
     *,
-    widths: Sequence[int],
-    hidden: int,
+    model: PivotSettings,
     config: TrainSettings,
-    pivots_per_step: int,
     identity_balance: float,
     seed: int,
     checkpoint: Checkpoint | None = None,
@@ -153,7 +162,7 @@ def train_pivots(
         raise DataError("training: no vertex to learn from is left once identities are held out; expected more labels")
     held = np.sort(stream(seed, STOPPING_ROWS).permutation(held)[:HELD_OUT_PIVOTS])
     weights = balance_rows(data.identities_N[fitted], identity_balance)
-    network = build_network(data.features_ND.shape[1], widths, hidden, seed)
+    network = build_network(data.features_ND.shape[1], model, seed)
 
     def draw(step: int, count: int) -> Array:
         return np.sort(fitted[draw_places(stream(seed, MINIBATCH, step), weights, count)])
@@ -168,7 +177,7 @@ def train_pivots(
         return network(relative_vectors(data.features_ND, pivots, batch).to(device), batch), same
 
     def loss_of_step(step: int) -> Tensor | None:
-        logits, same = logits_of(draw(step, pivots_per_step), ~held_out_N)
+        logits, same = logits_of(draw(step, model.pivots_per_step), ~held_out_N)
         if not len(same):
             return None
         return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits))
@@ -180,7 +189,8 @@ def train_pivots(
         loss = float(functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(same).to(logits)))
         return loss, area_under_curve(logits.numpy(), same) if 0 < same.sum() < len(same) else None
 
-    given = [list(widths), hidden, config, pivots_per_step, identity_balance, seed, *data.features_ND.shape]
+    sizes = [list(model.widths), model.hidden, config, model.pivots_per_step]
+    given = [*sizes, identity_balance, seed, *data.features_ND.shape]
     loop = TrainingLoop(network, config, fingerprint(given), device)
     step = loop.restore(checkpoint)
     if not step:

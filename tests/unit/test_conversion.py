@@ -18,6 +18,7 @@ from engine.graph.pivots import pivot_batch
 from engine.learning.pivots import build_network
 from engine.methods.gcn_v.confidence import build_network as build_confidence
 from engine.methods.gcn_v.settings import GcnVSettings
+from engine.methods.l_gcn.settings import LGcnSettings
 from engine.methods.registry import read_model
 from engine.methods.star_fc.network import build_model
 from engine.methods.star_fc.settings import StarFcSettings
@@ -90,7 +91,7 @@ def test_l_gcn_gives_the_original_probabilities(tmp_path: Path) -> None:
     state = l_gcn(16)
     torch.save(state, tmp_path / "l.pth")
     convert("l_gcn", [tmp_path / "l.pth"], tmp_path / "model")
-    network = build_network(16, (H, H, H // 2, H // 2), H // 2, 0)
+    network = build_network(16, LGcnSettings(widths=(H, H, H // 2, H // 2), hidden=H // 2), 0)
     network.load_state_dict(weights_of(tmp_path / "model"))
     neighbors, _ = make_graph(30, 6, 2)
     batch = pivot_batch(neighbors, np.array([4]), neighbors[[4]] >= 0, second_hop=3, active=4, with_pivot=True)

@@ -55,7 +55,7 @@ class GcnE(Method):
         dim = found.hidden if config.inputs == "embedded" else model.dim
         return {
             PREFIX: partial(build_confidence, model.dim, found, seed=0),
-            "": partial(build_network, dim, config.widths, config.hidden, seed=0),
+            "": partial(build_network, dim, config, seed=0),
         }
 
     def untrained(self, settings: Settings) -> Nature:

@@ -94,10 +94,8 @@ class Fit(Labelled[Facts]):
         with checkpoint(task) as kept:
             trained, history = train_pivots(
                 data,
-                widths=config.widths,
-                hidden=config.hidden,
+                model=config,
                 config=self.train,
-                pivots_per_step=config.pivots_per_step,
                 identity_balance=self.identity_balance,
                 seed=self.seed,
                 checkpoint=kept,
@@ -145,7 +143,7 @@ class LikelyLinks(Links, Weighted[Facts]):
             ("candidates", task.call.digest),
             lambda: _Candidates(task, self.knn, self.confidence, self.features, config),
         )
-        build = partial(build_network, candidates.inputs_NI.shape[1], config.widths, config.hidden, seed=0)
+        build = partial(build_network, candidates.inputs_NI.shape[1], config, seed=0)
         network = self.read_network(task, build, device=task.call.device)
         neighbors_nK = candidates.neighbors_NK[start:stop]
         listed = self.listed_in_passes(task, start, stop)

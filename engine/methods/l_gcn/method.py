@@ -47,7 +47,7 @@ class LGcn(Method):
     def networks(self, model: Model) -> dict[str, Callable[[], nn.Module]]:
         """The network over a pivot's subgraph."""
         config = LGcnSettings(**model.nature.network)
-        return {"": partial(build_network, model.dim, config.widths, config.hidden, seed=0)}
+        return {"": partial(build_network, model.dim, config, seed=0)}
 
     def untrained(self, settings: Settings) -> Nature:
         """What a model's weights belong to."""

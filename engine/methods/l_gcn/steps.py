@@ -90,10 +90,8 @@ class Fit(Linking[Facts], Labelled[Facts]):
         with checkpoint(task) as kept:
             network, history = train_pivots(
                 data,
-                widths=config.widths,
-                hidden=config.hidden,
+                model=config,
                 config=self.train,
-                pivots_per_step=config.pivots_per_step,
                 identity_balance=self.identity_balance,
                 seed=self.seed,
                 checkpoint=kept,
@@ -126,7 +124,7 @@ class Directed(Linking[None], Weighted[None], RowStep[None]):
     def run(self, task: Task, start: int, stop: int) -> None:
         """Score what these rows list."""
         features_ND, config = task.array(self.features, "features"), self.network
-        build = partial(build_network, features_ND.shape[1], config.widths, config.hidden, seed=0)
+        build = partial(build_network, features_ND.shape[1], config, seed=0)
         network = self.read_network(task, build, device=task.call.device)
         logits = np.full((stop - start, task.array(self.knn, "neighbors").shape[1]), np.nan, np.float16)
 

@@ -12,9 +12,11 @@ from engine.graph.pivots import PivotBatch, pivot_batch
 from engine.learning import pivots
 from engine.learning.pivots import MeanNeighbors, PivotData, build_network, score_pivots, train_pivots
 from engine.learning.settings import TrainSettings
+from engine.methods.l_gcn.settings import LGcnSettings
 from tests.support.toy_graphs import Memory, make_graph, toy_graph
 
 Array = np.ndarray[Any, Any]
+NETWORK = LGcnSettings(widths=(16, 8), hidden=8, pivots_per_step=16)
 CONFIG = TrainSettings(max_steps=12, evaluate_every=3, patience=9, learning_rate=5e-3)
 
 
@@ -76,7 +78,7 @@ def batches(floor: float = -1.0) -> PivotData:
 
 def fit(checkpoint: Memory | None = None, config: TrainSettings = CONFIG) -> tuple[Any, Any]:
     return train_pivots(
-        batches(), widths=(16, 8), hidden=8, config=config, pivots_per_step=16, identity_balance=0.5, seed=0,
+        batches(), model=NETWORK, config=config, identity_balance=0.5, seed=0,
         checkpoint=checkpoint,
     )  # fmt: skip
 
@@ -99,7 +101,7 @@ def test_resumed_training_gives_the_same_bits() -> None:
 
 
 def test_no_score_hangs_on_the_other_pivots_of_a_batch() -> None:
-    data, network = batches(), build_network(24, (16, 8), 8, 0).eval()
+    data, network = batches(), build_network(24, NETWORK, 0).eval()
     together = data.batch_of(np.arange(10))
     scores = score_pivots(network, data.features_ND, np.arange(10), together)
     for pivot in range(10):

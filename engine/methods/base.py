@@ -1,6 +1,7 @@
 """What a method gives the flow: the step that scores edges, or clusters at once, and how it trains if it learns.
 
-Each published method is one file here: what it fits, how it scores, how it partitions.
+Each method has a folder here: ``method.py`` says what it is, ``steps.py`` does its work, ``settings.py`` holds its
+section of settings and its presets, ``convert.py`` reads released weights.
 """
 
 from __future__ import annotations
@@ -86,14 +87,21 @@ class Training(NamedTuple):
 class Method:
     """A way to give every edge a score.
 
-    ``learned``: scores are probabilities, else cosines. ``metric_spaces``: 0 if it takes vectors as they are; else
-    training learns a metric and a run's vectors are projected by it: with 1 so are those of training; with 2 either
-    half of those by the other's, into a space of its own. ``partitions``: those that its scores are made for, all if
-    empty; ``own`` of a method that clusters by itself. ``takes_committee``: whether it reads
-    ``cdp.committee``. ``chooses``: whether it needs no model, but training chooses its parameters. ``min_score``: of
-    partitions, where neither settings nor a model say. ``run_sections``: of the settings, beside those of every method,
-    that its runs read; ``training_sections``: that its training reads, too. ``learns_in_runs``: whether it learns from
-    first clusters of each run. ``read_facts``: of a model, that its runs cannot do without.
+    - ``presets``: published settings, by the name after the method's: ``--config star_fc/original``.
+    - ``learned``: its scores are probabilities; else they are cosines.
+    - ``needs_model``: its runs need a model. ``chooses``: they need none, but training chooses their parameters.
+    - ``metric_spaces``: 0 takes vectors as they are. Otherwise training learns a metric and runs project vectors by it.
+      With 1, training projects by the same metric; with 2, each half of the identities by the other half's.
+    - ``any_dimension``: a model without a metric takes vectors of any dimension.
+    - ``partitions``: those that its scores are made for, all if empty; ``own`` if the method clusters by itself.
+    - ``min_score``: the least score of a partition, where neither settings nor a model say one.
+    - ``takes_committee``: it reads ``cdp.committee``.
+    - ``run_sections``: the settings that its runs read beside those of every method; its training also reads
+      ``training_sections``.
+    - ``learns_in_halves``: training learns from either half of the identities alone. ``learns_in_runs``: every run
+      learns from first clusters of its own.
+    - ``read_facts``: fields of a model's ``Nature`` that its runs cannot do without.
+    - ``num_states``: state dicts of another release that ``convert`` takes; 0 if it takes none.
     """
 
     name: str

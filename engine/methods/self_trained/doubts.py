@@ -22,8 +22,10 @@ Array = np.ndarray[Any, Any]
 
 
 def describe_clusters(roots_N: Array) -> tuple[float, float, float]:
-    """Mean logarithm of the sizes of clusters of two rows and more, so that a few giants do not decide (of 2 if there
-    are none); the share of the rows that are alone in theirs; the share of the clusters that hold one row.
+    """Describe clusters by three numbers, from roots (N,) of any kind.
+
+    They are the mean logarithm of the sizes of clusters of two rows and more (log 2 if there are none), in which a few
+    giants do not decide; the share of the rows that are alone; and the share of the clusters that hold one row.
     """
     sizes_M = np.unique(roots_N, return_counts=True)[1]
     joined, alone = sizes_M[sizes_M > 1], int((sizes_M == 1).sum())
@@ -32,15 +34,16 @@ def describe_clusters(roots_N: Array) -> tuple[float, float, float]:
 
 
 def estimate_doubts(roots_N: Array) -> float:
-    """How many times to halve the odds of a scorer fitted to these first clusters: roots (N,) of any kind."""
+    """Estimate how many times to halve the odds of a scorer that was fitted to these first clusters, roots (N,)."""
     base, *slopes = DOUBTS_LINE
     return float(np.clip(base + np.dot(slopes, describe_clusters(roots_N)), -MOST_DOUBTS, MOST_DOUBTS))
 
 
 def limit_doubts(doubts: float, explained: float, log_odds_E: Array) -> float:
-    """No more doubts of clear-cut clusters than leave odds of 2 to the median of the edges inside those held out.
+    """Cap the halvings where held-out clusters are clear-cut: the median edge inside them keeps odds of 2 to 1.
 
-    Few trees end at odds that the most doubts would beat, and every row be alone. ``explained``: share of the entropy
-    of the held-out edges; ``log_odds_E``: fitted, of those inside clusters, in nats.
+    Otherwise the doubts would push every edge below even odds, and every row would end alone. ``explained``: share of
+    the entropy of the held-out edges that the trees explain. ``log_odds_E``: fitted log-odds, in nats, of the held-out
+    edges that lie inside a cluster.
     """
     return min(doubts, float(np.median(log_odds_E)) / float(np.log(2)) - 1) if explained >= CLEAR_CUT else doubts

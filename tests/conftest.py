@@ -18,6 +18,16 @@ from tests.support.vectors import make_blobs
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="run in full the tests that a usual run makes smaller")
+
+
+@pytest.fixture(scope="session")
+def whole(request: pytest.FixtureRequest) -> bool:
+    """Tell whether tests take their full data and training, as ``pytest --whole`` asks."""
+    return bool(request.config.getoption("--whole"))
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes, run one file's tests in one of them, and all that start Ray in one."""

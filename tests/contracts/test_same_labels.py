@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine import api
@@ -16,6 +17,7 @@ from engine.executors.protocol import Executor
 from engine.runs.progress import Quiet
 from engine.runs.runner import Workshop, run_plan
 from engine.storage.places import Place
+from tests.support.vectors import make_blobs
 
 # All ways of searching (in passes, as many as the target asks for: two), all ways of partitioning, a learned method.
 RUNS = {
@@ -48,20 +50,28 @@ def result_bytes(features: Path, root: Path, mode: str, executor: Executor, thre
     return b"".join(path.read_bytes() for path in [folders["labels"] / "labels.npy", *sorted(chunks)])
 
 
+@pytest.fixture(scope="module")
+def rows_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """9,000 x 32 vectors as an .npy file: three chunks of rows, the last one short."""
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, make_blobs(9_000, 32))
+    return path
+
+
 @pytest.fixture(scope="module", params=list(RUNS))
 def reference(
-    request: pytest.FixtureRequest, blobs_path: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, rows_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, bytes]:
     """The mode, and the results of one local task a stage on two threads."""
     root = tmp_path_factory.mktemp("reference") / "run"
-    found = result_bytes(blobs_path, root, request.param, LocalExecutor(), threads=2, block_rows=65_536)
+    found = result_bytes(rows_path, root, request.param, LocalExecutor(), threads=2, block_rows=65_536)
     return request.param, found
 
 
 @pytest.mark.parametrize(("threads", "block_rows"), [(1, 4096), (3, 8192)])
-def test_local(reference: tuple[str, bytes], blobs_path: Path, tmp_path: Path, threads: int, block_rows: int) -> None:
+def test_local(reference: tuple[str, bytes], rows_path: Path, tmp_path: Path, threads: int, block_rows: int) -> None:
     mode, expected = reference
-    assert result_bytes(blobs_path, tmp_path / "run", mode, LocalExecutor(), threads, block_rows) == expected
+    assert result_bytes(rows_path, tmp_path / "run", mode, LocalExecutor(), threads, block_rows) == expected
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,6 @@ def ray_executor(ray_session: None) -> Iterator[Executor]:
 
 
 @pytest.mark.ray
-def test_ray(reference: tuple[str, bytes], blobs_path: Path, tmp_path: Path, ray_executor: Executor) -> None:
+def test_ray(reference: tuple[str, bytes], rows_path: Path, tmp_path: Path, ray_executor: Executor) -> None:
     mode, expected = reference
-    assert result_bytes(blobs_path, tmp_path / "run", mode, ray_executor, 1, block_rows=4096) == expected
+    assert result_bytes(rows_path, tmp_path / "run", mode, ray_executor, 1, block_rows=4096) == expected

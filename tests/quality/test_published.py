@@ -65,7 +65,7 @@ def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(
 
 
 def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: Path) -> None:
-    vectors, labels = standin(60, 3)
+    vectors, labels = standin(30, 3)
     labels[:50] = -1
     vectors[7] = 0
     np.save(tmp_path / "vectors.npy", vectors)
@@ -77,6 +77,7 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
             tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "out",
             ["cosine:map_equation", "gcn_v", "cdp", "kmeans"],
             settings={name: value for name, value in SHORT.items() if name.startswith(COMPARED)} | {
+                "train.max_steps": 20,
                 "ingest.zero_vectors": "drop", "cdp.committee": [str(tmp_path / "vectors.npy")],
                 "baseline.num_clusters": 10**6,
             },

@@ -16,6 +16,7 @@ from engine.storage.context import stage_facts
 from tests.support import ROOT
 from tests.support.vectors import standin
 
+FEW = {"train.max_steps": 20, "train.evaluate_every": 5, "train.steps_per_subgraph": 10, "train.edges_per_step": 512}
 DATA = Path(os.environ.get("ASTERISM_DATA", ROOT.parent / "shared/data"))
 
 
@@ -26,10 +27,11 @@ def plain_f(run: Path) -> float:
     return float(manifest.read_json(folder / "analysis.json")["plain"]["metrics"]["pairwise_f"])
 
 
-def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path) -> None:
-    vectors, labels = standin(150, 10)
-    train(vectors, labels, tmp_path / "model", seed=1, **{"train.max_steps": 150})
-    vectors, labels = standin(150, 11)
+def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path, whole: bool) -> None:
+    identities, steps = (150, 150) if whole else (120, 80)
+    vectors, labels = standin(identities, 10)
+    train(vectors, labels, tmp_path / "model", seed=1, **{"train.max_steps": steps})
+    vectors, labels = standin(identities, 11)
     np.save(tmp_path / "truth.npy", labels)
     truth = tmp_path / "truth.npy"
     plain = plain_f(cluster(vectors, method="cosine", labels=truth, workspace=tmp_path / "cosine").run)
@@ -40,13 +42,13 @@ def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path)
 
 
 @pytest.mark.data
-def test_historical_figures_quarter(tmp_path: Path) -> None:
+def test_historical_figures_quarter(tmp_path: Path, whole: bool) -> None:
     folder = DATA / "historical_figures"
     if not folder.is_dir():
         pytest.skip(f"the real data sets are not at {DATA} (set ASTERISM_DATA)")
     features, labels, split = (np.load(folder / f"{part}.npy") for part in ("features", "labels", "split"))
     fitting, unseen = (split == 0) & (labels % 2 == 0), (split == 1) & (labels % 2 == 0)
-    train(features[fitting], labels[fitting], tmp_path / "model", **{"train.max_steps": 200})
+    train(features[fitting], labels[fitting], tmp_path / "model", **{"train.max_steps": 200 if whole else 40})
     for partition, floor in (("components", 0.90), ("propagation", 0.93)):
         result = cluster(
             features[unseen], model=tmp_path / "model", workspace=tmp_path / "run", partition={"method": partition}
@@ -55,10 +57,9 @@ def test_historical_figures_quarter(tmp_path: Path) -> None:
 
 
 def test_training_is_the_same_for_any_threads_and_kills(tmp_path: Path) -> None:
-    vectors, labels = standin(40, 3)
-    settings = {"train.max_steps": 40, "train.evaluate_every": 10}
+    vectors, labels = standin(20, 3)
     for threads in (1, 2):
-        train(vectors, labels, tmp_path / f"model{threads}", resources={"threads": threads}, **settings)
+        train(vectors, labels, tmp_path / f"model{threads}", resources={"threads": threads}, **FEW)
     weights = [(tmp_path / f"model{threads}/model.safetensors").read_bytes() for threads in (1, 2)]
     assert weights[0] == weights[1]
     points = [manifest.read_json(tmp_path / f"model{threads}/model.json") for threads in (1, 2)]
@@ -68,11 +69,10 @@ def test_training_is_the_same_for_any_threads_and_kills(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_two_ray_workers_train_as_one(ray_session: None, tmp_path: Path) -> None:
     vectors, labels = standin(20, 3)
-    settings = {"train.max_steps": 30, "train.evaluate_every": 10, "train.edges_per_step": 512}
     curves = []
     for workers in (1, 2):
         resources = {"executor": "ray" if workers > 1 else "local", "workers": workers, "threads": 1}
-        train(vectors, labels, tmp_path / str(workers), method="star_fc", resources=resources, **settings)
+        train(vectors, labels, tmp_path / str(workers), method="star_fc", resources=resources, **FEW)
         fit = stage_folder(tmp_path / str(workers), "fit")
         assert fit is not None
         (facts,) = stage_facts(fit)
@@ -82,8 +82,8 @@ def test_two_ray_workers_train_as_one(ray_session: None, tmp_path: Path) -> None
 
 
 def test_a_model_meets_other_data(tmp_path: Path) -> None:
-    vectors, labels = standin(40, 3)
-    train(vectors, labels, tmp_path / "model", **{"train.max_steps": 20, "train.evaluate_every": 10})
+    vectors, labels = standin(20, 3)
+    train(vectors, labels, tmp_path / "model", **FEW)
     with pytest.raises(ManifestMismatch, match="trained on 256 dimensions, the features have 255"):
         cluster(vectors[:, :255].copy(), model=tmp_path / "model", workspace=tmp_path / "run")
     with pytest.raises(ConfigError, match="needs --model"):
@@ -94,9 +94,9 @@ def test_a_model_meets_other_data(tmp_path: Path) -> None:
 
 
 def test_the_published_preset_trains_and_runs(tmp_path: Path) -> None:
-    vectors, labels = standin(20, 3)
-    small = {"train.max_steps": 10, "train.evaluate_every": 5, "train.edges_per_step": 256}
-    train(vectors, labels, tmp_path / "model", config="star_fc/original", **small)
+    vectors, labels = standin(10, 3)
+    few = {**FEW, "train.max_steps": 4, "train.edges_per_step": 128}
+    train(vectors, labels, tmp_path / "model", config="star_fc/original", **few)
     result = cluster(vectors, model=tmp_path / "model", config="star_fc/original", workspace=tmp_path / "run")
     assert operating_point(result.run) == {"partition": "components", "min_score": 0.70, "min_intimacy": 0.72}
     assert len(result.labels) == len(vectors)

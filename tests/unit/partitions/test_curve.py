@@ -10,8 +10,8 @@ import pytest
 
 from engine import cluster, evaluate
 from engine.commands.run_folder import stage_folder
-from engine.commands.standin import synthesize
 from engine.storage.manifest import read_json
+from tests.support.vectors import standin
 
 PARTITIONS: list[dict[str, Any]] = [
     {"method": "components", "min_score": 0.6, "min_intimacy": 0.3},
@@ -29,15 +29,20 @@ def curve(run: Path) -> dict[float, dict[str, Any]]:
     return {row["threshold"]: row for row in read_json(folder / "curve.json")["rows"]}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Identities in a file, and the runs of all cases: neighbours are searched once a mode."""
+    return tmp_path_factory.mktemp("curve")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "partition"), CASES, ids=lambda each: each if isinstance(each, str) else each["method"]
 )
-def test_each_step_is_the_run_with_that_bias(tmp_path: Path, mode: str, partition: dict[str, Any]) -> None:
-    blocks = list(synthesize(30, 4).blocks(4096))
-    vectors, truth = (np.concatenate([block[part] for block in blocks]) for part in (0, 1))
-    np.save(tmp_path / "truth.npy", truth)
-    given = {"workspace": tmp_path / "run", "labels": tmp_path / "truth.npy", "method": "cosine", "knn": {"mode": mode}}
+def test_each_step_is_the_run_with_that_bias(folder: Path, mode: str, partition: dict[str, Any]) -> None:
+    vectors, truth = standin(30, 4)
+    np.save(folder / "truth.npy", truth)
+    given = {"workspace": folder / mode, "labels": folder / "truth.npy", "method": "cosine", "knn": {"mode": mode}}
     first: dict[float, dict[str, Any]] = {}
     for bias in (0.0, 2.0, -3.0):
         result = cluster(vectors, partition=partition | {"precision_bias": bias}, **given)
@@ -54,7 +59,7 @@ def test_each_step_is_the_run_with_that_bias(tmp_path: Path, mode: str, partitio
 
 @pytest.mark.slow
 def test_without_labels_it_counts_and_beyond_the_rows_allowed_it_is_left_out(tmp_path: Path) -> None:
-    vectors = np.concatenate([block[0] for block in synthesize(30, 5).blocks(4096)])
+    vectors, _ = standin(10, 5)
     counted = cluster(vectors, workspace=tmp_path / "run", method="cosine")
     assert curve(counted.run)[0.0]["pairwise_f"] is None
     few = cluster(vectors, workspace=tmp_path / "few", method="cosine", partition={"curve_rows": len(vectors) - 1})

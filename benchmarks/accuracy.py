@@ -4,7 +4,7 @@
         [--seeds 0 1 2] [--outside PYTHON] [--work FOLDER] [--table]
 
 Trained, and every parameter chosen, on split 0's identities, run on split 1's. Two rows without labels have defaults
-that were settled on the real sets: ``cosine:map_equation``, and ``self_trained``'s doubts and trees. A learned
+that were settled on the real sets: ``cosine:map_equation``, and ``self_trained``'s trees. A learned
 method's row without a partition is the one that training chose. What draws nothing at random is run with the first
 seed alone. Leiden and Infomap need ``--outside``, the interpreter of an environment with igraph and infomap, which are
 GPL and no part of this project. Rows of ``benchmarks/records/accuracy.json`` are replaced by data set, method and

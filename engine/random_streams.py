@@ -62,6 +62,8 @@ COMPARED_HALVES = Purpose(7)  # the identities that `compare` trains on
 THINNED_EDGES = Purpose(7)  # edges with one unseen end that are left out of the fit of half [half + 1]
 
 UNRELATED_ROWS = Purpose(8)  # rows whose cosines stand for chance, by the number of rows in the seed's place
+BELIEVED_EDGES = Purpose(10)  # edges of chunk [row] that evidence alone holds for false and trees are fitted to
+STRANGERS = Purpose(9)  # rows that stand for all, walks among them [1], and curves of strangers alone [2]
 
 STAND_IN_IDENTITIES = Purpose(0, SFC64)  # a stand-in's identities
 STAND_IN_MODES = Purpose(1, SFC64)  # modes of tile [tile] of a stand-in

@@ -6,7 +6,7 @@ The evidence of a group is named above it: a page of ``docs/decisions``, a bench
 from __future__ import annotations
 
 # Which method runs. Evidence: docs/decisions/0016; benchmarks/accuracy.py.
-SELF_TRAINED_ROWS = (2_000, 2_000_000)  # fewer rows are too few to learn from; on more, cosine takes an hour less
+SELF_TRAINED_ROWS = 2_000_000  # on more, cosine takes an hour less
 
 # Where the cosine graph is cut for first clusters. Evidence: docs/decisions/0016.
 STEP_BANDWIDTH = 0.03  # similarity below the nearest neighbour's at which a step of the walk is e times less likely
@@ -31,17 +31,13 @@ FEWEST_DIMENSIONS = 12  # in fewer dimensions unrelated rows lie too close to be
 DRAWN_ROWS, DRAWN_OTHERS = 4_096, 64  # rows that are drawn, and other rows that each is compared with
 COSINE_ERROR = 0.01  # most that a graph's similarities may differ from the cosines of the vectors
 
-# Whether the first clusters teach anything. Evidence: docs/decisions/0016; tests/quality/test_self_trained.py.
+# Whether the first clusters teach anything. Evidence: docs/decisions/0031; tests/quality/test_self_trained.py.
 LEAST_CLUSTERS = 50  # clusters of two rows and more that are needed
-LEAST_JOINED = 0.01  # share of the rows in such clusters that is needed: noise has some, too
 LEAST_EXPLAINED = 0.25  # share of the held-out clusters' entropy that the fitted trees must explain
-MOSTLY_ALONE = 0.9  # share of the rows that are alone, from which first clusters that teach nothing are the result
+BELIEVED = 0.25  # share of the edges that evidence holds apart and codelength joins, from which trees learn
+LEAST_EXPECTED = 0.5  # true edges for each row, one mate: with fewer, evidence may miss clusters without a gap
+TRANSITIVE = 0.5  # share of walks of two steps among K neighbours that stay, from which there are such clusters
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}  # larger trees learn the first clusters' mistakes
-
-# How far the fitted odds are believed. Evidence: docs/decisions/0019; benchmarks/doubts.py.
-DOUBTS_LINE = (5.1, -1.96, 17.89, -2.30)  # intercept, then a slope for each number of ``describe_clusters``
-MOST_DOUBTS = 8.0  # halvings of the odds at most, and doublings at most
-CLEAR_CUT = 0.9  # share of the held-out clusters' entropy explained, from which the clusters are clear-cut
 
 # From which edges the map equation makes clusters. Evidence: docs/decisions/0020.
 LEAST_PROBABILITY = 0.5  # unless a model or a setting says otherwise

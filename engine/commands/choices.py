@@ -17,7 +17,7 @@ def choose_method(num_rows: int, settings: Settings, model: Model | None) -> str
     """
     if model is not None:
         return model.method
-    learns = SELF_TRAINED_ROWS[0] <= num_rows <= SELF_TRAINED_ROWS[1] and settings.partition.min_score is None
+    learns = num_rows <= SELF_TRAINED_ROWS and settings.partition.min_score is None
     return "self_trained" if learns else "cosine"
 
 

@@ -36,27 +36,23 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     effort = run_effort(root)
     if effort.executor == "ray":
         notes.append(f"Run on Ray: {effort}.")
-    first, fitted = stage_folder(root, "first"), stage_folder(root, "fit")
-    if first and fitted:
-        facts = stage_facts(fitted)[0]
-        learned = facts["edges"]
-        what = f"then a scorer was fitted to {learned:,} edges of those clusters, and rows were clustered anew by it"
-        if learned:
-            what += f", its odds divided by 2^{facts['doubts']:.1f} (trees.doubts)."
+    first, fitted, strangers = (stage_folder(root, name) for name in ("first", "fit", "strangers"))
+    if first and fitted and strangers:
+        facts, expected = stage_facts(fitted)[0], stage_facts(strangers)[0]["expected"]
+        what = "No labels and no model were given. Rows were joined where strangers do not explain how similar they are"
+        if stage_facts(first)[0]["no_gap"]:
+            what = "No labels and no model were given. No pair is more similar than strangers explain, yet neighbours "
+            what += "have the same neighbours: clusters are those that describe a walk on the graph in the fewest bits"
+        else:
+            what += f" ({expected:,.0f} pairs of neighbours are expected to belong together)"
+        if facts["edges"]:
+            what += "; a scorer was fitted where a second opinion, by codelength, agrees, and it decided all pairs."
             if facts.get("second_graph"):
                 what += " In a second graph, of a metric learned from them, this was done again: scores are of both."
-        few = "they gave nothing to learn from, so "
-        if facts.get("first_stand"):
-            few += "they stand, whatever the precision bias."
         else:
-            few += "those stand that describe a walk on the graph in the fewest bits, whatever the precision bias."
-        notes.append(
-            "No labels and no model were given: rows were clustered by cosine first, at an operating point read from "
-            f"the graph; {what if learned else few}"
-        )
-        if "chance" in (clustered := stage_facts(first)[0]):
-            notes.append(clustered["reason"])
-    if stage_folder(root, "project"):
+            what += "; they gave nothing more to learn from, so they stand, whatever the precision bias."
+        notes.append(what)
+    elif stage_folder(root, "project"):
         what = "Similarities are cosines in a metric that the model learned from its training labels"
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")

@@ -7,13 +7,14 @@ from typing import Any
 
 from engine.flow.graph import make_graph
 from engine.methods.base import Graph
+from engine.runs.step import Step
 from engine.settings import Settings
 from engine.steps.ingest import Rows
 from engine.steps.metric import LearnedMetric, Project
 
 
-def project(rows: Rows, settings: Settings, metric: LearnedMetric | None, spaces: int = 1, **given: Any) -> Project:
-    """The step that projects the rows: by the ``metric`` that a step learns, or by the model in ``given``."""
+def project(rows: Rows, settings: Settings, metric: Step[Any] | None, spaces: int = 1, **given: Any) -> Project:
+    """The step that projects the rows: by the ``metric`` that a step writes, or by the model in ``given``."""
     return Project(
         num_rows=rows.num_rows, dim=spaces * rows.dim, vectors=rows, metric=metric, dtype=settings.ingest.dtype, **given
     )

@@ -27,6 +27,7 @@ from engine.flow.rows import ingest, source_rows
 from engine.methods.fitting import from_model
 from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
+from engine.methods.self_trained.steps import Centre
 from engine.partitions import OWN
 from engine.partitions.curve import Curve
 from engine.runs.step import in_order
@@ -63,6 +64,8 @@ def run_stages(
                 f"--knn-graph, or train a model with it"
             )
         projected = project(rows, settings, None, **from_model(model))
+    if method.learns_in_runs and knn_graph is None:
+        projected = project(rows, settings, Centre(vectors=rows))
     graph = make_graph(rows, settings, knn_graph, projected)
     graph = replace(graph, committee=make_committee(committee, settings, source.num_rows))
     in_two = model.nature.second_graph if model else method.learns_in_runs and knn_graph is None

@@ -125,7 +125,7 @@ class Project(Vectors[None]):
 
     kind, version, title = "metric.project", VERSION, "project"
     vectors: Rows
-    metric: LearnedMetric | None
+    metric: Step[Any] | None
     dtype: str
     model: str | None = None
     weights: str = where("")
@@ -151,7 +151,7 @@ class Project(Vectors[None]):
         if self.dim == width:
             unit = metric.from_tensors(tensors).project(given, threads=task.threads)
         else:
-            assert self.metric is not None
+            assert isinstance(self.metric, LearnedMetric)
             halves_n = task.npy(self.metric, "halves")[start:stop]
             unit = np.zeros((len(given), 2 * width), np.float32)
             for half in (0, 1):

@@ -47,9 +47,10 @@ class ChosenPoint(Step[dict[str, Any]]):
                 threads=task.threads,
             )
         else:
-            assert self.features is not None
-            features_ND = task.array(self.features, "features")
-            chance = chance_similarity(features_ND, neighbors_NK, similarities_NK, threads=task.threads)
+            chance = None
+            if self.features is not None:
+                features_ND = task.array(self.features, "features")
+                chance = chance_similarity(features_ND, neighbors_NK, similarities_NK, threads=task.threads)
             if chance is not None:
                 facts["chance"] = chance
             point = choose_operating_point(

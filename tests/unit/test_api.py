@@ -53,11 +53,12 @@ def test_without_a_workspace_the_result_is_complete(tmp_path: Path) -> None:
     assert result.run.is_dir()
 
 
-def test_without_anything_an_operating_point_is_chosen_and_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "said"), [(None, "strangers do not explain"), ("cosine", "operating point")])
+def test_without_labels_the_report_says_how_clusters_were_found(tmp_path: Path, method: str | None, said: str) -> None:
     vectors, identities = blobs()
-    result = cluster(vectors, workspace=tmp_path / "run")
+    result = cluster(vectors, workspace=tmp_path / "run", method=method)
     assert evaluate(result.labels, identities)["pairwise_f"] > 0.9
-    assert "operating point" in result.report.read_text()
+    assert said in result.report.read_text()
 
 
 def test_labels_only_score(tmp_path: Path) -> None:

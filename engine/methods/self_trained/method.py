@@ -1,33 +1,36 @@
 """The structural scorer trained on the run's own first clusters: no labels, no model, no threshold.
 
-``first`` clusters the graph by cosine, at the operating point that describes a walk on it in the fewest bits; where few
-rows have a neighbour nearer than chance (``engine.clustering.chance``), by such edges, and no other edge counts. The
-structural scorer is then fitted to those clusters as if they were identities, all but rows that are alone in theirs:
-those were never joined to anything, which is no proof that they should not have been, so nothing is learned from them.
-What the trees learn of an edge's surroundings holds beyond the pairs that the first clusters got right (self-training;
-Yarowsky, ACL 1995), and the map equation partitions by what they say.
+The mean of all vectors is taken away, because a direction that all rows share tells none apart, and copies of a row are
+left out of the graph. Then two opinions say who belongs together. ``by_evidence`` joins rows where strangers do not
+explain how similar they are (``strangers``). ``by_codelength`` joins rows so that a walk on the graph takes the fewest
+bits. They err in different ways, so the structural scorer is fitted to the edges of which both say the same, as if
+those were known (co-training; Blum and Mitchell, COLT 1998). It decides all edges, and the map equation partitions by
+its probabilities.
 
-Of few rows, a metric is learned from the first clusters, and all this is done once more in the graph that the metric
-gives: other first clusters, with other mistakes. The log-odds of both scorers are averaged.
-
-Edges of rows left alone, most of them wrong, are missing from what was fitted, and the first clusters' own mistakes
-look like the truth: the fitted odds are wrong by a factor, which ``doubts`` estimates from the first
-clusters unless ``trees.doubts`` says it. As the labels are that doubtful, the trees are few and shallow, unless the
-settings say otherwise, and there is one round: a second one lowers F. Where the first clusters give nothing to learn
-from, the result is the clustering by cosine of least codelength, which unlike them leaves nothing out for one percent,
-unless nearly all rows are alone in them: then they stand.
+If there are not too many rows, a metric is learned from the first clusters, and all this is done once more in the graph
+that the metric gives. The log-odds of both scorers are averaged. The trees are few and shallow, unless the settings say
+otherwise. Where the first clusters give nothing to learn from, those by evidence are the result.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from engine.clustering.label_free import SHALLOW
+from engine.clustering.label_free import LEAST_PROBABILITY, SHALLOW
 from engine.errors import ConfigError
 from engine.learning.settings import MetricSettings
 from engine.methods.base import Graph, Method, Scoring, Training, which_edges
 from engine.methods.model_card import Model
-from engine.methods.self_trained.steps import Edges, FirstClusters, FirstMetric, FirstPoint
+from engine.methods.self_trained.steps import (
+    Agreed,
+    ByCodelength,
+    ByEvidence,
+    Distinct,
+    Edges,
+    EvidenceScores,
+    FirstPoint,
+    FoundStrangers,
+)
 from engine.methods.structural.method import fit_and_score
 from engine.methods.structural.settings import TreesSettings
 from engine.partitions import Clustered
@@ -36,8 +39,14 @@ from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
 
 
+class FirstMetric(LearnedMetric):
+    """The second graph's metric, learned from first clusters."""
+
+    title = "first_metric"
+
+
 class SelfTrained(Method):
-    """Cosine clusters, then the structural scorer fitted to them."""
+    """Two opinions without labels, then the structural scorer fitted to what they agree on."""
 
     name = "self_trained"
     learned = True
@@ -45,27 +54,62 @@ class SelfTrained(Method):
     learns_in_runs = True
 
     def score(self, graph: Graph, settings: Settings, model: Model | None) -> Scoring:
-        """``edges``, ``first_point``, ``first``, of two graphs of few rows; the structural method's fitted to those."""
+        """The steps of both opinions, of two graphs if rows are not too many, and of the scorer fitted to them."""
         trees = TreesSettings(**SHALLOW | settings.of(TreesSettings).model_dump(exclude_unset=True))
         settings = settings.model_copy(update={"trees": trees})
+        listed, make_second = graph.knn, graph.second
+        graph = _without_copies(graph)
+        if make_second is not None:
+            graph = replace(graph, second=lambda metric: _without_copies(make_second(metric)))
 
         def metric_of(first: Clustered) -> LearnedMetric:
             return FirstMetric(vectors=graph.rows, first=first, order=graph.order, seed=settings.seed, holdout=0.0)
 
-        return fit_and_score(
-            graph, settings, {}, which_edges(settings), lambda each: _first_clusters(each, settings), metric_of
-        )[1]
+        edges = which_edges(settings)
+        return fit_and_score(graph, settings, {}, edges, lambda each: _agreed(each, settings), metric_of, listed)[1]
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """Refuse: it learns in every run, from no labels."""
         raise ConfigError("method self_trained learns in every run, without labels; with labels train structural")
 
 
-def _first_clusters(graph: Graph, settings: Settings) -> FirstClusters:
-    step, prefix = settings.partition.step, graph.prefix
-    edges = Edges(num_rows=graph.num_rows, knn=graph.knn, scratch=True, prefix=prefix, **which_edges(settings))
-    point = FirstPoint(knn=graph.knn, score=None, features=graph.features, step=step, prefix=prefix)
-    given: dict[str, Any] = {"min_score": None, "max_size": None}
-    return FirstClusters(
-        score=edges, chosen=point, given=given, precision_bias=0.0, learned=False, step=step, prefix=prefix
+def _without_copies(graph: Graph) -> Graph:
+    """The same graph, whose lists leave copies out, and whose scorer reads no vectors but those searched."""
+    knn = graph.knn
+    distinct = Distinct(
+        prefix=graph.prefix,
+        num_rows=knn.num_rows,
+        features=knn.features,
+        rows=knn.rows,
+        k=knn.k,
+        order=knn.order,
+        listed=knn,
     )
+    return replace(graph, knn=distinct, originals=None)
+
+
+def _agreed(graph: Graph, settings: Settings) -> Agreed:
+    """Both opinions, and where they agree."""
+    step, prefix = settings.partition.step, graph.prefix
+    edges = {"num_rows": graph.num_rows, "knn": graph.knn, "scratch": True, "prefix": prefix, **which_edges(settings)}
+    strangers = FoundStrangers(prefix=prefix, features=graph.features, knn=graph.knn, seed=settings.seed)
+    by_evidence = ByEvidence(
+        prefix=prefix,
+        score=EvidenceScores(strangers=strangers, **edges),
+        chosen=None,
+        given={"min_score": LEAST_PROBABILITY, "weight": "log_odds"},
+        precision_bias=0.0,
+        learned=True,
+        seed=settings.seed,
+        offered=graph.k,
+    )
+    by_codelength = ByCodelength(
+        prefix=prefix,
+        score=Edges(**edges),
+        chosen=FirstPoint(knn=graph.knn, score=None, features=None, step=step, prefix=prefix),
+        given={"min_score": None, "max_size": None},
+        precision_bias=0.0,
+        learned=False,
+        step=step,
+    )
+    return Agreed(prefix=prefix, by_evidence=by_evidence, by_codelength=by_codelength, strangers=strangers)

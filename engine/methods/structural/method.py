@@ -32,6 +32,7 @@ from engine.methods.structural.steps import (
 )
 from engine.partitions import Clustered
 from engine.settings import Settings
+from engine.steps.knn import Knn
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
 
@@ -108,11 +109,13 @@ def fit_and_score(
     edges: dict[str, Any],
     first_of: Callable[[Graph], Clustered] | None = None,
     metric_of: Callable[[Clustered], LearnedMetric] | None = None,
+    listed: Knn | None = None,
 ) -> tuple[Fit, Scoring]:
     """The scorer fitted to the graph, and to the second one if there is any, and the scores of all edges.
 
     Identities are those of the labels that the fields ``known`` name, or of the clusters that ``first_of`` makes of a
-    graph; ``metric_of`` learns the metric of a second graph from the first one's clusters.
+    graph; ``metric_of`` learns the metric of a second graph from the first one's clusters. ``listed``: the graph whose
+    edges are scored, if it lists copies, too, which ``graph`` leaves out.
     """
     first = first_of(graph) if first_of else None
     second, further = None, None
@@ -120,10 +123,10 @@ def fit_and_score(
         other = graph.second(metric_of(first) if metric_of and first is not None else None)
         other_first = first_of(other) if first_of else None
         around, prior, fit = _fits(other, settings, known, other_first, None)
-        listed = Listed(**_of(other, around), prior=prior, fit=fit)
-        second, further = Second(other, listed, fit), other.recall
+        second, further = Second(other, Listed(**_of(other, around), prior=prior, fit=fit), fit), other.recall
     around, prior, fit = _fits(graph, settings, known, first, second)
-    score = _scores(graph, around, prior, second, fit=fit, first=first, **edges)
+    of_all = {"distinct": graph.knn, "knn": listed} if listed else {}
+    score = _scores(graph, around, prior, second, fit=fit, **edges, **of_all)
     return fit, Scoring(score, (further,))
 
 
@@ -178,4 +181,4 @@ def _beside(graph: Graph, second: Second | None) -> dict[str, Any]:
 
 
 def _scores(graph: Graph, around: Neighborhoods, prior: Prior, second: Second | None, **given: Any) -> StructuralScores:
-    return StructuralScores(**_of(graph, around), prior=prior, **_beside(graph, second), **given)
+    return StructuralScores(**_of(graph, around) | _beside(graph, second) | given, prior=prior)

@@ -25,9 +25,3 @@ class TreesSettings(Section):
         0.5, ge=0, le=1, description="0: every edge is drawn alike; 1: weighed by the sizes of both identities"
     )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of identities held out for stopping and thresholds")
-    doubts: float | None = Field(
-        None,
-        ge=-20,
-        le=20,
-        description="self_trained: how many times the fitted odds are halved; None: as its first clusters suggest",
-    )

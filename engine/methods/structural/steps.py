@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from engine.clustering.label_free import LEAST_EXPLAINED, MOSTLY_ALONE
-from engine.clustering.operating_point import cluster_by_codelength
+from engine.clustering.label_free import BELIEVED, LEAST_EXPLAINED
 from engine.graph.adjacency import EdgeList, undirected_edges
 from engine.graph.overlaps import AVERAGED, NUM_PROFILE, neighborhood_averages, vertex_profiles
 from engine.learning.held_out import hold_out, split_identities
 from engine.learning.tensors import read_arrays
 from engine.methods.fitting import FITTED_WEIGHTS, Weighted
-from engine.methods.self_trained.doubts import estimate_doubts, limit_doubts
 from engine.methods.structural import scorer as structural
 from engine.methods.structural.settings import TreesSettings
 from engine.methods.structural.trees import Trees
 from engine.partitions import Clustered
+from engine.random_streams import BELIEVED_EDGES, stream
 from engine.runs.step import F, Facts, RowStep, Step, Task
 from engine.stages import Cost
 from engine.steps.edges import EdgeFacts, Scores
@@ -32,7 +31,7 @@ from engine.steps.metric import LearnedMetric, learned
 from engine.storage.context import hold
 from engine.units import CHUNK_ROWS
 
-VERSION = 10  # of every step here
+VERSION = 11  # of every step here
 SECOND_TENSORS = "second."  # before the names of the second graph's scorer in a model
 
 
@@ -116,11 +115,22 @@ class Learning(NeighborhoodStep[F], Labelled[F]):
         return identities_N, split_identities(identities_N, held_out_N, self.seed)
 
     def blocks(self, task: Task) -> Iterator[EdgeList]:
-        """All edges of the graph."""
+        """All edges of the graph; with first clusters those of which both opinions say the same.
+
+        Where the first opinion, by evidence, holds two rows apart that the other joins, it is believed for a share of
+        the edges: else no edge that is hard to tell would be among those known to be false.
+        """
         neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
+        opinions = () if self.first is None else np.asarray(task.npy(self.first, "opinions"))
         for first in range(0, len(neighbors_NK), CHUNK_ROWS):
             last = min(first + CHUNK_ROWS, len(neighbors_NK))
-            yield undirected_edges(neighbors_NK, similarities_NK, first, last, threads=task.threads)
+            edges = undirected_edges(neighbors_NK, similarities_NK, first, last, threads=task.threads)
+            if len(opinions):
+                joined, other = (roots_N[edges.sources] == roots_N[edges.targets] for roots_N in opinions)
+                believed = stream(self.seed, BELIEVED_EDGES, first).random(len(joined)) < BELIEVED
+                kept = (joined == other) | (believed & ~joined)
+                edges = EdgeList(*(column[kept] for column in edges))
+            yield edges
 
     def fitting_cost(self) -> Cost:
         """Of fitting trees to the edges drawn."""
@@ -293,13 +303,7 @@ class Fit(Learning[Facts], WithSecond[Facts]):
             second = self.second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
         slopes, offset = structural.calibrate(same[held_out], logits)
         if self.first is not None:
-            facts["doubts"] = config.doubts
-            if config.doubts is None:
-                inside = slopes[0] * logits[same[held_out]] + offset
-                doubts = estimate_doubts(task.npy(self.first, "roots"))
-                facts["doubts"] = limit_doubts(doubts, explained, inside)
-            offset -= facts["doubts"] * float(np.log(2))
-            if second is not None:  # which has its own doubts; clusters of the first graph cannot say which is better
+            if second is not None:  # first clusters of the one graph cannot say how far to believe the other's
                 slopes, offset = [slopes[0] / 2, 0.5], offset / 2
         elif second is not None:
             tensors["alone"] = np.array([*slopes, offset, 0.0])
@@ -315,34 +319,24 @@ class Fit(Learning[Facts], WithSecond[Facts]):
         return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
 
     def _learned_nothing(self, task: Task) -> Facts:
-        """Write the clusters that stand in for a scorer: the first ones, or those of least codelength.
-
-        First clusters stand where nearly all rows are alone in them, and in noise. Elsewhere what few of them leave
-        apart is more likely of one identity than of none, and clusters of least codelength leave nothing apart.
-        """
+        """Write the clusters that stand in for a scorer: those of the first opinion."""
         assert self.first is not None
-        roots_N = np.asarray(task.npy(self.first, "roots"))
-        alone = (np.bincount(roots_N, minlength=len(roots_N)) == 1).sum()
-        stand = bool(alone >= MOSTLY_ALONE * len(roots_N)) or "chance" in task.facts(self.first)
-        if not stand:
-            graph = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
-            roots_N = cluster_by_codelength(*graph, threads=task.threads)
-        task.write_npy("roots", roots_N)
+        task.write_npy("roots", np.asarray(task.npy(self.first, "opinions"))[0])
         task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save({})))
-        return {"trees": 0, "edges": 0, "first_stand": stand}
+        return {"trees": 0, "edges": 0}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts], WithSecond[EdgeFacts]):
     """Every edge with the probability that both ends are one identity.
 
-    Where the first clusters gave nothing to learn from, those of least codelength are certain. Where few rows have a
-    neighbour nearer than chance, an edge that is no nearer is none: how such edges look was not learned.
+    Where the first clusters gave nothing to learn from, those of the first opinion are certain. With ``distinct``, a
+    graph without copies, edges are scored in that graph, and copies are certain.
     """
 
     kind, version = "structural.score", VERSION
     prior: Prior
-    first: Clustered | None = None
+    distinct: Knn | None = None
 
     def cost(self) -> Cost:
         """A block of edges."""
@@ -355,7 +349,12 @@ class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts
             assert self.fit is not None
             fit = self.fit
             roots_N = hold(("roots", task.call.digest), lambda: np.array(task.npy(fit, "roots")))
-            return self.write(task, start, stop, lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32))
+            return self.write(
+                task,
+                start,
+                stop,
+                lambda a, b, _: self._join_copies(task, a, b, (roots_N[a] == roots_N[b]).astype("f4")),
+            )
         second = None
         if any(name.startswith(SECOND_TENSORS) for name in tensors):
             if self.second is not None:
@@ -364,14 +363,27 @@ class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts
                 tensors = {**tensors, "calibration": structural.check_alone(tensors)}
         scorer = hold(("scorer", task.call.digest), lambda: structural.from_tensors(tensors))
         graph, priors_NK = self.graph(task), task.array(self.prior, "priors")
-        chance = -1.0 if self.first is None else task.facts(self.first).get("chance", -1.0)
 
         def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
             edges = EdgeList(sources, targets, similarities)
             scores = structural.score_edges(scorer, graph, priors_NK, edges, second, threads=task.threads)
-            return np.where(similarities < np.float32(chance), np.float32(0), scores)
+            return self._join_copies(task, sources, targets, scores)
 
         return self.write(task, start, stop, give)
+
+    def graph(self, task: Task) -> structural.Neighborhoods:
+        """The graph in which edges are scored."""
+        found = super().graph(task)
+        if self.distinct is None:
+            return found
+        lists = task.array(self.distinct, "neighbors"), task.array(self.distinct, "similarities")
+        return found._replace(neighbors_NK=lists[0], similarities_NK=lists[1])
+
+    def _join_copies(self, task: Task, sources: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        if self.distinct is None:
+            return scores
+        original_N = task.array(self.distinct, "original")
+        return np.where(original_N[sources] == original_N[targets], np.float32(1), scores)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -193,7 +193,7 @@ def test_without_labels_a_metric_comes_from_first_clusters(tmp_path: Path) -> No
         settings = {"method": "self_trained", "metric.second_graph_rows": rows}
         result = cluster(vectors, workspace=tmp_path / name, **settings)
         scores[name] = evaluate(result.labels, truth)["pairwise_f"]
-    assert scores["two"] > scores["one"] + 0.1
+    assert scores["two"] > scores["one"] + 0.05
     few = cluster(vectors[:60], workspace=tmp_path / "few", method="self_trained")  # too few clusters to learn from
     tensors = load_file(stage_folder(few.run, "first_metric") / "metric.safetensors")
     assert np.array_equal(tensors["metric.projection"], np.eye(DIM))

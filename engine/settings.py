@@ -29,8 +29,8 @@ class Settings(Section):
     _named: frozenset[str] = PrivateAttr(default=frozenset())
     method: str = Field(
         "auto",
-        description="auto: the model's; without one self_trained where N is neither small nor very large and "
-        "no partition.min_score is set, else cosine; training: star_fc if settings of it are set or rows are many, "
+        description="auto: the model's; without one self_trained where N is not very large and no "
+        "partition.min_score is set, else cosine; training: star_fc if settings of it are set or rows are many, "
         "else structural",
     )
     seed: int = Field(0, ge=0, le=MAX_INTEGER, description="seeds sampling, training and k-means")

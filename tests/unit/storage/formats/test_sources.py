@@ -59,14 +59,17 @@ def write_npz_compressed(folder, x):
 
 
 def write_zarr2(folder, x):
-    array = zarr.create_array(str(folder / "x.zarr"), shape=x.shape, dtype=x.dtype, chunks=(4, 3), zarr_format=2)
+    config = {"write_empty_chunks": True}  # else zarr leaves out chunks of zeros, which are refused as missing
+    path = folder / "x.zarr"
+    array = zarr.create_array(str(path), shape=x.shape, dtype=x.dtype, chunks=(4, 3), zarr_format=2, config=config)
     array[:] = x
     return folder / "x.zarr", {}
 
 
 def write_zarr3(folder, x):
     group = zarr.open_group(str(folder / "x.zarr"), mode="w", zarr_format=3)
-    group.create_array("features", shape=x.shape, dtype=x.dtype, chunks=(7, x.shape[1]))[:] = x
+    config = {"write_empty_chunks": True}
+    group.create_array("features", shape=x.shape, dtype=x.dtype, chunks=(7, x.shape[1]), config=config)[:] = x
     group.create_array("labels", shape=(len(x),), dtype="int64")
     return folder / "x.zarr", {}
 

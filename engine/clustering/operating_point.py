@@ -112,25 +112,6 @@ def choose_operating_point(
     )
 
 
-def cluster_by_codelength(
-    neighbors_NK: NDArray[Any], similarities_NK: NDArray[Any], *, step: float = 0.05, threads: int = 1
-) -> Ids:
-    """Roots (N,) of the clustering of ``propagate`` of least codelength, which leaves no outlier out for 1 % more.
-
-    Arguments as those of ``choose_operating_point``, and about half of its passes.
-    """
-    neighbors_NK, similarities_NK = np.asarray(neighbors_NK), np.asarray(similarities_NK, np.float32)
-    forest = _forest(neighbors_NK, similarities_NK, threads)
-    num_vertices = len(neighbors_NK)
-    if not len(forest[2]):
-        return np.arange(num_vertices, dtype=id_dtype(num_vertices))
-    cluster, measure = _clusterings(neighbors_NK, similarities_NK, forest, step)
-    lowest = float(forest[2][-1])
-    max_size, bits = _best_size(lambda size: measure(lowest, size), num_vertices, threads)
-    few = _few_large(similarities_NK, forest, cluster, measure, max_size, bits, threads)
-    return cluster(few.min_score, few.max_size) if few else cluster(lowest, max_size)
-
-
 def choose_scored_point(
     neighbors_NK: NDArray[Any],
     similarities_NK: NDArray[Any],

@@ -113,10 +113,10 @@ def find_strangers(
     )
     classes_N = np.floor(np.log2(1 + mates_N)).astype(np.uint8)
     known = np.isfinite(scale_N)
-    typical = (
-        (np.median(scale_N[known]), np.median(place_N[known])) if known.any() else (1.0, 9.0)
-    )  # too few: no evidence
-    scale_N[~known], place_N[~known] = typical
+    if known.any():
+        scale_N[~known], place_N[~known] = np.median(scale_N[known]), np.median(place_N[known])
+    else:  # too few rows for any line: no similarity reaches this place, so no edge has evidence
+        scale_N[:], place_N[:] = 1, 9
     log_odds_CB, expected = _log_odds(neighbors_NK, similarities_NK, scale_N, place_N, classes_N, threads)
     near = order[min(int(np.searchsorted(shares, neighbors_NK.shape[1])), len(order) - 1)]
     told = Told(float(level), float(found[best]), float(finer[best]), expected, float(stays(float(near)).mean()))

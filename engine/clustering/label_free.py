@@ -35,8 +35,10 @@ COSINE_ERROR = 0.01  # most that a graph's similarities may differ from the cosi
 LEAST_CLUSTERS = 50  # clusters of two rows and more that are needed
 LEAST_EXPLAINED = 0.25  # share of the held-out clusters' entropy that the fitted trees must explain
 BELIEVED = 0.25  # share of the edges that evidence holds apart and codelength joins, from which trees learn
-LEAST_EXPECTED = 0.5  # true edges for each row, one mate: with fewer, evidence may miss clusters without a gap
+LEAST_EXPECTED = 1.0  # true edges for each row: with fewer, evidence may miss clusters without a gap
 TRANSITIVE = 0.5  # share of walks of two steps among K neighbours that stay, from which there are such clusters
+LOCAL_RANK = 7  # neighbour whose distance is a row's own scale; the value of the paper
+NEAR_COPY = 0.1  # rows are copies if they are nearer than this share of the distance to the nearest stranger
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}  # larger trees learn the first clusters' mistakes
 
 # From which edges the map equation makes clusters. Evidence: docs/decisions/0020.

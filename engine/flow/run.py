@@ -75,14 +75,15 @@ def run_stages(
     roots = make_clusters(graph, settings, model, scoring.score)
     asked = settings.ingest.zero_vectors
     zeros = source.zero_vectors if source.zero_vectors and asked == "error" else asked
-    clusters = Labels(roots=roots, rows=rows, order=graph.order, zero_vectors=zeros)
+    copies = scoring.copies
+    clusters = Labels(roots=roots, rows=rows, order=graph.order, zero_vectors=zeros, copies=copies)
     shown: dict[str, Any] = {"score": scoring.score, "order": graph.order, "learned": method.learned}
-    explain = Explain(labels=clusters, **shown)
+    explain = Explain(labels=clusters, copies=copies, **shown)
     truth = labels.given() if labels else {}
     curve, partition = None, partition_kind(settings, model)
     if partition != OWN and graph.num_rows <= settings.partition.curve_rows:
         step = settings.partition.step
-        curve = Curve(roots=roots, seed=settings.seed, step=step, partition=partition, **shown, **truth)
+        curve = Curve(roots=roots, seed=settings.seed, step=step, partition=partition, copies=copies, **shown, **truth)
     analysis = Analysis(clusters=clusters, roots=roots, explain=explain, rows=rows, **shown, **truth)
     recalls = [member.recall for member in (graph, *graph.committee)]
     return in_order(*recalls, *scoring.further, explain, curve, analysis)

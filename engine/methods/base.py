@@ -24,6 +24,7 @@ from engine.runs.step import Facts, Step
 from engine.sections import Section
 from engine.settings import Settings
 from engine.steps.aggregate import Aggregate
+from engine.steps.copies import Copies
 from engine.steps.edges import Scores
 from engine.steps.ingest import Rows, Vectors
 from engine.steps.knn import Knn, Order, Recall
@@ -70,10 +71,11 @@ class Graph:
 
 
 class Scoring(NamedTuple):
-    """What gives edges their scores, and what else a plan must reach."""
+    """What gives edges their scores, what else a plan must reach, and the rows that count for no cluster."""
 
     score: Scores
     further: tuple[Step[Any] | None, ...] = ()
+    copies: Copies | None = None
 
 
 class Training(NamedTuple):

@@ -16,6 +16,7 @@ from engine.partitions import PARTITIONS
 from engine.partitions.base import Array, Clustered, Edges
 from engine.runs.step import Facts, Task
 from engine.stages import Cost
+from engine.steps.copies import Copies, leaders_by_vertex
 from engine.steps.edges import SCORED, Scores, iterate_edges
 from engine.steps.knn import Order, by_vertex
 from engine.steps.labels import Labelled
@@ -35,6 +36,7 @@ class Curve(Labelled[Facts]):
     partition: str
     step: float
     seed: int
+    copies: Copies | None = None
 
     def cost(self) -> Cost:
         """Project all edges in memory, clustered at each bias."""
@@ -56,10 +58,12 @@ class Curve(Labelled[Facts]):
         )
         truth_N = self.truth(num_vertices)
         identities_V = None if truth_N is None else by_vertex(task, truth_N, self.order)
+        leaders_V = None if self.copies is None else leaders_by_vertex(task, self.copies, self.order)
         rows = []
         for number, (bias, min_score) in enumerate(floors.items()):
             task.report(number / len(floors), f"bias {bias:+g}")
-            rows.append(_row(bias, find(min_score), identities_V).as_dict())
+            roots_V = find(min_score)
+            rows.append(_row(bias, roots_V if leaders_V is None else roots_V[leaders_V], identities_V).as_dict())
         task.write_json("curve", {"rows": rows})
         return {}
 

@@ -16,6 +16,7 @@ from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
 from engine.evaluation.explain import ClusterTable, Explainer, RowTable, ScoredEdges, as_columns
 from engine.runs.step import Facts, Step, Task
 from engine.stages import Cost
+from engine.steps.copies import Copies, leaders_by_row
 from engine.steps.edges import SCORED, Scores, iterate_edges
 from engine.steps.knn import Order, vertex_rows
 from engine.steps.labels import Labels
@@ -27,13 +28,17 @@ ROW_COLUMNS = tuple(RowTable.__dataclass_fields__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explain(Step[Facts]):
-    """Measures how sure each row and cluster is. ``learned``: scores are probabilities, else cosines."""
+    """Measures how sure each row and cluster is. ``learned``: scores are probabilities, else cosines.
 
-    kind, version, title = "explain", 1, "explain"
+    A copy belongs to the row that stands for it, for certain.
+    """
+
+    kind, version, title = "explain", 2, "explain"
     labels: Labels
     score: Scores
     order: Order | None
     learned: bool
+    copies: Copies | None = None
 
     def cost(self) -> Cost:
         """Project the numbers held of each row."""
@@ -62,6 +67,11 @@ class Explain(Step[Facts]):
             if rows_V is not None:
                 sources, targets = rows_V[sources], rows_V[targets]
             yield ScoredEdges(sources, targets, scores, evidence)
+        if self.copies is not None:
+            leaders_N = leaders_by_row(task, self.copies)
+            rows = np.flatnonzero(leaders_N != np.arange(len(leaders_N))).astype(np.int32)
+            certain = np.ones(len(rows), np.float32)
+            yield ScoredEdges(leaders_N[rows], rows, certain, certain)
 
 
 def read_clusters(folder: Path) -> ClusterTable:

@@ -12,6 +12,7 @@ from engine.clustering.labels import dense_labels, expand_labels
 from engine.errors import DataError
 from engine.runs.step import F, Step, Task, where
 from engine.stages import Cost
+from engine.steps.copies import Copies, leaders_by_row
 from engine.steps.ingest import Rows, zero_rows
 from engine.steps.knn import Order, by_vertex, vertex_rows
 from engine.steps.source import files_at, version_of
@@ -81,7 +82,8 @@ class LabelFacts:
 class Labels(Step[LabelFacts]):
     """The clusters, numbered by their first source row: ``labels`` (N,) int64, source order; dropped rows get -1.
 
-    ``roots`` is the step that clusters: it holds ``roots`` (N,), the lowest vertex of each vertex's cluster.
+    ``roots`` is the step that clusters: it holds ``roots`` (N,), the lowest vertex of each vertex's cluster. A copy
+    gets the label of the row that stands for it.
     """
 
     kind, version, title = "labels", 4, "labels"
@@ -90,6 +92,7 @@ class Labels(Step[LabelFacts]):
     rows: Rows
     order: Order | None
     zero_vectors: str
+    copies: Copies | None = None
 
     def cost(self) -> Cost:
         """Project the roots and their numbering."""
@@ -105,6 +108,8 @@ class Labels(Step[LabelFacts]):
             first_row = np.empty_like(roots)
             first_row[roots_by_row[::-1]] = np.arange(len(roots) - 1, -1, -1, dtype=roots.dtype)
             roots = first_row[roots_by_row]
+        if self.copies is not None:
+            roots = roots[leaders_by_row(task, self.copies)]
         labels = dense_labels(roots)
         zeros = zero_rows(task.input(self.rows))
         if len(zeros) and self.zero_vectors == "drop":

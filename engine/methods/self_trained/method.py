@@ -21,20 +21,23 @@ from engine.errors import ConfigError
 from engine.learning.settings import MetricSettings
 from engine.methods.base import Graph, Method, Scoring, Training, which_edges
 from engine.methods.model_card import Model
+from engine.methods.self_trained.copies import Distinct, NearCopies
 from engine.methods.self_trained.steps import (
     Agreed,
     ByCodelength,
     ByEvidence,
-    Distinct,
     Edges,
     EvidenceScores,
     FirstPoint,
     FoundStrangers,
+    ListedStrangers,
 )
 from engine.methods.structural.method import fit_and_score
 from engine.methods.structural.settings import TreesSettings
-from engine.partitions import Clustered
+from engine.methods.structural.steps import First
 from engine.settings import Settings
+from engine.steps.copies import Copies
+from engine.steps.edges import Scores
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
 
@@ -57,23 +60,29 @@ class SelfTrained(Method):
         """The steps of both opinions, of two graphs if rows are not too many, and of the scorer fitted to them."""
         trees = TreesSettings(**SHALLOW | settings.of(TreesSettings).model_dump(exclude_unset=True))
         settings = settings.model_copy(update={"trees": trees})
-        listed, make_second = graph.knn, graph.second
-        graph = _without_copies(graph)
+        listed = ListedStrangers(features=graph.features, knn=graph.knn, seed=settings.seed)
+        copies = NearCopies(features=graph.features, knn=graph.knn, strangers=listed)
+        make_second = graph.second
+        graph = _without_copies(graph, copies)
         if make_second is not None:
-            graph = replace(graph, second=lambda metric: _without_copies(make_second(metric)))
+            graph = replace(graph, second=lambda metric: _without_copies(make_second(metric), copies))
 
-        def metric_of(first: Clustered) -> LearnedMetric:
+        def metric_of(first: First) -> LearnedMetric:
             return FirstMetric(vectors=graph.rows, first=first, order=graph.order, seed=settings.seed, holdout=0.0)
 
-        edges = which_edges(settings)
-        return fit_and_score(graph, settings, {}, edges, lambda each: _agreed(each, settings), metric_of, listed)[1]
+        def first_of(each: Graph) -> tuple[Agreed, Scores]:
+            first = _agreed(each, settings, copies, listed if each.prefix == graph.prefix else None)
+            return first, first.by_evidence.score
+
+        scoring = fit_and_score(graph, settings, {}, which_edges(settings), first_of, metric_of)[1]
+        return scoring._replace(copies=copies)
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """Refuse: it learns in every run, from no labels."""
         raise ConfigError("method self_trained learns in every run, without labels; with labels train structural")
 
 
-def _without_copies(graph: Graph) -> Graph:
+def _without_copies(graph: Graph, copies: Copies) -> Graph:
     """The same graph, whose lists leave copies out, and whose scorer reads no vectors but those searched."""
     knn = graph.knn
     distinct = Distinct(
@@ -84,15 +93,18 @@ def _without_copies(graph: Graph) -> Graph:
         k=knn.k,
         order=knn.order,
         listed=knn,
+        copies=copies,
     )
     return replace(graph, knn=distinct, originals=None)
 
 
-def _agreed(graph: Graph, settings: Settings) -> Agreed:
-    """Both opinions, and where they agree."""
+def _agreed(graph: Graph, settings: Settings, copies: Copies, listed: ListedStrangers | None) -> Agreed:
+    """Both opinions, and where they agree; ``listed``: the strangers of the same graph with its copies."""
     step, prefix = settings.partition.step, graph.prefix
     edges = {"num_rows": graph.num_rows, "knn": graph.knn, "scratch": True, "prefix": prefix, **which_edges(settings)}
-    strangers = FoundStrangers(prefix=prefix, features=graph.features, knn=graph.knn, seed=settings.seed)
+    strangers = FoundStrangers(
+        prefix=prefix, features=graph.features, knn=graph.knn, seed=settings.seed, copies=copies, listed=listed
+    )
     by_evidence = ByEvidence(
         prefix=prefix,
         score=EvidenceScores(strangers=strangers, **edges),
@@ -103,13 +115,22 @@ def _agreed(graph: Graph, settings: Settings) -> Agreed:
         seed=settings.seed,
         offered=graph.k,
     )
+    cosines = Edges(**edges)
     by_codelength = ByCodelength(
         prefix=prefix,
-        score=Edges(**edges),
+        score=cosines,
         chosen=FirstPoint(knn=graph.knn, score=None, features=None, step=step, prefix=prefix),
         given={"min_score": None, "max_size": None},
         precision_bias=0.0,
         learned=False,
         step=step,
     )
-    return Agreed(prefix=prefix, by_evidence=by_evidence, by_codelength=by_codelength, strangers=strangers)
+    return Agreed(
+        prefix=prefix,
+        by_evidence=by_evidence,
+        by_codelength=by_codelength,
+        strangers=strangers,
+        edges=cosines,
+        knn=graph.knn,
+        seed=settings.seed,
+    )

@@ -3,31 +3,34 @@ both agree."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from safetensors.numpy import save
 
-from engine.clustering.label_free import LEAST_EXPECTED, TRANSITIVE
+from engine.clustering.csr import build_weighted_adjacency
+from engine.clustering.label_free import LEAST_EXPECTED, LOCAL_RANK, TRANSITIVE
+from engine.clustering.map_equation import map_equation
 from engine.learning import metric
 from engine.methods.cosine.steps import CosineScores
 from engine.methods.self_trained.strangers import SAMPLE_ROWS, Lines, Told, edge_log_odds, find_strangers
-from engine.partitions import Clustered
+from engine.methods.structural.steps import First
 from engine.partitions.map_equation import Modules
 from engine.partitions.propagation import Propagated
 from engine.runs.step import Facts, Step, Task
 from engine.stages import Cost
-from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores
+from engine.steps.copies import Copies, leaders_by_vertex
+from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores, iterate_edges
 from engine.steps.ingest import Rows, Vectors
 from engine.steps.knn import Knn
 from engine.steps.metric import WEIGHTS
 from engine.steps.point import ChosenPoint
 from engine.tiles import tile_bounds
-from engine.units import CHUNK_ROWS, NO_NEIGHBOR, NO_SIMILARITY
+from engine.units import CHUNK_ROWS
 
-_SURELY_APART = 0.99  # cosine below which two rows are no copies, whatever the rounding
+FILES = ("scale", "place", "classes", "log_odds")  # of ``Lines``
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,57 +61,20 @@ class Centre(Step[Facts]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Distinct(Knn):
-    """The KNN graph without copies, and ``original`` (N,) int32: the lowest vertex that has a vertex's very vector.
+class FoundStrangers(Step[Told]):
+    """How similar strangers are to each row: ``scale``, ``place`` and ``classes`` (N,), and the table ``log_odds``.
 
-    A copy is the same observation again. It says nothing about who belongs together, and would be every row's nearest.
+    ``copies`` are rows that do not count. ``listed``: what was found of the graph that has them, too, which stands if
+    there are none.
     """
 
-    kind, version, title = "self_trained.distinct", 1, "distinct"
-    listed: Knn
-
-    def cost(self) -> Cost:
-        """Project a copy of the lists."""
-        n, entries = self.num_rows, self.num_rows * self.k
-        return Cost(bytes_per_row=self.k * 32, disk_bytes=entries * 8 + n * 4, seconds=entries / 1e8)
-
-    def run(self, task: Task, start: int, stop: int) -> None:
-        """Write the lists of these rows."""
-        neighbors = np.array(task.array(self.listed, "neighbors")[start:stop])
-        similarities = np.array(task.array(self.listed, "similarities")[start:stop])
-        original = np.arange(start, stop, dtype=np.int32)
-        features_ND = task.array(self.features, "features")
-        bits = features_ND.view(np.int16 if features_ND.dtype == np.float16 else np.int32)
-        _leave_out_copies(bits, neighbors, similarities, original)
-        task.write_rows("neighbors", neighbors, np.int32)
-        task.write_rows("similarities", similarities, np.float32)
-        task.write_rows("original", original, np.int32)
-
-
-@njit(nogil=True, cache=True)
-def _leave_out_copies(bits, neighbors, similarities, original):  # type: ignore[no-untyped-def]
-    for row in range(len(neighbors)):
-        own, kept = original[row], 0
-        for k in range(neighbors.shape[1]):
-            other, similarity = neighbors[row, k], similarities[row, k]
-            if other >= 0 and similarity > _SURELY_APART and (bits[own] == bits[other]).all():
-                original[row] = min(original[row], other)
-                continue
-            neighbors[row, kept], similarities[row, kept] = other, similarity
-            kept += 1
-        neighbors[row, kept:] = NO_NEIGHBOR
-        similarities[row, kept:] = NO_SIMILARITY
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FoundStrangers(Step[Told]):
-    """How similar strangers are to each row: ``scale``, ``place`` and ``classes`` (N,), and the table ``log_odds``."""
-
-    kind, version, title = "self_trained.strangers", 1, "strangers"
+    kind, version, title = "self_trained.strangers", 2, "strangers"
     facts = Told
     features: Vectors[Any]
     knn: Knn
     seed: int
+    copies: Copies | None = None
+    listed: FoundStrangers | None = None
 
     def cost(self) -> Cost:
         """Project the sample's products, and two passes over the lists."""
@@ -123,14 +89,26 @@ class FoundStrangers(Step[Told]):
 
     def run(self, task: Task, start: int, stop: int) -> Told:
         """Find them."""
+        listed, copies = self.listed, self.copies
+        if listed is not None and copies is not None and not task.facts(copies).copies:
+            for name in FILES:
+                task.write_npy(name, np.asarray(task.npy(listed, name)))
+            return task.facts(listed)
+        counted_N = None
+        if copies is not None:
+            counted_N = leaders_by_vertex(task, copies, self.knn.order) == np.arange(self.knn.num_rows)
         graph = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
         features_ND = task.array(self.features, "features")
-        lines, told = find_strangers(features_ND, *graph, seed=self.seed, threads=task.threads)
-        task.write_npy("scale", lines.scale_N)
-        task.write_npy("place", lines.place_N)
-        task.write_npy("classes", lines.classes_N)
-        task.write_npy("log_odds", lines.log_odds_CB)
+        lines, told = find_strangers(features_ND, *graph, counted_N=counted_N, seed=self.seed, threads=task.threads)
+        for name, values in zip(FILES, lines, strict=True):
+            task.write_npy(name, values)
         return told
+
+
+class ListedStrangers(FoundStrangers):
+    """The same, of the graph as it was searched: they tell what is a copy."""
+
+    title = "listed_strangers"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,8 +127,7 @@ class EvidenceScores(Scores):
 
     def run(self, task: Task, start: int, stop: int) -> EdgeFacts:
         """Write the edges of these rows."""
-        names = ("scale", "place", "classes", "log_odds")
-        lines = Lines(*(np.asarray(task.npy(self.strangers, name)) for name in names))
+        lines = Lines(*(np.asarray(task.npy(self.strangers, name)) for name in FILES))
 
         def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
             return (1 / (1 + np.exp(-edge_log_odds(lines, sources, targets, similarities)))).astype(np.float32)
@@ -183,22 +160,27 @@ class ByEvidence(Modules):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Agreed(Clustered):
+class Agreed(First):
     """The clusters that both opinions hold together: ``roots`` (N,), and ``opinions`` (2, N), the roots of either.
 
-    Where no edge has evidence although neighbours are neighbours of each other, the data have no gap that evidence
-    could show. Then clusters are told apart by codelength alone.
+    Where a row has fewer than one edge with evidence although neighbours are neighbours of each other, the data have no
+    gap that evidence could show: clusters run into each other, or are larger than their strangers are many. Then the
+    modules of the whole neighbour graph decide, its edges weighted by how near either end's seventh neighbour is
+    (Zelnik-Manor and Perona, NIPS 2004).
     """
 
-    kind, version, title = "self_trained.agreed", 1, "first"
+    kind, version, title = "self_trained.agreed", 2, "first"
     by_evidence: ByEvidence
     by_codelength: ByCodelength
     strangers: FoundStrangers
+    edges: Edges
+    knn: Knn
+    seed: int
 
     def cost(self) -> Cost:
-        """Project a few arrays of all rows."""
-        n = self.strangers.knn.num_rows
-        return Cost(fixed_bytes=n * 40, disk_bytes=n * 12, seconds=n / 5e6)
+        """Project a few arrays of all rows, and the whole graph."""
+        n, entries = self.knn.num_rows, self.knn.num_rows * self.knn.k
+        return Cost(fixed_bytes=n * 200 + entries * 12, disk_bytes=n * 12, seconds=n / 5e6)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Write where both agree."""
@@ -207,10 +189,21 @@ class Agreed(Clustered):
         found = task.facts(self.strangers)
         no_gap = found.expected < LEAST_EXPECTED * len(evidence_N) and found.transitivity > TRANSITIVE
         if no_gap:
-            evidence_N = codelength_N
+            evidence_N = codelength_N = self._self_tuned(task)
         keys = evidence_N.astype(np.int64) * len(evidence_N) + codelength_N
         _, firsts, places = np.unique(keys, return_index=True, return_inverse=True)
         roots_N = firsts[places].astype(evidence_N.dtype)
         task.write_npy("roots", roots_N)
         task.write_npy("opinions", np.stack([evidence_N, codelength_N]))
         return {"clusters": len(firsts), "no_gap": bool(no_gap)}
+
+    def _self_tuned(self, task: Task) -> np.ndarray:
+        similarities_NK = task.array(self.knn, "similarities")
+        near_N = np.maximum(1 - np.asarray(similarities_NK[:, min(LOCAL_RANK, self.knn.k) - 1]), np.float32(1e-6))
+
+        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for a, b, similarities in iterate_edges(task.input(self.edges), ("source", "target", "similarity")):
+                yield a, b, np.exp((similarities - 1) / np.sqrt(near_N[a] * near_N[b]))
+
+        graph = build_weighted_adjacency(len(near_N), blocks, task.threads)
+        return map_equation(*graph, threads=task.threads, seed=self.seed).roots_N

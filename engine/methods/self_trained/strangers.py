@@ -66,17 +66,25 @@ class Told:
 
 
 def find_strangers(
-    features_ND: Array, neighbors_NK: Array, similarities_NK: Array, *, seed: int = 0, threads: int = 1
+    features_ND: Array,
+    neighbors_NK: Array,
+    similarities_NK: Array,
+    *,
+    counted_N: Array | None = None,
+    seed: int = 0,
+    threads: int = 1,
 ) -> tuple[Lines, Told]:
     """Find the level, the lines of all rows and the log-odds of all evidence.
 
     ``features_ND``: unit rows; ``neighbors_NK`` and ``similarities_NK``: their KNN graph, each row descending, -1 where
-    there is none. The level is that at which "more similar than t" is most nearly an equivalence relation that chance
-    does not explain: it has the largest mean of evidence times transitivity. Memory: 20 bytes a row, 64 MB, and the
-    edges of a chunk. Equal for any number of threads.
+    there is none; ``counted_N`` (N,) bool: the rows that are no copies, which alone count. The level is that at which
+    "more similar than t" is most nearly an equivalence relation that chance does not explain: it has the largest mean
+    of evidence times transitivity. Memory: 20 bytes a row, 64 MB, and the edges of a chunk. Equal for any number of
+    threads.
     """
-    num_rows = len(neighbors_NK)
-    sample_S = np.sort(stream(seed, STRANGERS).permutation(num_rows)[:SAMPLE_ROWS])
+    rows = np.arange(len(neighbors_NK)) if counted_N is None else np.flatnonzero(counted_N)
+    num_rows = len(rows)
+    sample_S = np.sort(rows[stream(seed, STRANGERS).permutation(num_rows)[:SAMPLE_ROWS]])
     sample_SD = np.asarray(features_ND[sample_S], np.float32)
     products_SS = _products(features_ND, sample_S, sample_SD, threads)
     groups_S = np.unique(sample_SD, axis=0, return_inverse=True)[1].ravel()
@@ -109,7 +117,7 @@ def find_strangers(
     level = np.float32(levels[best])
 
     scale_N, place_N, mates_N = _lines(
-        features_ND, neighbors_NK, similarities_NK, sample_S, sample_SD, ranks_P, level, threads
+        features_ND, neighbors_NK, similarities_NK, num_rows, sample_S, sample_SD, ranks_P, level, threads
     )
     classes_N = np.floor(np.log2(1 + mates_N)).astype(np.uint8)
     known = np.isfinite(scale_N)
@@ -117,7 +125,8 @@ def find_strangers(
         scale_N[~known], place_N[~known] = np.median(scale_N[known]), np.median(place_N[known])
     else:  # too few rows for any line: no similarity reaches this place, so no edge has evidence
         scale_N[:], place_N[:] = 1, 9
-    log_odds_CB, expected = _log_odds(neighbors_NK, similarities_NK, scale_N, place_N, classes_N, threads)
+    counts_C = np.bincount(classes_N[rows])
+    log_odds_CB, expected = _log_odds(neighbors_NK, similarities_NK, scale_N, place_N, classes_N, counts_C, threads)
     near = order[min(int(np.searchsorted(shares, neighbors_NK.shape[1])), len(order) - 1)]
     told = Told(float(level), float(found[best]), float(finer[best]), expected, float(stays(float(near)).mean()))
     return Lines(scale_N, place_N, classes_N, log_odds_CB), told
@@ -313,6 +322,7 @@ def _lines(
     features_ND: Array,
     neighbors_NK: Array,
     similarities_NK: Array,
+    num_counted: int,
     sample_S: Array,
     sample_SD: Array,
     ranks_P: Array,
@@ -335,7 +345,7 @@ def _lines(
         if len(longer) and len(ranks_P) > num_listed:
             products = np.asarray(features_ND[longer], np.float32) @ sample_SD.T
             products[sample_S[None, :] == longer[:, None]] = NO_SIMILARITY
-            _, curves = _curves(listed[longer - tile[0]], products, num_rows)
+            _, curves = _curves(listed[longer - tile[0]], products, num_counted)
             lines[:, longer] = _fit_rows(ranks_P, curves, level)
 
     with single_threaded_kernels():
@@ -369,12 +379,18 @@ def _bins(scale, place, sources, targets, similarities):  # type: ignore[no-unty
 
 
 def _log_odds(
-    neighbors_NK: Array, similarities_NK: Array, scale_N: Array, place_N: Array, classes_N: Array, threads: int
+    neighbors_NK: Array,
+    similarities_NK: Array,
+    scale_N: Array,
+    place_N: Array,
+    classes_N: Array,
+    counts_C: Array,
+    threads: int,
 ) -> tuple[Array, float]:
     """Log-odds of edges by the class of an end and the bin of the evidence (C, B), and how many edges they make true.
 
     From n rows strangers give at most n e^-x ends of edges of evidence beyond x. A chance edge may have lifted a row
-    into its class from the one below, so the rows of that class count, too.
+    into its class from the one below, so the rows of that class count, too. ``counts_C``: how many rows a class has.
     """
     num_classes = int(classes_N.max(initial=0)) + 1
     counts = np.zeros((num_classes, NUM_BINS), np.int64)
@@ -387,7 +403,7 @@ def _log_odds(
             counts += np.bincount(classes_E * NUM_BINS + bins_E, minlength=counts.size).reshape(counts.shape)
         both = (first_E * num_classes + second_E) * NUM_BINS + bins_E
         pairs += np.bincount(both, minlength=pairs.size).reshape(pairs.shape)
-    rows = np.bincount(classes_N, minlength=num_classes)
+    rows = np.bincount(np.arange(len(counts_C)), counts_C, num_classes).astype(np.int64)
     rows[1:] += rows[:-1].copy()
     edges_B = LEAST_BIN + BIN * np.arange(NUM_BINS + 1)
     chance_B = np.exp(-edges_B[:-1]) - np.exp(-edges_B[1:])

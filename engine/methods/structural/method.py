@@ -23,6 +23,7 @@ from engine.methods.structural import scorer as structural
 from engine.methods.structural.settings import TreesSettings
 from engine.methods.structural.steps import (
     SECOND_TENSORS,
+    First,
     Fit,
     FitPrior,
     Listed,
@@ -30,9 +31,8 @@ from engine.methods.structural.steps import (
     Prior,
     StructuralScores,
 )
-from engine.partitions import Clustered
 from engine.settings import Settings
-from engine.steps.knn import Knn
+from engine.steps.edges import Scores
 from engine.steps.labels import OutsideFile
 from engine.steps.metric import LearnedMetric
 
@@ -107,26 +107,24 @@ def fit_and_score(
     settings: Settings,
     known: dict[str, Any],
     edges: dict[str, Any],
-    first_of: Callable[[Graph], Clustered] | None = None,
-    metric_of: Callable[[Clustered], LearnedMetric] | None = None,
-    listed: Knn | None = None,
+    first_of: Callable[[Graph], tuple[First, Scores]] | None = None,
+    metric_of: Callable[[First], LearnedMetric] | None = None,
 ) -> tuple[Fit, Scoring]:
     """The scorer fitted to the graph, and to the second one if there is any, and the scores of all edges.
 
     Identities are those of the labels that the fields ``known`` name, or of the clusters that ``first_of`` makes of a
-    graph; ``metric_of`` learns the metric of a second graph from the first one's clusters. ``listed``: the graph whose
-    edges are scored, if it lists copies, too, which ``graph`` leaves out.
+    graph, with the scores that stand if they teach nothing; ``metric_of`` learns the metric of a second graph from the
+    first one's clusters.
     """
-    first = first_of(graph) if first_of else None
+    first, otherwise = first_of(graph) if first_of else (None, None)
     second, further = None, None
     if graph.second is not None:
         other = graph.second(metric_of(first) if metric_of and first is not None else None)
-        other_first = first_of(other) if first_of else None
-        around, prior, fit = _fits(other, settings, known, other_first, None)
+        other_first = first_of(other)[0] if first_of else None
+        around, prior, fit = _fits(other, settings, known, other_first, None, decides=False)
         second, further = Second(other, Listed(**_of(other, around), prior=prior, fit=fit), fit), other.recall
     around, prior, fit = _fits(graph, settings, known, first, second)
-    of_all = {"distinct": graph.knn, "knn": listed} if listed else {}
-    score = _scores(graph, around, prior, second, fit=fit, **edges, **of_all)
+    score = _scores(graph, around, prior, second, fit=fit, first=first, otherwise=otherwise, **edges)
     return fit, Scoring(score, (further,))
 
 
@@ -143,7 +141,13 @@ def neighborhoods(graph: Graph) -> Neighborhoods:
 
 
 def _fits(
-    graph: Graph, settings: Settings, known: dict[str, Any], first: Clustered | None, second: Second | None
+    graph: Graph,
+    settings: Settings,
+    known: dict[str, Any],
+    first: First | None,
+    second: Second | None,
+    *,
+    decides: bool = True,
 ) -> tuple[Neighborhoods, Prior, Fit]:
     around = neighborhoods(graph)
     shared: dict[str, Any] = {
@@ -163,6 +167,7 @@ def _fits(
         prior=prior,
         metric=graph.metric,
         second_fit=second.fit if second else None,
+        decides=decides,
         **shared | _beside(graph, second),
     )
     return around, prior, fit

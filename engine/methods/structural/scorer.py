@@ -22,7 +22,7 @@ from engine.graph.support import NUM_SUPPORT, PRIOR_ONE, SUPPORT_NAMES, fill_lis
 from engine.learning.held_out import UNSEEN
 from engine.learning.tensors import take_array
 from engine.methods.structural.settings import TreesSettings
-from engine.methods.structural.trees import Trees, fill_logits, fit_trees
+from engine.methods.structural.trees import Trees, fill_logits
 from engine.random_streams import FITTED_EDGES, THINNED_EDGES, stream
 from engine.tiles import map_tiles, tile_bounds
 
@@ -222,21 +222,6 @@ def draw_edges(
     return drawn, identities_N[drawn.sources] == identities_N[drawn.targets], held_out[order]
 
 
-def fit_scorer(
-    inputs_EF: Array,
-    same_E: Array,
-    held_out_E: Array,
-    config: TreesSettings,
-    *,
-    seed: int,
-    threads: int = 1,
-    **more: Any,
-) -> Trees:
-    """Fit trees to drawn edges, all of one weight."""
-    weights = np.ones(len(same_E), np.float32)
-    return fit_trees(inputs_EF, same_E, weights, held_out_E, config, seed=seed, threads=threads, **more)
-
-
 def explained_share(logits_E: Array, same_E: Array) -> float:
     """Share of the entropy of ``same_E`` that log-odds explain (McFadden's R2, 1974); 0 if all are of one kind."""
     share = float(same_E.mean()) if len(same_E) else 0.0
@@ -267,6 +252,20 @@ def calibrate(same_E: Array, *logits_E: Array) -> tuple[list[float], float]:
         slopes, offset = calibrate(same_E, *(logits for place, logits in enumerate(logits_E) if place != least))
         return [*slopes[:least], 0.0, *slopes[least:]], offset
     return [max(slope, 0.1 / count) for slope in point[:-1].tolist()], float(point[-1])
+
+
+def calibrate_scale(said_E: Array, log_odds_E: Array) -> float:
+    """Fit the factor by which log-odds are too sure of themselves, on edges of which a share of opinions is known.
+
+    ``said_E``: 0 to 1. Trees fitted to what opinions agree on are as sure where they differ. The factor moves no
+    log-odds across 0, so it changes no cluster. From 0.1 to 1.
+    """
+    scale, values = 1.0, log_odds_E.astype(np.float64)
+    for _ in range(50):
+        share = _probability(scale * values)
+        curvature = (values**2 * share * (1 - share)).sum() + 1e-9
+        scale -= float(np.clip((values * (share - said_E)).sum() / curvature, -0.3, 0.3))
+    return min(max(scale, 0.1), 1.0)
 
 
 def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
@@ -17,12 +17,12 @@ from engine.learning.tensors import read_arrays
 from engine.methods.fitting import FITTED_WEIGHTS, Weighted
 from engine.methods.structural import scorer as structural
 from engine.methods.structural.settings import TreesSettings
-from engine.methods.structural.trees import Trees
+from engine.methods.structural.trees import Trees, fit_trees
 from engine.partitions import Clustered
 from engine.random_streams import BELIEVED_EDGES, stream
 from engine.runs.step import F, Facts, RowStep, Step, Task
 from engine.stages import Cost
-from engine.steps.edges import EdgeFacts, Scores
+from engine.steps.edges import EdgeFacts, Scorer, Scores, read_edges
 from engine.steps.first import first_identities
 from engine.steps.ingest import Rows, Vectors
 from engine.steps.knn import Knn, Order, vertex_rows
@@ -31,7 +31,7 @@ from engine.steps.metric import LearnedMetric, learned
 from engine.storage.context import hold
 from engine.units import CHUNK_ROWS
 
-VERSION = 11  # of every step here
+VERSION = 12  # of every step here
 SECOND_TENSORS = "second."  # before the names of the second graph's scorer in a model
 
 
@@ -94,10 +94,31 @@ class NeighborhoodStep(Step[F]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class First(Clustered):
+    """First clusters to learn from: ``roots`` (N,), and ``opinions`` (2, N) of which they are.
+
+    Its facts tell whether there was ``no_gap``, so that both opinions are one.
+    """
+
+
+class Drawn(NamedTuple):
+    """Edges to fit on: which are of one identity, which are held out, what they count, and what is said of them.
+
+    ``said``: the share of the opinions that join both ends; with labels it is what is known.
+    """
+
+    edges: EdgeList
+    same: np.ndarray
+    held_out: np.ndarray
+    weights: np.ndarray
+    said: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Learning(NeighborhoodStep[F], Labelled[F]):
     """A step that learns from the identities of the labels, or from the clusters ``first``; from neither in a run."""
 
-    first: Clustered | None = None
+    first: First | None = None
     order: Order | None = None
     trees: TreesSettings | None = None
     seed: int = 0
@@ -114,23 +135,30 @@ class Learning(NeighborhoodStep[F], Labelled[F]):
         held_out_N = hold_out(identities_N, self.trees.holdout, self.seed)
         return identities_N, split_identities(identities_N, held_out_N, self.seed)
 
-    def blocks(self, task: Task) -> Iterator[EdgeList]:
-        """All edges of the graph; with first clusters those of which both opinions say the same.
+    def draw(self, task: Task, identities_N: np.ndarray, halves_N: np.ndarray, half: int) -> Drawn:
+        """Draw edges to fit on.
 
-        Where the first opinion, by evidence, holds two rows apart that the other joins, it is believed for a share of
-        the edges: else no edge that is hard to tell would be among those known to be false.
+        With first clusters an edge counts if both opinions say the same. Where the first, by evidence, holds two rows
+        apart that the other joins, it is believed for a share of the edges: else no edge that is hard to tell would be
+        among those known to be false.
         """
+        assert self.trees is not None
+        edges, same, held_out = structural.draw_edges(
+            self._blocks(task), identities_N, halves_N, half, self.trees, self.seed
+        )
+        if self.first is None:
+            return Drawn(edges, same, held_out, np.ones(len(same), np.float32), same.astype(np.float32))
+        opinions = np.asarray(task.npy(self.first, "opinions"))
+        joined, other = (roots_N[edges.sources] == roots_N[edges.targets] for roots_N in opinions)
+        believed = stream(self.seed, BELIEVED_EDGES, half + 1).random(len(joined)) < BELIEVED
+        counts = (joined == other) | (believed & ~joined)
+        return Drawn(edges, same, held_out, counts.astype(np.float32), (joined + other).astype(np.float32) / 2)
+
+    def _blocks(self, task: Task) -> Iterator[EdgeList]:
         neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
-        opinions = () if self.first is None else np.asarray(task.npy(self.first, "opinions"))
         for first in range(0, len(neighbors_NK), CHUNK_ROWS):
             last = min(first + CHUNK_ROWS, len(neighbors_NK))
-            edges = undirected_edges(neighbors_NK, similarities_NK, first, last, threads=task.threads)
-            if len(opinions):
-                joined, other = (roots_N[edges.sources] == roots_N[edges.targets] for roots_N in opinions)
-                believed = stream(self.seed, BELIEVED_EDGES, first).random(len(joined)) < BELIEVED
-                kept = (joined == other) | (believed & ~joined)
-                edges = EdgeList(*(column[kept] for column in edges))
-            yield edges
+            yield undirected_edges(neighbors_NK, similarities_NK, first, last, threads=task.threads)
 
     def fitting_cost(self) -> Cost:
         """Of fitting trees to the edges drawn."""
@@ -172,7 +200,7 @@ class FitPrior(Learning[Facts]):
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Fit. First clusters may be too few, or too far apart, to learn from: then there are no weights."""
-        config, seed = self.trees, self.seed
+        config = self.trees
         tensors: dict[str, np.ndarray] = {}
         sizes: list[int] = []
         known = self.halves(task)
@@ -180,24 +208,31 @@ class FitPrior(Learning[Facts]):
             assert known is not None
             assert config is not None
             identities_N, halves_N = known
-            edges, same, held_out = structural.draw_edges(self.blocks(task), identities_N, halves_N, half, config, seed)
-            if self.first is not None and not 0 < same[~held_out].sum() < (~held_out).sum():
+            drawn = self.draw(task, identities_N, halves_N, half)
+            fitted = ~drawn.held_out & (drawn.weights > 0)
+            if self.first is not None and not 0 < drawn.same[fitted].sum() < fitted.sum():
                 tensors, sizes = {}, []
                 break
-            inputs = structural.edge_inputs(self.graph(task), edges, threads=task.threads)
-            trees = structural.fit_scorer(
+            inputs = structural.edge_inputs(self.graph(task), drawn.edges, threads=task.threads)
+            trees = fit_trees(
                 inputs,
-                same,
-                held_out,
+                drawn.same,
+                drawn.weights,
+                drawn.held_out,
                 config,
-                seed=seed,
+                seed=self.seed,
                 threads=task.threads,
-                progress=lambda done, of, half=half: task.report((half + done / of) / 2, f"tree {done:,} of {of:,}"),
+                progress=_progress(task, half / 2, 2),
             )
             tensors |= structural.trees_to_tensors(f"prior_{half}", trees)
             sizes.append(len(trees.values))
         task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save(tensors)))
         return {"trees": sizes}
+
+
+def _progress(task: Task, before: float, fits: int) -> Callable[[int, int], None]:
+    """Report the trees of one of so many fits."""
+    return lambda done, of: task.report(before + done / of / fits, f"tree {done:,} of {of:,}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -266,6 +301,7 @@ class Fit(Learning[Facts], WithSecond[Facts]):
     prior: Prior
     metric: LearnedMetric | None = None
     second_fit: Step[Facts] | None = None
+    decides: bool = True
 
     def cost(self) -> Cost:
         """A fit."""
@@ -273,41 +309,48 @@ class Fit(Learning[Facts], WithSecond[Facts]):
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Fit."""
-        config, seed = self.trees, self.seed
+        config = self.trees
         priors = structural.priors_from_tensors(read_arrays(task.input(self.fit_prior) / FITTED_WEIGHTS))
         known = self.halves(task)
         if known is None or not priors:
             return self._learned_nothing(task)
         assert config is not None
         identities_N, halves_N = known
-        edges, same, held_out = structural.draw_edges(self.blocks(task), identities_N, halves_N, -1, config, seed)
+        drawn = self.draw(task, identities_N, halves_N, -1)
+        edges, same, held_out = drawn.edges, drawn.same, drawn.held_out
         priors_NK = task.array(self.prior, "priors")
         inputs = structural.edge_inputs(self.graph(task), edges, priors_NK, threads=task.threads)
-        final = structural.fit_scorer(
+        final = fit_trees(
             inputs,
             same,
+            drawn.weights,
             held_out,
             config,
-            seed=seed,
+            seed=self.seed,
             threads=task.threads,
-            progress=lambda done, of: task.report(done / of, f"tree {done:,} of {of:,}"),
+            progress=_progress(task, 0, 1),
         )
-        logits = final.logits(inputs[held_out], threads=task.threads)
-        explained = structural.explained_share(logits, same[held_out])
-        if self.first is not None and explained < LEAST_EXPLAINED:
+        counted = held_out & (drawn.weights > 0)
+        logits = final.logits(inputs[counted], threads=task.threads)
+        if self.first is not None and structural.explained_share(logits, same[counted]) < LEAST_EXPLAINED:
             return self._learned_nothing(task)
         tensors, facts = learned(task, self.metric)
+        slopes, offset = structural.calibrate(same[counted], logits)
         second = None
+        all_logits = final.logits(inputs[held_out], threads=task.threads)
         if self.second_fit is not None and (other := read_arrays(task.input(self.second_fit) / FITTED_WEIGHTS)):
             tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
-            second = self.second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], logits)
-        slopes, offset = structural.calibrate(same[held_out], logits)
+            second = self.second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], all_logits)
         if self.first is not None:
+            log_odds = slopes[0] * all_logits + offset
             if second is not None:  # first clusters of the one graph cannot say how far to believe the other's
-                slopes, offset = [slopes[0] / 2, 0.5], offset / 2
+                slopes, offset, log_odds = [slopes[0] / 2, 0.5], offset / 2, (log_odds + second) / 2
+            if self.decides:
+                scale = structural.calibrate_scale(drawn.said[held_out], log_odds)
+                slopes, offset = [slope * scale for slope in slopes], offset * scale
         elif second is not None:
             tensors["alone"] = np.array([*slopes, offset, 0.0])
-            slopes, offset = structural.calibrate(same[held_out], logits, second)
+            slopes, offset = structural.calibrate(same[counted], logits, second)
         if sum(slopes[1:]) > 0:
             facts["second_graph"] = True
         else:  # a run would make that graph in vain
@@ -319,9 +362,6 @@ class Fit(Learning[Facts], WithSecond[Facts]):
         return {"trees": len(final.values), "edges": len(same), "same_share": float(same.mean()), **facts}
 
     def _learned_nothing(self, task: Task) -> Facts:
-        """Write the clusters that stand in for a scorer: those of the first opinion."""
-        assert self.first is not None
-        task.write_npy("roots", np.asarray(task.npy(self.first, "opinions"))[0])
         task.write_file(FITTED_WEIGHTS, lambda stream: stream.write(save({})))
         return {"trees": 0, "edges": 0}
 
@@ -330,13 +370,14 @@ class Fit(Learning[Facts], WithSecond[Facts]):
 class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts], WithSecond[EdgeFacts]):
     """Every edge with the probability that both ends are one identity.
 
-    Where the first clusters gave nothing to learn from, those of the first opinion are certain. With ``distinct``, a
-    graph without copies, edges are scored in that graph, and copies are certain.
+    Where the first clusters gave nothing to learn from, ``otherwise`` gives the scores, unless there was no gap either:
+    then the first clusters are certain.
     """
 
     kind, version = "structural.score", VERSION
     prior: Prior
-    distinct: Knn | None = None
+    first: First | None = None
+    otherwise: Scores | None = None
 
     def cost(self) -> Cost:
         """A block of edges."""
@@ -346,15 +387,7 @@ class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts
         """Write the edges of these rows."""
         tensors = self.read_tensors(task)
         if not tensors:
-            assert self.fit is not None
-            fit = self.fit
-            roots_N = hold(("roots", task.call.digest), lambda: np.array(task.npy(fit, "roots")))
-            return self.write(
-                task,
-                start,
-                stop,
-                lambda a, b, _: self._join_copies(task, a, b, (roots_N[a] == roots_N[b]).astype("f4")),
-            )
+            return self.write(task, start, stop, self._first_scores(task, start, stop))
         second = None
         if any(name.startswith(SECOND_TENSORS) for name in tensors):
             if self.second is not None:
@@ -366,24 +399,19 @@ class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts
 
         def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
             edges = EdgeList(sources, targets, similarities)
-            scores = structural.score_edges(scorer, graph, priors_NK, edges, second, threads=task.threads)
-            return self._join_copies(task, sources, targets, scores)
+            return structural.score_edges(scorer, graph, priors_NK, edges, second, threads=task.threads)
 
         return self.write(task, start, stop, give)
 
-    def graph(self, task: Task) -> structural.Neighborhoods:
-        """The graph in which edges are scored."""
-        found = super().graph(task)
-        if self.distinct is None:
-            return found
-        lists = task.array(self.distinct, "neighbors"), task.array(self.distinct, "similarities")
-        return found._replace(neighbors_NK=lists[0], similarities_NK=lists[1])
-
-    def _join_copies(self, task: Task, sources: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        if self.distinct is None:
-            return scores
-        original_N = task.array(self.distinct, "original")
-        return np.where(original_N[sources] == original_N[targets], np.float32(1), scores)
+    def _first_scores(self, task: Task, start: int, stop: int) -> Scorer:
+        first, otherwise = self.first, self.otherwise
+        assert first is not None
+        assert otherwise is not None
+        if task.facts(first)["no_gap"]:
+            roots_N = hold(("roots", task.call.digest), lambda: np.array(task.npy(first, "roots")))
+            return lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32)
+        chunks = read_edges(task.input(otherwise), start, stop, ("score",))
+        return lambda a, b, _: next(chunks)[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -107,7 +107,7 @@ def fit_trees(
     share = float(np.average(targets[fitted], weights=weights[fitted]))
     bias = np.float32(np.log(share / (1 - share)))
     logits = np.full(len(targets), bias, np.float32)
-    held, inner = np.flatnonzero(held_out_E), (1 << config.levels) - 1
+    held, inner = np.flatnonzero(held_out_E & (weights > 0)), (1 << config.levels) - 1
     grown: list[tuple[Array, Array, Array]] = []
     best, best_loss = 0, np.inf
     for number in range(config.num_trees):

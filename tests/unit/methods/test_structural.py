@@ -14,6 +14,7 @@ from engine.graph.support import store_priors
 from engine.learning.held_out import UNSEEN, hold_out, split_identities
 from engine.methods.structural import scorer as structural
 from engine.methods.structural.settings import TreesSettings
+from engine.methods.structural.trees import fit_trees
 from tests.support.toy_graphs import toy_graph
 
 CONFIG = TreesSettings(num_trees=15, levels=4, min_weight=5, max_edges=2_000)
@@ -37,12 +38,14 @@ def fitted() -> tuple[structural.StructuralScorer, np.ndarray, np.ndarray]:
     trees = []
     for half in (0, 1):
         edges, same, held_out = structural.draw_edges(blocks, identities, halves, half, CONFIG, 0)
-        trees.append(structural.fit_scorer(structural.edge_inputs(listed, edges), same, held_out, CONFIG, seed=0))
+        trees.append(
+            fit_trees(structural.edge_inputs(listed, edges), same, np.ones(len(same)), held_out, CONFIG, seed=0)
+        )
     priors = structural.prior_rows(tuple(trees), listed, 0, 480, halves)
     edges, same, held_out = structural.draw_edges(blocks, identities, halves, -1, CONFIG, 0)
     inputs = structural.edge_inputs(listed, edges, priors)
     assert inputs.shape == (len(same), len(structural.ALL_NAMES))
-    final = structural.fit_scorer(inputs, same, held_out, CONFIG, seed=0)
+    final = fit_trees(inputs, same, np.ones(len(same)), held_out, CONFIG, seed=0)
     return structural.StructuralScorer(tuple(trees), final, 1.5, -0.5), priors, halves
 
 

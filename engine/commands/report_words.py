@@ -11,6 +11,8 @@ from engine.runs.effort import run_effort
 from engine.storage import manifest
 from engine.storage.context import stage_facts
 
+SHARED = 0.3  # length of the mean vector that is worth a note
+
 
 def word_partition(name: str) -> str:
     """Name a partition."""
@@ -36,22 +38,8 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     effort = run_effort(root)
     if effort.executor == "ray":
         notes.append(f"Run on Ray: {effort}.")
-    first, fitted, strangers = (stage_folder(root, name) for name in ("first", "fit", "strangers"))
-    if first and fitted and strangers:
-        facts, expected = stage_facts(fitted)[0], stage_facts(strangers)[0]["expected"]
-        what = "No labels and no model were given. Rows were joined where strangers do not explain how similar they are"
-        if stage_facts(first)[0]["no_gap"]:
-            what = "No labels and no model were given. No pair is more similar than strangers explain, yet neighbours "
-            what += "have the same neighbours: clusters are those that describe a walk on the graph in the fewest bits"
-        else:
-            what += f" ({expected:,.0f} pairs of neighbours are expected to belong together)"
-        if facts["edges"]:
-            what += "; a scorer was fitted where a second opinion, by codelength, agrees, and it decided all pairs."
-            if facts.get("second_graph"):
-                what += " In a second graph, of a metric learned from them, this was done again: scores are of both."
-        else:
-            what += "; they gave nothing more to learn from, so they stand, whatever the precision bias."
-        notes.append(what)
+    if stage_folder(root, "first"):
+        notes += _word_label_free(root, value)
     elif stage_folder(root, "project"):
         what = "Similarities are cosines in a metric that the model learned from its training labels"
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
@@ -74,4 +62,44 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         notes.append("The identities given served for the scores in this report only, never for the clusters.")
     if value["num_dropped"]:
         notes.append(f"{value['num_dropped']:,} zero vectors were left out (label -1).")
+    return notes
+
+
+def _word_label_free(root: Path, value: dict[str, Any]) -> list[str]:
+    """Say how a run without labels found its clusters."""
+
+    def facts(name: str) -> dict[str, Any]:
+        folder = stage_folder(root, name)
+        return stage_facts(folder)[0] if folder else {}
+
+    fitted, no_gap, copies = facts("fit"), facts("first")["no_gap"], facts("copies").get("copies", 0)
+    what = "No labels and no model were given. "
+    if no_gap:
+        what += "Strangers explain nearly all pairs, yet neighbours have the same neighbours: clusters run into each "
+        what += "other, or are larger than the number of neighbours. They are the modules of the neighbour graph"
+    else:
+        what += "Rows were joined where strangers do not explain how similar they are "
+        what += f"({facts('strangers')['expected']:,.0f} pairs of neighbours are expected to belong together)"
+    if fitted["edges"]:
+        what += "; a scorer was fitted where a second opinion agrees, and it decided all pairs."
+        if fitted.get("second_graph"):
+            what += " In a second graph, of a metric learned from them, this was done again: scores are of both."
+    elif no_gap:
+        what += ", which gave nothing more to learn from, so they stand, whatever the precision bias."
+    else:
+        what += "; they gave nothing more to learn from."
+    notes = [what]
+    if copies:
+        notes.append(
+            f"{copies:,} rows are copies or near-copies of other rows. They counted once, and got the same label."
+        )
+    shared = facts("centre").get("shared", 0.0)
+    if shared > SHARED:
+        share = f"The mean of all vectors has length {shared:.2f} (1: all are the same); it was taken away first."
+        if 2 * value["num_singletons"] > value["num_clusters"]:
+            share += (
+                " If all rows were of one identity, the vectors would look the same as unrelated ones that share a "
+            )
+            share += "direction: no method can tell these apart without labels."
+        notes.append(share)
     return notes

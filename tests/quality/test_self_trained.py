@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -149,9 +150,37 @@ def test_copies_count_once_and_stay_together() -> None:
     assert all(len(set(labels[drawn == each])) == 1 for each in range(720))
 
 
-def test_clusters_without_a_gap_are_those_of_few_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["exact", "partition"])
+def test_bursts_do_not_hide_who_is_on_them(tmp_path: Path, mode: str) -> None:
+    random = np.random.default_rng(4)
+    people = np.repeat(np.arange(25), 20)
+    shots = unit(unit(random.normal(size=(25, 256)))[people] + 0.9 / 16 * random.normal(size=(500, 256)))
+    shot = np.repeat(np.arange(500), 1 + random.poisson(2, 500))
+    frames = unit(shots[shot] + 0.14 / 16 * random.normal(size=(len(shot), 256))).astype(np.float32)
+    order = random.permutation(len(shot))
+    run = tmp_path / "run"
+    result = cluster(frames[order], workspace=run, **FEW | {"knn.mode": mode})
+    assert evaluate(result.labels, people[shot][order])["pairwise_f"] > 0.97
+    assert all(len(set(result.labels[shot[order] == each])) == 1 for each in range(500))
+    assert "copies or near-copies" in result.report.read_text()
+    confidence = np.load(stage_folder(run, "explain") / "confidence.npy")
+    assert confidence.min() > 0.5
+    curve = json.loads((stage_folder(run, "curve") / "curve.json").read_text())
+    assert next(row for row in curve["rows"] if row["threshold"] == 0)["num_clusters"] == result.labels.max() + 1
+
+
+def test_near_copies_of_clean_pairs_stay_in_the_graph(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    truth = np.repeat(np.arange(300), 2)
+    vectors = unit(unit(random.normal(size=(300, 128)))[truth] + 0.1 / np.sqrt(128) * random.normal(size=(600, 128)))
+    result = cluster(vectors.astype(np.float32), workspace=tmp_path / "run", **FEW)
+    assert evaluate(result.labels, truth)["pairwise_f"] > 0.99
+    assert stage_facts(stage_folder(tmp_path / "run", "copies"))[0]["copies"] == 0
+
+
+def test_clusters_without_a_gap_are_modules_of_the_graph(tmp_path: Path) -> None:
     load_digits = pytest.importorskip("sklearn.datasets", reason="digits come with scikit-learn").load_digits
     digits = load_digits()
     result = cluster(unit(digits.data).astype(np.float32), workspace=tmp_path / "run", **FEW)
-    assert evaluate(result.labels, digits.target)["pairwise_f"] > 0.7
-    assert "fewest bits" in result.report.read_text()
+    assert evaluate(result.labels, digits.target)["pairwise_f"] > 0.8
+    assert "modules of the neighbour graph" in result.report.read_text()

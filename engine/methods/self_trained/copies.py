@@ -16,11 +16,12 @@ from engine.clustering.label_free import NEAR_COPY
 from engine.clustering.union_find import UnionFind
 from engine.graph.adjacency import undirected_edges
 from engine.graph.similarity import listed_similarities, sort_neighbors
+from engine.methods.self_trained.strangers import Told
 from engine.runs.step import Step, Task
 from engine.stages import Cost
 from engine.steps.copies import Copies, CopyFacts, leaders_by_vertex
 from engine.steps.ingest import Vectors
-from engine.steps.knn import Knn, vertex_rows
+from engine.steps.knn import Knn, Order, vertex_rows
 from engine.storage.context import hold
 from engine.tiles import tile_bounds
 from engine.units import CHUNK_ROWS, NO_NEIGHBOR, NO_SIMILARITY
@@ -32,13 +33,14 @@ _SURELY_APART = 0.99  # cosine below which two rows are no exact copies, whateve
 class NearCopies(Copies):
     """Rows of one vector, and rows that are ``1 / NEAR_COPY`` times as near to each other as to a stranger.
 
-    How near the nearest stranger is to either row, ``strangers`` tells; what is nearer by a factor is one observation,
-    at any scale. Copies of copies are of one group.
+    How near the nearest stranger is to either row, ``strangers`` tells. Copies of copies are of one group. ``exact``
+    (N,): the same of rows of one vector alone.
     """
 
-    kind, version = "self_trained.copies", 1
+    kind, version, title = "self_trained.near_copies", 1, "near_copies"
     features: Vectors[Any]
     knn: Knn
+    order: Order | None
     strangers: Step[Any]
 
     def cost(self) -> Cost:
@@ -52,28 +54,67 @@ class NearCopies(Copies):
         apart_V = np.maximum(1 - np.asarray(task.npy(self.strangers, "place")), 0) * np.float32(NEAR_COPY)
         features_VD = task.array(self.features, "features")
         bits_VD = features_VD.view(np.int16 if features_VD.dtype == np.float16 else np.int32)
-        union = UnionFind(self.knn.num_rows)
+        near_copies, exact_copies = UnionFind(self.knn.num_rows), UnionFind(self.knn.num_rows)
         for begin, end in tile_bounds(0, self.knn.num_rows, CHUNK_ROWS):
             a, b, similarities = undirected_edges(*graph, begin, end, threads=task.threads)
-            near = 1 - similarities < np.minimum(apart_V[a], apart_V[b])
-            _add_exact(bits_VD, a, b, similarities, near)
-            union.add(a[near], b[near])
-        groups_V = union.roots()
-        rows_V = np.arange(len(groups_V)) if self.knn.order is None else vertex_rows(task, self.knn.order)
-        firsts_V = np.full(len(groups_V), len(groups_V), np.int32)
-        np.minimum.at(firsts_V, groups_V, rows_V.astype(np.int32))
-        leaders_N = np.empty_like(firsts_V)
-        leaders_N[rows_V] = firsts_V[groups_V]
+            exact = _exact(bits_VD, a, b, similarities)
+            exact_copies.add(a[exact], b[exact])
+            near = exact | (1 - similarities < np.minimum(apart_V[a], apart_V[b]))
+            near_copies.add(a[near], b[near])
+        rows_V = np.arange(self.knn.num_rows) if self.order is None else vertex_rows(task, self.order)
+        leaders_N = _leaders(near_copies.roots(), rows_V)
         task.write_npy("leaders", leaders_N)
-        return CopyFacts(int((leaders_N != np.arange(len(leaders_N))).sum()))
+        task.write_npy("exact", _leaders(exact_copies.roots(), rows_V))
+        return _count(leaders_N)
+
+
+def _leaders(groups_V: np.ndarray, rows_V: np.ndarray) -> np.ndarray:
+    """The first row of each row's group, by source row."""
+    firsts_V = np.full(len(groups_V), len(groups_V), np.int32)
+    np.minimum.at(firsts_V, groups_V, rows_V.astype(np.int32))
+    leaders_N = np.empty_like(firsts_V)
+    leaders_N[rows_V] = firsts_V[groups_V]
+    return leaders_N
+
+
+def _count(leaders_N: np.ndarray) -> CopyFacts:
+    return CopyFacts(int((leaders_N != np.arange(len(leaders_N))).sum()))
 
 
 @njit(nogil=True, cache=True)
-def _add_exact(bits, sources, targets, similarities, near):  # type: ignore[no-untyped-def]
+def _exact(bits, sources, targets, similarities):  # type: ignore[no-untyped-def]
     """Mark the edges whose ends have the very same vector."""
-    for edge in range(len(near)):
-        if similarities[edge] > _SURELY_APART and not near[edge]:
-            near[edge] = (bits[sources[edge]] == bits[targets[edge]]).all()
+    found = np.zeros(len(sources), np.bool_)
+    for edge in range(len(sources)):
+        if similarities[edge] > _SURELY_APART:
+            found[edge] = (bits[sources[edge]] == bits[targets[edge]]).all()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CountedOnce(Copies):
+    """The copies that count once: those of one vector, and near-copies if they hide what belongs together.
+
+    They do if more pairs are expected to belong together without them than with them: then the graph's gaps lie
+    between bursts, not between identities. Else a near-copy is one more observation of its identity.
+    """
+
+    kind, version = "self_trained.copies", 1
+    near: NearCopies
+    without: Step[Told]
+    listed: Step[Told]
+
+    def cost(self) -> Cost:
+        """Project a copy."""
+        n = self.near.knn.num_rows
+        return Cost(fixed_bytes=n * 8, disk_bytes=n * 4, seconds=n / 1e8)
+
+    def run(self, task: Task, start: int, stop: int) -> CopyFacts:
+        """Choose."""
+        hidden = task.facts(self.without).expected > task.facts(self.listed).expected
+        leaders_N = np.asarray(task.npy(self.near, "leaders" if hidden else "exact"))
+        task.write_npy("leaders", leaders_N)
+        return _count(leaders_N)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +152,12 @@ class Distinct(Knn):
         _leave_out(neighbors, similarities, start, leaders_V)
         task.write_rows("neighbors", neighbors, np.int32)
         task.write_rows("similarities", similarities, np.float32)
+
+
+class NearDistinct(Distinct):
+    """The same without near-copies, to see what they hide."""
+
+    title = "near_distinct"
 
 
 @njit(nogil=True, cache=True)

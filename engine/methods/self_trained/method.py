@@ -15,13 +15,14 @@ otherwise. Where the first clusters give nothing to learn from, those by evidenc
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from engine.clustering.label_free import LEAST_PROBABILITY, SHALLOW
 from engine.errors import ConfigError
 from engine.learning.settings import MetricSettings
 from engine.methods.base import Graph, Method, Scoring, Training, which_edges
 from engine.methods.model_card import Model
-from engine.methods.self_trained.copies import Distinct, NearCopies
+from engine.methods.self_trained.copies import CountedOnce, Distinct, NearCopies, NearDistinct
 from engine.methods.self_trained.steps import (
     Agreed,
     ByCodelength,
@@ -31,6 +32,7 @@ from engine.methods.self_trained.steps import (
     FirstPoint,
     FoundStrangers,
     ListedStrangers,
+    NearStrangers,
 )
 from engine.methods.structural.method import fit_and_score
 from engine.methods.structural.settings import TreesSettings
@@ -60,8 +62,7 @@ class SelfTrained(Method):
         """The steps of both opinions, of two graphs if rows are not too many, and of the scorer fitted to them."""
         trees = TreesSettings(**SHALLOW | settings.of(TreesSettings).model_dump(exclude_unset=True))
         settings = settings.model_copy(update={"trees": trees})
-        listed = ListedStrangers(features=graph.features, knn=graph.knn, seed=settings.seed)
-        copies = NearCopies(features=graph.features, knn=graph.knn, strangers=listed)
+        listed, copies = _counted_once(graph, settings.seed)
         make_second = graph.second
         graph = _without_copies(graph, copies)
         if make_second is not None:
@@ -82,20 +83,26 @@ class SelfTrained(Method):
         raise ConfigError("method self_trained learns in every run, without labels; with labels train structural")
 
 
+def _counted_once(graph: Graph, seed: int) -> tuple[ListedStrangers, CountedOnce]:
+    """The strangers of a graph as it was searched, and the copies to leave out of it."""
+    listed = ListedStrangers(features=graph.features, knn=graph.knn, seed=seed)
+    near = NearCopies(features=graph.features, knn=graph.knn, order=graph.order, strangers=listed)
+    distinct = NearDistinct(**_lists(graph, near), scratch=True)
+    counted: dict[str, Any] = {"order": graph.order, "copies": near, "listed": listed}
+    without = NearStrangers(features=graph.features, knn=distinct, seed=seed, **counted)
+    return listed, CountedOnce(near=near, without=without, listed=listed)
+
+
 def _without_copies(graph: Graph, copies: Copies) -> Graph:
     """The same graph, whose lists leave copies out, and whose scorer reads no vectors but those searched."""
+    return replace(graph, knn=Distinct(**_lists(graph, copies)), originals=None)
+
+
+def _lists(graph: Graph, copies: Copies) -> dict[str, Any]:
+    """The fields of the graph's lists without copies."""
     knn = graph.knn
-    distinct = Distinct(
-        prefix=graph.prefix,
-        num_rows=knn.num_rows,
-        features=knn.features,
-        rows=knn.rows,
-        k=knn.k,
-        order=knn.order,
-        listed=knn,
-        copies=copies,
-    )
-    return replace(graph, knn=distinct, originals=None)
+    shared = {"num_rows": knn.num_rows, "features": knn.features, "rows": knn.rows, "k": knn.k, "order": knn.order}
+    return {"prefix": graph.prefix, "listed": knn, "copies": copies, **shared}
 
 
 def _agreed(graph: Graph, settings: Settings, copies: Copies, listed: ListedStrangers | None) -> Agreed:
@@ -103,7 +110,13 @@ def _agreed(graph: Graph, settings: Settings, copies: Copies, listed: ListedStra
     step, prefix = settings.partition.step, graph.prefix
     edges = {"num_rows": graph.num_rows, "knn": graph.knn, "scratch": True, "prefix": prefix, **which_edges(settings)}
     strangers = FoundStrangers(
-        prefix=prefix, features=graph.features, knn=graph.knn, seed=settings.seed, copies=copies, listed=listed
+        prefix=prefix,
+        features=graph.features,
+        knn=graph.knn,
+        seed=settings.seed,
+        order=graph.order,
+        copies=copies,
+        listed=listed,
     )
     by_evidence = ByEvidence(
         prefix=prefix,

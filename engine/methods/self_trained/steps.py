@@ -24,7 +24,7 @@ from engine.stages import Cost
 from engine.steps.copies import Copies, leaders_by_vertex
 from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores, iterate_edges
 from engine.steps.ingest import Rows, Vectors
-from engine.steps.knn import Knn
+from engine.steps.knn import Knn, Order
 from engine.steps.metric import WEIGHTS
 from engine.steps.point import ChosenPoint
 from engine.tiles import tile_bounds
@@ -73,6 +73,7 @@ class FoundStrangers(Step[Told]):
     features: Vectors[Any]
     knn: Knn
     seed: int
+    order: Order | None = None
     copies: Copies | None = None
     listed: FoundStrangers | None = None
 
@@ -96,7 +97,7 @@ class FoundStrangers(Step[Told]):
             return task.facts(listed)
         counted_N = None
         if copies is not None:
-            counted_N = leaders_by_vertex(task, copies, self.knn.order) == np.arange(self.knn.num_rows)
+            counted_N = leaders_by_vertex(task, copies, self.order) == np.arange(self.knn.num_rows)
         graph = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
         features_ND = task.array(self.features, "features")
         lines, told = find_strangers(features_ND, *graph, counted_N=counted_N, seed=self.seed, threads=task.threads)
@@ -109,6 +110,12 @@ class ListedStrangers(FoundStrangers):
     """The same, of the graph as it was searched: they tell what is a copy."""
 
     title = "listed_strangers"
+
+
+class NearStrangers(FoundStrangers):
+    """The same, of the graph without near-copies."""
+
+    title = "near_strangers"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -106,15 +106,18 @@ def find_strangers(
         return np.array(map_tiles(one, levels.tolist(), threads))
 
     order, shares = _pooled(ranks_P, curves_SP)
-    degrees = np.geomspace(max(1e-3, 4 / num_rows), shares[-1] * 0.999, NUM_LEVELS)
-    found = worth(order[np.minimum(np.searchsorted(shares, degrees), len(order) - 1)])
-    best = int(np.argmax(found))
-    finer = np.geomspace(degrees[max(best - 1, 0)], degrees[min(best + 1, NUM_LEVELS - 1)], NUM_FINER)
-    places = np.minimum(np.searchsorted(shares, finer), len(order) - 2)
-    levels = (order[places] + order[places + 1]) / 2
-    found = worth(levels)
-    best = int(np.argmax(found))
-    level = np.float32(levels[best])
+    degrees_T = np.geomspace(max(1e-3, 4 / num_rows), shares[-1] * 0.999, NUM_LEVELS)
+    by_degree_T = order[np.minimum(np.searchsorted(shares, degrees_T), len(order) - 1)]
+    even_T = np.linspace(order[0], by_degree_T[-1], NUM_LEVELS, dtype=np.float32)  # a gap has levels in it, but no rows
+    levels_T = np.unique(np.concatenate([by_degree_T, even_T]))
+    best = int(np.argmax(worth(levels_T)))
+    around = levels_T[max(best - 1, 0)], levels_T[min(best + 1, len(levels_T) - 1)]
+    least, most = (max(_degree(order, shares, level), 1e-3) for level in around)
+    degrees_T = np.geomspace(least, most, NUM_FINER)
+    places_T = np.minimum(np.searchsorted(shares, degrees_T), len(order) - 2)
+    levels_T = np.append((order[places_T] + order[places_T + 1]) / 2, levels_T[best])
+    found_T = worth(levels_T)
+    level = np.float32(levels_T[int(np.argmax(found_T))])
 
     scale_N, place_N, mates_N = _lines(
         features_ND, neighbors_NK, similarities_NK, num_rows, sample_S, sample_SD, ranks_P, level, threads
@@ -128,7 +131,8 @@ def find_strangers(
     counts_C = np.bincount(classes_N[rows])
     log_odds_CB, expected = _log_odds(neighbors_NK, similarities_NK, scale_N, place_N, classes_N, counts_C, threads)
     near = order[min(int(np.searchsorted(shares, neighbors_NK.shape[1])), len(order) - 1)]
-    told = Told(float(level), float(found[best]), float(finer[best]), expected, float(stays(float(near)).mean()))
+    degree = _degree(order, shares, level)
+    told = Told(float(level), float(found_T.max()), degree, expected, float(stays(float(near)).mean()))
     return Lines(scale_N, place_N, classes_N, log_odds_CB), told
 
 
@@ -177,6 +181,11 @@ def _pooled(ranks_P: Array, curves_SP: Array) -> tuple[Array, Array]:
     order = np.argsort(-flat, kind="stable")
     shares = np.cumsum(np.broadcast_to(weights_P, curves_SP.shape).ravel()[order]) / len(curves_SP)
     return flat[order], shares
+
+
+def _degree(order: Array, shares: Array, level: Any) -> float:
+    """The mean number of neighbours above a level."""
+    return float(shares[np.searchsorted(-order, -level)]) if level > order[-1] else float(shares[-1])
 
 
 def _chance(ranks_P: Array) -> Array:

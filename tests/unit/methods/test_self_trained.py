@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.graph.knn import exact_neighbors
-from engine.methods.self_trained.steps import _leave_out_copies
+from engine.methods.self_trained.copies import _exact, _leaders, _leave_out
 from engine.methods.self_trained.strangers import _falling, edge_log_odds, find_strangers
 from tests.support.toy_graphs import unit
 
@@ -57,11 +57,40 @@ def test_the_nearest_falling_sequence() -> None:
     np.testing.assert_allclose(found, [3, 1.75, 1.75, 1.75, 0])
 
 
-def test_copies_leave_the_lists_and_are_named_by_the_lowest() -> None:
-    vectors = unit(np.random.default_rng(3).normal(size=(6, 16)))[[0, 1, 0, 2, 3, 0]].astype(np.float16)
-    neighbors, similarities = exact_neighbors(vectors, 0, 6, 5, None, 1)
-    original = np.arange(6, dtype=np.int32)
-    _leave_out_copies(vectors.view(np.int16), neighbors, similarities, original)
-    assert original.tolist() == [0, 1, 0, 3, 4, 0]
-    assert set(neighbors[0]) == {1, 3, 4, -1}
-    assert (similarities[0] == -2).sum() == 2
+def test_the_first_row_of_a_group_stands_for_it_in_lists() -> None:
+    leaders = np.array([0, 1, 0, 3, 3], np.int32)  # 2 is a copy of 0, and 4 of 3
+    neighbors = np.array([[1, 3, 3, 0], [0, 0, 3, -1], [0, 1, -1, -1], [3, 1, 0, 0], [3, 1, -1, -1]], np.int32)
+    similarities = np.array([[0.9, 0.8, 0.8, 0.7]] * 5, np.float32)
+    _leave_out(neighbors, similarities, 0, leaders)
+    assert neighbors.tolist() == [[1, 3, -1, -1], [0, 3, -1, -1], [-1] * 4, [1, 0, -1, -1], [-1] * 4]
+    assert similarities[2].tolist() == [-2] * 4
+    np.testing.assert_allclose(similarities[0], [0.9, 0.8, -2, -2])
+
+
+def test_a_group_is_named_by_its_first_source_row() -> None:
+    rows_of_vertices = np.array([4, 2, 0, 1, 3])
+    groups_of_vertices = np.array([0, 0, 2, 3, 2])  # rows {4, 2}, {0, 3}, {1}
+    assert _leaders(groups_of_vertices, rows_of_vertices).tolist() == [0, 1, 2, 0, 2]
+
+
+def test_only_equal_vectors_are_exact_copies() -> None:
+    vectors = unit(np.random.default_rng(3).normal(size=(3, 16)))[[0, 1, 0, 2]].astype(np.float16)
+    vectors[3] = vectors[0]
+    vectors[3, 5] = np.nextafter(vectors[3, 5], np.float16(1))
+    ends = np.array([0, 0, 0, 2], np.int32), np.array([1, 2, 3, 3], np.int32)
+    found = _exact(vectors.view(np.int16), *ends, np.array([0.2, 1, 1, 1], np.float32))
+    assert found.tolist() == [False, True, False, False]
+
+
+def test_rows_that_do_not_count_change_nothing() -> None:
+    vectors, _ = pairs_among_noise(100, 400)
+    doubled = np.concatenate([vectors, vectors])
+    neighbors, similarities = exact_neighbors(vectors, 0, len(vectors), K, None, 1)
+    lines, told = find_strangers(vectors, neighbors, similarities)
+    missing = np.full_like(neighbors, -1), np.full_like(similarities, -2)
+    lists = np.concatenate([neighbors, missing[0]]), np.concatenate([similarities, missing[1]])
+    counted = np.arange(len(doubled)) < len(vectors)
+    more, again = find_strangers(doubled, *lists, counted_N=counted)
+    assert again == told
+    np.testing.assert_array_equal(more.log_odds_CB, lines.log_odds_CB)
+    np.testing.assert_array_equal(more.place_N[counted], lines.place_N)

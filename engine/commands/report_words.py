@@ -45,6 +45,13 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
     plan = manifest.read_run(root)["plan"]
+    if now := stage_folder(root, "said"):
+        said, then = stage_facts(now)[0], next(s["params"]["then"] for s in plan["stages"] if s["name"] == "adapted")
+        factor, shift = said["slope"] / then[0], (said["offset"] - then[1]) / then[0]
+        notes.append(
+            "The model's scores were compared with two opinions that need no labels, here and in training: log-odds "
+            f"were multiplied by {factor:.2f}, and {shift:+.1f} was added: 1.00 and +0.0 where rows are as in training."
+        )
     listed = next((stage["params"].get("k") for stage in plan["stages"] if stage["name"] == "knn"), None)
     learned_of = plan["facts"].get("model_k", listed)
     if learned_of != listed:

@@ -27,6 +27,7 @@ from engine.flow.rows import ingest, source_rows
 from engine.methods.fitting import from_model
 from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
+from engine.methods.self_trained.adaptation import adapt
 from engine.methods.self_trained.steps import Centre
 from engine.partitions import OWN
 from engine.partitions.curve import Curve
@@ -72,6 +73,8 @@ def run_stages(
     if in_two and allows_second_graph(rows, settings):
         graph = replace(graph, second=second_graph(rows, settings))
     scoring = method.score(graph, settings, model)
+    if model is not None and method.adapts and model.nature.said is not None:
+        scoring = scoring._replace(score=adapt(graph, settings, scoring.score, model.nature.said))
     roots = make_clusters(graph, settings, model, scoring.score)
     asked = settings.ingest.zero_vectors
     zeros = source.zero_vectors if source.zero_vectors and asked == "error" else asked

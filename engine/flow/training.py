@@ -9,6 +9,8 @@ from engine.flow.graph import make_committee, make_graph
 from engine.flow.metric import allows_second_graph, project, second_graph
 from engine.flow.rows import source_rows
 from engine.methods.registry import METHODS
+from engine.methods.self_trained.adaptation import say_in_training
+from engine.partitions.select import Select
 from engine.runs.step import in_order
 from engine.settings import Settings
 from engine.stages import Stage
@@ -37,4 +39,7 @@ def training_stages(
         graph = replace(graph, second=second_graph(rows, settings))
     training = method.train(graph, settings, labels)
     recalls = [member.recall for member in (graph, *graph.committee)]
-    return in_order(*recalls, *training.further, training.fit, training.select)
+    said = None
+    if method.adapts and isinstance(training.select, Select):
+        said = say_in_training(graph, settings, labels, training.select)
+    return in_order(*recalls, *training.further, training.fit, training.select, said)

@@ -15,7 +15,7 @@ from torch import nn
 from engine.errors import ConfigError, DataError, EngineError
 from engine.learning.settings import TrainSettings
 from engine.learning.tensors import check_weights
-from engine.methods.model_card import MODEL, MODEL_FILE, Model, Nature
+from engine.methods.model_card import MODEL, MODEL_FILE, Model, Nature, Said
 from engine.methods.state_dict import Converted, StateDict
 from engine.partitions import OWN, Clustered
 from engine.partitions.base import OperatingPoint
@@ -102,6 +102,7 @@ class Method:
       ``training_sections``.
     - ``learns_in_halves``: training learns from either half of the identities alone. ``learns_in_runs``: every run
       learns from first clusters of its own.
+    - ``adapts``: its scores are probabilities of edges, which a run corrects by what opinions without labels say.
     - ``read_facts``: fields of a model's ``Nature`` that its runs cannot do without.
     - ``num_states``: state dicts of another release that ``convert`` takes; 0 if it takes none.
     """
@@ -120,6 +121,7 @@ class Method:
     learns_in_halves = False
     any_dimension = False
     learns_in_runs = False
+    adapts = False
     read_facts: tuple[str, ...] = ()
     num_states = 0
 
@@ -205,6 +207,8 @@ class Method:
         nature = self.untrained(settings)
         if learns_metric and self.metric_spaces:
             nature = nature.model_copy(update={"shrinkage": 1.0, "second_graph": self.metric_spaces == 2})
+        if self.adapts:
+            nature = nature.model_copy(update={"said": Said(slope=1.0, offset=0.0)})
         points = {"components": OperatingPoint(min_score=0.5, min_intimacy=0.5)}
         return Model("", self.name, dim, settings.knn.k, "", points, "components", nature)
 

@@ -162,7 +162,8 @@ def test_bursts_do_not_hide_who_is_on_them(tmp_path: Path, mode: str) -> None:
     result = cluster(frames[order], workspace=run, **FEW | {"knn.mode": mode})
     assert evaluate(result.labels, people[shot][order])["pairwise_f"] > 0.97
     assert all(len(set(result.labels[shot[order] == each])) == 1 for each in range(500))
-    assert "copies or near-copies" in result.report.read_text()
+    if mode == "exact":  # else the level of people shows beside the bursts, and nothing is hidden
+        assert "copies or near-copies" in result.report.read_text()
     confidence = np.load(stage_folder(run, "explain") / "confidence.npy")
     assert confidence.min() > 0.5
     curve = json.loads((stage_folder(run, "curve") / "curve.json").read_text())

@@ -72,7 +72,7 @@ class SelfTrained(Method):
             return FirstMetric(vectors=graph.rows, first=first, order=graph.order, seed=settings.seed, holdout=0.0)
 
         def first_of(each: Graph) -> tuple[Agreed, Scores]:
-            first = _agreed(each, settings, copies, listed if each.prefix == graph.prefix else None)
+            first = opinions(each, settings, copies, listed if each.prefix == graph.prefix else None)
             return first, first.by_evidence.score
 
         scoring = fit_and_score(graph, settings, {}, which_edges(settings), first_of, metric_of)[1]
@@ -105,8 +105,13 @@ def _lists(graph: Graph, copies: Copies) -> dict[str, Any]:
     return {"prefix": graph.prefix, "listed": knn, "copies": copies, **shared}
 
 
-def _agreed(graph: Graph, settings: Settings, copies: Copies, listed: ListedStrangers | None) -> Agreed:
-    """Both opinions, and where they agree; ``listed``: the strangers of the same graph with its copies."""
+def opinions(
+    graph: Graph, settings: Settings, copies: Copies | None = None, listed: ListedStrangers | None = None
+) -> Agreed:
+    """Both opinions, and where they agree.
+
+    ``copies``: what the graph's lists leave out. ``listed``: the strangers of the same graph with its copies.
+    """
     step, prefix = settings.partition.step, graph.prefix
     edges = {"num_rows": graph.num_rows, "knn": graph.knn, "scratch": True, "prefix": prefix, **which_edges(settings)}
     strangers = FoundStrangers(

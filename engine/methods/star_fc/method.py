@@ -39,6 +39,7 @@ class StarFc(Method):
     presets: Presets = PRESETS
     learned = True
     needs_model = True
+    adapts = True
     num_states = 2
     metric_spaces = 1
     read_facts = ("network",)

@@ -43,6 +43,7 @@ class Structural(Method):
     name = "structural"
     learned = True
     needs_model = True
+    adapts = True
     metric_spaces = 2
     any_dimension = True
     run_sections = (MetricSettings,)

@@ -268,6 +268,17 @@ def calibrate_scale(said_E: Array, log_odds_E: Array) -> float:
     return min(max(scale, 0.1), 1.0)
 
 
+def calibrate_counts(log_odds_B: Array, joined_B: Array, counts_B: Array) -> tuple[float, float]:
+    """Fit slope and offset of log-odds in bins, of whose ``counts_B`` edges ``joined_B`` are joined (Platt, 1999)."""
+    design, point = np.stack([log_odds_B, np.ones(len(log_odds_B))]), np.array([1.0, 0.0])
+    for _ in range(100):
+        share = _probability(point @ design)
+        gradient = design @ (counts_B * share - joined_B)
+        curvature = (design * (counts_B * share * (1 - share))) @ design.T + 1e-6 * np.eye(2)
+        point = point - np.clip(np.linalg.solve(curvature, gradient), -0.5, 0.5)
+    return max(float(point[0]), 0.01), float(point[1])
+
+
 def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:
     """Name the scorer's arrays, for a file."""
     tensors = {"calibration": np.array([scorer.slope, scorer.offset, scorer.second_slope])}

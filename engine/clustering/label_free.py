@@ -41,6 +41,9 @@ LOCAL_RANK = 7  # neighbour whose distance is a row's own scale; the value of th
 NEAR_COPY = 0.1  # rows are copies if they are nearer than this share of the distance to the nearest stranger
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}  # larger trees learn the first clusters' mistakes
 
+# How far opinions correct a trained model. Evidence: docs/decisions/0034.
+ODDS_IN_DOUBT = 2.0  # log-odds of even odds; where a model was trained opinions differ from it by less than one
+
 # From which edges the map equation makes clusters. Evidence: docs/decisions/0020.
 LEAST_PROBABILITY = 0.5  # unless a model or a setting says otherwise
 LEAST_COSINE = 0.4  # settled on labelled sets, with weights of bandwidth 0.1; too low for tiny clusters

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.commands.run_folder import stage_folder
 from engine.partitions import OWN, PARTITIONS
 from engine.runs.effort import run_effort
@@ -45,13 +47,15 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
     plan = manifest.read_run(root)["plan"]
-    if now := stage_folder(root, "said"):
-        said, then = stage_facts(now)[0], next(s["params"]["then"] for s in plan["stages"] if s["name"] == "adapted")
-        factor, shift = said["slope"] / then[0], (said["offset"] - then[1]) / then[0]
-        notes.append(
-            "The model's scores were compared with two opinions that need no labels, here and in training: log-odds "
-            f"were multiplied by {factor:.2f}, and {shift:+.1f} was added: 1.00 and +0.0 where rows are as in training."
-        )
+    if said := stage_folder(root, "said"):
+        shift = stage_facts(said)[0]["shift"]
+        what = "The model's scores were compared with two opinions that need no labels, "
+        if shift:
+            what += "which see other odds in these rows than it learned: "
+            what += f"the odds of all edges were multiplied by {np.exp(shift):.3g}."
+        else:
+            what += "which see no other odds in these rows than it learned: they stand as they are."
+        notes.append(what)
     listed = next((stage["params"].get("k") for stage in plan["stages"] if stage["name"] == "knn"), None)
     learned_of = plan["facts"].get("model_k", listed)
     if learned_of != listed:

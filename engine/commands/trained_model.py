@@ -16,12 +16,10 @@ from engine.storage.places import Place
 
 def leave_model(place: Place, folders: dict[str, Path], plan: Plan, settings: Settings) -> None:
     """Write ``model.json`` and ``model.safetensors`` into the folder of a finished training."""
-    for name in {"select", "fit", "said"} & folders.keys():
+    for name in ("select", "fit"):
         place.fetch(folders[name])
     selected, method = manifest.read_json(folders["select"] / "selected.json"), plan.facts["method"]
     facts = {"trained_rows": plan.facts["num_rows"], **selected.get("facts", {}), **stage_facts(folders["fit"])[0]}
-    if "said" in folders:
-        facts["said"] = stage_facts(folders["said"])[0]
     model_card.write_model(
         place.root,
         (folders["fit"] / FITTED_WEIGHTS).read_bytes(),

@@ -73,8 +73,8 @@ def run_stages(
     if in_two and allows_second_graph(rows, settings):
         graph = replace(graph, second=second_graph(rows, settings))
     scoring = method.score(graph, settings, model)
-    if model is not None and method.adapts and model.nature.said is not None:
-        scoring = scoring._replace(score=adapt(graph, settings, scoring.score, model.nature.said))
+    if method.adapts:
+        scoring = scoring._replace(score=adapt(graph, settings, scoring.score))
     roots = make_clusters(graph, settings, model, scoring.score)
     asked = settings.ingest.zero_vectors
     zeros = source.zero_vectors if source.zero_vectors and asked == "error" else asked

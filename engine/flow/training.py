@@ -9,8 +9,6 @@ from engine.flow.graph import make_committee, make_graph
 from engine.flow.metric import allows_second_graph, project, second_graph
 from engine.flow.rows import source_rows
 from engine.methods.registry import METHODS
-from engine.methods.self_trained.adaptation import say_in_training
-from engine.partitions.select import Select
 from engine.runs.step import in_order
 from engine.settings import Settings
 from engine.stages import Stage
@@ -39,7 +37,4 @@ def training_stages(
         graph = replace(graph, second=second_graph(rows, settings))
     training = method.train(graph, settings, labels)
     recalls = [member.recall for member in (graph, *graph.committee)]
-    said = None
-    if method.adapts and isinstance(training.select, Select):
-        said = say_in_training(graph, settings, labels, training.select)
-    return in_order(*recalls, *training.further, training.fit, training.select, said)
+    return in_order(*recalls, *training.further, training.fit, training.select)

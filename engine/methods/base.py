@@ -15,7 +15,7 @@ from torch import nn
 from engine.errors import ConfigError, DataError, EngineError
 from engine.learning.settings import TrainSettings
 from engine.learning.tensors import check_weights
-from engine.methods.model_card import MODEL, MODEL_FILE, Model, Nature, Said
+from engine.methods.model_card import MODEL, MODEL_FILE, Model, Nature
 from engine.methods.state_dict import Converted, StateDict
 from engine.partitions import OWN, Clustered
 from engine.partitions.base import OperatingPoint
@@ -207,8 +207,6 @@ class Method:
         nature = self.untrained(settings)
         if learns_metric and self.metric_spaces:
             nature = nature.model_copy(update={"shrinkage": 1.0, "second_graph": self.metric_spaces == 2})
-        if self.adapts:
-            nature = nature.model_copy(update={"said": Said(slope=1.0, offset=0.0)})
         points = {"components": OperatingPoint(min_score=0.5, min_intimacy=0.5)}
         return Model("", self.name, dim, settings.knn.k, "", points, "components", nature)
 

@@ -34,23 +34,13 @@ class ChosenParameters(BaseModel):
     selection: Literal["eom", "leaf"] = "eom"
 
 
-class Said(BaseModel):
-    """What opinions without labels say of a model's log-odds: the slope and offset that bring these nearest to it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-    slope: Annotated[float, Field(ge=0.01)]
-    offset: float
-
-
 class Nature(BaseModel):
     """What a model is, as its runs need to know it; further facts are for people.
 
     ``network``: the settings of its networks. ``point``: a baseline's parameters. ``shrinkage``: of the metric that the
     model has learned, ``None`` without one. ``second_graph``: whether its scores are of two graphs, one in the metric
     and one of the vectors as they are. ``link_pass``, ``min_probability``: how GCN-V and GCN-E link. ``neighbors``,
-    ``delta``, ``eta``: how FC-ES walks and what FC-ESER takes back. ``said``: what opinions without labels say of its
-    scores where it was trained, by which a run corrects them.
+    ``delta``, ``eta``: how FC-ES walks and what FC-ESER takes back.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, populate_by_name=True)
@@ -64,7 +54,6 @@ class Nature(BaseModel):
     delta: Annotated[float, Field(ge=0, le=1)] = 0.0
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     min_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
-    said: Said | None = None
     link_pass: Annotated[Literal["vectors", "embedded"], Field(alias="pass")] = "vectors"
 
     def as_facts(self) -> dict[str, Any]:

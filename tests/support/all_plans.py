@@ -76,8 +76,6 @@ def _models(settings: Settings) -> list[Model | None]:
     models = [facts]
     if method.metric_spaces:
         models += [{**facts, "shrinkage": 1.0, "second_graph": method.metric_spaces == 2}]
-    if method.adapts:
-        models += [{**facts, "said": {"slope": 1.0, "offset": 0.0}}]
     natures = [Nature.model_validate(each) for each in models]
     return [Model("model", settings.method, DIM, K, "digest", POINTS, "components", each) for each in natures]
 

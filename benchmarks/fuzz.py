@@ -98,9 +98,11 @@ def watch(folder: Path, names: list[str], arguments: argparse.Namespace) -> None
         if worker.returncode == 0:
             return
         name = next(name for name in names if outcomes(folder, name) < arguments.mutations)
-        number = outcomes(folder, name)
+        number, told = outcomes(folder, name), (folder / "stderr.txt").read_text()[-2000:]
+        if not (folder / "outcomes" / name).exists():  # a worker opens it once the valid example is read
+            raise SystemExit(f"{name}: the valid example cannot be read:\n{told}")
         kind = "hangs" if worker.returncode == -9 else f"ends the process ({worker.returncode})"
-        note(folder, name, number, kind, (folder / "stderr.txt").read_text()[-2000:])
+        note(folder, name, number, kind, told)
         with open(folder / "outcomes" / name, "a") as stream:
             stream.write("f")
 

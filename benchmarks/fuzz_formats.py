@@ -129,8 +129,10 @@ def write_vectors(name: str) -> Callable[[Path], object]:
             np.savez_compressed(path, features=rows)
         elif name.endswith(".fbin"):
             path.write_bytes(np.array(rows.shape, "<u4").tobytes() + rows.tobytes())
-        else:
+        elif name.endswith(".fvecs"):
             np.column_stack([np.full((ROWS, 1), DIM, "<i4").view("<f4"), rows]).tofile(path)
+        else:
+            raise ValueError(f"{name}: write_vectors knows no such suffix")
 
     return write
 
@@ -255,7 +257,7 @@ def _write_model(folder: Path, weights: bytes, method: str, facts: dict[str, Any
                 preferred="components", facts=facts)  # fmt: skip
 
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {  # a new one stands last: the draw of a mutation counts the place
     "bin": Format(write_vectors("x.bin"), source("x.bin")),
     "npy": Format(write_vectors("x.npy"), source("x.npy")),
     "npz_stored": Format(write_vectors("stored.npz"), source("stored.npz")),

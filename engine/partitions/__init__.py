@@ -6,10 +6,14 @@ from engine.partitions.density_peaks import DensityPeaksPartition
 from engine.partitions.map_equation import MapEquationPartition
 from engine.partitions.propagation import PropagationPartition
 
-PARTITIONS: dict[str, Partition] = {
-    partition.name: partition
-    for partition in (ComponentsPartition(), PropagationPartition(), DensityPeaksPartition(), MapEquationPartition())
-}
+_REGISTERED: tuple[Partition, ...] = (
+    ComponentsPartition(),
+    PropagationPartition(),
+    DensityPeaksPartition(),
+    MapEquationPartition(),
+)
+PARTITIONS: dict[str, Partition] = {each.name: each for each in _REGISTERED}
+PARTITIONS_VERSION = 0  # in the versions of the steps that choose one: raise it with each partition that is added
 OWN = "own"  # stands for the partition of a method that clusters by itself
 
-__all__ = ["OWN", "PARTITIONS", "Clustered", "Edges", "Partition", "Trial", "Work"]
+__all__ = ["OWN", "PARTITIONS", "PARTITIONS_VERSION", "Clustered", "Edges", "Partition", "Trial", "Work"]

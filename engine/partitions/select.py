@@ -12,7 +12,7 @@ import numpy as np
 from engine.errors import DataError
 from engine.learning.held_out import hold_out
 from engine.learning.selection import VERSION, held_out_measure, mean_f
-from engine.partitions import OWN, PARTITIONS
+from engine.partitions import OWN, PARTITIONS, PARTITIONS_VERSION
 from engine.partitions.base import Array, Edges, Trial
 from engine.runs.step import Facts, Step, Task
 from engine.stages import Cost
@@ -34,7 +34,7 @@ class Selection(Step[Facts]):
 class Select(Labelled[Facts], Selection):
     """Chooses the thresholds of the ``partitions``, all if none is named, on the share ``holdout`` of identities."""
 
-    kind, version = "select", VERSION
+    kind, version = "select", VERSION + PARTITIONS_VERSION
     score: Scores
     order: Order | None
     seed: int

@@ -11,6 +11,7 @@ from engine.learning import selection
 from engine.learning.held_out import hold_out
 from engine.methods.fc_es.early_stop import edge_probabilities, edge_scores
 from engine.methods.structural.steps import StructuralScores
+from engine.partitions import PARTITIONS_VERSION
 from engine.partitions.base import Edges
 from engine.partitions.select import Selection, select_operating_points
 from engine.runs.step import Facts, RowStep, Task
@@ -78,7 +79,7 @@ class WalkScores(Scores):
 class SelectWalk(Labelled[Facts], Selection):
     """The number of neighbours, the partition and theta, chosen on held-out identities; ``counts`` are tried."""
 
-    kind, version = "fc_es.select", VERSION
+    kind, version = "fc_es.select", VERSION + PARTITIONS_VERSION
     knn: Knn
     order: Order | None
     pairs: Scores | None

@@ -19,7 +19,7 @@ from engine.learning.settings import TrainSettings
 from engine.learning.tensors import read_tensors
 from engine.methods.fitting import FITTED_WEIGHTS, Weighted, checkpoint, report_steps, write_weights
 from engine.methods.gcn_e.settings import GcnESettings
-from engine.methods.gcn_v.steps import PASSES, Confidence, FitConfidence, Links, link_column
+from engine.methods.gcn_v.steps import PASSES, Confidence, FitConfidence, Links, link_column, write_choice
 from engine.partitions.select import Selection
 from engine.runs.step import Facts, Task
 from engine.stages import Cost
@@ -206,10 +206,7 @@ class SelectProbability(Labelled[Facts], Selection):
         values = np.array([selection.mean_f(point) for point in points])
         best = int(np.flatnonzero(values >= values.max() - NO_WORSE)[0])
         facts = {"min_probability": columns[best][0], "pass": columns[best][1]}
-        task.write_json(
-            "selected", {"operating_points": {"components": points[best]}, "preferred": "components", "facts": facts}
-        )
-        return {"preferred": "components", **points[best], **facts}
+        return {**write_choice(task, points[best], facts), **facts}
 
 
 class _Candidates:

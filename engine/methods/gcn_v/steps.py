@@ -219,7 +219,10 @@ class SelectPass(Labelled[Facts], Selection):
         best = int(np.argmax([selection.mean_f(point) for point in points]))
         held_out_f = {PASSES[number]: point["held_out_f"] for number, point in enumerate(points)}
         facts = {"pass": PASSES[best], "held_out_f": held_out_f}
-        task.write_json(
-            "selected", {"operating_points": {"components": points[best]}, "preferred": "components", "facts": facts}
-        )
-        return {"preferred": "components", **points[best]}
+        return write_choice(task, points[best], facts)
+
+
+def write_choice(task: Task, point: Facts, facts: Facts) -> Facts:
+    """Write ``selected.json`` of a method that joins links: a point of ``components``, and facts of the model."""
+    task.write_json("selected", {"operating_points": {"components": point}, "preferred": "components", "facts": facts})
+    return {"preferred": "components", **point}

@@ -17,19 +17,19 @@ from engine.storage.formats.zarr_array import ZarrVectors, is_zarr
 from engine.storage.paths import check_file, check_folder_of_files, check_readable, lies_there
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
-_SUPPORTED = (
-    ".bin (with --dim), .npy, a folder of .npy, .npz, .fvecs, .fbin, zarr, .parquet, .arrow or .feather or a folder of "
-    "them, img_emb_*.npy with metadata_*.parquet, list.txt with features/*.bin"
-)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of vectors: ``matches`` reads names only; ``open`` may raise ``DataError``."""
+    """A format of vectors: ``matches`` reads names only; ``open`` may raise ``DataError``.
+
+    ``shown``: how a message lists the format, empty if another's words name it too.
+    """
 
     name: str
     matches: Callable[[Path], bool]
     open: Callable[[Path, SourceOptions], VectorSource]
+    shown: str = ""
 
 
 def open_source(
@@ -57,7 +57,8 @@ def open_source(
     found = (
         f"a folder of {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'nothing'}" if is_folder else "a file"
     )
-    raise DataError(f"{path}: {found} of no known format; supported: {_SUPPORTED}")
+    supported = ", ".join(known.shown for known in FORMATS if known.shown)
+    raise DataError(f"{path}: {found} of no known format; supported: {supported}")
 
 
 def _open_bin(path: Path, options: SourceOptions) -> VectorSource:
@@ -167,15 +168,25 @@ def _holds(*patterns: str) -> Callable[[Path], bool]:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("bin", _has_suffix(".bin"), _open_bin),
-    Format("npy", _has_suffix(".npy"), _open_npy),
-    Format("npz", _has_suffix(".npz"), _open_npz),
-    Format("fvecs", _has_suffix(".fvecs"), _open_fvecs),
-    Format("fbin", _has_suffix(".fbin"), _open_fbin),
-    Format("tables", _has_suffix(*TABLE_SUFFIXES), _open_tables),
-    Format("zarr", is_zarr, _open_zarr),
-    Format("cdp", lambda path: lies_there(path / "list.txt") and _holds("features/*.bin")(path), _open_cdp),
-    Format("image_embeddings", _holds("metadata_*.parquet", "metadata/metadata_*.parquet"), _open_image_embeddings),
+    Format("bin", _has_suffix(".bin"), _open_bin, ".bin (with --dim)"),
+    Format("npy", _has_suffix(".npy"), _open_npy, ".npy, a folder of .npy"),
+    Format("npz", _has_suffix(".npz"), _open_npz, ".npz"),
+    Format("fvecs", _has_suffix(".fvecs"), _open_fvecs, ".fvecs"),
+    Format("fbin", _has_suffix(".fbin"), _open_fbin, ".fbin"),
+    Format("zarr", is_zarr, _open_zarr, "zarr"),
+    Format("tables", _has_suffix(*TABLE_SUFFIXES), _open_tables, ".parquet, .arrow or .feather or a folder of them"),
+    Format(
+        "cdp",
+        lambda path: lies_there(path / "list.txt") and _holds("features/*.bin")(path),
+        _open_cdp,
+        "list.txt with features/*.bin",
+    ),
+    Format(
+        "image_embeddings",
+        _holds("metadata_*.parquet", "metadata/metadata_*.parquet"),
+        _open_image_embeddings,
+        "img_emb_*.npy with metadata_*.parquet",
+    ),
     Format("npy_folder", _holds("*.npy"), _open_npy_folder),
     Format("table_folder", _holds(*(f"*{suffix}" for suffix in TABLE_SUFFIXES)), _open_tables),
 )

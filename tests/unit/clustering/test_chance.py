@@ -25,7 +25,7 @@ def around(num_identities: int, size: int, spread: float, dim: int = 128) -> Arr
     return unit(centres + spread / np.sqrt(dim) * np.random.default_rng(2).normal(size=centres.shape))
 
 
-@pytest.mark.parametrize(("rows", "dim"), [(2_000, 32), (3_000, 128), (500, 512)])
+@pytest.mark.parametrize(("rows", "dim"), [(2_000, 32), pytest.param(3_000, 128, marks=pytest.mark.slow), (500, 512)])
 def test_one_row_of_noise_in_a_thousand_has_a_neighbor_nearer_than_chance(rows: int, dim: int) -> None:
     nearer, drawn = 0, 0
     for seed in range(4):

@@ -54,7 +54,10 @@ def inputs_of(*graph_and_edges: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize(("num", "width"), [(50, 12), (110, 80), (110, 95)])
+@pytest.mark.parametrize(
+    ("num", "width"),
+    [(50, 12), pytest.param(110, 80, marks=pytest.mark.slow), pytest.param(110, 95, marks=pytest.mark.slow)],
+)
 def test_overlap_features_equal_reference(num: int, width: int) -> None:
     neighbors, similarities = make_graph(num, width, seed=3)
     neighbors[:, 0] = np.where(neighbors[:, 0] < 0, (np.arange(num) + 1) % num, neighbors[:, 0])

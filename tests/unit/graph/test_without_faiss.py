@@ -31,6 +31,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "code", "said"), [("exact", 0, "clusters"), ("ivf", 2, "need faiss: pip install 'asterism[cpu]'")]
 )
@@ -42,6 +43,7 @@ def test_a_run_needs_faiss_in_one_mode_alone(tmp_path: Path, mode: str, code: in
     assert said in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_doctor_tells_that_it_is_missing() -> None:
     done = asterism("doctor")
     assert done.returncode == 0, done.stderr

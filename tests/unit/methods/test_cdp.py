@@ -73,6 +73,7 @@ def test_a_mediator_learns_and_resumes_to_the_same_bits() -> None:
     assert np.array_equal(mediate(whole, inputs), np.concatenate([mediate(whole, inputs[:4_096], threads=2)]))
 
 
+@pytest.mark.slow
 def test_a_committee_beats_its_base(tmp_path: Path) -> None:
     """Three noisy views of the same rows: pairs that the others list too are more often right."""
     vectors, labels = standin(60, 5)

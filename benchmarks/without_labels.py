@@ -2,6 +2,7 @@
 
     python benchmarks/without_labels.py --data ../shared/data [--only febrl3 pairs] [--methods asterism hdbscan]
         [--missing] [--threads 2] [--limit 300] [--cache FOLDER]
+    python benchmarks/without_labels.py --table [--methods asterism infomap]
 
 One setting for all sets (``label_free_sets.py``), and only what a method's own defaults say (``outside_methods.py``):
 nothing of it can be tuned on one set without a loss that shows on others. Sets and methods of packages that are not
@@ -15,7 +16,7 @@ Vectors are made unit length for other methods; a row that one calls noise count
 ``benchmarks/records/without_labels.json``, row by row: for a set and a method the scores, or why there are none
 (``left_out``). The engine's rows say too how far probabilities of edges are true: ten bins with the share of edges, the
 mean probability and the share of true edges, and the largest deviation between these two among bins of at least 1 % of
-the edges.
+the edges. ``--table`` only prints what is recorded.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from embedded_sets import Rows, Unavailable
 from label_free_sets import LabelFreeSet, label_free_sets, unit
 from outside_methods import METHODS, Worker
 from recording import read_rows, record_row
+from without_labels_table import ENGINE, tables
 
 from engine import api, evaluate
 from engine.commands.run_folder import stage_folder
 
 RECORD = "without_labels"
-ENGINE = "asterism"
 
 
 def measure_engine(rows: Rows, threads: int) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def measure_outside(worker: Worker, method: str, rows: Rows) -> dict[str, Any]:
     found = refusal or worker.run(method, unit(features))
     if isinstance(found, str):
         return {"left_out": found}
-    return {**_scores(*found[:1], identities, found[1]), "packages": METHODS[method].versions()}
+    labels, seconds = found
+    return {**_scores(labels, identities, seconds), "packages": METHODS[method].versions()}
 
 
 def _scores(labels: np.ndarray, identities: np.ndarray, seconds: float) -> dict[str, Any]:
@@ -99,13 +101,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", nargs="*", help="names of sets, or beginnings of names")
-    parser.add_argument("--methods", nargs="*", choices=[ENGINE, *METHODS], help=f"default: {ENGINE}")
+    parser.add_argument("--methods", nargs="*", choices=[ENGINE, *METHODS], help=f"default: {ENGINE}; of --table: all")
     parser.add_argument("--missing", action="store_true", help="only sets and methods without a row in the record")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--limit", type=float, default=300, help="seconds that another method may take on a set")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "asterism-benchmark-sets",
                         help="folder of the vectors that are made of texts")  # fmt: skip
+    parser.add_argument("--table", action="store_true", help="only print what is recorded")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(tables(read_rows(RECORD), arguments.methods or [ENGINE, *METHODS]))
+        return
     if arguments.threads:
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(arguments.threads))
     recorded = {(row["data"], row["method"]) for row in read_rows(RECORD)} if arguments.missing else set()

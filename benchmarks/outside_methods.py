@@ -130,11 +130,12 @@ class OutsideMethod:
     cluster: Callable[[np.ndarray], np.ndarray]
     most_rows: int = MOST_ROWS
 
+    def absent(self) -> list[str]:
+        """Packages of it that are not installed."""
+        return [package for package in self.packages if not _version(package)]
+
     def refusal(self, rows: int) -> str | None:
         """Say why a set of so many rows is left out, if it is."""
-        absent = [package for package in self.packages if not _version(package)]
-        if absent:
-            return f"{' and '.join(absent)} not installed"
         return f"{rows:,} rows, and at most {self.most_rows:,} are given to it" if rows > self.most_rows else None
 
     def versions(self) -> dict[str, str | None]:

@@ -112,12 +112,18 @@ def main() -> None:
     if arguments.table:
         print(tables(read_rows(RECORD), arguments.methods or [ENGINE, *METHODS]))
         return
+    wanted = arguments.methods or [ENGINE]
+    absent = {method: METHODS[method].absent() for method in wanted if method in METHODS}
+    for method, packages in absent.items():
+        if packages:
+            print(f"{method}: left out, as {' and '.join(packages)} is not installed", flush=True)
+    wanted = [method for method in wanted if not absent.get(method)]
     if arguments.threads:
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(arguments.threads))
     recorded = {(row["data"], row["method"]) for row in read_rows(RECORD)} if arguments.missing else set()
     worker = Worker(arguments.threads, arguments.limit)
     for each in label_free_sets(arguments.data, arguments.cache):
-        methods = [method for method in arguments.methods or [ENGINE] if (each.name, method) not in recorded]
+        methods = [method for method in wanted if (each.name, method) not in recorded]
         if methods and (not arguments.only or each.name.startswith(tuple(arguments.only))):
             measure_set(each, methods, worker, arguments.threads)
     worker.close()

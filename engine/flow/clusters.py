@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.methods.base import Graph
 from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
+from engine.methods.self_trained.adaptation import AdaptedScores, MovedPoint
 from engine.partitions import OWN, PARTITIONS, Clustered, Work
 from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
@@ -21,7 +22,11 @@ def make_clusters(graph: Graph, settings: Settings, model: Model | None, score: 
     stored = model.operating_points.get(kind) if model else None
     if not model and method.min_score is not None:
         stored = OperatingPoint(min_score=method.min_score)
+    moved = None
+    if isinstance(score, AdaptedScores) and stored is not None:
+        moved = MovedPoint(said=score.said, stored=stored.min_score)
     work = Work(
+        moved=moved,
         score=score,
         knn=graph.knn,
         config=settings.partition,

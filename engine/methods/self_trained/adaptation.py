@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.clustering.evidence import CERTAIN, log_odds
-from engine.clustering.label_free import ODDS_IN_DOUBT
+from engine.clustering.label_free import LEAST_PROBABILITY, ODDS_IN_DOUBT
 from engine.methods.base import Graph
 from engine.methods.self_trained.method import opinions
 from engine.methods.self_trained.steps import Agreed
 from engine.methods.structural.scorer import calibrate_counts
-from engine.runs.step import Step, Task
+from engine.runs.step import Facts, Step, Task
 from engine.settings import Settings
 from engine.stages import Cost
 from engine.steps.edges import SCORED, EdgeFacts, Scores, iterate_edges, read_edges
@@ -90,6 +90,25 @@ class AdaptedScores(Scores):
             return (1 / (1 + np.exp(-shift - log_odds(scores)))).astype(np.float32) if shift else scores
 
         return self.write(task, start, stop, give)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MovedPoint(Step[Facts]):
+    """``point.json``: the model's least score; even odds where its scores were moved, as it knew none of these rows."""
+
+    kind, version, title = "adaptation.point", 1, "moved"
+    said: Saying
+    stored: float
+
+    def cost(self) -> Cost:
+        """Project next to nothing."""
+        return Cost(disk_bytes=4096)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Choose."""
+        facts: Facts = {"min_score": LEAST_PROBABILITY if task.facts(self.said).shift else self.stored}
+        task.write_json("point", facts)
+        return facts
 
 
 def adapt(graph: Graph, settings: Settings, score: Scores) -> AdaptedScores:

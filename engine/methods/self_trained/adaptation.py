@@ -64,7 +64,7 @@ class Saying(Step[Said]):
             joined += np.bincount(places, said, _BINS)
         middles = (np.arange(_BINS) + 0.5) * (2 * most / _BINS) - most
         slope, offset = calibrate_counts(middles, joined, counts)
-        shift = float(np.clip(offset / slope, -most, most))
+        shift = float(np.clip(offset / slope, -2 * most, 2 * most))
         return Said(slope, offset, shift if abs(shift) > ODDS_IN_DOUBT else 0.0)
 
 

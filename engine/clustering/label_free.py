@@ -6,7 +6,7 @@ The evidence of a group is named above it: a page of ``docs/decisions``, a bench
 from __future__ import annotations
 
 # Which method runs. Evidence: docs/decisions/0016; benchmarks/accuracy.py.
-SELF_TRAINED_ROWS = 2_000_000  # on more, cosine takes an hour less
+SELF_TRAINED_ROWS = 2_000_000  # on more, cosine takes an hour less, and no opinions correct a model
 
 # Where the cosine graph is cut for first clusters. Evidence: docs/decisions/0016.
 STEP_BANDWIDTH = 0.03  # similarity below the nearest neighbour's at which a step of the walk is e times less likely

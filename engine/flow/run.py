@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine.clustering.label_free import SELF_TRAINED_ROWS
 from engine.errors import ConfigError
 from engine.flow.clusters import make_clusters, partition_kind
 from engine.flow.graph import make_committee, make_graph
@@ -73,7 +74,7 @@ def run_stages(
     if in_two and allows_second_graph(rows, settings):
         graph = replace(graph, second=second_graph(rows, settings))
     scoring = method.score(graph, settings, model)
-    if method.adapts:
+    if method.adapts and rows.num_rows <= SELF_TRAINED_ROWS:
         scoring = scoring._replace(score=adapt(graph, settings, scoring.score))
     roots = make_clusters(graph, settings, model, scoring.score)
     asked = settings.ingest.zero_vectors

@@ -49,12 +49,13 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     plan = manifest.read_run(root)["plan"]
     if said := stage_folder(root, "said"):
         shift = stage_facts(said)[0]["shift"]
-        what = "The model's scores were compared with two opinions that need no labels, "
         if shift:
-            what += "which see other odds in these rows than it learned: "
-            what += f"the odds of all edges were multiplied by {np.exp(shift):.3g}."
+            what = (
+                "The model learned from other data: two estimates that need no labels put the odds that a pair belongs "
+            )
+            what += f"together at {np.exp(shift):.3g} times what it says, and all scores were corrected by that."
         else:
-            what += "which see no other odds in these rows than it learned: they stand as they are."
+            what = "Two estimates that need no labels agree with the model's scores, which stand as they are."
         notes.append(what)
     listed = next((stage["params"].get("k") for stage in plan["stages"] if stage["name"] == "knn"), None)
     learned_of = plan["facts"].get("model_k", listed)

@@ -38,10 +38,12 @@ BELIEVED = 0.25  # share of the edges that evidence holds apart and codelength j
 LEAST_EXPECTED = 1.0  # true edges for each row: with fewer, evidence may miss clusters without a gap
 TRANSITIVE = 0.5  # share of walks of two steps among K neighbours that stay, from which there are such clusters
 LOCAL_RANK = 7  # neighbour whose distance is a row's own scale; the value of the paper
+MANY_COPIES = 0.25  # share of the rows
 NEAR_COPY = 0.1  # rows are copies if they are nearer than this share of the distance to the nearest stranger
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}  # larger trees learn the first clusters' mistakes
 
 # How far opinions correct a trained model. Evidence: docs/decisions/0034.
+NOTHING_FOUND = 0.1  # share of the edges that the other opinion joins, below which one could not tell
 ODDS_IN_DOUBT = 2.0  # log-odds of even odds; where a model was trained opinions differ from it by less than one
 
 # From which edges the map equation makes clusters. Evidence: docs/decisions/0020.

@@ -61,7 +61,10 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     learned_of = plan["facts"].get("model_k", listed)
     if learned_of != listed:
         notes.append(f"The model learned from graphs of {learned_of} neighbours, this one has {listed} (knn.k).")
-    if "reason" in point:
+    given: dict[str, Any] = next(
+        (stage["params"].get("given", {}) for stage in plan["stages"] if stage["name"] == "roots"), {}
+    )
+    if "reason" in point and given.get("min_score") is None:
         notes.append(
             "No threshold was given and no model trained on such data: the operating point is read from the graph. "
             f"{point['reason']}"

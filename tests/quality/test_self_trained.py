@@ -170,6 +170,24 @@ def test_bursts_do_not_hide_who_is_on_them(tmp_path: Path, mode: str) -> None:
     assert next(row for row in curve["rows"] if row["threshold"] == 0)["num_clusters"] == result.labels.max() + 1
 
 
+def test_bursts_of_two_frames_are_no_clusters_where_people_show_too() -> None:
+    random = np.random.default_rng(8)
+    people = np.repeat(np.arange(60), random.integers(4, 12, 60))
+    shots = unit(unit(random.normal(size=(60, 64)))[people] + 0.9 / 8 * random.normal(size=(len(people), 64)))
+    frames = unit(np.repeat(shots, 2, axis=0) + 0.05 / 8 * random.normal(size=(2 * len(people), 64)))
+    labels = cluster(frames.astype(np.float32), **FEW).labels
+    assert evaluate(labels, np.repeat(people, 2))["pairwise_f"] > 0.97
+
+
+def test_many_copies_of_a_few_rows_do_not_merge_the_others() -> None:
+    random = np.random.default_rng(9)
+    truth = np.repeat(np.arange(40), 5)
+    vectors = unit(unit(random.normal(size=(40, 64)))[truth] + 0.6 / 8 * random.normal(size=(200, 64)))
+    drawn = np.concatenate([np.arange(200), np.full(200, 3), np.full(200, 77)])
+    labels = cluster(vectors[drawn].astype(np.float32), **FEW).labels
+    assert evaluate(labels, truth[drawn])["pairwise_f"] > 0.95
+
+
 def test_near_copies_of_clean_pairs_stay_in_the_graph(tmp_path: Path) -> None:
     random = np.random.default_rng(6)
     truth = np.repeat(np.arange(300), 2)

@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.clustering.evidence import CERTAIN, log_odds
-from engine.clustering.label_free import LEAST_PROBABILITY, ODDS_IN_DOUBT
+from engine.clustering.label_free import LEAST_PROBABILITY, NOTHING_FOUND, ODDS_IN_DOUBT
 from engine.methods.base import Graph
-from engine.methods.self_trained.method import opinions
+from engine.methods.self_trained.method import counted_once, opinions, without_copies
 from engine.methods.self_trained.steps import Agreed
 from engine.methods.structural.scorer import calibrate_counts
 from engine.runs.step import Facts, Step, Task
 from engine.settings import Settings
 from engine.stages import Cost
+from engine.steps.copies import Copies, leaders_by_vertex
 from engine.steps.edges import SCORED, EdgeFacts, Scores, iterate_edges, read_edges
+from engine.steps.knn import Order
 
 _BINS = 1_024  # of log-odds, between those of certain edges
 
@@ -38,14 +40,18 @@ class Said:
 class Saying(Step[Said]):
     """What both opinions say of a model's scores.
 
-    The shift puts even odds where the opinions have them. It is 0 if that is nearer than ``ODDS_IN_DOUBT``: opinions
-    are no surer than that, and on data like that of its training the model knows better.
+    The shift puts even odds where the opinions have them, but takes no edge further than half of the way from certain
+    to even. It is 0 if it is below ``ODDS_IN_DOUBT``: opinions are no surer than that, and on data like that of its
+    training the model knows better. It is 0, too, if one opinion joins next to nothing: then it cannot tell, and does
+    not say that all edges are false.
     """
 
     kind, version, title = "adaptation.said", 1, "said"
     facts = Said
     score: Scores
     first: Agreed
+    copies: Copies
+    order: Order | None
 
     def cost(self) -> Cost:
         """Project a pass over the edges."""
@@ -54,18 +60,22 @@ class Saying(Step[Said]):
 
     def run(self, task: Task, start: int, stop: int) -> Said:
         """Count edges, and what is said of them, by their log-odds."""
-        opinions_2N = np.asarray(task.npy(self.first, "opinions"))
+        leaders_N = leaders_by_vertex(task, self.copies, self.order)
+        opinions_2N = np.asarray(task.npy(self.first, "opinions"))[:, leaders_N]
         most = float(log_odds(CERTAIN))
-        counts, joined = np.zeros(_BINS), np.zeros(_BINS)
+        counts, joined_2B = np.zeros(_BINS), np.zeros((2, _BINS))
         for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
             places = np.minimum(((log_odds(scores) + most) * (_BINS / (2 * most))).astype(np.int64), _BINS - 1)
-            said = (opinions_2N[:, sources] == opinions_2N[:, targets]).mean(axis=0)
             counts += np.bincount(places, minlength=_BINS)
-            joined += np.bincount(places, said, _BINS)
+            for joined_B, roots_N in zip(joined_2B, opinions_2N, strict=True):
+                joined_B += np.bincount(places[roots_N[sources] == roots_N[targets]], minlength=_BINS)
         middles = (np.arange(_BINS) + 0.5) * (2 * most / _BINS) - most
-        slope, offset = calibrate_counts(middles, joined, counts)
-        shift = float(np.clip(offset / slope, -2 * most, 2 * most))
-        return Said(slope, offset, shift if abs(shift) > ODDS_IN_DOUBT else 0.0)
+        slope, offset = calibrate_counts(middles, joined_2B.mean(axis=0), counts)
+        shift = float(np.clip(offset / slope, -most / 2, most / 2))
+        joined_2 = joined_2B.sum(axis=1)
+        if abs(shift) < ODDS_IN_DOUBT or joined_2.min() < NOTHING_FOUND * joined_2.max():
+            shift = 0.0
+        return Said(slope, offset, shift)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,7 +123,10 @@ class MovedPoint(Step[Facts]):
 
 def adapt(graph: Graph, settings: Settings, score: Scores) -> AdaptedScores:
     """The step that corrects a model's scores for the rows at hand."""
-    said = Saying(score=score, first=opinions(replace(graph, prefix="opinion_"), settings))
+    graph = replace(graph, prefix="opinion_")
+    listed, copies = counted_once(graph, settings.seed)
+    first = opinions(without_copies(graph, copies), settings, copies, listed)
+    said = Saying(score=score, first=first, copies=copies, order=graph.order)
     return AdaptedScores(
         num_rows=score.num_rows,
         knn=score.knn,

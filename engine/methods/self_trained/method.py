@@ -62,11 +62,11 @@ class SelfTrained(Method):
         """The steps of both opinions, of two graphs if rows are not too many, and of the scorer fitted to them."""
         trees = TreesSettings(**SHALLOW | settings.of(TreesSettings).model_dump(exclude_unset=True))
         settings = settings.model_copy(update={"trees": trees})
-        listed, copies = _counted_once(graph, settings.seed)
+        listed, copies = counted_once(graph, settings.seed)
         make_second = graph.second
-        graph = _without_copies(graph, copies)
+        graph = without_copies(graph, copies)
         if make_second is not None:
-            graph = replace(graph, second=lambda metric: _without_copies(make_second(metric), copies))
+            graph = replace(graph, second=lambda metric: without_copies(make_second(metric), copies))
 
         def metric_of(first: First) -> LearnedMetric:
             return FirstMetric(vectors=graph.rows, first=first, order=graph.order, seed=settings.seed, holdout=0.0)
@@ -83,17 +83,17 @@ class SelfTrained(Method):
         raise ConfigError("method self_trained learns in every run, without labels; with labels train structural")
 
 
-def _counted_once(graph: Graph, seed: int) -> tuple[ListedStrangers, CountedOnce]:
+def counted_once(graph: Graph, seed: int) -> tuple[ListedStrangers, CountedOnce]:
     """The strangers of a graph as it was searched, and the copies to leave out of it."""
-    listed = ListedStrangers(features=graph.features, knn=graph.knn, seed=seed)
-    near = NearCopies(features=graph.features, knn=graph.knn, order=graph.order, strangers=listed)
+    listed = ListedStrangers(prefix=graph.prefix, features=graph.features, knn=graph.knn, seed=seed)
+    near = NearCopies(prefix=graph.prefix, features=graph.features, knn=graph.knn, order=graph.order, strangers=listed)
     distinct = NearDistinct(**_lists(graph, near), scratch=True)
     counted: dict[str, Any] = {"order": graph.order, "copies": near, "listed": listed}
-    without = NearStrangers(features=graph.features, knn=distinct, seed=seed, **counted)
-    return listed, CountedOnce(near=near, without=without, listed=listed)
+    without = NearStrangers(prefix=graph.prefix, features=graph.features, knn=distinct, seed=seed, **counted)
+    return listed, CountedOnce(prefix=graph.prefix, near=near, without=without, listed=listed)
 
 
-def _without_copies(graph: Graph, copies: Copies) -> Graph:
+def without_copies(graph: Graph, copies: Copies) -> Graph:
     """The same graph, whose lists leave copies out, and whose scorer reads no vectors but those searched."""
     return replace(graph, knn=Distinct(**_lists(graph, copies)), originals=None)
 

@@ -194,7 +194,7 @@ class Agreed(First):
         evidence_N = np.asarray(task.npy(self.by_evidence, "roots"))
         codelength_N = np.asarray(task.npy(self.by_codelength, "roots"))
         found = task.facts(self.strangers)
-        no_gap = found.expected < LEAST_EXPECTED * len(evidence_N) and found.transitivity > TRANSITIVE
+        no_gap = found.expected < LEAST_EXPECTED * found.rows and found.transitivity > TRANSITIVE
         if no_gap:
             evidence_N = codelength_N = self._self_tuned(task)
         keys = evidence_N.astype(np.int64) * len(evidence_N) + codelength_N

@@ -52,12 +52,13 @@ class Lines(NamedTuple):
 class Told:
     """What people may want to know of the strangers.
 
-    ``level``: similarity above which neighbours are taken for mates; a row has ``degree`` of them on average.
-    ``trust``: mean evidence times transitivity at that level, 0 where nothing is more than chance. ``expected``: number
-    of true edges. ``transitivity``: share of two-step walks that end among the mates of their first row, at the level
-    where a row has as many mates as its list has places.
+    ``rows``: how many count. ``level``: similarity above which neighbours are taken for mates; a row has ``degree`` of
+    them on average. ``trust``: mean evidence times transitivity at that level, 0 where nothing is more than chance.
+    ``expected``: number of true edges. ``transitivity``: share of two-step walks that end among the mates of their
+    first row, at the level where a row has as many mates as its list has places.
     """
 
+    rows: int
     level: float
     trust: float
     degree: float
@@ -132,7 +133,7 @@ def find_strangers(
     log_odds_CB, expected = _log_odds(neighbors_NK, similarities_NK, scale_N, place_N, classes_N, counts_C, threads)
     near = order[min(int(np.searchsorted(shares, neighbors_NK.shape[1])), len(order) - 1)]
     degree = _degree(order, shares, level)
-    told = Told(float(level), float(found_T.max()), degree, expected, float(stays(float(near)).mean()))
+    told = Told(num_rows, float(level), float(found_T.max()), degree, expected, float(stays(float(near)).mean()))
     return Lines(scale_N, place_N, classes_N, log_odds_CB), told
 
 

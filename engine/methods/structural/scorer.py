@@ -269,12 +269,17 @@ def calibrate_scale(said_E: Array, log_odds_E: Array) -> float:
 
 
 def calibrate_counts(log_odds_B: Array, joined_B: Array, counts_B: Array) -> tuple[float, float]:
-    """Fit slope and offset of log-odds in bins, of whose ``counts_B`` edges ``joined_B`` are joined (Platt, 1999)."""
-    design, point = np.stack([log_odds_B, np.ones(len(log_odds_B))]), np.array([1.0, 0.0])
+    """Fit slope and offset of log-odds in bins, of whose ``counts_B`` edges ``joined_B`` are joined (Platt, 1999).
+
+    A slope of 1 and no offset are as likely as a thousandth of the edges makes them, so that edges of one kind decide
+    nothing.
+    """
+    design, start = np.stack([log_odds_B, np.ones(len(log_odds_B))]), np.array([1.0, 0.0])
+    point, ridge = start, 1e-3 * max(float(counts_B.sum()), 1.0)
     for _ in range(100):
         share = _probability(point @ design)
-        gradient = design @ (counts_B * share - joined_B)
-        curvature = (design * (counts_B * share * (1 - share))) @ design.T + 1e-6 * np.eye(2)
+        gradient = design @ (counts_B * share - joined_B) + ridge * (point - start)
+        curvature = (design * (counts_B * share * (1 - share))) @ design.T + ridge * np.eye(2)
         point = point - np.clip(np.linalg.solve(curvature, gradient), -0.5, 0.5)
     return max(float(point[0]), 0.01), float(point[1])
 

@@ -46,7 +46,7 @@ class Saying(Step[Said]):
     not say that all edges are false.
     """
 
-    kind, version, title = "adaptation.said", 1, "said"
+    kind, version, title = "adaptation.said", 2, "said"
     facts = Said
     score: Scores
     first: Agreed

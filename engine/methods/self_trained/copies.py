@@ -100,7 +100,7 @@ class CountedOnce(Copies):
     have edges enough: then codelength would find bursts. Else a near-copy is one more observation of its identity.
     """
 
-    kind, version = "self_trained.copies", 1
+    kind, version = "self_trained.copies", 2
     near: NearCopies
     without: Step[Told]
     listed: Step[Told]

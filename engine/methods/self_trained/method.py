@@ -105,9 +105,7 @@ def _lists(graph: Graph, copies: Copies) -> dict[str, Any]:
     return {"prefix": graph.prefix, "listed": knn, "copies": copies, **shared}
 
 
-def opinions(
-    graph: Graph, settings: Settings, copies: Copies | None = None, listed: ListedStrangers | None = None
-) -> Agreed:
+def opinions(graph: Graph, settings: Settings, copies: Copies, listed: ListedStrangers | None) -> Agreed:
     """Both opinions, and where they agree.
 
     ``copies``: what the graph's lists leave out. ``listed``: the strangers of the same graph with its copies.

@@ -68,7 +68,7 @@ class FoundStrangers(Step[Told]):
     there are none.
     """
 
-    kind, version, title = "self_trained.strangers", 2, "strangers"
+    kind, version, title = "self_trained.strangers", 3, "strangers"
     facts = Told
     features: Vectors[Any]
     knn: Knn
@@ -176,7 +176,7 @@ class Agreed(First):
     (Zelnik-Manor and Perona, NIPS 2004).
     """
 
-    kind, version, title = "self_trained.agreed", 2, "first"
+    kind, version, title = "self_trained.agreed", 3, "first"
     by_evidence: ByEvidence
     by_codelength: ByCodelength
     strangers: FoundStrangers

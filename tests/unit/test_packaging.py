@@ -42,7 +42,10 @@ def test_the_lowest_versions_are_those_that_are_tested() -> None:
     """Each range's lower bound is a pin of the constraints that ``make test-lowest`` installs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *(each for name in ("cpu", "s3", "ray", "baselines") for each in extras[name])]
+    named = [
+        *project["dependencies"],
+        *(each for name in ("cpu", "s3", "ray", "baselines", "sklearn") for each in extras[name]),
+    ]
     bounds = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+).*", each) for each in named]
     lowest = dict(bound.groups() for bound in bounds if bound)
     assert len(lowest) == len({each.partition(">=")[0] for each in named})

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine.units import CHUNK_ROWS
+from engine.units import CHUNK_ROWS, file_rows
 
-RECORD_BYTES = 1 << 10  # bytes of the record of a task or a chunk: its name and checksum
+RECORD_BYTES = 1 << 10  # bytes of the record of a task or a file: its name and checksum
 
 
 TASK_S = 20.0  # projected seconds that a task is cut to
@@ -99,11 +99,12 @@ class Stage:
 
     @property
     def disk_bytes(self) -> int:
-        """Projected bytes of the stage's outputs, whose chunks are whole, and of its tasks' records."""
+        """Projected bytes of the stage's outputs, whose files are whole, and of its tasks' records."""
         rows = max(self.num_rows, 1)
-        chunks = -(-rows // CHUNK_ROWS)
-        padded = chunks * CHUNK_ROWS / rows if self.granule > 1 else 1.0
-        return int(self.cost.disk_bytes * padded) + RECORD_BYTES * (self.num_tasks() + (chunks if padded > 1 else 0))
+        each = file_rows(rows)
+        files = -(-rows // each)
+        padded = files * each / rows if self.granule > 1 else 1.0
+        return int(self.cost.disk_bytes * padded) + RECORD_BYTES * (self.num_tasks() + (files if padded > 1 else 0))
 
     @property
     def total_seconds(self) -> float:

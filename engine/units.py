@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from engine.errors import ConfigError
 
-# Every stored array is chunked, and every kernel tile anchored, at multiples of this many rows.
+# Every kernel tile is anchored, and every stored file begins, at a multiple of this many rows.
 CHUNK_ROWS = 4096
+MOST_FILES = 4096  # of one array, because a process may map 65,530 files on a Linux as it comes
 
 NO_NEIGHBOR = -1  # id of a missing neighbour, in a row of the KNN graph with fewer than K
 NO_SIMILARITY = -2.0  # similarity of a missing neighbour, below any cosine
+
+
+def file_rows(num_rows: int) -> int:
+    """Give the rows of each file of an array: one chunk, doubled until ``MOST_FILES`` files hold the array.
+
+    Up to 16.7 million rows a file has one chunk. The blocks of a stage are multiples of it, so a file has one writer.
+    """
+    rows = CHUNK_ROWS
+    while rows * MOST_FILES < num_rows:
+        rows *= 2
+    return rows
 
 
 def human_bytes(count: float) -> str:

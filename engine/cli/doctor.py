@@ -14,9 +14,10 @@ from engine.commands.resources import MEMORY_SHARE
 from engine.errors import DependencyMissing
 from engine.graph.faiss_kmeans import describe_faiss
 from engine.process.memory import free_bytes, tree_bytes
+from engine.storage.mappings import map_limit, maps_needed, raise_limit
 from engine.storage.paths import os_reason
 from engine.tiles import usable_cores
-from engine.units import human_bytes
+from engine.units import CHUNK_ROWS, MOST_FILES, human_bytes
 
 
 def diagnose() -> dict[str, Any]:
@@ -38,10 +39,19 @@ def diagnose() -> dict[str, Any]:
     found["ray"] = f"{found.get('ray', '')} {ray}".strip()
     found["disk free here"] = _free_disk_here()
     memory = human_bytes(MEMORY_SHARE * free_bytes())
+    found["mapped files"] = _mapped_files()
     found["a run would use"] = (
         f"device {'cuda' if gpus else 'cpu'}, {usable_cores()} threads, --memory {memory}, the local executor"
     )
     return found
+
+
+def _mapped_files() -> str:
+    """Word whether a process may map the files of arrays of any size."""
+    limit, needed = map_limit(), maps_needed(MOST_FILES * CHUNK_ROWS)
+    if limit >= needed:
+        return f"{limit:,} a process (vm.max_map_count), enough for any number of rows"
+    return f"{limit:,} a process, and {needed:,} are needed from 17 million rows on: {raise_limit(needed)}"
 
 
 def _free_disk_here() -> str:

@@ -19,6 +19,7 @@ from engine.sections import fingerprint
 from engine.settings import Settings
 from engine.steps.source import Source, describe_source
 from engine.storage import manifest
+from engine.storage.mappings import check_limit
 from engine.storage.outputs import out_folder
 from engine.storage.places import Place, open_place
 
@@ -82,6 +83,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     except (MemoryBudgetExceeded, DiskBudgetExceeded) as error:
         k = largest_fitting(lambda k: _fits(plan_at, settings.with_k(k)), min(settings.knn.k, source.num_rows - 1))
         raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
+    check_limit(source.num_rows)
     check_folder(place, plan, {"source": source.as_dict()})
     return Prepared(kind, place, request, source, model, plan, resources, choose_device(resources), threads)
 

@@ -120,8 +120,12 @@ class Merge(RowStep[None]):
     """The forests of the blocks that begin in a task's rows, merged into one ``forest``."""
 
     kind, version, title = "components.merge", VERSION, "merge"
-    granule = CHUNK_ROWS * FAN_IN
     prune: Prune
+
+    @property
+    def granule(self) -> int:
+        """Return the rows of the forests that are merged at a time."""
+        return super().granule * FAN_IN
 
     def cost(self) -> Cost:
         """Project a union-find of all vertices."""

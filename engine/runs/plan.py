@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import DiskBudgetExceeded, MemoryBudgetExceeded
 from engine.sections import fingerprint
 from engine.stages import BASELINE_BYTES, TASK_S, Stage, Task
-from engine.units import human_bytes
+from engine.units import CHUNK_ROWS, file_rows, human_bytes
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,10 @@ def stage_digests(stages: Sequence[Stage], source_digest: str) -> list[str]:
         if stage.instead:  # because the check decides whose outputs are read
             upstream |= {"unless": digests[stage.unless], "instead": digests[stage.instead]}
         what = [stage.kind] if stage.kind else [stage.name, stage.function.rpartition(":")[2]]
-        digests[stage.name] = fingerprint(
-            [*what, stage.version, dict(stage.params), upstream, source_digest, stage.num_rows]
-        )
+        rows = [stage.num_rows]
+        if (each := file_rows(stage.num_rows)) > CHUNK_ROWS:  # because files of other rows do not mix in a folder
+            rows.append(each)
+        digests[stage.name] = fingerprint([*what, stage.version, dict(stage.params), upstream, source_digest, *rows])
     return [digests[stage.name] for stage in stages]
 
 

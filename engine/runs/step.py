@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from engine.stages import Cost, Stage
 from engine.storage.context import CompanionTask, TaskCall, TaskContext, read_npy, stage_facts
-from engine.units import CHUNK_ROWS
+from engine.units import file_rows
 
 F = TypeVar("F")
 S = TypeVar("S", bound="Step[Any]")
@@ -44,7 +44,6 @@ class Step(Generic[F]):
     version: ClassVar[int]
     title: ClassVar[str]
     facts: ClassVar[type[Any]] = dict
-    granule: ClassVar[int] = 1
     all_workers: ClassVar[bool] = False
     prefix: str = where("")
     scratch: bool = where(False)
@@ -65,6 +64,11 @@ class Step(Generic[F]):
     @property
     def extent(self) -> int:
         """Return the number of rows that are cut into tasks; 1 for a step of one task."""
+        return 1
+
+    @property
+    def granule(self) -> int:
+        """Return the rows that each task has a multiple of; 1 for a step of one task."""
         return 1
 
     def inputs(self) -> dict[str, Step[Any]]:
@@ -133,12 +137,16 @@ def _items(value: Any) -> tuple[Any, ...]:
 class RowStep(Step[F]):
     """A step whose rows are cut into tasks."""
 
-    granule = CHUNK_ROWS
     num_rows: int
 
     @property
     def extent(self) -> int:
         return self.num_rows
+
+    @property
+    def granule(self) -> int:
+        """Return the rows of a stored file: each has one writer."""
+        return file_rows(self.num_rows)
 
 
 class Outside:

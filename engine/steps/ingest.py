@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from engine.storage.formats.registry import open_source
 from engine.storage.manifest import OutputFile
 from engine.storage.tables import read_joined
 from engine.tiles import stream_tiles, tile_bounds, usable_cores
-from engine.units import CHUNK_ROWS
+from engine.units import CHUNK_ROWS, file_rows
 
 _KEPT_BYTES = 128 << 20  # a reader of a chunked or compressed format keeps so many bytes
 _PLAIN = (".bin", ".npy", ".fbin", ".fvecs")  # formats whose readers keep nothing
@@ -66,11 +66,12 @@ class Ingest(Rows):
     source_version: Any = where()
 
     def cost(self) -> Cost:
-        """Project a few chunks for each thread, and what the format's reader keeps."""
+        """Project a few chunks for each thread, the files on their way, and what the format's reader keeps."""
         stored = 2 if self.dtype == "float16" else 4
-        held = 2 * (usable_cores() + WRITERS) + 1
+        held, files = 2 * usable_cores() + 1, 3 * WRITERS + 1
         return Cost(
-            fixed_bytes=CHUNK_ROWS * self.dim * (held * self.item_bytes + held * (4 + stored))
+            fixed_bytes=CHUNK_ROWS * self.dim * held * (self.item_bytes + 4 + stored)
+            + file_rows(self.num_rows) * self.dim * files * stored
             + (0 if self.path.endswith(_PLAIN) else _KEPT_BYTES),
             bytes_per_row=_NAME_BYTES,
             disk_bytes=self.num_rows * self.dim * stored,
@@ -78,7 +79,7 @@ class Ingest(Rows):
         )
 
     def run(self, task: Task, start: int, stop: int) -> IngestFacts:
-        """Write the rows: chunks are normalised and written while the next ones are read, each byte once, in order.
+        """Write the rows: chunks are normalised and files written while the next are read, each byte once, in order.
 
         Raises ``DataError``, and commits nothing, if the source, before or after, is not the one that was planned.
         """
@@ -87,16 +88,33 @@ class Ingest(Rows):
         refuse_changed(Path(source.path), source_files(source), version)
         task.create_rows("features", (source.dim,), self.dtype)
 
-        def store(chunk: tuple[int, np.ndarray]) -> tuple[list[OutputFile], np.ndarray]:
+        found = [np.empty(0, np.int64)]
+
+        def normalised(chunk: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
             first, rows_ND = chunk
             unit_ND, zeros = normalise(rows_ND, first, source.path)
-            return write_rows(task.folder, "features", first, _stored(unit_ND, self.dtype)), zeros + first
+            return _stored(unit_ND, self.dtype), zeros + first
 
-        chunks = ((a, source.read(a, b)) for a, b in tile_bounds(start, stop, CHUNK_ROWS))
-        found = [np.empty(0, np.int64)]
-        for outputs, zeros in stream_tiles(store, chunks, task.threads + WRITERS):
+        def files() -> Iterator[tuple[int, list[np.ndarray]]]:
+            """Collect the chunks of each file of the array, in order."""
+            each, pieces, first = file_rows(self.num_rows) // CHUNK_ROWS, list[np.ndarray](), start
+            chunks = ((a, source.read(a, b)) for a, b in tile_bounds(start, stop, CHUNK_ROWS))
+            for unit_ND, zeros in stream_tiles(normalised, chunks, task.threads):
+                found.append(zeros)
+                pieces.append(unit_ND)
+                if len(pieces) == each:
+                    yield first, pieces
+                    pieces, first = [], first + each * CHUNK_ROWS
+            if pieces:
+                yield first, pieces
+
+        def store(file: tuple[int, list[np.ndarray]]) -> list[OutputFile]:
+            first, pieces = file
+            rows_ND = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            return write_rows(task.folder, "features", first, rows_ND)
+
+        for outputs in stream_tiles(store, files(), WRITERS):
             task.outputs += outputs
-            found.append(zeros)
         zeros = np.concatenate(found)
         if self.zero_vectors == "error":
             refuse_zeros(zeros, source.path)

@@ -1,12 +1,14 @@
-"""Uncompressed zarr v3 arrays in chunks of rows, so that a chunk file holds the rows' bytes.
+"""Uncompressed zarr v3 arrays in files of rows, so that a file holds the rows' bytes.
 
-Any zarr reader opens them. A task writes whole chunks of ``CHUNK_ROWS`` rows, each as an atomic file. A reader maps the
-chunk files as one contiguous read-only array, without a copy, because kernels gather rows at random.
+Any zarr reader opens them: to zarr a file is a chunk. A task writes whole files, each atomically. A reader maps the
+files as one contiguous read-only array, without a copy, because kernels gather rows at random. Every file is a mapping
+of the process, of which the system allows a limited number, so a large array has files of more rows (``file_rows``).
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -21,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import DataError
 from engine.storage.manifest import OutputFile, bytes_checksum, write_atomic
+from engine.storage.mappings import hold_map, mapped_files, raise_limit, release_map
 from engine.storage.owned import RESUME, FileKind, Rows, read_owned
 from engine.storage.paths import os_reason
-from engine.units import CHUNK_ROWS
+from engine.units import CHUNK_ROWS, file_rows
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -41,7 +44,7 @@ def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLi
         store,
         shape=shape,
         dtype=np.dtype(dtype),
-        chunks=(CHUNK_ROWS, *shape[1:]),
+        chunks=(file_rows(shape[0]), *shape[1:]),
         compressors=None,
         filters=None,
         config={"write_empty_chunks": True},
@@ -53,20 +56,20 @@ def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLi
 
 
 def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[OutputFile]:
-    """Write rows from global row ``start`` (a multiple of ``CHUNK_ROWS``) as whole chunks.
+    """Write rows from global row ``start`` (a multiple of the array's rows of a file) as whole files.
 
-    Only the array's last chunk may be short; on disk it is padded with zeros, as zarr does.
+    Only the array's last file may be short; on disk it is padded with zeros, as zarr does.
     """
-    shape, dtype = _metadata(folder / name)
+    shape, dtype, each = _metadata(folder / name)
     stop = start + len(rows)
-    whole = start % CHUNK_ROWS == 0 and (stop == shape[0] or (stop < shape[0] and stop % CHUNK_ROWS == 0))
+    whole = start % each == 0 and (stop == shape[0] or (stop < shape[0] and stop % each == 0))
     if not whole or rows.shape[1:] != shape[1:]:
-        raise ValueError(f"rows {start}..{stop} of shape {rows.shape} are not whole chunks of {folder / name} {shape}")
+        raise ValueError(f"rows {start}..{stop} of shape {rows.shape} are not whole files of {folder / name} {shape}")
     outputs = []
-    for begin in range(start, stop, CHUNK_ROWS):
-        chunk = np.ascontiguousarray(rows[begin - start : begin - start + CHUNK_ROWS], dtype=dtype)
-        padding = (CHUNK_ROWS - len(chunk)) * prod(shape[1:]) * dtype.itemsize
-        key = "/".join(["c", str(begin // CHUNK_ROWS), *("0" for _ in shape[1:])])
+    for begin in range(start, stop, each):
+        chunk = np.ascontiguousarray(rows[begin - start : begin - start + each], dtype=dtype)
+        padding = (each - len(chunk)) * prod(shape[1:]) * dtype.itemsize
+        key = "/".join(["c", str(begin // each), *("0" for _ in shape[1:])])
         path = folder / name / key
         data = chunk.data.cast("B")
         written = write_atomic(path, lambda stream, pieces=(data, bytes(padding)): stream.writelines(pieces))  # type: ignore[misc]
@@ -77,13 +80,12 @@ def write_rows(folder: Path, name: str, start: int, rows: np.ndarray) -> list[Ou
 def map_array(folder: Path, name: str) -> np.ndarray:
     """Map a complete array read-only as one contiguous ndarray, without copying.
 
-    Raises ``DataError`` if a chunk is missing or has the wrong size. The pages are file-mapped, so they count as the
-    system's cache and not as memory of the process.
+    Raises ``DataError`` if a chunk is missing or has the wrong size, or if the system refuses so many mappings. The
+    pages are file-mapped, so they count as the system's cache and not as memory of the process.
     """
-    shape, dtype = _metadata(folder / name)
-    row_bytes = prod(shape[1:]) * dtype.itemsize
-    chunk_bytes = CHUNK_ROWS * row_bytes
-    num_chunks = -(-shape[0] // CHUNK_ROWS)
+    shape, dtype, each = _metadata(folder / name)
+    chunk_bytes = each * prod(shape[1:]) * dtype.itemsize
+    num_chunks = -(-shape[0] // each)
     suffix = "/0" * (len(shape) - 1)
     paths = []
     for number in range(num_chunks):  # stops at the first missing chunk, because damaged metadata may promise very many
@@ -111,12 +113,24 @@ def _map_files(paths: list[Path], chunk_bytes: int, shape: tuple[int, ...], dtyp
                 os.close(handle)
     except OSError as error:
         _LIBC.munmap(base, total)
+        if error.errno == errno.ENOMEM:
+            others = mapped_files()
+            raise DataError(
+                f"{path}: the system refuses to map file {i + 1:,} of {len(paths):,}, with {others:,} files of other "
+                f"arrays mapped; {raise_limit(2 * (len(paths) + others))}"
+            ) from error
         raise DataError(f"{path}: cannot be mapped: {os_reason(error)}") from error
     buffer = (ctypes.c_char * total).from_address(base)
-    weakref.finalize(buffer, _LIBC.munmap, base, total)
+    weakref.finalize(buffer, _unmap, base, total)
+    hold_map(base, len(paths))
     array: np.ndarray = np.frombuffer(memoryview(buffer).cast("B"), dtype=dtype, count=prod(shape)).reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def _unmap(base: int, total: int) -> None:
+    _LIBC.munmap(base, total)
+    release_map(base)
 
 
 def _check(address: int | None, path: Path) -> int:
@@ -126,12 +140,25 @@ def _check(address: int | None, path: Path) -> int:
     return address
 
 
+class _Chunks(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    chunk_shape: Annotated[list[Rows], Field(min_length=1, max_length=2)]
+
+
+class _Grid(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    configuration: _Chunks
+
+
 class _Metadata(BaseModel):
     """The keys of ``zarr.json`` that are read; zarr writes more."""
 
     model_config = ConfigDict(strict=True)
 
     shape: Annotated[list[Rows], Field(min_length=1, max_length=2)]
+    chunk_grid: _Grid
     data_type: Literal[
         "bool",
         "int8",
@@ -151,8 +178,14 @@ class _Metadata(BaseModel):
 _METADATA = FileKind(_Metadata, RESUME, sealed=False)
 
 
-def _metadata(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _metadata(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Read an array's shape, its type and the rows of each of its files."""
     if not (path / "zarr.json").is_file():
         raise DataError(f"{path} holds no array: zarr.json is missing")
     tree = read_owned(path / "zarr.json", _METADATA)
-    return tuple(tree["shape"]), np.dtype(tree["data_type"]).newbyteorder("<")
+    shape, chunk = tuple(tree["shape"]), tree["chunk_grid"]["configuration"]["chunk_shape"]
+    if chunk[0] % CHUNK_ROWS or not chunk[0] or tuple(chunk[1:]) != shape[1:]:
+        raise DataError(
+            f"{path / 'zarr.json'}: files of {chunk} values, expected whole rows, a multiple of {CHUNK_ROWS:,}"
+        )
+    return shape, np.dtype(tree["data_type"]).newbyteorder("<"), chunk[0]

@@ -19,6 +19,7 @@ from engine.storage import arrays, manifest, tables
 from engine.storage.cache import in_use, local_copy, original_names
 from engine.storage.companions import Companions, StartCompanions, start_here
 from engine.storage.manifest import OutputFile, Record
+from engine.storage.mappings import files_allowed, mapped_files
 from engine.storage.owned import PROGRESS, RESUME, read_owned
 from engine.storage.paths import below, check_file
 from engine.storage.places import Place, open_stage
@@ -92,7 +93,12 @@ class TaskContext:
     def array(self, name: str, array: str) -> np.ndarray:
         """Map an array of an input stage, read-only; the process keeps the map between tasks."""
         folder = self.input(name)
-        return hold(("array", str(folder), array), lambda: arrays.map_array(folder, array))
+
+        def load() -> np.ndarray:
+            release_held(keep_files=files_allowed() * 3 // 4)
+            return arrays.map_array(folder, array)
+
+        return hold(("array", str(folder), array), load)
 
     @contextmanager
     def companions(
@@ -318,6 +324,10 @@ def hold(key: Any, load: Callable[[], T]) -> T:
     return _HELD[key]
 
 
-def release_held() -> None:
-    """Drop everything that ``hold`` keeps, because a run's folders are about to be removed or rewritten."""
-    _HELD.clear()
+def release_held(keep_files: int = 0) -> None:
+    """Drop what ``hold`` keeps, the least recently used first, until at most so many files of arrays are mapped.
+
+    0: drop everything, because a run's folders are about to be removed or rewritten.
+    """
+    while _HELD and (not keep_files or mapped_files() > keep_files):
+        _HELD.popitem(last=False)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import api
+from engine import api, units
 from engine.commands.configuration import load_settings
 from engine.commands.resources import Resources
 from engine.executors.local import LocalExecutor
 from engine.executors.protocol import Executor
 from engine.runs.progress import Quiet
 from engine.runs.runner import Workshop, run_plan
+from engine.storage.arrays import map_array
 from engine.storage.places import Place
 from tests.support.vectors import make_blobs
 
@@ -46,8 +47,8 @@ def result_bytes(features: Path, root: Path, mode: str, executor: Executor, thre
     prepared = api.prepare("run", root, api.Request(str(features), settings), resources)
     request: dict[str, Any] = {**prepared.request.as_dict(), "source": prepared.source.as_dict()}
     folders = run_plan(prepared.plan, Workshop(Place(root), executor, Quiet(), threads, "cpu"), request)
-    chunks = [path for name in ("neighbors", "similarities") for path in (folders["knn"] / name).glob("c/*/0")]
-    return b"".join(path.read_bytes() for path in [folders["labels"] / "labels.npy", *sorted(chunks)])
+    graph = b"".join(map_array(folders["knn"], name).tobytes() for name in ("neighbors", "similarities"))
+    return (folders["labels"] / "labels.npy").read_bytes() + graph
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,17 @@ def reference(
 def test_local(reference: tuple[str, bytes], rows_path: Path, tmp_path: Path, threads: int, block_rows: int) -> None:
     mode, expected = reference
     assert result_bytes(rows_path, tmp_path / "run", mode, LocalExecutor(), threads, block_rows) == expected
+
+
+def test_files_of_more_rows(
+    reference: tuple[str, bytes], rows_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode, expected = reference
+    if mode != "partition":
+        pytest.skip("one way of searching is enough, because all store their arrays alike")
+    monkeypatch.setattr(units, "MOST_FILES", 2)  # two chunks a file, as in arrays of more than 17 million rows
+    assert result_bytes(rows_path, tmp_path / "run", mode, LocalExecutor(), 2, block_rows=4096) == expected
+    assert len(list((tmp_path / "run").glob("knn-*/neighbors/c/*"))) == 2
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import zarr
 
+from engine import units
 from engine.errors import DataError
 from engine.storage.arrays import create_array, map_array, write_rows
-from engine.units import CHUNK_ROWS
+from engine.storage.mappings import DEFAULT_LIMIT, mapped_files, maps_needed
+from engine.units import CHUNK_ROWS, file_rows
 
 SHAPES = [(CHUNK_ROWS,), (2 * CHUNK_ROWS + 3, 8), (5, 3), (CHUNK_ROWS + 1, 3)]
 
@@ -41,6 +43,48 @@ def test_what_is_written_is_mapped_and_read_by_zarr(tmp_path: Path, shape: tuple
         mapped[0] = 0
 
 
+def test_files_of_a_billion_rows_are_few_enough_to_map(tmp_path: Path) -> None:
+    rows = 10**9
+    create_array(tmp_path, "values", (rows,), np.int8)
+    (tmp_path / "values/c").mkdir()
+    for number in range(-(-rows // file_rows(rows))):
+        with open(tmp_path / f"values/c/{number}", "wb") as stream:
+            stream.truncate(file_rows(rows))  # sparse: it takes no disk
+    before = mapped_files()
+    mapped = map_array(tmp_path, "values")
+    assert mapped.shape == (rows,)
+    assert mapped[-1] == 0
+    assert mapped_files() - before == 3_815
+    assert len(Path("/proc/self/maps").read_text().splitlines()) < before + 10_000
+    del mapped
+    assert mapped_files() == before
+    assert maps_needed(10**12) < DEFAULT_LIMIT
+
+
+def test_a_large_array_has_files_of_several_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "MOST_FILES", 3)
+    values = values_of((9 * CHUNK_ROWS + 5, 2), "int32")
+    create_array(tmp_path, "values", values.shape, values.dtype)
+    with pytest.raises(ValueError, match="are not whole files"):
+        write_rows(tmp_path, "values", 0, values[:CHUNK_ROWS])
+    for start in (0, 8 * CHUNK_ROWS):
+        outputs = write_rows(tmp_path, "values", start, values[start : start + 8 * CHUNK_ROWS])
+    assert [output.path for output in outputs] == ["values/c/2/0"]
+    np.testing.assert_array_equal(map_array(tmp_path, "values"), values)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "values", mode="r")[:], values)
+
+
+def test_a_map_beyond_the_systems_limit_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, values_of((3 * CHUNK_ROWS, 4), "int32"))
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DataError, match=r"refuses to map file 1 of 3.*as root: sysctl -w vm\.max_map_count=65530"):
+        map_array(tmp_path, "values")
+
+
 def test_the_map_outlives_its_files(tmp_path: Path) -> None:
     values = values_of((2 * CHUNK_ROWS, 4), "float32")
     written(tmp_path, values)
@@ -59,7 +103,7 @@ def test_all_zero_chunks_are_files_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("start", "rows"), [(1, CHUNK_ROWS), (0, CHUNK_ROWS - 1), (CHUNK_ROWS, CHUNK_ROWS)])
 def test_only_whole_chunks_are_written(tmp_path: Path, start: int, rows: int) -> None:
     create_array(tmp_path, "values", (2 * CHUNK_ROWS - 5, 2), np.int32)
-    with pytest.raises(ValueError, match="are not whole chunks"):
+    with pytest.raises(ValueError, match="are not whole files"):
         write_rows(tmp_path, "values", start, np.zeros((rows, 2), np.int32))
 
 
@@ -92,6 +136,8 @@ def test_a_map_that_fails_leaves_nothing_mapped(tmp_path: Path, monkeypatch: pyt
         lambda tree: tree.update(shape=[10**12, 4]),
         lambda tree: tree.update(shape="8192"),
         lambda tree: tree.update(data_type="object"),
+        lambda tree: tree["chunk_grid"]["configuration"].update(chunk_shape=[0, 4]),
+        lambda tree: tree["chunk_grid"]["configuration"].update(chunk_shape=[CHUNK_ROWS, 2]),
     ],
 )
 def test_metadata_that_cannot_be_is_named(tmp_path: Path, change: Callable[[Any], Any]) -> None:

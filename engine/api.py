@@ -70,6 +70,7 @@ def cluster(
     executor: Literal["local", "ray"] | None = None,
     labels: str | Path | None = None,
     knn_graph: str | Path | None = None,
+    decisions: str | Path | None = None,
     dim: int | None = None,
     items_root: str | Path | Sequence[str | Path] = (),
     config: str | Path | None = None,
@@ -81,9 +82,10 @@ def cluster(
 
     ``features``: (N, D) array or the path of any supported source. ``model``: folder that ``train`` wrote; its method
     is the default. ``workspace``: the run's folder; given again, the run resumes. Any path may be an fsspec URL.
-    ``labels``: identities, for the report's scores only. ``items_root``: folders, besides the source's, of the pictures
-    that the report may show. ``config``: preset or YAML file, which may have a section
-    ``resources``; ``executor`` and ``resources`` (``memory_bytes``, ``threads``, ``workers``, ``device``...) count
+    ``labels``: identities, for the report's scores only. ``decisions``: ``decisions.parquet``, what people decided
+    about pairs of rows (``engine.storage.decisions``); all of it holds. ``items_root``: folders, besides the source's,
+    of the pictures that the report may show. ``config``: preset or YAML file, which may have a section ``resources``;
+    ``executor`` and ``resources`` (``memory_bytes``, ``threads``, ``workers``, ``device``...) count
     before it. ``settings``: by section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``. Raises ``EngineError`` of
     the fitting kind.
     """
@@ -95,6 +97,7 @@ def cluster(
         model=_absolute(model),
         labels=_absolute(labels),
         knn_graph=_absolute(knn_graph),
+        decisions=_absolute(decisions),
         dim=dim,
         items_root=items_folders([items_root] if isinstance(items_root, str | Path) else items_root),
     )

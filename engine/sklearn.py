@@ -54,6 +54,9 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     min_cluster_size : int, default 1
         Clusters of fewer rows become noise, label -1. The default keeps rows that are alone as clusters of one row,
         because most scores of scikit-learn take all rows of label -1 for one cluster.
+    decisions : str or Path, optional
+        ``decisions.parquet``: pairs of rows of ``X`` that people called the same or different; all of them hold. Rows
+        are named by their number.
     seed : int, default 0
         Seed of everything random. Equal seeds give equal labels.
     settings : mapping, optional
@@ -85,6 +88,7 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         min_score: float | None = None,
         precision_bias: float = 0.0,
         min_cluster_size: int = 1,
+        decisions: str | Path | None = None,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
         threads: int | None = None,
@@ -97,6 +101,7 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.min_score = min_score
         self.precision_bias = precision_bias
         self.min_cluster_size = min_cluster_size
+        self.decisions = decisions
         self.seed = seed
         self.settings = settings
         self.threads = threads
@@ -111,6 +116,7 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             rows_ND,
             model=self.model,
             method=self.method,
+            decisions=self.decisions,
             resources={"threads": self.threads, "memory_bytes": self.memory_bytes},
             **self._settings(),
         )

@@ -146,6 +146,10 @@ class ClusteringOptions:
     ] = None
     vectors: VectorOptions
     items_column: ItemsColumn = None
+    decisions: Annotated[
+        str | None,
+        typer.Option("--decisions", help="decisions.parquet: pairs of rows that people called same or different"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +206,7 @@ def run_request(
         column=clustering.vectors.column,
         items_column=clustering.items_column,
         knn_graph=absolute_place(edges.knn_graph),
+        decisions=absolute_place(clustering.decisions),
         settings=edges.settings.load(edges.zero_vectors, clustering.method, edges.precision_bias),
         items_root=items_folders(items_root),
     )

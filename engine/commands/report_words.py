@@ -13,6 +13,7 @@ from engine.runs.effort import run_effort
 from engine.storage import manifest
 from engine.storage.context import stage_facts
 
+_ODDS = float(np.log(9))  # log-odds of a score of 0.9
 SHARED = 0.3  # length of the mean vector that is worth a note
 
 
@@ -57,6 +58,7 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         else:
             what = "Two estimates that need no labels agree with the model's scores, which stand as they are."
         notes.append(what)
+    notes += _word_decisions(root)
     listed = next((stage["params"].get("k") for stage in plan["stages"] if stage["name"] == "knn"), None)
     learned_of = plan["facts"].get("model_k", listed)
     if learned_of != listed:
@@ -78,6 +80,38 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     if value["num_dropped"]:
         notes.append(f"{value['num_dropped']:,} zero vectors were left out (label -1).")
     return notes
+
+
+def _word_decisions(root: Path) -> list[str]:
+    """Say what people's answers changed."""
+    answers = stage_folder(root, "answers")
+    if answers is None:
+        return []
+    told, held = stage_facts(answers)[0], stage_folder(root, "held")
+    note = f"People's answers hold: {told['same']:,} pairs the same, {told['different']:,} different"
+    note += f", {told['confirmed']:,} pairs of confirmed clusters" if told["confirmed"] else ""
+    if held is not None:
+        facts = stage_facts(held)[0]
+        note += f". The scores alone would have had {facts['joined']:,} of them apart and {facts['parted']:,} together."
+    notes = [note]
+    fitted = stage_folder(root, "recalibration")
+    if fitted is None:
+        notes.append("Cosines are no probabilities, so the answers moved no score.")
+        return notes
+    facts = stage_facts(fitted)[0]
+    if facts["slope"] == 1 and not facts["offset"]:
+        notes.append(f"{facts['answers']:,} of the answers are about edges of the graph, and they moved no score.")
+        return notes
+    even, sure = _probability(-facts["offset"] / facts["slope"]), _probability(facts["slope"] * _ODDS + facts["offset"])
+    notes.append(
+        f"{facts['answers']:,} of the answers are about edges of the graph, and by them all scores were corrected: "
+        f"what scored 0.9 now scores {sure:.3g}, and even odds lie where the score was {even:.3g}."
+    )
+    return notes
+
+
+def _probability(odds: float) -> float:
+    return float(1 / (1 + np.exp(-odds)))
 
 
 def _word_label_free(root: Path, value: dict[str, Any]) -> list[str]:

@@ -35,6 +35,7 @@ class Request:
     column: str | None = None
     items_column: str | None = None
     labels_column: str | None = None
+    decisions: str | None = None
     items_root: tuple[str, ...] | None = None  # folders of pictures for the report, besides the source's
 
     def as_dict(self) -> dict[str, Any]:

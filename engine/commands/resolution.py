@@ -17,6 +17,7 @@ from engine.methods.model_card import Model
 from engine.methods.registry import METHODS, read_model
 from engine.settings import Settings
 from engine.stages import Stage
+from engine.steps.decisions import DecisionFile
 from engine.steps.labels import OutsideFile
 from engine.steps.source import Source, describe_source
 from engine.storage.cache import local_copy
@@ -56,6 +57,7 @@ def resolve(
             halves = METHODS[settings.method].learns_in_halves
             refuse_untrainable(labels.path, identities_N, share, settings.seed, in_halves=halves)
     knn_graph = None if kind == "store" else OutsideFile.describe(request.knn_graph)
+    decisions = DecisionFile.describe(request.decisions)
 
     named = METHODS[settings.method].committee(settings) if kind != "store" else ()
     committee = [describe_source(path, dim=request.dim) for path in named]
@@ -66,7 +68,7 @@ def resolve(
         if kind == "training":
             assert labels is not None
             return training_stages(source, settings, labels, knn_graph, committee)
-        return run_stages(source, settings, model, knn_graph, labels, committee)
+        return run_stages(source, settings, model, knn_graph, labels, committee, decisions)
 
     return settings, model, build
 

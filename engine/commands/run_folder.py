@@ -96,7 +96,7 @@ def places_read(here: Path, root: str | Path) -> list[str]:
     request = manifest.read_run(here)["request"]
     source = request["source"]
     committee = request["settings"].get("cdp", {}).get("committee", ())
-    named = [request.get(name) for name in ("features", "labels", "model", "knn_graph")]
+    named = [request.get(name) for name in ("features", "labels", "model", "knn_graph", "decisions")]
     files = [file for file, *_ in source["stats"]]
     found = [str(place) for place in (here, absolute(root), *named, *committee, source["store"], *files) if place]
     origin = source["spec"]["path"]

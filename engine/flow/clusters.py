@@ -9,6 +9,7 @@ from engine.methods.self_trained.adaptation import AdaptedScores, MovedPoint
 from engine.partitions import OWN, PARTITIONS, Clustered, Work
 from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
+from engine.steps.decisions import AnsweredScores
 from engine.steps.edges import Scores
 
 
@@ -23,8 +24,9 @@ def make_clusters(graph: Graph, settings: Settings, model: Model | None, score: 
     if not model and method.min_score is not None:
         stored = OperatingPoint(min_score=method.min_score)
     moved = None
-    if isinstance(score, AdaptedScores) and stored is not None:
-        moved = MovedPoint(said=score.said, stored=stored.min_score)
+    adapted = score.score if isinstance(score, AnsweredScores) else score
+    if isinstance(adapted, AdaptedScores) and stored is not None:
+        moved = MovedPoint(said=adapted.said, stored=stored.min_score)
     work = Work(
         moved=moved,
         score=score,

@@ -32,10 +32,11 @@ from engine.methods.self_trained.adaptation import adapt
 from engine.methods.self_trained.steps import Centre
 from engine.partitions import OWN
 from engine.partitions.curve import Curve
-from engine.runs.step import in_order
+from engine.runs.step import Step, in_order
 from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.analysis import Analysis
+from engine.steps.decisions import Answers, DecisionFile, Held, correct
 from engine.steps.explain import Explain
 from engine.steps.labels import Labels, OutsideFile
 from engine.steps.source import Source
@@ -53,12 +54,18 @@ def run_stages(
     knn_graph: OutsideFile | None = None,
     labels: OutsideFile | None = None,
     committee: Sequence[Source] = (),
+    decisions: DecisionFile | None = None,
 ) -> list[Stage]:
     """The stages from a source to labels and their analysis. ``labels`` (the truth) reach the analysis only."""
     method = METHODS[settings.method]
     if method.needs_model and model is None:
         raise ConfigError(f"method {settings.method} needs --model; asterism train makes one")
     rows, projected = source_rows(source, settings), None
+    asked = settings.ingest.zero_vectors
+    zeros = source.zero_vectors if source.zero_vectors and asked == "error" else asked
+    answers = None
+    if decisions is not None:
+        answers = Answers(rows=rows, zero_vectors=zeros, decisions=decisions.digest, decisions_path=decisions.path)
     if model is not None and model.projects:
         if knn_graph is not None:
             raise ConfigError(
@@ -76,18 +83,23 @@ def run_stages(
     scoring = method.score(graph, settings, model)
     if method.adapts and rows.num_rows <= SELF_TRAINED_ROWS:
         scoring = scoring._replace(score=adapt(graph, settings, scoring.score))
+    if answers is not None and method.learned:
+        scoring = scoring._replace(score=correct(scoring.score, answers, graph.order))
     roots = make_clusters(graph, settings, model, scoring.score)
-    asked = settings.ingest.zero_vectors
-    zeros = source.zero_vectors if source.zero_vectors and asked == "error" else asked
-    copies = scoring.copies
-    clusters = Labels(roots=roots, rows=rows, order=graph.order, zero_vectors=zeros, copies=copies)
+    copies = unheld = scoring.copies
+    found: Step[Any] = roots
+    if answers is not None:
+        found = Held(roots=roots, score=scoring.score, answers=answers, order=graph.order, copies=copies)
+        unheld = None
+    clusters = Labels(roots=found, rows=rows, order=graph.order, zero_vectors=zeros, copies=unheld)
     shown: dict[str, Any] = {"score": scoring.score, "order": graph.order, "learned": method.learned}
     explain = Explain(labels=clusters, copies=copies, **shown)
     truth = labels.given() if labels else {}
     curve, partition = None, partition_kind(settings, model)
     if partition != OWN and graph.num_rows <= settings.partition.curve_rows:
         step = settings.partition.step
-        curve = Curve(roots=roots, seed=settings.seed, step=step, partition=partition, copies=copies, **shown, **truth)
+        held: dict[str, Any] = {"copies": copies, "answers": answers}
+        curve = Curve(roots=roots, seed=settings.seed, step=step, partition=partition, **held, **shown, **truth)
     analysis = Analysis(clusters=clusters, roots=roots, explain=explain, rows=rows, **shown, **truth)
     recalls = [member.recall for member in (graph, *graph.committee)]
     return in_order(*recalls, *scoring.further, explain, curve, analysis)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.clustering.decided import hold
 from engine.clustering.evidence import biased_score
 from engine.evaluation.metrics import f_from_counts, pair_counts
 from engine.evaluation.sweep import SweepRow
@@ -17,6 +18,7 @@ from engine.partitions.base import Array, Clustered, Edges
 from engine.runs.step import Facts, Task
 from engine.stages import Cost
 from engine.steps.copies import Copies, leaders_by_vertex
+from engine.steps.decisions import Answers, answered_pairs
 from engine.steps.edges import SCORED, Scores, iterate_edges
 from engine.steps.knn import Order, by_vertex
 from engine.steps.labels import Labelled
@@ -37,6 +39,7 @@ class Curve(Labelled[Facts]):
     step: float
     seed: int
     copies: Copies | None = None
+    answers: Answers | None = None
 
     def cost(self) -> Cost:
         """Project all edges in memory, clustered at each bias."""
@@ -59,11 +62,17 @@ class Curve(Labelled[Facts]):
         truth_N = self.truth(num_vertices)
         identities_V = None if truth_N is None else by_vertex(task, truth_N, self.order)
         leaders_V = None if self.copies is None else leaders_by_vertex(task, self.copies, self.order)
+        answered = None if self.answers is None else answered_pairs(task, self.answers, self.order)
         rows = []
         for number, (bias, min_score) in enumerate(floors.items()):
             task.report(number / len(floors), f"bias {bias:+g}")
             roots_V = find(min_score)
-            rows.append(_row(bias, roots_V if leaders_V is None else roots_V[leaders_V], identities_V).as_dict())
+            if leaders_V is not None:
+                roots_V = roots_V[leaders_V]
+            if answered is not None:
+                pairs, same = answered
+                roots_V = hold(roots_V, pairs[same], pairs[~same], *edges, min_score)
+            rows.append(_row(bias, roots_V, identities_V).as_dict())
         task.write_json("curve", {"rows": rows})
         return {}
 

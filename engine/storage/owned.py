@@ -152,6 +152,7 @@ class RequestFile(Sealed):
     column: Text | None = None
     items_column: Text | None = None
     labels_column: Text | None = None
+    decisions: Text | None = None
     items_root: list[Text] | None = None
 
 

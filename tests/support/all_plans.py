@@ -18,11 +18,13 @@ from engine.partitions import PARTITIONS
 from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
 from engine.stages import Stage
+from engine.steps.decisions import DecisionFile
 from engine.steps.labels import OutsideFile
 from engine.steps.source import Source, describe_source
 
 DIM, K = 16, 20
 GRAPHS = ({}, {"knn.mode": "exact"}, {"knn.mode": "partition"}, {"knn.mode": "ivf"})
+DECISIONS = DecisionFile("decisions.parquet", "0" * 32)
 CHOSEN = {"rows_per_cluster": 50.0, "distance": 0.5, "min_rows": 5, "selection": "eom"}  # by a baseline's training
 POINTS = {
     "components": OperatingPoint(min_score=0.5, min_intimacy=0.5),
@@ -47,6 +49,7 @@ def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
                 for outside in (None, graph):
                     yield from training_stages(source, settings, labels, outside, committee)
             for model in _models(settings):
+                yield from run_stages(source, settings, model, None, labels, [], DECISIONS)
                 for outside in (None, graph):
                     if outside is None or model is None or not model.projects:
                         yield from run_stages(source, settings, model, outside, labels, [] if model else committee)

@@ -43,6 +43,11 @@ class ZeroVectorPolicy(StrEnum):
     singleton = "singleton"
 
 
+class BadRowPolicy(StrEnum):
+    error = "error"
+    drop = "drop"
+
+
 class StandinFormat(StrEnum):
     bin = "bin"
     store = "store"
@@ -62,7 +67,6 @@ LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="colum
 KnnGraph = Annotated[
     str | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
 ]
-ZeroVectors = Annotated[ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
 Memory = Annotated[str | None, typer.Option("--memory", help="memory budget, for example 8GB; default 70 % of free")]
@@ -82,6 +86,19 @@ class VectorOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """What becomes of rows without a direction."""
+
+    zero_vectors: Annotated[
+        ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")
+    ] = None
+    bad_rows: Annotated[
+        BadRowPolicy | None,
+        typer.Option("--bad-rows", help="rows with NaN or missing values; drop: label -1; default: error"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SettingsOptions:
     """The settings: a file or preset, single settings that override it, and the seed."""
 
@@ -91,11 +108,13 @@ class SettingsOptions:
     settings: Set = None
     seed: Seed = None
 
-    def load(
-        self, zero_vectors: ZeroVectorPolicy | None, method: str | None = None, precision_bias: float | None = None
-    ) -> Settings:
+    def load(self, rows: RowOptions, method: str | None = None, precision_bias: float | None = None) -> Settings:
         """Load the settings. The arguments override ``--set``, and ``--set`` overrides the file."""
-        named = {"ingest.zero_vectors": zero_vectors and zero_vectors.value, "partition.precision_bias": precision_bias}
+        named = {
+            "ingest.zero_vectors": rows.zero_vectors and rows.zero_vectors.value,
+            "ingest.bad_rows": rows.bad_rows and rows.bad_rows.value,
+            "partition.precision_bias": precision_bias,
+        }
         return load_settings(self.config, self.settings, seed=self.seed, method=method, **named)
 
 
@@ -157,7 +176,7 @@ class EdgeOptions:
     """The KNN graph, and the settings of a run."""
 
     knn_graph: KnnGraph = None
-    zero_vectors: ZeroVectors = None
+    rows: RowOptions
     precision_bias: Annotated[
         float | None,
         typer.Option(
@@ -207,7 +226,7 @@ def run_request(
         items_column=clustering.items_column,
         knn_graph=absolute_place(edges.knn_graph),
         decisions=absolute_place(clustering.decisions),
-        settings=edges.settings.load(edges.zero_vectors, clustering.method, edges.precision_bias),
+        settings=edges.settings.load(edges.rows, clustering.method, edges.precision_bias),
         items_root=items_folders(items_root),
     )
 

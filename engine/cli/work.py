@@ -25,6 +25,7 @@ from engine.cli.options import (
     OutFolder,
     Quiet,
     ResourceOptions,
+    RowOptions,
     RunFolder,
     Seed,
     Set,
@@ -32,7 +33,6 @@ from engine.cli.options import (
     StandinFormat,
     Threads,
     VectorOptions,
-    ZeroVectors,
     absolute_place,
     lasting,
     run_request,
@@ -54,7 +54,7 @@ def ingest(
     out: Out,
     vectors: VectorOptions,
     items_column: ItemsColumn = None,
-    zero_vectors: ZeroVectors = None,
+    rows: RowOptions,
     settings: SettingsOptions,
     resources: ResourceOptions,
     quiet: Quiet = False,
@@ -65,7 +65,7 @@ def ingest(
         dim=vectors.dim,
         column=vectors.column,
         items_column=items_column,
-        settings=settings.load(zero_vectors),
+        settings=settings.load(rows),
     )
     prepared = api.prepare("store", lasting(out), request, resources.load(settings.config))
     folders = api.execute(prepared, progress=not quiet)
@@ -85,7 +85,7 @@ def train(
     vectors: VectorOptions,
     labels_column: LabelsColumn = None,
     knn_graph: KnnGraph = None,
-    zero_vectors: ZeroVectors = None,
+    rows: RowOptions,
     settings: SettingsOptions,
     resources: ResourceOptions,
     quiet: Quiet = False,
@@ -98,7 +98,7 @@ def train(
         dim=vectors.dim,
         column=vectors.column,
         knn_graph=absolute_place(knn_graph),
-        settings=settings.load(zero_vectors, method),
+        settings=settings.load(rows, method),
     )
     prepared = api.prepare("training", lasting(out), request, resources.load(settings.config))
     api.execute(prepared, progress=not quiet)

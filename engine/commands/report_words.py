@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from engine.commands.run_folder import stage_folder
+from engine.commands.run_folder import stage_folder, vectors_folder
 from engine.partitions import OWN, PARTITIONS
 from engine.runs.effort import run_effort
+from engine.steps.ingest import length_spread
 from engine.storage import manifest
 from engine.storage.context import stage_facts
 
 _ODDS = float(np.log(9))  # log-odds of a score of 0.9
+VARYING = 1.1  # factor between lengths of vectors that is worth a note
 SHARED = 0.3  # length of the mean vector that is worth a note
 
 
@@ -78,7 +80,16 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     if "metrics" in value:
         notes.append("The identities given served for the scores in this report only, never for the clusters.")
     if value["num_dropped"]:
-        notes.append(f"{value['num_dropped']:,} zero vectors were left out (label -1).")
+        were = "row was" if value["num_dropped"] == 1 else "rows were"
+        notes.append(
+            f"{value['num_dropped']:,} {were} left out (label -1): zero vectors, or rows with NaN or missing values."
+        )
+    spread = length_spread(vectors_folder(root))
+    if spread > VARYING:
+        notes.append(
+            f"Vectors differ in length, typically by a factor of {spread:.2g}; only directions count here, as "
+            f"similarity is the cosine. If lengths matter to you, make them part of the direction before clustering."
+        )
     return notes
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +14,15 @@ import numpy as np
 import xxhash
 
 from engine.commands.configuration import read_settings
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 from engine.settings import Settings
 from engine.storage import manifest
-from engine.storage.outputs import out_file, out_folder
-from engine.storage.paths import check_folder_of_files, explain_reading
+from engine.storage.cache import local_copy
+from engine.storage.formats.in_memory import as_labels, as_vectors, is_place
+from engine.storage.formats.label_files import read_labels
+from engine.storage.outputs import out_folder
+from engine.storage.paths import check_file, check_folder_of_files, explain_reading, lies_there
+from engine.storage.places import GIVEN_FOLDER
 from engine.storage.remote import absolute, is_url
 
 Kind = Literal["run", "store", "training"]
@@ -55,26 +61,72 @@ class Request:
         )
 
 
-def as_path(value: np.ndarray | str | Path, beside: str | Path, name: str = "features") -> str:
-    """Return a path as it is, made absolute; save an array beside the run first, so that the run can be resumed.
+class Given:
+    """The data that a Python caller passed to a run, kept in the run's folder, so that the folder is enough to resume.
 
-    The file is named by the array's content.
+    A context: if its block raises, because the request is refused, what was kept for it is deleted again. A path or URL
+    is no data and stays where it is.
     """
-    if isinstance(value, (str, Path)):
-        return absolute(value)
-    if is_url(beside):
-        raise ConfigError(f"{name}: an array cannot be kept beside {beside}; save it to a file, or at a URL, first")
-    array = np.ascontiguousarray(value)
-    if array.dtype.hasobject:
-        raise DataError(f"{name}: an array of Python objects; pass one of numbers, of shape (N, D) for vectors")
-    hasher = xxhash.xxh3_128(f"{array.shape} {array.dtype.str}".encode())
-    if array.size:
-        hasher.update(array.reshape(-1).view(np.uint8).data)
-    beside = Path(out_folder(beside, option="out"))
-    path = beside.parent / f"{beside.name}.{name}-{hasher.hexdigest()[:12]}.npy"
-    if not Path(out_file(path, option=f"{name}, kept beside the run:")).exists() or not _holds(path, array):
-        manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
-    return str(path)
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = root
+        self._new: list[Path] = []
+        self._made: list[Path] = []  # folders, the deepest first
+        self._changed: tuple[int, int] | None = None  # times of the folder, if there was one
+
+    def __enter__(self) -> Given:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            return
+        for path in self._new:
+            path.unlink(missing_ok=True)
+        for folder in self._made:
+            with suppress(OSError):  # another process writes there
+                folder.rmdir()
+        if self._changed is not None:
+            os.utime(Path(out_folder(self._root, option="out")) / GIVEN_FOLDER, ns=self._changed)
+
+    def vectors(self, value: Any, name: str = "features") -> str:
+        """Return the absolute path or URL of vectors: the caller's, or that of the file with the caller's data."""
+        return absolute(value) if is_place(value) else self._keep(as_vectors(value, name), name)
+
+    def labels(self, value: Any, name: str = "labels") -> str:
+        """Return the absolute path or URL of labels, likewise."""
+        return absolute(value) if is_place(value) else self._keep(as_labels(value, name), name)
+
+    def _keep(self, array: np.ndarray, name: str) -> str:
+        """Save an array under a name that follows from its content, unless it is there already."""
+        if is_url(self._root):
+            raise ConfigError(f"{name}: data cannot be kept at {self._root}; save it to a file, or at a URL, first")
+        array = np.ascontiguousarray(array)
+        hasher = xxhash.xxh3_128(f"{array.shape} {array.dtype.str}".encode())
+        if array.size:
+            hasher.update(array.reshape(-1).view(np.uint8).data)
+        folder = Path(out_folder(self._root, option="out")) / GIVEN_FOLDER
+        path = folder / f"{name}-{hasher.hexdigest()[:12]}.npy"
+        if lies_there(path):
+            check_file(path)
+        self._made = self._made or [each for each in (folder, *folder.parents) if not each.exists()]
+        if folder.is_dir() and not self._new:
+            self._changed = (folder.stat().st_atime_ns, folder.stat().st_mtime_ns)
+        if not path.exists() or not _holds(path, array):
+            self._new += [] if path.exists() else [path]
+            manifest.write_atomic(path, lambda stream: np.lib.format.write_array(stream, array, allow_pickle=False))
+        return str(path)
+
+
+def labels_of_any(value: Any, name: str = "labels", *, column: str | None = None) -> np.ndarray:
+    """Read labels (N,) int64 of a path, URL or a caller's data. ``column``: as ``read_labels``."""
+    return read_labels(local_copy(value), column=column) if is_place(value) else as_labels(value, name)
+
+
+def place_of(value: Any, name: str) -> str | None:
+    """Return the absolute path or URL of what a file alone can hold; ``None`` if it was not given."""
+    if value is None or is_place(value):
+        return None if value is None else absolute(value)
+    raise ConfigError(f"{name}: expected a path or URL, got {type(value).__name__}")
 
 
 def _holds(path: Path, array: np.ndarray) -> bool:

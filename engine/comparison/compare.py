@@ -13,13 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.commands.configuration import load_settings
 from engine.commands.execution import execute
 from engine.commands.machine import hardware, versions
 from engine.commands.preparation import prepare
-from engine.commands.request import Request, as_path
+from engine.commands.request import Given, Request, labels_of_any
 from engine.commands.resources import Resources
 from engine.commands.run_folder import COMPARISON_PAGE
 from engine.comparison.contenders import Contender
@@ -31,19 +29,17 @@ from engine.methods.cdp.settings import CdpSettings
 from engine.methods.registry import METHODS
 from engine.sections import fingerprint
 from engine.storage import manifest
-from engine.storage.cache import local_copy
-from engine.storage.formats.label_files import read_labels
 from engine.storage.outputs import out_folder
+from engine.storage.places import GIVEN_FOLDER
 from engine.storage.remote import is_url
 
 RESULTS_FILE = "comparison.json"
 REPORT_FILE = COMPARISON_PAGE
-GIVEN = "given"  # An array is saved to a file whose name begins so.
 
 
 def compare(
-    features: np.ndarray | str | Path,
-    labels: np.ndarray | str | Path,
+    features: Any,
+    labels: Any,
     out: str | Path,
     methods: Sequence[str],
     *,
@@ -79,11 +75,12 @@ def compare(
         METHODS[each.method].check(each.settings(given, seed), training=True)
     manifest.remove_abandoned(out.rglob(".*.tmp"))
     ingest = load_settings(overrides={name: value for name, value in given.items() if name.startswith("ingest")})
-    request = Request(features=as_path(features, out / GIVEN), dim=dim, column=column, settings=ingest)
-    store = prepare("store", out / STORE, request, using)
-    labels_N = labels if isinstance(labels, np.ndarray) else read_labels(local_copy(labels), column=labels_column)
-    if len(labels_N) != store.source.num_rows:
-        raise DataError(f"{len(labels_N):,} labels for {store.source.num_rows:,} rows; expected one per row")
+    with Given(out) as data:
+        request = Request(features=data.vectors(features), dim=dim, column=column, settings=ingest)
+        store = prepare("store", out / STORE, request, using)
+        labels_N = labels_of_any(labels, column=labels_column)
+        if len(labels_N) != store.source.num_rows:
+            raise DataError(f"{len(labels_N):,} labels for {store.source.num_rows:,} rows; expected one per row")
     split_N = read_split(split, labels_N) if split is not None else split_identities(labels_N, seed or 0)
     committee = []
     if any(METHODS[each.method].takes_committee for each in contenders):
@@ -135,7 +132,7 @@ def _checked_out(out: str | Path) -> Path:
         raise ConfigError(f"--out {out}: a comparison is written to a folder of this machine")
     folder = Path(out_folder(out))
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    begun = {name for name in held if name in (STORE, RESULTS_FILE) or name.startswith((f"{GIVEN}.", f".{GIVEN}."))}
+    begun = {name for name in held if name in (STORE, RESULTS_FILE, GIVEN_FOLDER)}
     if held and (not begun or manifest.RUN_FILE in held):
         raise ConfigError(f"--out {folder}: is not empty and holds no comparison; choose another folder")
     return folder

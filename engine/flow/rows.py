@@ -21,6 +21,7 @@ def ingest(source: Source, settings: Settings) -> Ingest:
         dim=source.dim,
         dtype=settings.ingest.dtype,
         zero_vectors=settings.ingest.zero_vectors,
+        bad_rows=settings.ingest.bad_rows,
         item_bytes=source.item_bytes,
         spec=dict(source.spec),
         source_version=source.version,

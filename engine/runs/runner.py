@@ -29,7 +29,7 @@ from engine.storage import manifest
 from engine.storage.context import TaskCall, committed_records, folder_digest, read_progress
 from engine.storage.owned import STAGE
 from engine.storage.paths import below
-from engine.storage.places import LOCK_FILE, Place, open_stage
+from engine.storage.places import GIVEN_FOLDER, LOCK_FILE, Place, open_stage
 from engine.version import __version__
 
 
@@ -119,7 +119,7 @@ def check_folder(place: Place, plan: Plan, request: dict[str, Any]) -> bool:
     if root.exists() and not root.is_dir():
         raise ManifestMismatch(f"{place} is a file; --out must name a folder")
     if not os.path.lexists(path):
-        if not place.entries() - {LOCK_FILE}:
+        if not place.entries() - {LOCK_FILE, GIVEN_FOLDER}:
             return True
         if _holds_stages(root, plan):
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from engine.errors import DataError
 from engine.runs.step import F, Outside, RowStep, Task, where
 from engine.stages import Cost
-from engine.steps.source import normalise, refuse_changed, refuse_zeros, source_files
+from engine.steps.source import Normalised, normalise, refuse_changed, refuse_zeros, source_files
 from engine.storage.arrays import write_rows
 from engine.storage.context import hold, stage_facts, table_parts
 from engine.storage.formats.registry import open_source
@@ -37,9 +37,14 @@ class Vectors(RowStep[F]):
 
 @dataclass(frozen=True)
 class IngestFacts:
-    """The numbers of the rows that are zero vectors, ascending."""
+    """The numbers of the rows without a direction, ascending: zero vectors, and rows with NaN or missing values.
+
+    ``lengths``: number of the other rows, and the sums of the logarithms of their lengths and of the squares of these.
+    """
 
     zero_rows: list[int]
+    bad_rows: list[int] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=lambda: [0, 0.0, 0.0])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +66,7 @@ class Ingest(Rows):
     kind, version, title = "ingest", 2, "ingest"
     dtype: str
     zero_vectors: str
+    bad_rows: str = "error"
     item_bytes: int = where()
     spec: Mapping[str, Any] = where()
     source_version: Any = where()
@@ -88,20 +94,21 @@ class Ingest(Rows):
         refuse_changed(Path(source.path), source_files(source), version)
         task.create_rows("features", (source.dim,), self.dtype)
 
-        found = [np.empty(0, np.int64)]
+        found: list[Normalised] = []
 
-        def normalised(chunk: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        def normalised(chunk: tuple[int, np.ndarray]) -> Normalised:
             first, rows_ND = chunk
-            unit_ND, zeros = normalise(rows_ND, first, source.path)
-            return _stored(unit_ND, self.dtype), zeros + first
+            rows = normalise(rows_ND, first, source.path, drop_bad=self.bad_rows == "drop")
+            unit_ND = _stored(rows.unit_ND, self.dtype)
+            return Normalised(unit_ND, rows.zeros + first, rows.bad + first, rows.lengths_N)
 
         def files() -> Iterator[tuple[int, list[np.ndarray]]]:
             """Collect the chunks of each file of the array, in order."""
             each, pieces, first = file_rows(self.num_rows) // CHUNK_ROWS, list[np.ndarray](), start
             chunks = ((a, source.read(a, b)) for a, b in tile_bounds(start, stop, CHUNK_ROWS))
-            for unit_ND, zeros in stream_tiles(normalised, chunks, task.threads):
-                found.append(zeros)
-                pieces.append(unit_ND)
+            for rows in stream_tiles(normalised, chunks, task.threads):
+                pieces.append(rows.unit_ND)
+                found.append(rows._replace(unit_ND=np.empty(0)))
                 if len(pieces) == each:
                     yield first, pieces
                     pieces, first = [], first + each * CHUNK_ROWS
@@ -115,13 +122,13 @@ class Ingest(Rows):
 
         for outputs in stream_tiles(store, files(), WRITERS):
             task.outputs += outputs
-        zeros = np.concatenate(found)
+        zeros = np.concatenate([np.empty(0, np.int64), *(rows.zeros for rows in found)])
+        bad = np.concatenate([np.empty(0, np.int64), *(rows.bad for rows in found)])
         if self.zero_vectors == "error":
             refuse_zeros(zeros, source.path)
-        if self.zero_vectors == "drop" and len(zeros) == self.num_rows:
-            raise DataError(
-                f"{source.path}: all {len(zeros):,} rows are zero vectors; none has a direction to cluster by"
-            )
+        if len(bad) + (len(zeros) if self.zero_vectors == "drop" else 0) == self.num_rows:
+            what = "zero vectors" if not len(bad) else "zero vectors, or hold NaN or missing values"
+            raise DataError(f"{source.path}: all {self.num_rows:,} rows are {what}; none has a direction to cluster by")
         columns: dict[str, Any] = {}
         if (ids := source.ids()) is not None:
             columns["id"] = ids[start:stop]
@@ -130,7 +137,7 @@ class Ingest(Rows):
         if columns:
             task.write_table("rows", columns)
         refuse_changed(Path(source.path), source_files(source), version)
-        return IngestFacts(zeros.tolist())
+        return IngestFacts(zeros.tolist(), bad.tolist(), _sum_lengths([rows.lengths_N for rows in found]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,9 +157,32 @@ def _stored(rows_ND: np.ndarray, dtype: str) -> np.ndarray:
     return torch.from_numpy(rows_ND).half().numpy() if dtype == "float16" else rows_ND
 
 
+def _sum_lengths(blocks: list[np.ndarray]) -> list[float]:
+    """Sum the logarithms of lengths (of rows that have one), and their squares, block by block in order."""
+    logs = [np.log(lengths_N[lengths_N > 0]) for lengths_N in blocks]
+    squares = [float((each**2).sum()) for each in logs]
+    return [sum(map(len, logs)), sum(float(each.sum()) for each in logs), sum(squares)]
+
+
 def zero_rows(folder: Path) -> np.ndarray:
-    """Read the row numbers of all zero vectors of an ingested source, ascending, int64."""
-    return np.array([row for facts in stage_facts(folder) for row in facts["zero_rows"]], dtype=np.int64)
+    """Read the numbers of all rows of an ingested source that have no direction, ascending, int64."""
+    facts = stage_facts(folder)
+    zeros = np.array([row for each in facts for row in each["zero_rows"]], dtype=np.int64)
+    return np.union1d(zeros, bad_rows(folder))
+
+
+def bad_rows(folder: Path) -> np.ndarray:
+    """Read the numbers of the rows with NaN or missing values, which have label -1, ascending, int64."""
+    return np.array([row for each in stage_facts(folder) for row in each.get("bad_rows", ())], dtype=np.int64)
+
+
+def length_spread(folder: Path) -> float:
+    """Tell by which factor lengths of an ingested source's rows typically differ: e to the deviation of their logs."""
+    sums = np.array([each.get("lengths", (0, 0.0, 0.0)) for each in stage_facts(folder)]).sum(axis=0)
+    if sums[0] < 2:
+        return 1.0
+    mean = sums[1] / sums[0]
+    return float(np.exp(np.sqrt(max(0.0, sums[2] / sums[0] - mean**2))))
 
 
 def usable_rows(folder: Path, num_rows: int) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from engine.errors import DataError
 from engine.runs.step import F, Step, Task, where
 from engine.stages import Cost
 from engine.steps.copies import Copies, leaders_by_row
-from engine.steps.ingest import Rows, zero_rows
+from engine.steps.ingest import Rows, bad_rows, zero_rows
 from engine.steps.knn import Order, by_vertex, vertex_rows
 from engine.steps.source import files_at, version_of
 from engine.storage.cache import local_copy
@@ -111,11 +111,12 @@ class Labels(Step[LabelFacts]):
         if self.copies is not None:
             roots = roots[leaders_by_row(task, self.copies)]
         labels = dense_labels(roots)
-        zeros = zero_rows(task.input(self.rows))
-        if len(zeros) and self.zero_vectors == "drop":
-            kept = np.setdiff1d(np.arange(len(labels)), zeros)
+        rows = task.input(self.rows)
+        dropped = zero_rows(rows) if self.zero_vectors == "drop" else bad_rows(rows)
+        if len(dropped):
+            kept = np.setdiff1d(np.arange(len(labels)), dropped)
             if not len(kept):
-                raise DataError(f"{self.rows.path}: all {len(labels):,} rows are zero vectors, and all were dropped")
+                raise DataError(f"{self.rows.path}: none of {len(labels):,} rows has a direction; all were dropped")
             renumbered = np.unique(labels[kept], return_inverse=True)[1].astype(np.int64)
             labels = expand_labels(renumbered, kept, len(labels))
         task.write_npy("labels", labels)

@@ -17,6 +17,9 @@ class IngestSettings(Section):
     zero_vectors: Literal["error", "drop", "singleton"] = Field(
         "error", description="rows of norm 0: refuse, leave out (label -1), or give each a cluster of its own"
     )
+    bad_rows: Literal["error", "drop"] = Field(
+        "error", description="rows with NaN, infinity or a missing value: refuse, or leave out (label -1)"
+    )
 
 
 class KnnSettings(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -145,21 +145,37 @@ def is_store(path: Path) -> bool:
     return lies_there(path / manifest.RUN_FILE)
 
 
-def normalise(rows_ND: np.ndarray, first_row: int, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scale rows to unit length; return float32 rows and the indices (within the block) of zero rows, left as zeros.
+class Normalised(NamedTuple):
+    """A block of rows: ``unit_ND`` float32, where rows without a direction are zeros, and what was found.
+
+    ``zeros`` and ``bad``: indices within the block of zero vectors, and of rows with NaN, infinity or a missing value.
+    ``lengths_N``: lengths of the rows as they were, float64; 0 for both kinds.
+    """
+
+    unit_ND: np.ndarray
+    zeros: np.ndarray
+    bad: np.ndarray
+    lengths_N: np.ndarray
+
+
+def normalise(rows_ND: np.ndarray, first_row: int, path: str, *, drop_bad: bool = False) -> Normalised:
+    """Scale rows to unit length.
 
     Vectors of any finite magnitude are normalised exactly; lengths are summed in float64. Raises ``DataError`` naming
-    the rows, counted from 0, that hold NaN or infinity.
+    the rows, counted from 0, that hold NaN, infinity or a missing value, unless ``drop_bad``.
     """
     if rows_ND.dtype == np.float16:
         rows_ND = rows_ND.astype(np.float32)
     unit_ND = np.empty(rows_ND.shape, np.float32)
-    state_N = np.empty(len(rows_ND), np.int8)
-    _normalise(rows_ND, unit_ND, state_N)
+    state_N, lengths_N = np.empty(len(rows_ND), np.int8), np.empty(len(rows_ND))
+    _normalise(rows_ND, unit_ND, state_N, lengths_N)
     bad = np.flatnonzero(state_N == _BAD)
-    if len(bad):
-        raise DataError(f"{path}: NaN or infinite values in {_name_rows(bad + first_row)}; mend or remove these rows")
-    return unit_ND, np.flatnonzero(state_N == _ZERO)
+    if len(bad) and not drop_bad:
+        raise DataError(
+            f"{path}: NaN, infinite or missing values in {_name_rows(bad + first_row)}; mend these rows, or set them "
+            f"aside (label -1) with --bad-rows drop"
+        )
+    return Normalised(unit_ND, np.flatnonzero(state_N == _ZERO), bad, lengths_N)
 
 
 def refuse_zeros(zeros: np.ndarray, path: str) -> None:
@@ -172,7 +188,7 @@ def refuse_zeros(zeros: np.ndarray, path: str) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _normalise(rows_ND, unit_ND, state_N):  # type: ignore[no-untyped-def]
+def _normalise(rows_ND, unit_ND, state_N, lengths_N):  # type: ignore[no-untyped-def]
     for row in range(len(rows_ND)):
         vector = rows_ND[row]
         scale = 1.0
@@ -182,15 +198,18 @@ def _normalise(rows_ND, unit_ND, state_N):  # type: ignore[no-untyped-def]
             if scale == 0 or np.isinf(scale):
                 state_N[row] = _ZERO if scale == 0 else _BAD
                 unit_ND[row] = 0
+                lengths_N[row] = 0
                 continue
             squares = _sum_squares(vector, scale)
         state_N[row] = 0
         if scale == 1:
+            lengths_N[row] = np.sqrt(squares)
             factor = 1 / np.sqrt(squares)
             for column in range(len(vector)):
                 unit_ND[row, column] = vector[column] * factor
         else:
             length = np.sqrt(squares)
+            lengths_N[row] = length * scale
             for column in range(len(vector)):
                 unit_ND[row, column] = vector[column] / scale / length
 

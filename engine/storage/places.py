@@ -26,6 +26,7 @@ from engine.storage.paths import below, check_name
 from engine.storage.remote import Listed, Storage, absolute, is_url
 
 LOCK_FILE = "run.lock"
+GIVEN_FOLDER = "given"  # data that a Python caller passed, in the run's folder
 MIRROR_FILE = "mirror.json"
 RUNS = "runs"  # folder of the mirrors in this host's cache
 # Files that are mirrored under the names that a storage lists; no other listed name is used on this host.

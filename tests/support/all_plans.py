@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from engine.commands.configuration import load_settings
-from engine.commands.request import as_path
 from engine.errors import ConfigError
 from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
@@ -91,4 +90,4 @@ def _write(folder: Path, num_rows: int) -> tuple[Source, OutsideFile, OutsideFil
     labels, graph = OutsideFile.describe(folder / "labels.npy"), OutsideFile.describe(folder / "graph.npy")
     assert labels is not None
     assert graph is not None
-    return describe_source(as_path(folder / "features.npy", folder)), labels, graph
+    return describe_source(folder / "features.npy"), labels, graph

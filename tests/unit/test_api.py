@@ -18,7 +18,7 @@ from engine.commands import preparation
 from engine.commands.choices import STRUCTURAL_ROWS, choose_trained
 from engine.commands.configuration import load_settings
 from engine.commands.projection import ComputeCluster
-from engine.commands.request import as_path
+from engine.commands.request import Given
 from engine.commands.resources import Resources
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.methods.registry import METHODS
@@ -315,11 +315,11 @@ def test_what_is_trained_follows_rows_and_settings_unless_it_is_said(tmp_path: P
 def test_a_run_takes_as_many_neighbours_as_its_model_unless_it_is_said(tmp_path: Path) -> None:
     vectors, identities = blobs()
     train(vectors, identities, tmp_path / "model", method="cdp", **{"knn.k": 7})
+    np.save(tmp_path / "x.npy", vectors)
     for given, expected in (({}, 7), ({"knn.k": 9}, 9)):
         request = api.Request(
-            features=as_path(vectors, tmp_path / "given"), model=str(tmp_path / "model"),
-            settings=load_settings(overrides=given),
-        )  # fmt: skip
+            features=str(tmp_path / "x.npy"), model=str(tmp_path / "model"), settings=load_settings(overrides=given)
+        )
         assert api.prepare("run", tmp_path / "run", request).plan.stage("knn").params["k"] == expected
 
 
@@ -363,11 +363,62 @@ def test_a_run_with_other_neighbours_than_its_model_says_so(tmp_path: Path) -> N
     assert "The model learned from graphs of 7 neighbours, this one has 9 (knn.k)." in other
 
 
-def test_an_array_kept_beside_a_run_is_written_again_if_it_was_damaged(tmp_path: Path) -> None:
-    path = Path(as_path(np.arange(12.0).reshape(4, 3), tmp_path / "run"))
+def test_data_kept_in_a_run_is_written_again_if_it_was_damaged(tmp_path: Path) -> None:
+    given, vectors = Given(tmp_path / "run"), np.arange(12.0).reshape(4, 3)
+    path = Path(given.vectors(vectors))
     whole, changed = path.read_bytes(), path.stat().st_mtime_ns
-    assert as_path(np.arange(12.0).reshape(4, 3), tmp_path / "run") == str(path)
+    assert given.vectors(vectors) == str(path)
     assert path.stat().st_mtime_ns == changed
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    as_path(np.arange(12.0).reshape(4, 3), tmp_path / "run")
+    given.vectors(vectors)
     assert path.read_bytes() == whole
+
+
+def test_data_lies_in_the_run_alone_and_nowhere_if_refused(tmp_path: Path) -> None:
+    vectors, identities = blobs(10, 6)
+    names = [f"person {identity}" for identity in identities]
+    result = cluster(vectors, labels=names, workspace=tmp_path / "run", partition=POINT)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert "BCubed" in result.report.read_text()
+    with pytest.raises(DataError, match="expected 60 labels"):
+        cluster(vectors, labels=names[:-1], workspace=tmp_path / "refused", partition=POINT)
+    with pytest.raises(DataError, match="expected 60 labels"):
+        train(vectors, identities[:-1], tmp_path / "deep" / "model")
+    with pytest.raises(ManifestMismatch):
+        cluster(vectors[:50], workspace=tmp_path / "run", partition=POINT)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert len(list((tmp_path / "run" / "given").iterdir())) == 2
+
+
+def test_bad_rows_are_named_or_set_aside(tmp_path: Path) -> None:
+    vectors, identities = blobs(10, 6)
+    rows: list[Any] = vectors.tolist()
+    rows[3], rows[7][0], rows[9] = None, float("nan"), [0.0] * vectors.shape[1]
+    with pytest.raises(DataError, match=r"missing values in rows 3, 7;.*--bad-rows drop"):
+        cluster(rows, workspace=tmp_path / "a", partition=POINT)
+    result = cluster(
+        rows, workspace=tmp_path / "b", partition=POINT, ingest={"bad_rows": "drop", "zero_vectors": "singleton"}
+    )
+    assert np.flatnonzero(result.labels == -1).tolist() == [3, 7]
+    assert (result.labels == result.labels[9]).sum() == 1
+    assert "2 rows were left out (label -1)" in result.report.read_text()
+    rest = np.setdiff1d(np.arange(len(vectors)), [3, 7, 9])
+    assert evaluate(result.labels[rest], identities[rest])["pairwise_f"] == 1.0
+
+
+def test_lengths_that_vary_are_noted(tmp_path: Path) -> None:
+    vectors, _ = blobs(10, 6)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    said = "only directions count"
+    assert said not in cluster(vectors, workspace=tmp_path / "a", partition=POINT).report.read_text()
+    vectors[::2] *= 3
+    assert said in cluster(vectors, workspace=tmp_path / "b", partition=POINT).report.read_text()
+
+
+def test_what_cannot_be_labels_or_vectors_is_refused(tmp_path: Path) -> None:
+    assert evaluate(["a", "a", "b"], [5, 5, 7])["pairwise_f"] == 1.0
+    for labels, message in (([1.5, 2, 3], "row 0 is 1.5"), ([[1], [2]], "2 predicted|3 predicted"), ({1}, "set")):
+        with pytest.raises(DataError, match=message):
+            evaluate([1, 1, 2], labels)
+    with pytest.raises(ConfigError, match="model: expected a path or URL, got dict"):
+        cluster(np.eye(4), model={})  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from engine.storage.formats.parquet_arrow import Piece, TableColumn, TableFile
 from engine.storage.formats.sources import Vectors, check_matrix, check_promise
 
 ID_COLUMNS = ("id", "ids", "key", "uid", "image_id")
+_ROWS_AT_ONCE = 1024
 ITEM_COLUMNS = ("item", "image_path", "path", "text", "caption", "url", "name", "title")
 
 
@@ -23,7 +24,7 @@ class ColumnVectors:
 
     def __init__(self, tables: Sequence[TableFile], column: str | None) -> None:
         self.path = tables[0].path
-        self._column = TableColumn(tables, column or _only_vector_column(tables[0]))
+        self._column = TableColumn(tables, column or vector_column(tables[0].path, tables[0].schema))
         self.num_rows = self._column.num_rows
         described = {table.path: _describe(table, self._column.column) for table in tables if table.num_rows}
         self.dim = next((dim for dim, _ in described.values()), 0)
@@ -45,22 +46,38 @@ class ColumnVectors:
             filled += len(piece.array)
         return block
 
-    def _matrix(self, piece: Piece) -> Vectors:
+    def _matrix(self, piece: Piece) -> Vectors | float:
         where = f"{piece.path}: column {self._column.column!r}"
-        if piece.array.null_count:
-            row = piece.first_row + int(np.flatnonzero(_is_null(piece.array))[0])
-            raise DataError(f"{where}, row {row} is null; drop the rows without a vector")
-        lengths = pc.list_value_length(piece.array).to_numpy()
-        bad = np.flatnonzero(lengths != self.dim)
-        if len(bad):
-            raise DataError(
-                f"{where}, row {piece.first_row + bad[0]} has {lengths[bad[0]]} values, but the others have {self.dim}"
-            )
-        values = piece.array.flatten()
-        if values.null_count:
-            row = piece.first_row + int(np.flatnonzero(_is_null(values))[0]) // self.dim
-            raise DataError(f"{where}, row {row} has a null among its values; drop such rows")
-        return values.to_numpy(zero_copy_only=False).reshape(-1, self.dim)
+        block = matrix_of(piece.array, where, piece.first_row, self.dim)
+        return np.nan if block is None else block
+
+
+def matrix_of(array: pa.Array, where: str, first_row: int, dim: int | None) -> Vectors | None:
+    """Return lists of numbers as an array (N, ``dim``); a row that is null, or a value that is, becomes NaN.
+
+    ``dim``: ``None`` means that of the first row that is not null; the result is ``None`` if all are. Raises
+    ``DataError`` naming the row, counted from ``first_row``, of a list of another length.
+    """
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    if not is_list(array.type) or not pa.types.is_primitive(array.type.value_type):
+        raise DataError(f"{where}: is {array.type}, expected vectors: lists of numbers")
+    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+    held = np.flatnonzero(~_is_null(array)) if array.null_count else np.arange(len(array))
+    if not len(held):
+        return None
+    dim = int(lengths[held[0]]) if dim is None else dim
+    bad = held[lengths[held] != dim]
+    if len(bad):
+        raise DataError(
+            f"{where}, row {first_row + bad[0]} has {lengths[bad[0]]:.0f} values, but the others have {dim}"
+        )
+    values = array.take(pa.array(held)).flatten() if len(held) < len(array) else array.flatten()
+    rows = values.to_numpy(zero_copy_only=False).reshape(-1, dim)  # nulls become NaN
+    if len(held) == len(array):
+        return rows
+    block = np.full((len(array), dim), np.nan, np.result_type(rows.dtype, np.float16))
+    block[held] = rows
+    return block
 
 
 class ColumnNames:
@@ -107,36 +124,50 @@ def _common_column(tables: Sequence[TableFile], known: Sequence[str], what: str)
     return found[0]
 
 
-def _only_vector_column(table: TableFile) -> str:
-    vector = [f.name for f in table.schema if _is_list(f.type) and pa.types.is_floating(f.type.value_type)]
+def vector_column(where: object, schema: pa.Schema) -> str:
+    """Return the name of the only column of lists of floats. Raises ``DataError`` if there is none, or several."""
+    kinds = {field.name: storage_type(field.type) for field in schema}
+    vector = [name for name, kind in kinds.items() if is_list(kind) and pa.types.is_floating(kind.value_type)]
     if len(vector) == 1:
         return str(vector[0])
     if vector:
-        raise DataError(f"{table.path}: several columns hold vectors: {', '.join(vector)}; choose one with --column")
+        raise DataError(f"{where}: several columns hold vectors: {', '.join(vector)}; choose one with --column")
     raise DataError(
-        f"{table.path}: no column is a list of floats; it has "
-        f"{', '.join(f'{field.name} ({field.type})' for field in table.schema) or 'no columns'}"
+        f"{where}: no column is a list of floats, and no columns are numbered, as f0, f1, ... are; it has "
+        f"{', '.join(f'{field.name} ({field.type})' for field in schema) or 'no columns'}"
     )
 
 
 def _describe(table: TableFile, column: str) -> tuple[int, np.dtype[Any]]:
     where = f"{table.path}: column {column!r}"
-    kind = table.schema.field(column).type
-    if not _is_list(kind) or not pa.types.is_primitive(kind.value_type):
+    kind = storage_type(table.schema.field(column).type)
+    if not is_list(kind) or not pa.types.is_primitive(kind.value_type):
         raise DataError(f"{where} is {kind}, expected lists of floats")
     if pa.types.is_fixed_size_list(kind):
         dim = kind.list_size
     else:
-        first = TableColumn([table], column).read(0, 1)[0].array[0]
-        if not first.is_valid:
-            raise DataError(f"{where}, row 0 is null; drop the rows without a vector")
+        rows = TableColumn([table], column)
+        blocks = (
+            piece.array.drop_null()
+            for row in range(0, table.num_rows, _ROWS_AT_ONCE)
+            for piece in rows.read(row, min(row + _ROWS_AT_ONCE, table.num_rows))
+        )
+        first = next((block[0] for block in blocks if len(block)), None)
+        if first is None:
+            raise DataError(f"{where}: every row is null; there is nothing to cluster")
         dim = len(first)
     stored = pa.array([], kind.value_type).to_numpy(zero_copy_only=False).dtype
     _, dim, dtype = check_matrix(where, (table.num_rows, dim), stored)
     return dim, dtype
 
 
-def _is_list(kind: Any) -> bool:
+def storage_type(kind: Any) -> Any:
+    """Return the type that stores an extension type's values (``fixed_shape_tensor``: lists); another as it is."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def is_list(kind: Any) -> bool:
+    """Tell whether a type is one of lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 

@@ -1,4 +1,4 @@
-"""Readers of labels: one integer per row, -1 for a row without a cluster."""
+"""Readers of labels: one integer or name per row, -1 for a row without a cluster."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.errors import DataError
 from engine.storage.formats.binary import RawRows, open_npy, open_npz
+from engine.storage.formats.label_codes import Labels, check_labels, label_codes
 from engine.storage.formats.parquet_arrow import TABLE_SUFFIXES, TableColumn, open_table
 from engine.storage.paths import check_file, explain_reading
 
-Labels = npt.NDArray[np.int64]
-
 LABEL_NAMES = ("label", "labels", "identity", "identities", "cluster", "clusters", "data")
 _TEXT_SUFFIXES = (".meta", ".txt")
-_LARGEST_EXACT_FLOAT = float(1 << 53)
+_NAME_BYTES = 1 << 12  # of a text, by which it is told whether it holds names
 _PIECE_BYTES = 1 << 23  # of a text; a line of labels is shorter
 
 
 def read_labels(path: str | Path, num_rows: int | None = None, *, column: str | None = None) -> Labels:
     """Read labels as int64 (N,), in row order.
 
-    ``.meta`` and ``.txt``: one integer per line. ``.npy`` and ``.npz``: (N,) or (N, 1). Parquet and Arrow: a column of
-    integers. Floats that are whole numbers are accepted. ``column`` names the array or column; the default is the only
-    one, or a usual name such as ``label``. Raises ``DataError`` naming the line or row of a value that is not an
-    integer of at least -1, and if there are not ``num_rows`` labels. Peak memory: twice the labels, and the file.
+    ``.meta`` and ``.txt``: one integer, or one name, per line. ``.npy`` and ``.npz``: (N,) or (N, 1). Parquet, Arrow
+    and CSV: a column of integers or names. Floats that are whole numbers are accepted; names are numbered in the order
+    of their first row. ``column`` names the array or column; the default is the only one, or a usual name such as
+    ``label``. Raises ``DataError`` naming the line or row of a value that is not an integer of at least -1, and if
+    there are not ``num_rows`` labels. Peak memory: twice the labels, and the file; of names also their texts.
     """
     path = check_file(Path(abspath(path)), "file of labels")
     suffix = path.suffix.lower()
@@ -48,19 +46,38 @@ def read_labels(path: str | Path, num_rows: int | None = None, *, column: str | 
     elif suffix in TABLE_SUFFIXES:
         labels = _read_column(path, column)
     else:
-        raise DataError(f"{path}: not a known format of labels; supported: .meta, .txt, .npy, .npz, .parquet, .arrow")
-    if len(labels) == 0:
-        raise DataError(f"{path}: holds no labels")
-    _check_number(path, len(labels), num_rows)
-    if labels.min() < -1:
-        row = int(np.argmax(labels < -1))
         raise DataError(
-            f"{path}: {what} {row + (what == 'line')} is {labels[row]}; a label is 0 or more, or -1 for no cluster"
+            f"{path}: not a known format of labels; supported: .meta, .txt, .npy, .npz, .parquet, .arrow, .csv"
         )
-    return labels
+    if len(labels):
+        _check_number(path, len(labels), num_rows)
+    return check_labels(path, labels, what)
+
+
+def _names_of_text(path: Path) -> Labels | None:
+    """Number the names of a text, of which each has a letter; ``None`` for a text of integers, or of both."""
+    with explain_reading(path), path.open("rb") as file:
+        head = file.read(_NAME_BYTES).decode("utf-8", "replace")
+    first = next((line.strip() for line in head.splitlines() if line.strip()), "")
+    if not _is_name(first) and first.strip() != "-1":
+        return None
+    with explain_reading(path):
+        lines = path.read_text("utf-8", errors="replace").rstrip("\r\n").split("\n")
+    names = [line.strip() for line in lines]
+    known = [name for name in names if name not in ("", "-1")]
+    if not known or not all(map(_is_name, known)):
+        return None  # the parser of integers then names the line that is none
+    return label_codes(path, np.array(names, dtype=str))
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether a line is a name: printable, with a letter, and UTF-8 (which "replace" marked where it was not)."""
+    return text.isprintable() and "\ufffd" not in text and any(map(str.isalpha, text))
 
 
 def _parse_text(path: Path) -> Labels:
+    if (names := _names_of_text(path)) is not None:
+        return names
     found, num_lines, blank = [np.empty(0, np.int64)], 0, False
     for piece in _whole_lines(path):
         text = np.frombuffer(piece, np.uint8)
@@ -147,45 +164,24 @@ def _read_column(path: Path, column: str | None) -> Labels:
     if column is None:
         names = table.schema.names
         integers = [field.name for field in table.schema if pa.types.is_integer(field.type)]
-        candidates = [name for name in LABEL_NAMES if name in names] or integers
+        candidates = [name for name in LABEL_NAMES if name in names] or integers or (names if len(names) == 1 else [])
         if not candidates or (candidates == integers and len(integers) > 1):
             raise DataError(f"{path}: cannot tell which column holds the labels: it has {', '.join(names)}; name it")
         column = candidates[0]
     values = TableColumn([table], column)
     chunks = [piece.array for piece in values.read(0, values.num_rows)]
-    array = pa.chunked_array(chunks, values.type)
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-        raise DataError(f"{path}: column {column!r} is {values.type}, expected integers")
-    if array.null_count:
-        row = pc.index(array.is_null(), True).as_py()
-        raise DataError(f"{path}: column {column!r}, row {row} is null; write -1 for a row without a label")
-    return _whole_numbers(path, array.to_numpy())
+    return label_codes(f"{path}: column {column!r}", pa.chunked_array(chunks, values.type))
 
 
 def _read_array(path: Path, rows: RawRows, num_rows: int | None) -> Labels:
     if rows.shape[1:] not in ((), (1,)):
         raise DataError(f"{path}: expected one label per row, shape (N,) or (N, 1), got shape {rows.shape}")
-    if rows.dtype.kind not in "iuf":
-        raise DataError(f"{path}: holds {rows.dtype}, expected integers")
+    if rows.dtype.kind not in "iufU":
+        raise DataError(f"{path}: holds {rows.dtype}, expected integers or names")
     _check_number(path, rows.num_rows, num_rows)
-    return _whole_numbers(path, rows.read(0, rows.num_rows).reshape(-1))
+    return label_codes(path, rows.read(0, rows.num_rows).reshape(-1))
 
 
 def _check_number(path: Path, got: int, expected: int | None) -> None:
     if expected is not None and got != expected:
         raise DataError(f"{path}: expected {expected} labels, one per row of the vectors, got {got}")
-
-
-def _whole_numbers(path: Path, values: npt.NDArray[Any]) -> Labels:
-    if values.dtype.kind == "f":
-        whole = (values == np.rint(values)) & (np.abs(values) <= _LARGEST_EXACT_FLOAT)
-    elif values.dtype.kind == "u":
-        whole = values <= np.iinfo(np.int64).max
-    elif values.dtype.kind == "i":
-        return values.astype(np.int64)
-    else:
-        raise DataError(f"{path}: holds {values.dtype}, expected integers")
-    if not whole.all():
-        row = int(np.argmin(whole))
-        raise DataError(f"{path}: row {row} is {values[row]}, expected an integer")
-    return values.astype(np.int64)

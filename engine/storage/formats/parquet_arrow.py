@@ -1,25 +1,30 @@
-"""Columns of Parquet and Arrow IPC (Feather) files, read as one stream."""
+"""Columns of Parquet, Arrow IPC (Feather, Hugging Face) and CSV files, read as one stream."""
 
 from __future__ import annotations
 
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from engine.errors import DataError
 from engine.storage.formats.sources import natural_order
 from engine.storage.paths import check_file
 
-TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".csv": "CSV"}
+FOLDER_SUFFIXES = tuple(suffix for suffix in TABLE_SUFFIXES if suffix != ".csv")  # several files make one source
+_FILE_MAGIC = b"ARROW1"
+_CSV_BLOCK_BYTES = 4 << 20  # a line has to fit in it
 _BATCH_ROWS = 4096
 _TABLE_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)  # of damaged files
 _MOST_ROWS = 1 << 40
@@ -42,9 +47,17 @@ class TableFile(ABC):
     schema: pa.Schema
     num_rows: int
 
+    sequential = False  # true if a read that does not go on from the last one starts again from the first row
+
     @abstractmethod
+    def frames(self, columns: list[str], start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield (first row, columns) of each stored batch, from the one that holds row ``start``, or an earlier one."""
+
     def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
-        """Yield (first row, values) of each stored batch, from the one that holds row ``start`` on."""
+        """Yield (first row, values) of one column; values of an extension type as those that store them."""
+        for row, frame in self.frames([column], start):
+            values = frame.column(0)
+            yield row, values.storage if isinstance(values, pa.ExtensionArray) else values
 
 
 class ParquetTable(TableFile):
@@ -59,20 +72,20 @@ class ParquetTable(TableFile):
         self._starts = _starts(sizes)
         self.num_rows = int(self._starts[-1])
 
-    def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
+    def frames(self, columns: list[str], start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
         groups = list(range(group, len(self._starts) - 1))
         row = int(self._starts[group])
         # Pre-buffering would read whole row groups, which may be larger than memory.
         opening = pa.OSFile(os.fsencode(self.path))  # bytes, because the name may not be UTF-8
         with opening as opened, pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False):
-                yield row, batch.column(0)
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
+                yield row, batch
                 row += batch.num_rows
 
 
 class ArrowTable(TableFile):
-    """A memory-mapped Arrow IPC file. Its pages count as resident, but the system can take them back.
+    """A memory-mapped Arrow IPC file or stream. Its pages count as resident, but the system can take them back.
 
     A compressed file is decoded a batch at a time, so its largest batch has to fit in memory about three times.
     """
@@ -80,25 +93,71 @@ class ArrowTable(TableFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         with pa.memory_map(os.fsencode(path)) as file:
-            reader = pa.ipc.open_file(file)
-            self.schema = reader.schema
-            # The footer has no lengths of batches, so they are read from the cheapest column.
+            self._streamed = file.read(len(_FILE_MAGIC)) != _FILE_MAGIC
+            self.schema = self._open(file).schema
+            # Neither footer nor schema has lengths of batches, so they are read from the cheapest column.
             flat = [i for i, field in enumerate(self.schema) if not pa.types.is_nested(field.type)]
-            reader = self._reader(file, (flat or [0])[0])
-            sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+            sizes = [batch.num_rows for batch in self._read(file, [(flat or [0])[0]], 0)]
         self._starts = _starts(sizes)
         self.num_rows = int(self._starts[-1])
 
-    def batches(self, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
+    def frames(self, columns: list[str], start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         with pa.memory_map(os.fsencode(self.path)) as file:
-            reader = self._reader(file, self.schema.get_field_index(column))
-            for i in range(first, reader.num_record_batches):
-                yield int(self._starts[i]), reader.get_batch(i).column(0)
+            fields = [self.schema.get_field_index(column) for column in columns]
+            for i, batch in enumerate(self._read(file, fields, first), start=first):
+                yield int(self._starts[i]), batch
 
-    @staticmethod
-    def _reader(file: Any, field: int) -> Any:
-        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[field], use_threads=False))
+    def _read(self, file: Any, fields: list[int], first: int) -> Iterator[pa.RecordBatch]:
+        reader = self._open(file, fields)
+        if self._streamed:
+            yield from islice(reader, first, None)
+        else:
+            yield from (reader.get_batch(i) for i in range(first, reader.num_record_batches))
+
+    def _open(self, file: Any, fields: list[int] | None = None) -> Any:
+        file.seek(0)
+        options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+        return pa.ipc.open_stream(file, options=options) if self._streamed else pa.ipc.open_file(file, options=options)
+
+
+class CsvTable(TableFile):
+    """A CSV file with a line of names, read from its start; numbers are float64 where any of the first rows is one.
+
+    Every pass parses the file anew, a block at a time.
+    """
+
+    sequential = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._open(None, {}) as reader:
+            first = reader.schema
+        # The types follow from the first block, where a column of reals may hold whole numbers alone.
+        wide = [field.name for field in first if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
+        numbered = {name for name in wide if name[-1:].isdigit()}
+        self._types = {
+            name: pa.float64() for name in wide if name in numbered or pa.types.is_floating(first.field(name).type)
+        }
+        self.schema = pa.schema([pa.field(f.name, self._types.get(f.name, f.type)) for f in first])
+        with self._open(self.schema.names[:1], self._types) as reader:
+            self.num_rows = sum(batch.num_rows for batch in reader)
+
+    def frames(self, columns: list[str], start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        row = 0
+        with self._open(columns, self._types) as reader:
+            for batch in reader:
+                if row + batch.num_rows > start:
+                    yield row, batch
+                row += batch.num_rows
+
+    def _open(self, columns: list[str] | None, types: dict[str, pa.DataType]) -> Any:
+        convert = pacsv.ConvertOptions(include_columns=columns, column_types=types)
+        return pacsv.open_csv(
+            os.fsencode(self.path) if not str(self.path).isprintable() else str(self.path),
+            read_options=pacsv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
+            convert_options=convert,
+        )
 
 
 class TableColumn:
@@ -167,16 +226,19 @@ def _starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def open_table(path: Path) -> TableFile:
-    """Open a Parquet or Arrow IPC file by its suffix. Raises ``DataError`` for a damaged or another file."""
+    """Open a Parquet, Arrow IPC or CSV file by its suffix. Raises ``DataError`` for a damaged or another file."""
     check_file(path)
     try:
-        table = ParquetTable(path) if TABLE_SUFFIXES[path.suffix.lower()] == "parquet" else ArrowTable(path)
+        table = _READERS[TABLE_SUFFIXES[path.suffix.lower()]](path)
         if any(not name.isprintable() for name in table.schema.names):  # raises if a name is not UTF-8
             raise ValueError(f"columns are named {table.schema.names!r}")
         return table
     except _TABLE_ERRORS as error:
         kind = TABLE_SUFFIXES[path.suffix.lower()]
         raise DataError(f"{path}: not a readable {kind} file ({_word(error)}); is it truncated?") from error
+
+
+_READERS: dict[str, Callable[[Path], TableFile]] = {"parquet": ParquetTable, "arrow": ArrowTable, "CSV": CsvTable}
 
 
 def _word(error: BaseException) -> str:
@@ -186,7 +248,7 @@ def _word(error: BaseException) -> str:
 
 def table_files(folder: Path) -> list[Path]:
     """Return the Parquet or Arrow files of a folder in natural order. Raises ``DataError`` for both kinds."""
-    files = [p for p in folder.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and p.name[0] not in "._"]
+    files = [p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES and p.name[0] not in "._"]
     kinds = {TABLE_SUFFIXES[p.suffix.lower()] for p in files}
     if len(kinds) > 1:
         raise DataError(f"{folder}: holds both Parquet and Arrow files; keep one kind, or name one file")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from os.path import abspath, isdir
 from pathlib import Path
+from typing import Any
 
 from engine.errors import DataError
 from engine.storage.formats.binary import FvecsVectors, RawVectors, open_bin, open_fbin, open_npy, open_npz
 from engine.storage.formats.columns import ColumnNames, ColumnVectors
-from engine.storage.formats.parquet_arrow import TABLE_SUFFIXES, open_table, table_files
+from engine.storage.formats.parquet_arrow import FOLDER_SUFFIXES, TABLE_SUFFIXES, open_table, table_files
 from engine.storage.formats.sources import SourceOptions, VectorSource, natural_order
 from engine.storage.formats.texts import TextNames, companion_items, line_offsets
+from engine.storage.formats.wide import WideTable, as_wide
 from engine.storage.formats.zarr_array import ZarrVectors, is_zarr
-from engine.storage.paths import check_file, check_folder_of_files, check_readable, lies_there
+from engine.storage.paths import below, check_file, check_folder_of_files, check_readable, lies_there
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
 
@@ -94,11 +97,42 @@ def _open_zarr(path: Path, options: SourceOptions) -> VectorSource:
 
 
 def _open_tables(path: Path, options: SourceOptions) -> VectorSource:
-    tables = [open_table(file) for file in (table_files(path) if path.is_dir() else [path])]
-    part = ColumnVectors(tables, options.column)
+    return _of_tables(path, options, table_files(path) if path.is_dir() else [path])
+
+
+def _of_tables(path: Path, options: SourceOptions, files: list[Path]) -> VectorSource:
+    tables = as_wide([open_table(file) for file in files], options.column)
+    wide = next((table.vector for table in tables if isinstance(table, WideTable)), None)
+    part = ColumnVectors(tables, wide or options.column)
     names = ColumnNames(tables, options.items_column)
-    files = [table.path for table in tables]
-    return VectorSource(path, options, [part], files=files, names=names)
+    sequential = any(table.sequential for table in tables)
+    return VectorSource(path, options, [part], files=files, names=names, sequential=sequential)
+
+
+def _open_hugging_face(path: Path, options: SourceOptions) -> VectorSource:
+    """Open the folder that ``save_to_disk`` of Hugging Face datasets wrote: Arrow streams that state.json lists."""
+    files = [file["filename"] for file in _json_of(path / "state.json").get("_data_files", ())]
+    if not files:
+        raise DataError(f"{path}: its state.json lists no data files")
+    return _of_tables(path, options, [below(path, str(file)) for file in files])
+
+
+def _refuse_splits(path: Path, options: SourceOptions) -> VectorSource:
+    splits = _json_of(path / "dataset_dict.json").get("splits", ())
+    raise DataError(
+        f"{path}: holds several splits of a Hugging Face dataset ({', '.join(map(str, splits))}); "
+        f"name the folder of one, for example {path}/{splits[0] if splits else 'train'}"
+    )
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(check_file(path).read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected a mapping")
+    return found
 
 
 def _open_npy_folder(path: Path, options: SourceOptions) -> VectorSource:
@@ -174,7 +208,19 @@ FORMATS: tuple[Format, ...] = (
     Format("fvecs", _has_suffix(".fvecs"), _open_fvecs, ".fvecs"),
     Format("fbin", _has_suffix(".fbin"), _open_fbin, ".fbin"),
     Format("zarr", is_zarr, _open_zarr, "zarr"),
-    Format("tables", _has_suffix(*TABLE_SUFFIXES), _open_tables, ".parquet, .arrow or .feather or a folder of them"),
+    Format(
+        "tables",
+        _has_suffix(*TABLE_SUFFIXES),
+        _open_tables,
+        ".parquet, .arrow or .feather or a folder of them (a column of lists, or f0, f1, ...), .csv",
+    ),
+    Format(
+        "hugging_face",
+        lambda path: lies_there(path / "state.json") and lies_there(path / "dataset_info.json"),
+        _open_hugging_face,
+        "a folder of save_to_disk",
+    ),
+    Format("hugging_face_splits", lambda path: lies_there(path / "dataset_dict.json"), _refuse_splits),
     Format(
         "cdp",
         lambda path: lies_there(path / "list.txt") and _holds("features/*.bin")(path),
@@ -188,5 +234,5 @@ FORMATS: tuple[Format, ...] = (
         "img_emb_*.npy with metadata_*.parquet",
     ),
     Format("npy_folder", _holds("*.npy"), _open_npy_folder),
-    Format("table_folder", _holds(*(f"*{suffix}" for suffix in TABLE_SUFFIXES)), _open_tables),
+    Format("table_folder", _holds(*(f"*{suffix}" for suffix in FOLDER_SUFFIXES)), _open_tables),
 )

@@ -24,13 +24,14 @@ from engine.storage.formats.sources import VectorSource
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
 def test_rows_of_any_magnitude_become_unit(scale: float) -> None:
     rows = np.random.default_rng(0).standard_normal((10, 7)) * scale
-    unit, zeros = normalise(rows, 0, "x")
-    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
-    assert len(zeros) == 0
+    found = normalise(rows, 0, "x")
+    np.testing.assert_allclose(np.linalg.norm(found.unit_ND, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(found.lengths_N, np.linalg.norm(rows / scale, axis=1) * scale)
+    assert len(found.zeros) == len(found.bad) == 0
 
 
 def test_float16_rows_do_not_overflow() -> None:
-    unit, _ = normalise(np.full((2, 64), 60000, dtype=np.float16), 0, "x")
+    unit = normalise(np.full((2, 64), 60000, dtype=np.float16), 0, "x").unit_ND
     np.testing.assert_allclose(unit, 1 / 8, atol=1e-6)
 
 
@@ -38,7 +39,9 @@ def test_float16_rows_do_not_overflow() -> None:
 def test_bad_values_name_their_rows(bad: float) -> None:
     rows = np.ones((20, 3))
     rows[[4, 11], 1] = bad
-    with pytest.raises(DataError, match=r"some\.npy: NaN or infinite values in rows 104, 111"):
+    with pytest.raises(
+        DataError, match=r"some\.npy: NaN, infinite or missing values in rows 104, 111.*--bad-rows drop"
+    ):
         normalise(rows, 100, "some.npy")
 
 
@@ -52,14 +55,15 @@ def test_rows_equal_plain_division_by_their_length(dtype: type) -> None:
     rows = np.random.default_rng(5).standard_normal((500, 67)).astype(dtype)
     wide = rows.astype(np.float64)
     expected = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
-    np.testing.assert_array_max_ulp(normalise(rows, 0, "x")[0], expected, maxulp=1)
+    np.testing.assert_array_max_ulp(normalise(rows, 0, "x").unit_ND, expected, maxulp=1)
 
 
 def test_rows_do_not_hang_on_their_block() -> None:
     rows = np.random.default_rng(6).standard_normal((300, 33)) * 10.0 ** np.linspace(-300, 300, 300)[:, None]
-    whole = normalise(rows, 0, "x")[0]
+    whole = normalise(rows, 0, "x").unit_ND
     assert (
-        np.concatenate([normalise(rows[a : a + 7], a, "x")[0] for a in range(0, 300, 7)]).tobytes() == whole.tobytes()
+        np.concatenate([normalise(rows[a : a + 7], a, "x").unit_ND for a in range(0, 300, 7)]).tobytes()
+        == whole.tobytes()
     )
 
 
@@ -86,7 +90,7 @@ def test_a_store_is_the_same_bytes_for_any_block_and_thread(dtype: str, tmp_path
     source = save(tmp_path / "x.npy", rows)
     one = map_array(ingest(tmp_path / "one", source, threads=1, dtype=dtype), "features")
     many = map_array(ingest(tmp_path / "many", source, 4096, 3, dtype=dtype), "features")
-    assert one.tobytes() == many.tobytes() == normalise(rows, 0, "x")[0].astype(dtype).tobytes()
+    assert one.tobytes() == many.tobytes() == normalise(rows, 0, "x").unit_ND.astype(dtype).tobytes()
 
 
 def test_each_row_of_a_source_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +212,7 @@ def test_a_source_of_zero_vectors_alone_is_refused(tmp_path: Path, rows: int) ->
     settings = load_settings(overrides={"ingest.zero_vectors": "drop"})
     request = api.Request(features=str(path), settings=settings)
     prepared = api.prepare("run", tmp_path / "run", request, Resources(block_rows=4096))
-    with pytest.raises(DataError, match=f"all {rows:,} rows are zero vectors"):
+    with pytest.raises(DataError, match=f"all {rows:,} rows are zero vectors|none of {rows:,} rows has a direction"):
         api.execute(prepared, progress=False)
 
 

@@ -56,6 +56,7 @@ def test_text_variants(tmp_path, content):
     ("content", "line", "shown"),
     [
         (b"1\n2\nx\n3\n", 3, "'x'"),
+        (b"ada\n2\n", 1, "'ada'"),  # names and integers together
         (b"1\n2.0\n", 2, "'2.0'"),
         (b"1\n\n2\n", 2, "''"),
         (b"1 2\n", 1, "'1 2'"),
@@ -75,7 +76,7 @@ def test_text_that_is_not_integers_names_the_line(tmp_path, content, line, shown
 
 
 @settings(max_examples=100, deadline=None)
-@given(content=st.text("0123456789-+ \n\r\tx.", max_size=30))
+@given(content=st.text("0123456789-+ \n\r\t,.", max_size=30))
 def test_text_parses_as_python_does(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.meta"
     path.write_bytes(content.encode())
@@ -111,7 +112,6 @@ def test_npy_and_npz_of_any_whole_numbers(tmp_path, dtype, shape):
         (np.array([1, 2**64 - 1], np.uint64), "row 1 is 18446744073709551615"),
         (np.array([1, -2]), "row 1 is -2; a label is 0 or more, or -1"),
         (np.zeros((2, 2), int), r"shape \(N,\) or \(N, 1\), got shape \(2, 2\)"),
-        (np.array(["a", "b"]), "holds <U1, expected integers"),
         (np.array([True]), "holds bool"),
         (np.zeros(0, int), "holds no labels"),
     ],
@@ -120,6 +120,16 @@ def test_npy_that_is_not_labels(tmp_path, labels, message):
     np.save(tmp_path / "y.npy", labels)
     with pytest.raises(DataError, match=message):
         read_labels(tmp_path / "y.npy")
+
+
+def test_names_are_numbered_in_the_order_of_their_first_row(tmp_path):
+    names, expected = ["bo", "ada", "", "bo", "-1", "zoë"], [0, 1, -1, 0, -1, 2]
+    (tmp_path / "y.txt").write_text("\n".join(names) + "\n", "utf-8")
+    np.save(tmp_path / "y.npy", np.array(names))
+    pq.write_table(pa.table({"who": pa.array(names).dictionary_encode()}), tmp_path / "y.parquet")
+    (tmp_path / "y.csv").write_text("row,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)), "utf-8")
+    for suffix in ("txt", "npy", "parquet", "csv"):
+        assert read_labels(tmp_path / f"y.{suffix}").tolist() == expected, suffix
 
 
 def test_below_minus_one_in_text_names_the_line(tmp_path):
@@ -149,13 +159,13 @@ def test_columns(tmp_path, name):
     with pytest.raises(DataError, match="cannot tell which column holds the labels: it has row, person; name it"):
         read_labels(write(row=[0, 1], person=[4, 5]))
     with pytest.raises(DataError, match="cannot tell which column"):
-        read_labels(write(name=["a"]))
+        read_labels(write(name=["a"], title=["b"]))
     with pytest.raises(DataError, match="no column 'who'; it has row, person"):
         read_labels(write(row=[0, 1], person=[4, 5]), column="who")
     with pytest.raises(DataError, match="column 'label', row 3 is null"):
         read_labels(write(label=[1, 2, 3, None]))
-    with pytest.raises(DataError, match="column 'label' is string, expected integers"):
-        read_labels(write(label=["a", "b"]))
+    with pytest.raises(DataError, match=r"column 'label': is list<.*>, expected integers or names"):
+        read_labels(write(label=[["a"], ["b"]]))
     with pytest.raises(DataError, match="holds no labels"):
         read_labels(write(label=pa.array([], pa.int64())))
 

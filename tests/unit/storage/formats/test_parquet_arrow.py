@@ -1,4 +1,5 @@
 import contextlib
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +70,7 @@ def test_reads_what_was_written_in_any_blocks(tmp_path, name, write, kind, dtype
 def test_bytes_in_a_named_column_are_read_as_float32(tmp_path, name, write):
     x = (X * 9).astype(np.int8)
     write(tmp_path / name, table_of(x, "fixed"))
-    with pytest.raises(DataError, match=r"no column is a list of floats; it has n \(int64\), vector"):
+    with pytest.raises(DataError, match=r"no column is a list of floats.*; it has n \(int64\), vector"):
         open_source(tmp_path / name)
     source = open_source(tmp_path / name, column="vector")
     assert source.dtype == np.float32
@@ -161,20 +162,70 @@ def test_ragged_rows_are_named(tmp_path, name, write):
 
 @each_writer
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 5)])
-def test_null_rows_and_values_are_named(tmp_path, name, write, kind):
-    rows = [list(map(float, row)) for row in X]
-    rows[9] = None
+def test_null_rows_and_values_are_nan(tmp_path, name, write, kind):
+    rows, expected = [list(map(float, row)) for row in X], X.copy()
+    rows[0] = rows[9] = None
     rows[16][2] = None
+    expected[[0, 9]] = expected[16, 2] = np.nan
     write(tmp_path / name, pa.table({"vector": pa.array(rows, kind)}))
+    np.testing.assert_array_equal(open_source(tmp_path / name).read(0, len(X)), expected)
+    write(tmp_path / name, pa.table({"vector": pa.array([None] * 3, pa.list_(pa.float32()))}))
+    with pytest.raises(DataError, match="every row is null"):
+        open_source(tmp_path / name)
+
+
+@each_writer
+def test_a_column_for_each_dimension(tmp_path, name, write):
+    columns = {f"f{i}": X[:, i] for i in reversed(range(X.shape[1]))}
+    write(tmp_path / name, pa.table({"id": [f"r{i}" for i in range(len(X))], **columns}))
     source = open_source(tmp_path / name)
-    with pytest.raises(DataError, match="row 9 is null"):
-        source.read(8, 11)
-    with pytest.raises(DataError, match="row 16 has a null among its values"):
-        source.read(11, 23)
-    rows[0] = None
-    write(tmp_path / name, pa.table({"vector": pa.array(rows, kind)}))
-    with pytest.raises(DataError, match="row 0 is null"):
-        open_source(tmp_path / name).read(0, 1)
+    np.testing.assert_array_equal(source.read(3, 20), X[3:20])
+    assert source.ids()[2].as_py() == "r2"
+    write(tmp_path / name, pa.table({**columns, "g0": X[:, 0], "g1": X[:, 1]}))
+    with pytest.raises(DataError, match=r"'f' \(5 columns\), 'g' \(2 columns\); choose one with --column"):
+        open_source(tmp_path / name)
+    assert open_source(tmp_path / name, column="g").dim == 2
+    write(tmp_path / name, pa.table({column: values for column, values in columns.items() if column != "f2"}))
+    with pytest.raises(DataError, match="columns f0 to f4 look like a vector, but f2 is missing"):
+        open_source(tmp_path / name)
+
+
+@each_writer
+def test_tensors_of_fixed_shape(tmp_path, name, write):
+    kind = pa.fixed_shape_tensor(pa.float32(), [X.shape[1]])
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
+    write(tmp_path / name, pa.table({"vector": pa.ExtensionArray.from_storage(kind, flat)}))
+    np.testing.assert_array_equal(open_source(tmp_path / name).read(3, 20), X[3:20])
+
+
+def test_csv(tmp_path):
+    lines = [f"r{i}," + ",".join(map(repr, row)) for i, row in enumerate(X.tolist())]
+    (tmp_path / "x.csv").write_text("\n".join(["id,0,1,2,3,4", *lines, ""]))
+    source = open_source(tmp_path / "x.csv")
+    assert source.sequential
+    np.testing.assert_array_equal(source.read(3, 20).astype(np.float32), X[3:20])
+    (tmp_path / "x.csv").write_text("id,a\n1,2\n")
+    with pytest.raises(DataError, match="no columns are numbered"):
+        open_source(tmp_path / "x.csv")
+
+
+def test_folder_of_save_to_disk(tmp_path):
+    """The layout of Hugging Face datasets: Arrow streams, listed in state.json, beside files of its cache."""
+    folder = tmp_path / "ds" / "train"
+    folder.mkdir(parents=True)
+    for part, rows in enumerate((X[:14], X[14:])):
+        table = table_of(rows)
+        with pa.ipc.new_stream(folder / f"data-0000{part}-of-00002.arrow", table.schema) as writer:
+            writer.write_table(table, max_chunksize=5)
+    (folder / "cache-1f.arrow").write_bytes(b"x")
+    listed = [{"filename": f"data-0000{part}-of-00002.arrow"} for part in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": listed}))
+    (folder / "dataset_info.json").write_text("{}")
+    np.testing.assert_array_equal(open_source(folder).read(0, len(X)), X)
+    np.testing.assert_array_equal(open_source(folder).read(12, 17), X[12:17])
+    (tmp_path / "ds" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(DataError, match=r"several splits .* for example .*/ds/train"):
+        open_source(tmp_path / "ds")
 
 
 @each_writer

@@ -296,10 +296,10 @@ def test_missing_path_and_unknown_formats(tmp_path):
         open_source(tmp_path / "absent.npy")
     with pytest.raises(DataError, match=r"a folder of nothing of no known format; supported: \.bin"):
         open_source(tmp_path)
-    (tmp_path / "x.csv").write_text("1,2")
+    (tmp_path / "x.tsv").write_text("1,2")
     with pytest.raises(DataError, match="a file of no known format"):
-        open_source(tmp_path / "x.csv")
-    with pytest.raises(DataError, match=r"a folder of x\.csv"):
+        open_source(tmp_path / "x.tsv")
+    with pytest.raises(DataError, match=r"a folder of x\.tsv"):
         open_source(tmp_path)
 
 

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from engine.installation import let_numba_cache
 from engine.version import __version__
 
 if TYPE_CHECKING:
@@ -19,10 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterResult", "__version__", "cluster", "compare", "evaluate", "graph_propagation", "train"]
 
+if sys.platform == "win32":
+    raise ImportError("Asterism needs memory maps and file locks of Linux or macOS; on Windows it runs in WSL 2")
+let_numba_cache()
+
 # Loaded on first use, so that workers and `import engine.errors` do not load torch.
 _HOMES = dict.fromkeys(("ClusterResult", "cluster", "evaluate", "train"), "engine.api")
 _HOMES["compare"] = "engine.comparison.compare"
 _HOMES["graph_propagation"] = "engine.clustering.propagation"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,8 @@ from typing import TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
+from engine.control_groups import core_quota
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,8 +45,9 @@ def _thread_pools(num_modules: int) -> ThreadpoolController:
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores that this process may run on, within a container's quota of processor time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, core_quota() or cores)
 
 
 def map_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> list[R]:

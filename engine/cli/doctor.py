@@ -13,6 +13,7 @@ from engine.commands.machine import hardware, versions
 from engine.commands.resources import MEMORY_SHARE
 from engine.errors import DependencyMissing
 from engine.graph.faiss_kmeans import describe_faiss
+from engine.installation import install_hint
 from engine.process.memory import free_bytes, tree_bytes
 from engine.storage.mappings import map_limit, maps_needed, raise_limit
 from engine.storage.paths import os_reason
@@ -25,7 +26,7 @@ def diagnose() -> dict[str, Any]:
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
-    ray = "installed" if find_spec("ray") else "not installed (pip install 'asterism[ray]')"
+    ray = "installed" if find_spec("ray") else f"not installed ({install_hint('ray')})"
     found: dict[str, Any] = {**versions(), **hardware()}
     found["threads usable"] = usable_cores()
     found["memory free"] = human_bytes(free_bytes())
@@ -35,7 +36,7 @@ def diagnose() -> dict[str, Any]:
     try:
         found["faiss build"], found["faiss GPUs"] = describe_faiss()
     except DependencyMissing:
-        found["faiss build"] = "not installed (pip install 'asterism[cpu]')"
+        found["faiss build"] = f"not installed ({install_hint('cpu')})"
     found["ray"] = f"{found.get('ray', '')} {ray}".strip()
     found["disk free here"] = _free_disk_here()
     memory = human_bytes(MEMORY_SHARE * free_bytes())

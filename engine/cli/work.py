@@ -151,7 +151,8 @@ def compare(
 ) -> None:
     """Train each method on half of the identities, cluster the rows of the others, and score. Run again, it resumes.
 
-    Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph.
+    Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph. The exit
+    code is 1 if a method has no scores.
     """
     resources = ResourceOptions(memory=memory, threads=threads, device=device).load()
     rows = compare_methods(
@@ -170,8 +171,10 @@ def compare(
     )
     if as_json:
         print(json.dumps([asdict(row) for row in rows]))
-        return
-    print_comparison(rows, Path(out).absolute() / COMPARISON_FILE)
+    else:
+        print_comparison(rows, Path(out).absolute() / COMPARISON_FILE)
+    if any(row.missing for row in rows):
+        raise typer.Exit(1)
 
 
 def convert(

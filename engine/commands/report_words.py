@@ -43,6 +43,8 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     effort = run_effort(root)
     if effort.executor == "ray":
         notes.append(f"Run on Ray: {effort}.")
+    elif effort.executor == "ray_alone":
+        notes.append(f"Run on a Ray of its own, on this machine alone: {effort}.")
     if stage_folder(root, "first"):
         notes += _word_label_free(root, value)
     elif stage_folder(root, "project"):

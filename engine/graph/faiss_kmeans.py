@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DependencyMissing
+from engine.installation import install_hint
 from engine.tiles import single_threaded_kernels
 
 _SEEDS = 2**31  # faiss takes an int32
@@ -49,7 +50,7 @@ def _load_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise DependencyMissing(
-            "knn.mode ivf, and unions of many super-vertices (gcn_d, gcn_s), need faiss: pip install 'asterism[cpu]'"
+            f"knn.mode ivf, and unions of many super-vertices (gcn_d, gcn_s), need faiss: {install_hint('cpu')}"
         ) from error
     return faiss
 

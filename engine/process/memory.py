@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 
 import psutil
+
+from engine.control_groups import groups, read_number
 
 
 def tree_bytes(pid: int | None = None) -> int:
@@ -62,28 +64,15 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 
     Pages of files count as free, because the kernel takes them back before it refuses memory.
     """
-    mounts = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except (OSError, ValueError):
-        lines = ["0::/"]
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0":
-            mount, limits, used, prefix = mounts, ["memory.max", "memory.high"], "memory.current", ""
-        elif "memory" in controllers.split(","):
-            mount, limits, used = mounts / "memory", ["memory.limit_in_bytes"], "memory.usage_in_bytes"
-            prefix = "total_"
+    for group, version in groups("memory", root):
+        if version == 2:
+            limits, used, prefix = ["memory.max", "memory.high"], "memory.current", ""
         else:
-            continue
-        # A container sees its own group as the mount, but may be given a path that exists on its host only.
-        for name in {"", *(str(parent) for parent in (PurePosixPath(path), *PurePosixPath(path).parents))}:
-            group = mount / name.strip("/")
-            limit = min((found for each in limits if (found := _number(group / each)) is not None), default=None)
-            held = _number(group / used)
-            if limit is not None and held is not None:
-                yield limit - max(0, held - _reclaimable(group / "memory.stat", prefix))
+            limits, used, prefix = ["memory.limit_in_bytes"], "memory.usage_in_bytes", "total_"
+        limit = min((found for each in limits if (found := read_number(group / each)) is not None), default=None)
+        held = read_number(group / used)
+        if limit is not None and held is not None:
+            yield limit - max(0, held - _reclaimable(group / "memory.stat", prefix))
 
 
 def _reclaimable(path: Path, prefix: str) -> int:
@@ -93,15 +82,6 @@ def _reclaimable(path: Path, prefix: str) -> int:
         return sum(int(field[1]) for field in fields if len(field) == 2 and field[0] in wanted)
     except (OSError, ValueError):
         return 0
-
-
-def _number(path: Path) -> int | None:
-    """Return the number in a file; ``None`` for ``max``, a missing file, or other content."""
-    try:
-        text = path.read_text().strip()
-    except (OSError, ValueError):
-        return None
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 30 else None
 
 
 class PeakMemory:

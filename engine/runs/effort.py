@@ -28,11 +28,11 @@ class Effort:
     def __str__(self) -> str:
         names = ", ".join(f"{host} ({tasks:,})" for host, tasks in list(self.hosts.items())[:8])
         more = f" and {len(self.hosts) - 8} more" if len(self.hosts) > 8 else ""
-        return (
-            f"{self.tasks:,} tasks on {len(self.hosts)} host(s): {names}{more}; started {self.starts} time(s); "
-            f"{self.retries} attempts made again, {self.lost} of them as their worker was lost, with "
-            f"{self.lost_s:.1f} s of work"
-        )
+        hosts = f"{len(self.hosts)} hosts" if len(self.hosts) != 1 else "one host"
+        started = f"started {self.starts} times" if self.starts != 1 else "started once"
+        again = f"{self.retries} attempts made again" if self.retries else "no attempt made again"
+        lost = f", {self.lost} of them as their worker was lost, with {self.lost_s:.1f} s of work" if self.lost else ""
+        return f"{self.tasks:,} tasks on {hosts}: {names}{more}; {started}; {again}{lost}"
 
 
 def run_effort(root: Path) -> Effort:

@@ -7,6 +7,7 @@ truth, so its records replace those of a mirror before anything is planned. See 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -22,7 +23,7 @@ from engine.storage import manifest
 from engine.storage.cache import cache_path, cache_root, exclusive, make_room
 from engine.storage.lease import Lease
 from engine.storage.manifest import Record, explain_os_errors
-from engine.storage.paths import below, check_name
+from engine.storage.paths import below, check_name, os_reason
 from engine.storage.remote import Listed, Storage, absolute, is_url
 
 LOCK_FILE = "run.lock"
@@ -34,6 +35,9 @@ _OF_A_STAGE = re.compile(r"stage\.json|consumed\.json|records/[0-9]+-[0-9]+\.jso
 _METADATA = re.compile(
     rf"run\.json|events\.jsonl|model\.json|[a-z_0-9]+-[0-9a-f]{{12}}/(progress\.json|{_OF_A_STAGE.pattern})"
 )
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 class Place:
@@ -119,6 +123,13 @@ def _try_lock(stream: IO[str]) -> bool:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise DataError(
+            f"{stream.name}: this file system has no file locks ({os_reason(error)}), which keep two processes from "
+            f"writing one run; choose a folder on another file system, such as a local disk"
+        ) from None
     return True
 
 

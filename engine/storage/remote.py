@@ -22,6 +22,7 @@ import fsspec
 from fsspec.callbacks import Callback
 
 from engine.errors import ConfigError, DataError, DependencyMissing, DiskBudgetExceeded, EngineError, StorageFailed
+from engine.installation import install_hint
 from engine.process.masking import MASK, holds_secret
 from engine.storage.owned import MAX_JSON_BYTES
 from engine.storage.paths import below, check_name, os_reason
@@ -91,7 +92,7 @@ class Storage:
             if hasattr(self._fs, "retries"):
                 self._fs.retries = 1
         except ImportError as error:
-            raise DependencyMissing(f"{url}: {error}; for s3:// install 'asterism[s3]'") from None
+            raise DependencyMissing(f"{url}: {error}; for s3://: {install_hint('s3')}") from None
         except ValueError as error:
             raise ConfigError(f"{url}: {error}") from None
 

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from engine.errors import ConfigError, TaskFailed
-from engine.executors.protocol import Outcome
+from engine.executors.protocol import Outcome, ray_address
 from engine.executors.ray.counters import TaskCounters
 from engine.executors.ray.session import START_TIMEOUT_S, connect
 from engine.executors.ray.worker import Reply, WorkerSize, make_actor
@@ -53,8 +53,6 @@ class RayExecutor:
     are requested unchanged.
     """
 
-    name = "ray"
-
     def __init__(
         self,
         workers: int,
@@ -68,6 +66,7 @@ class RayExecutor:
                 f"--device {device} with --executor ray: Ray hands out the GPUs; use --device cuda, and "
                 f"CUDA_VISIBLE_DEVICES to choose among them"
             )
+        self.name = "ray" if ray_address() or ray.is_initialized() else "ray_alone"  # which this process starts
         self._asked = workers
         self._threads = threads
         self._device = device

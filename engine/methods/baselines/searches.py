@@ -20,6 +20,7 @@ from engine.clustering.forest import strongest_forest
 from engine.clustering.union_find import component_roots
 from engine.errors import ConfigError
 from engine.graph.adjacency import EdgeList, rank_listed, undirected_edges
+from engine.installation import install_hint
 from engine.random_streams import WHISPERS, stream
 
 Array = np.ndarray[Any, Any]
@@ -213,7 +214,7 @@ def _library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise ConfigError(f"this baseline is {name}'s: pip install 'asterism[baselines]'") from None
+        raise ConfigError(f"this baseline is {name}'s: {install_hint('baselines')}") from None
 
 
 def _noise_alone(labels_N: Array) -> Array:

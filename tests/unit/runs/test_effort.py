@@ -54,7 +54,7 @@ def test_lost_workers_cost_attempts_but_no_committed_task_runs_again(tmp_path: P
     losses = 9 * (1 if after else 6)
     assert (effort.starts, effort.executor, effort.tasks) == (1, "ray", 9)
     assert (effort.retries, effort.lost, effort.lost_s) == (losses, losses, losses * 0.5)
-    assert str(effort).startswith("9 tasks on 1 host(s): ")
+    assert str(effort).startswith("9 tasks on one host: ")
     assert all(
         event["pid"] and event["host"] for event in read_events(tmp_path / "run") if event["event"] == "task_committed"
     )

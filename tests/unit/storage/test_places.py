@@ -364,7 +364,7 @@ def test_errors_name_the_url_not_the_copy(source: str, tmp_path: Path) -> None:
     rows[7, 3] = np.nan
     np.save(tmp_path / "rows.npy", rows)
     Storage("memory://bucket").put([tmp_path / "rows.npy"], ["rows.npy"])
-    with pytest.raises(DataError, match=f"^{source}: NaN or infinite values in row 7"):
+    with pytest.raises(DataError, match=f"^{source}: NaN, infinite or missing values in row 7"):
         run(source)
     Storage("memory://bucket").write("rows.npy", b"no array")
     with pytest.raises(DataError, match=f"^{source}: "):

@@ -16,6 +16,7 @@ from engine.api import cluster
 from engine.commands.run_folder import stage_folder
 from engine.errors import ConfigError, DependencyMissing
 from engine.evaluation.metrics import f_from_counts, pair_counts
+from engine.installation import install_hint
 from engine.storage.context import read_npy
 from engine.tiles import tile_bounds
 
@@ -23,9 +24,7 @@ try:
     from sklearn.base import BaseEstimator, ClusterMixin
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise DependencyMissing(
-        "engine.sklearn needs scikit-learn 1.6 or later: pip install 'asterism[sklearn]'"
-    ) from error
+    raise DependencyMissing(f"engine.sklearn needs scikit-learn 1.6 or later: {install_hint('sklearn')}") from error
 
 __all__ = ["NOISE", "IdentityClusterer", "pairwise_f"]
 

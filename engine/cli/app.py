@@ -16,12 +16,12 @@ from engine.process.terminal import let_every_name_be_printed, shown_lines
 from engine.storage.paths import os_reason
 from engine.version import __version__
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
-    """Cluster embeddings by identity: vectors in, labels out, resumable at every step.
+    """Cluster embeddings by identity: vectors in, labels out, resumable at every step. Similarity is the cosine.
 
     Start with: asterism run --features vectors.npy --out run
     """

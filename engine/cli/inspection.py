@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from engine import api
-from engine.cli.doctor import diagnose
 from engine.cli.options import (
     ClusteringOptions,
     EdgeOptions,
@@ -25,11 +23,7 @@ from engine.cli.options import (
     run_request,
 )
 from engine.cli.printing import console, print_plan, print_projection, print_status, right
-from engine.commands.probes import measure_speeds
-from engine.commands.status import run_status
 from engine.errors import ConfigError
-from engine.flow.graph import MAX_ROWS
-from engine.runs.events import read_events
 
 
 def plan(
@@ -48,6 +42,10 @@ def plan(
 
     With --hosts it projects the same costs for a compute cluster, of --features or of 10^8 and 10^9 vectors.
     """
+    from engine import api
+    from engine.commands.probes import measure_speeds
+    from engine.flow.graph import MAX_ROWS
+
     if features is None and not described.hosts:
         raise ConfigError("plan needs --features, or --hosts to project for a compute cluster")
     if described.rows and (features is not None or not described.hosts):
@@ -79,6 +77,10 @@ def plan(
 
 def status(folder: RunFolder, as_json: Json = False) -> None:
     """Show how far a run is, from its folder; works while it runs, from any machine that sees the folder."""
+    from engine import api
+    from engine.commands.status import run_status
+    from engine.runs.events import read_events
+
     root = api.open_run(folder)
     found = run_status(root)
     if as_json:
@@ -102,6 +104,8 @@ def export(
 
     Parquet and CSV have the rows' ids and items too, how sure each row is, and the other cluster that it is nearest to.
     """
+    from engine import api
+
     place = api.export(folder, lasting(out), file_format and file_format.value, clusters=clusters)
     console.say(f"{'clusters' if clusters else 'labels'}: {place}")
 
@@ -114,6 +118,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a run (--run), or a file of labels (--pred), against identities."""
+    from engine import api
+
     if (run_folder is None) == (pred is None):
         raise ConfigError("evaluate takes either --run RUN or --pred FILE")
     predicted = api.run_labels(run_folder) if run_folder is not None else pred
@@ -134,6 +140,8 @@ def report(
     items_root: ItemsRoot = None,
 ) -> None:
     """Render a finished run's HTML report again and say where it is; with --out the run itself is only read."""
+    from engine import api
+
     place, warnings = api.report(folder, None if out is None else lasting(out), items_root=items_root or ())
     for warning in warnings:
         console.say(f"report: {warning}")
@@ -142,6 +150,8 @@ def report(
 
 def doctor(as_json: Json = False) -> None:
     """Show versions, cores, memory, GPU, faiss build, Ray and disk, and what a run would use."""
+    from engine.cli.doctor import diagnose
+
     found = diagnose()
     if as_json:
         print(json.dumps(found))

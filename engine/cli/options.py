@@ -1,5 +1,7 @@
 """Options of the command line, and groups of options that several commands take; each is declared once.
 
+Modules of ``cli`` import the engine inside functions, because ``--help`` and completion should not load torch.
+
 A group is a dataclass, and a command takes it as one parameter. ``with_groups`` shows typer the fields of the group.
 """
 
@@ -10,18 +12,18 @@ from dataclasses import dataclass, is_dataclass
 from enum import StrEnum
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from engine.api import Request, items_folders
-from engine.commands.configuration import load_settings
-from engine.commands.projection import ComputeCluster
-from engine.commands.resources import Resources, load_resources
 from engine.errors import ConfigError
-from engine.settings import Settings
-from engine.storage.remote import absolute
 from engine.units import parse_bytes
+
+if TYPE_CHECKING:
+    from engine.commands.projection import ComputeCluster
+    from engine.commands.request import Request
+    from engine.commands.resources import Resources
+    from engine.settings import Settings
 
 
 class ExecutorName(StrEnum):
@@ -110,6 +112,8 @@ class SettingsOptions:
 
     def load(self, rows: RowOptions, method: str | None = None, precision_bias: float | None = None) -> Settings:
         """Load the settings. The arguments override ``--set``, and ``--set`` overrides the file."""
+        from engine.commands.configuration import load_settings
+
         named = {
             "ingest.zero_vectors": rows.zero_vectors and rows.zero_vectors.value,
             "ingest.bad_rows": rows.bad_rows and rows.bad_rows.value,
@@ -139,6 +143,8 @@ class ResourceOptions:
 
     def load(self, config: str | None = None) -> Resources:
         """Load the resources. The options override the section ``resources`` of the file ``config``."""
+        from engine.commands.resources import load_resources
+
         return load_resources(
             config,
             executor=self.executor and self.executor.value,
@@ -207,6 +213,8 @@ class HostOptions:
 
     def compute_cluster(self) -> ComputeCluster:
         """Return the compute cluster that the options describe."""
+        from engine.commands.projection import ComputeCluster
+
         disk = parse_bytes(self.disk_per_host, "--disk-per-host") if self.disk_per_host else 0
         memory = parse_bytes(self.memory_per_host, "--memory-per-host")
         return ComputeCluster(self.hosts, self.gpus_per_host, self.cores_per_host, memory, disk)
@@ -216,6 +224,8 @@ def run_request(
     features: str | None, clustering: ClusteringOptions, edges: EdgeOptions, items_root: list[str] | None = None
 ) -> Request:
     """Return the request of a run, for ``run`` and ``plan``."""
+    from engine.commands.request import Request, items_folders
+
     return Request(
         features=absolute_place(features) or "",
         model=absolute_place(clustering.model),
@@ -240,6 +250,8 @@ def lasting(out: str) -> str:
 
 def absolute_place(place: str | None) -> str | None:
     """Return a given place as an absolute path or URL, else ``None``."""
+    from engine.storage.remote import absolute
+
     return None if place is None else absolute(place)
 
 

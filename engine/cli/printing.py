@@ -5,20 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
-from engine.commands.projection import Projection
-from engine.commands.report_data import report_data
-from engine.commands.reporting import REPORT_FILE
-from engine.comparison.page import ComparisonRow
 from engine.process.terminal import PlainConsole
-from engine.runs.effort import Effort
-from engine.runs.plan import Plan
-from engine.steps.source import Source
-from engine.storage.places import Place
 from engine.units import human_bytes
+
+if TYPE_CHECKING:
+    from engine.commands.projection import Projection
+    from engine.comparison.page import ComparisonRow
+    from engine.runs.plan import Plan
+    from engine.steps.source import Source
+    from engine.storage.places import Place
 
 console = PlainConsole()
 
@@ -49,6 +48,8 @@ def print_plan(plan: Plan, source: Source, speeds: Mapping[str, float]) -> None:
 
 def print_status(folder: str, found: Mapping[str, Any]) -> None:
     """Print how far each stage of a run is, and what the run has taken so far."""
+    from engine.runs.effort import Effort
+
     table = Table("stage", *(right(name) for name in ("committed", "tasks", "task seconds", "peak memory")))
     for stage in found["stages"]:
         peak = human_bytes(stage["peak_bytes"]) if stage["peak_bytes"] else ""
@@ -97,6 +98,9 @@ def print_projection(found: Projection) -> None:
 
 def print_result(place: Place) -> None:
     """Print the counts, scores and places of a finished run."""
+    from engine.commands.report_data import report_data
+    from engine.commands.reporting import REPORT_FILE
+
     data = report_data(place.root)
     console.say(
         f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from engine import api
 from engine.cli.options import (
     ClusteringOptions,
     Device,
@@ -38,14 +37,6 @@ from engine.cli.options import (
     run_request,
 )
 from engine.cli.printing import console, print_comparison, print_result
-from engine.commands.configuration import parse_overrides
-from engine.commands.conversion import convert as convert_model
-from engine.comparison.compare import REPORT_FILE as COMPARISON_FILE
-from engine.comparison.compare import compare as compare_methods
-from engine.methods.registry import METHODS
-from engine.storage.remote import absolute
-
-_TRAINED = [name for name, method in METHODS.items() if method.trains]
 
 
 def ingest(
@@ -60,6 +51,9 @@ def ingest(
     quiet: Quiet = False,
 ) -> None:
     """Read vectors once into a store: validated, normalised, sharded; runs then start from it."""
+    from engine import api
+    from engine.storage.remote import absolute
+
     request = api.Request(
         features=absolute(source),
         dim=vectors.dim,
@@ -80,7 +74,9 @@ def train(
     out: Out,
     method: Annotated[
         str | None,
-        typer.Option("--method", help=f"one of {', '.join(_TRAINED)}; default: structural or star_fc, by size"),
+        typer.Option(
+            "--method", help="for example structural, star_fc, gcn_v; default: structural or star_fc, by size"
+        ),
     ] = None,
     vectors: VectorOptions,
     labels_column: LabelsColumn = None,
@@ -91,6 +87,9 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a method on labelled vectors; thresholds are chosen on held-out identities. Run again, it resumes."""
+    from engine import api
+    from engine.storage.remote import absolute
+
     request = api.Request(
         features=absolute(features),
         labels=absolute(labels),
@@ -120,6 +119,8 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Cluster vectors. Running it again resumes; changed settings redo what they affect. --labels only score."""
+    from engine import api
+
     request = run_request(features, clustering, edges, items_root)
     prepared = api.prepare("run", lasting(out), request, resources.load(edges.settings.config))
     api.execute(prepared, progress=not quiet)
@@ -154,6 +155,10 @@ def compare(
     Methods learn, and choose their parameters, on the train identities alone; all share vectors and KNN graph. The exit
     code is 1 if a method has no scores.
     """
+    from engine.commands.configuration import parse_overrides
+    from engine.comparison.compare import REPORT_FILE
+    from engine.comparison.compare import compare as compare_methods
+
     resources = ResourceOptions(memory=memory, threads=threads, device=device).load()
     rows = compare_methods(
         features,
@@ -172,7 +177,7 @@ def compare(
     if as_json:
         print(json.dumps([asdict(row) for row in rows]))
     else:
-        print_comparison(rows, Path(out).absolute() / COMPARISON_FILE)
+        print_comparison(rows, Path(out).absolute() / REPORT_FILE)
     if any(row.missing for row in rows):
         raise typer.Exit(1)
 
@@ -186,12 +191,16 @@ def convert(
     k: Annotated[int, typer.Option("--k", min=1, help="neighbours that it was trained with")] = 80,
 ) -> None:
     """Make a model of the weights of another release; tensors are read, nothing is unpickled."""
+    from engine.commands.conversion import convert as convert_model
+
     convert_model(method, states, out, k=k)
     console.say(f"{method} model: {out}")
 
 
 def resume(*, folder: RunFolder, resources: ResourceOptions, quiet: Quiet = False) -> None:
     """Finish a run, store or training from its folder alone; what is committed is skipped."""
+    from engine import api
+
     prepared = api.resume(folder, resources.load(), progress=not quiet)
     if prepared.kind == "run":
         print_result(prepared.place)
@@ -207,6 +216,8 @@ def synth(
     threads: Threads = 0,
 ) -> None:
     """Make stand-in data shaped like the MS1M parts, in bounded memory."""
+    from engine import api
+
     written = api.make_standin(out, identities, seed, file_format.value, threads)
     for path in written:
         console.say(str(path))

@@ -28,7 +28,7 @@ import typer
 
 from engine import api
 from engine.cli import app as cli
-from engine.cli import inspection
+from engine.commands import probes
 from engine.process.terminal import shown
 from engine.storage.remote import CACHE_FOLDER
 
@@ -216,7 +216,7 @@ Call = Callable[..., tuple[int, str, str]]
 def asterism(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
     """Call the command line in this process; return exit code, output and errors."""
     speeds = {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0}
-    monkeypatch.setattr(inspection, "measure_speeds", lambda *_: speeds)
+    monkeypatch.setattr(probes, "measure_speeds", lambda *_: speeds)
 
     def call(*said: str, limit_s: int = 60) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["asterism", *said])
@@ -286,8 +286,9 @@ def test_names_of_any_kind_work_and_are_printed_right(
 
 DRIVER = """
 import contextlib, io, json, sys
-from engine.cli import app as cli, inspection
-inspection.measure_speeds = lambda *_: {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0}
+from engine.cli import app as cli
+from engine.commands import probes
+probes.measure_speeds = lambda *_: {"codes": 1.0, "floats": 1.0, "memory": 1.0, "disk": 1.0}
 found = []
 for said in json.load(sys.stdin):
     sys.argv, code = ["asterism", *said], 0

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from engine import installation
 from engine.control_groups import core_quota
 from engine.errors import DataError
 from engine.storage.places import Place
+from tests.support import ROOT
 
 
 def test_hints_name_the_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +27,12 @@ def test_hints_name_the_installed_distribution(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_there_is_can_be_listed() -> None:
     assert {"cluster", "evaluate", "train", "compare"} <= set(dir(engine))
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    program = "import sys, engine, engine.cli.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "numba", "numpy", "pyarrow", "zarr", "faiss", "ray", "pydantic"} & set(done.stdout.split())
 
 
 def test_numba_gets_a_folder_of_this_user_alone_where_it_would_find_none(

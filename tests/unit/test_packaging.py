@@ -22,14 +22,18 @@ def test_a_wheel_builds_installs_and_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "engine", source / "engine", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    for name in ("jobs", "cluster_configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("asterism-*.whl")
+    (wheel,) = tmp_path.glob("asterism_clustering-*.whl")
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     for name in ("py.typed", "report/report.css", "report/report.js"):
         assert (site / "engine" / name).is_file()
+    for name in ("jobs/cluster.py", "cluster_configs/laptop.yaml"):
+        assert (site / "share" / "asterism" / name).is_file()
     program = "import engine, engine.report.page; print(engine.__file__, engine.__version__)"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(

@@ -73,7 +73,7 @@ def test_on_a_cluster_memory_is_of_each_and_gpus_are_its_own(features: str, tmp_
     assert prepared(features, tmp_path, gpus=1, memory_bytes=1 << 30).device == "cuda"
     with pytest.raises(MemoryBudgetExceeded, match=r"for each worker; raise --memory to at least \d{3}MB"):
         prepared(features, tmp_path, memory_bytes=1 << 20)
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism-clustering[ray]'")
     assert make_executor(found)._asked == 0  # type: ignore[attr-defined]
 
 

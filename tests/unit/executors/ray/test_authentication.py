@@ -14,7 +14,7 @@ import pytest
 from engine.errors import ConfigError, TaskFailed
 from engine.executors.protocol import ray_address
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism-clustering[ray]'")
 
 from engine.executors.ray import session
 from engine.executors.ray.authentication import check_token, require_token

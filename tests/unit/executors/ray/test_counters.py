@@ -11,7 +11,7 @@ import pytest
 from engine.executors.protocol import Outcome, attempt
 from tests.support.toy_stages import make_calls
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism-clustering[ray]'")
 
 from engine.executors.ray import counters
 

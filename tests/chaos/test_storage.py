@@ -23,9 +23,7 @@ from engine.storage.remote import Storage
 from tests.support.vectors import make_blobs
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'asterism-clustering[s3]'")
-pytest.importorskip(
-    "moto", reason="the S3 server is not installed: pip install 'asterism-clustering[dev]'"
-)
+pytest.importorskip("moto", reason="the S3 server is not installed: pip install 'asterism-clustering[dev]'")
 
 from tests.support.s3_server import BUCKET, S3Server
 

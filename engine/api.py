@@ -85,8 +85,8 @@ def cluster(
     ``decisions.parquet``, what people decided about pairs of rows (``engine.storage.decisions``); all of it holds.
     ``items_root``: folders, besides the source's, of the pictures that the report may show. ``config``: preset or YAML
     file, which may have a section ``resources``; ``executor`` and ``resources`` (``memory_bytes``, ``threads``,
-    ``workers``, ``device``...) count before it. ``settings``: by section, ``knn={"k": 40}``, or dotted, ``**{"knn.k": 40}``.
-    Raises ``EngineError`` of the fitting kind.
+    ``workers``, ``device``...) count before it. ``settings``: by section, ``knn={"k": 40}``, or dotted,
+    ``**{"knn.k": 40}``. Raises ``EngineError`` of the fitting kind.
     """
     temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
     root = f"{temporary.name}/run" if temporary else out_folder(str(workspace), option="workspace")

@@ -43,6 +43,7 @@ for command in (
     inspection.evaluate,
     inspection.report,
     work.synth,
+    inspection.settings,
     inspection.doctor,
 ):
     app.command()(with_groups(command))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ from engine.cli.options import (
     lasting,
     run_request,
 )
-from engine.cli.printing import console, print_plan, print_projection, print_status, right
+from engine.cli.printing import console, print_plan, print_projection, print_status, right, tell
 from engine.errors import ConfigError
 
 
@@ -99,6 +100,7 @@ def export(
         LabelFile | None, typer.Option("--format", help="default: what the name ends in, else npy", show_default=False)
     ] = None,
     clusters: Annotated[bool, typer.Option("--clusters", help="one row per cluster instead: Parquet or CSV")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a run's labels in the row order of the source, as .npy, .txt, .meta, .parquet or .csv.
 
@@ -107,7 +109,8 @@ def export(
     from engine import api
 
     place = api.export(folder, lasting(out), file_format and file_format.value, clusters=clusters)
-    console.say(f"{'clusters' if clusters else 'labels'}: {place}")
+    what = "clusters" if clusters else "labels"
+    tell({what: place}, f"{what}: {place}", as_json=as_json)
 
 
 def evaluate(
@@ -138,14 +141,33 @@ def report(
     folder: RunFolder,
     out: Annotated[str | None, typer.Option("--out", help="file or URL to write instead of the run's own")] = None,
     items_root: ItemsRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Render a finished run's HTML report again and say where it is; with --out the run itself is only read."""
     from engine import api
 
     place, warnings = api.report(folder, None if out is None else lasting(out), items_root=items_root or ())
-    for warning in warnings:
-        console.say(f"report: {warning}")
-    console.say(place)
+    tell({"report": place, "warnings": warnings}, *(f"report: {each}" for each in warnings), place, as_json=as_json)
+
+
+def settings(
+    method: Annotated[str | None, typer.Option("--method", help="those alone that this method reads")] = None,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of a configuration file")] = False,
+) -> None:
+    """List every setting: its default, its values and units, and which methods read it."""
+    from engine.commands.settings_list import list_settings, settings_schema
+
+    rows = list_settings(method)
+    if schema:
+        print(json.dumps(settings_schema(), indent=1))
+        return
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    for row in rows:
+        console.say(f"{row.name} = {'none' if row.default is None else row.default}")
+        console.say(f"    {row.meaning} ({row.kind}; {row.read_by})")
 
 
 def doctor(as_json: Json = False) -> None:

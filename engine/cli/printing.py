@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from engine.storage.places import Place
 
 console = PlainConsole()
+
+
+def tell(found: Any, *lines: object, as_json: bool) -> None:
+    """Print what a command found: as JSON for programs, or as lines for people."""
+    if as_json:
+        print(json.dumps(found))
+        return
+    for line in lines:
+        console.say(line)
 
 
 def right(name: str) -> Any:
@@ -96,12 +106,18 @@ def print_projection(found: Projection) -> None:
         console.say(f"does not fit: {refusal}")
 
 
-def print_result(place: Place) -> None:
+def print_result(place: Place, *, as_json: bool) -> None:
     """Print the counts, scores and places of a finished run."""
     from engine.commands.report_data import report_data
     from engine.commands.reporting import REPORT_FILE
 
     data = report_data(place.root)
+    if as_json:
+        counts = {name: getattr(data, name) for name in ("num_rows", "num_clusters", "num_singletons", "largest")}
+        scores = dict(data.metrics[0].scores) if data.metrics else None
+        said = {"run": str(place), "report": f"{place}/{REPORT_FILE}", "notes": data.notes, "warnings": data.warnings}
+        print(json.dumps({**said, **counts, "method": data.method, "scores": scores}))
+        return
     console.say(
         f"{data.num_rows:,} rows -> {data.num_clusters:,} clusters, {data.num_singletons:,} singletons, "
         f"largest {data.largest:,}"

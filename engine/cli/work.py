@@ -36,7 +36,7 @@ from engine.cli.options import (
     lasting,
     run_request,
 )
-from engine.cli.printing import console, print_comparison, print_result
+from engine.cli.printing import print_comparison, print_result, tell
 
 
 def ingest(
@@ -49,6 +49,7 @@ def ingest(
     settings: SettingsOptions,
     resources: ResourceOptions,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Read vectors once into a store: validated, normalised, sharded; runs then start from it."""
     from engine import api
@@ -63,8 +64,13 @@ def ingest(
     )
     prepared = api.prepare("store", lasting(out), request, resources.load(settings.config))
     folders = api.execute(prepared, progress=not quiet)
-    console.say(f"{prepared.source.num_rows:,} x {prepared.source.dim} vectors in {out}")
-    console.say(f"features: zarr array {folders['ingest'] / 'features'}")
+    source, array = prepared.source, str(folders["ingest"] / "features")
+    tell(
+        {"store": out, "num_rows": source.num_rows, "dim": source.dim, "features": array},
+        f"{source.num_rows:,} x {source.dim} vectors in {out}",
+        f"features: zarr array {array}",
+        as_json=as_json,
+    )
 
 
 def train(
@@ -85,6 +91,7 @@ def train(
     settings: SettingsOptions,
     resources: ResourceOptions,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train a method on labelled vectors; thresholds are chosen on held-out identities. Run again, it resumes."""
     from engine import api
@@ -102,10 +109,12 @@ def train(
     prepared = api.prepare("training", lasting(out), request, resources.load(settings.config))
     api.execute(prepared, progress=not quiet)
     model = json.loads((prepared.root / "model.json").read_text())
-    console.say(f"{model['method']} model: {out}")
-    for name, point in model["operating_points"].items():
-        chosen = " (preferred)" if name == model["preferred"] else ""
-        console.say(f"  {name}{chosen}: {json.dumps(point)}")
+    points = {
+        f"{name} (preferred)" if name == model["preferred"] else name: point
+        for name, point in model["operating_points"].items()
+    }
+    lines = [f"  {name}: {json.dumps(point)}" for name, point in points.items()]
+    tell({"folder": out, **model}, f"{model['method']} model: {out}", *lines, as_json=as_json)
 
 
 def run(
@@ -117,6 +126,7 @@ def run(
     edges: EdgeOptions,
     resources: ResourceOptions,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Cluster vectors. Running it again resumes; changed settings redo what they affect. --labels only score."""
     from engine import api
@@ -124,7 +134,7 @@ def run(
     request = run_request(features, clustering, edges, items_root)
     prepared = api.prepare("run", lasting(out), request, resources.load(edges.settings.config))
     api.execute(prepared, progress=not quiet)
-    print_result(prepared.place)
+    print_result(prepared.place, as_json=as_json)
 
 
 def compare(
@@ -189,21 +199,24 @@ def convert(
     ],
     out: OutFolder,
     k: Annotated[int, typer.Option("--k", min=1, help="neighbours that it was trained with")] = 80,
+    as_json: Json = False,
 ) -> None:
     """Make a model of the weights of another release; tensors are read, nothing is unpickled."""
     from engine.commands.conversion import convert as convert_model
 
     convert_model(method, states, out, k=k)
-    console.say(f"{method} model: {out}")
+    tell({"folder": out, "method": method}, f"{method} model: {out}", as_json=as_json)
 
 
-def resume(*, folder: RunFolder, resources: ResourceOptions, quiet: Quiet = False) -> None:
+def resume(*, folder: RunFolder, resources: ResourceOptions, quiet: Quiet = False, as_json: Json = False) -> None:
     """Finish a run, store or training from its folder alone; what is committed is skipped."""
     from engine import api
 
     prepared = api.resume(folder, resources.load(), progress=not quiet)
     if prepared.kind == "run":
-        print_result(prepared.place)
+        print_result(prepared.place, as_json=as_json)
+    else:
+        tell({"folder": str(prepared.place), "kind": prepared.kind, "state": "finished"}, as_json=as_json)
 
 
 def synth(
@@ -214,10 +227,10 @@ def synth(
         StandinFormat.bin
     ),
     threads: Threads = 0,
+    as_json: Json = False,
 ) -> None:
     """Make stand-in data shaped like the MS1M parts, in bounded memory."""
     from engine import api
 
     written = api.make_standin(out, identities, seed, file_format.value, threads)
-    for path in written:
-        console.say(str(path))
+    tell([str(path) for path in written], *written, as_json=as_json)

@@ -47,7 +47,7 @@ NO_PLACES = {
     "file_format", "gpus_per_host", "hosts", "identities", "items_column", "k", "labels_column", "memory",
     "memory_per_host", "method", "methods", "precision_bias", "quiet", "rows", "seed", "settings", "threads", "workers",
     "zero_vectors",
-    "bad_rows",
+    "bad_rows", "schema",
 }  # fmt: skip
 # Arguments that a command needs, and those that make it quick. Values in braces are of the ``world``.
 GIVEN: dict[str, dict[str, str]] = {
@@ -63,6 +63,7 @@ GIVEN: dict[str, dict[str, str]] = {
     "evaluate": {"labels": "{y}", "run_folder": "{run}"},
     "report": {"folder": "{run}", "out": "{new}"},
     "synth": {"identities": "3", "out": "{new}"},
+    "settings": {},
     "doctor": {},
 }  # fmt: skip
 INSTEAD = {("evaluate", "pred"): "run_folder"}  # arguments that stand for another

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from engine.cli import inspection
+from engine.cli import doctor
 from engine.cli.app import app, main
 from engine.errors import ConfigError
 from engine.units import parse_bytes
@@ -245,5 +245,5 @@ def test_what_goes_wrong_anywhere_is_a_sentence(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(inspection, "diagnose", fail)
+    monkeypatch.setattr(doctor, "diagnose", fail)
     assert asterism(capsys, monkeypatch, "doctor") == (2, "", f"asterism: error: {said}\n")

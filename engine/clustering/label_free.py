@@ -42,9 +42,9 @@ MANY_COPIES = 0.25  # share of the rows
 NEAR_COPY = 0.1  # rows are copies if they are nearer than this share of the distance to the nearest stranger
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}  # larger trees learn the first clusters' mistakes
 
-# How far opinions correct a trained model. Evidence: docs/decisions/0034.
+# How far opinions correct the odds of a scorer. Evidence: docs/decisions/0034 and 0035.
 NOTHING_FOUND = 0.1  # share of the edges that the other opinion joins, below which one could not tell
-ODDS_IN_DOUBT = 2.0  # log-odds of even odds; where a model was trained opinions differ from it by less than one
+ODDS_IN_DOUBT = 1.5  # log-odds that opinions may be wrong by, so that a correction below is none
 
 # From which edges the map equation makes clusters. Evidence: docs/decisions/0020.
 LEAST_PROBABILITY = 0.5  # unless a model or a setting says otherwise

@@ -52,13 +52,13 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
     plan = manifest.read_run(root)["plan"]
-    if said := stage_folder(root, "said"):
-        shift = stage_facts(said)[0]["shift"]
-        if shift:
+    if (said := stage_folder(root, "said")) and not stage_folder(root, "first"):
+        even = stage_facts(said)[0]["even"]
+        if even:
             what = (
                 "The model learned from other data: two estimates that need no labels put the odds that a pair belongs "
             )
-            what += f"together at {np.exp(shift):.3g} times what it says, and all scores were corrected by that."
+            what += f"together at {np.exp(-even):.3g} times what it says, and all scores were corrected by that."
         else:
             what = "Two estimates that need no labels agree with the model's scores, which stand as they are."
         notes.append(what)
@@ -141,9 +141,9 @@ def _word_label_free(root: Path, value: dict[str, Any]) -> list[str]:
         what += "other, or are larger than the number of neighbours. They are the modules of the neighbour graph"
     else:
         what += "Rows were joined where strangers do not explain how similar they are "
-        what += f"({facts('strangers')['expected']:,.0f} pairs of neighbours are expected to belong together)"
+        what += f"({facts('said')['expected']:,.0f} pairs of neighbours are expected to belong together)"
     if fitted["edges"]:
-        what += "; a scorer was fitted where a second opinion agrees, and it decided all pairs."
+        what += "; a scorer was fitted where a second opinion agrees, and it ranked all pairs."
         if fitted.get("second_graph"):
             what += " In a second graph, of a metric learned from them, this was done again: scores are of both."
     elif no_gap:

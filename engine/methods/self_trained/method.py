@@ -4,8 +4,8 @@ The mean of all vectors is taken away, because a direction that all rows share t
 left out of the graph. Then two opinions say who belongs together. ``by_evidence`` joins rows where strangers do not
 explain how similar they are (``strangers``). ``by_codelength`` joins rows so that a walk on the graph takes the fewest
 bits. They err in different ways, so the structural scorer is fitted to the edges of which both say the same, as if
-those were known (co-training; Blum and Mitchell, COLT 1998). It decides all edges, and the map equation partitions by
-its probabilities.
+those were known (co-training; Blum and Mitchell, COLT 1998). It ranks all edges, opinions say how many are true
+(``odds``), and the map equation partitions by the probabilities.
 
 If there are not too many rows, a metric is learned from the first clusters, and all this is done once more in the graph
 that the metric gives. The log-odds of both scorers are averaged. The trees are few and shallow, unless the settings say
@@ -23,6 +23,7 @@ from engine.learning.settings import MetricSettings
 from engine.methods.base import Graph, Method, Scoring, Training, which_edges
 from engine.methods.model_card import Model
 from engine.methods.self_trained.copies import CountedOnce, Distinct, NearCopies, NearDistinct
+from engine.methods.self_trained.odds import corrected
 from engine.methods.self_trained.steps import (
     Agreed,
     ByCodelength,
@@ -75,8 +76,10 @@ class SelfTrained(Method):
             first = opinions(each, settings, copies, listed if each.prefix == graph.prefix else None)
             return first, first.by_evidence.score
 
-        scoring = fit_and_score(graph, settings, {}, which_edges(settings), first_of, metric_of)[1]
-        return scoring._replace(copies=copies)
+        fit, scoring = fit_and_score(graph, settings, {}, which_edges(settings), first_of, metric_of)
+        assert isinstance(fit.first, Agreed)
+        score = corrected(scoring.score, fit.first, copies, graph.order, fit)
+        return scoring._replace(score=score, copies=copies)
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """Refuse: it learns in every run, from no labels."""

@@ -122,7 +122,7 @@ def fit_and_score(
     if graph.second is not None:
         other = graph.second(metric_of(first) if metric_of and first is not None else None)
         other_first = first_of(other)[0] if first_of else None
-        around, prior, fit = _fits(other, settings, known, other_first, None, decides=False)
+        around, prior, fit = _fits(other, settings, known, other_first, None)
         second, further = Second(other, Listed(**_of(other, around), prior=prior, fit=fit), fit), other.recall
     around, prior, fit = _fits(graph, settings, known, first, second)
     score = _scores(graph, around, prior, second, fit=fit, first=first, otherwise=otherwise, **edges)
@@ -142,13 +142,7 @@ def neighborhoods(graph: Graph) -> Neighborhoods:
 
 
 def _fits(
-    graph: Graph,
-    settings: Settings,
-    known: dict[str, Any],
-    first: First | None,
-    second: Second | None,
-    *,
-    decides: bool = True,
+    graph: Graph, settings: Settings, known: dict[str, Any], first: First | None, second: Second | None
 ) -> tuple[Neighborhoods, Prior, Fit]:
     around = neighborhoods(graph)
     shared: dict[str, Any] = {
@@ -168,7 +162,6 @@ def _fits(
         prior=prior,
         metric=graph.metric,
         second_fit=second.fit if second else None,
-        decides=decides,
         **shared | _beside(graph, second),
     )
     return around, prior, fit

@@ -254,20 +254,6 @@ def calibrate(same_E: Array, *logits_E: Array) -> tuple[list[float], float]:
     return [max(slope, 0.1 / count) for slope in point[:-1].tolist()], float(point[-1])
 
 
-def calibrate_scale(said_E: Array, log_odds_E: Array) -> float:
-    """Fit the factor by which log-odds are too sure of themselves, on edges of which a share of opinions is known.
-
-    ``said_E``: 0 to 1. Trees fitted to what opinions agree on are as sure where they differ. The factor moves no
-    log-odds across 0, so it changes no cluster. From 0.1 to 1.
-    """
-    scale, values = 1.0, log_odds_E.astype(np.float64)
-    for _ in range(50):
-        share = _probability(scale * values)
-        curvature = (values**2 * share * (1 - share)).sum() + 1e-9
-        scale -= float(np.clip((values * (share - said_E)).sum() / curvature, -0.3, 0.3))
-    return min(max(scale, 0.1), 1.0)
-
-
 def calibrate_counts(log_odds_B: Array, joined_B: Array, counts_B: Array) -> tuple[float, float]:
     """Fit slope and offset of log-odds in bins, of whose ``counts_B`` edges ``joined_B`` are joined (Platt, 1999).
 
@@ -282,6 +268,18 @@ def calibrate_counts(log_odds_B: Array, joined_B: Array, counts_B: Array) -> tup
         curvature = (design * (counts_B * share * (1 - share))) @ design.T + ridge * np.eye(2)
         point = point - np.clip(np.linalg.solve(curvature, gradient), -0.5, 0.5)
     return max(float(point[0]), 0.01), float(point[1])
+
+
+def offset_of_sum(log_odds_B: Array, counts_B: Array, expected: float) -> float:
+    """Find what to add to log-odds in bins so that their ``counts_B`` edges have ``expected`` true ones among them."""
+    least, most = -100.0, 100.0
+    for _ in range(60):
+        middle = (least + most) / 2
+        if float((counts_B * _probability(log_odds_B + middle)).sum()) < expected:
+            least = middle
+        else:
+            most = middle
+    return (least + most) / 2
 
 
 def to_tensors(scorer: StructuralScorer) -> dict[str, Array]:

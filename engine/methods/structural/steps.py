@@ -31,7 +31,7 @@ from engine.steps.metric import LearnedMetric, learned
 from engine.storage.context import hold
 from engine.units import CHUNK_ROWS
 
-VERSION = 12  # of every step here
+VERSION = 13  # of every step here
 SECOND_TENSORS = "second."  # before the names of the second graph's scorer in a model
 
 
@@ -102,16 +102,12 @@ class First(Clustered):
 
 
 class Drawn(NamedTuple):
-    """Edges to fit on: which are of one identity, which are held out, what they count, and what is said of them.
-
-    ``said``: the share of the opinions that join both ends; with labels it is what is known.
-    """
+    """Edges to fit on: which are of one identity, which are held out, and what they count."""
 
     edges: EdgeList
     same: np.ndarray
     held_out: np.ndarray
     weights: np.ndarray
-    said: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,12 +143,12 @@ class Learning(NeighborhoodStep[F], Labelled[F]):
             self._blocks(task), identities_N, halves_N, half, self.trees, self.seed
         )
         if self.first is None:
-            return Drawn(edges, same, held_out, np.ones(len(same), np.float32), same.astype(np.float32))
+            return Drawn(edges, same, held_out, np.ones(len(same), np.float32))
         opinions = np.asarray(task.npy(self.first, "opinions"))
         joined, other = (roots_N[edges.sources] == roots_N[edges.targets] for roots_N in opinions)
         believed = stream(self.seed, BELIEVED_EDGES, half + 1).random(len(joined)) < BELIEVED
         counts = (joined == other) | (believed & ~joined)
-        return Drawn(edges, same, held_out, counts.astype(np.float32), (joined + other).astype(np.float32) / 2)
+        return Drawn(edges, same, held_out, counts.astype(np.float32))
 
     def _blocks(self, task: Task) -> Iterator[EdgeList]:
         neighbors_NK, similarities_NK = task.array(self.knn, "neighbors"), task.array(self.knn, "similarities")
@@ -301,7 +297,6 @@ class Fit(Learning[Facts], WithSecond[Facts]):
     prior: Prior
     metric: LearnedMetric | None = None
     second_fit: Step[Facts] | None = None
-    decides: bool = True
 
     def cost(self) -> Cost:
         """A fit."""
@@ -342,12 +337,8 @@ class Fit(Learning[Facts], WithSecond[Facts]):
             tensors |= {f"{SECOND_TENSORS}{name}": tensor for name, tensor in other.items()}
             second = self.second_scores(task).log_odds(edges.sources[held_out], edges.targets[held_out], all_logits)
         if self.first is not None:
-            log_odds = slopes[0] * all_logits + offset
             if second is not None:  # first clusters of the one graph cannot say how far to believe the other's
-                slopes, offset, log_odds = [slopes[0] / 2, 0.5], offset / 2, (log_odds + second) / 2
-            if self.decides:
-                scale = structural.calibrate_scale(drawn.said[held_out], log_odds)
-                slopes, offset = [slope * scale for slope in slopes], offset * scale
+                slopes, offset = [slopes[0] / 2, 0.5], offset / 2
         elif second is not None:
             tensors["alone"] = np.array([*slopes, offset, 0.0])
             slopes, offset = structural.calibrate(same[counted], logits, second)

@@ -1,4 +1,4 @@
-"""A model's odds, corrected by what opinions without labels say of its scores."""
+"""The odds of scores, corrected by what opinions without labels say of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from engine import cluster, evaluate, train
 from engine.commands.run_folder import stage_folder
-from engine.methods.structural.scorer import calibrate_counts, calibrate_scale
+from engine.methods.structural.scorer import calibrate_counts, offset_of_sum
 from engine.storage.context import stage_facts
 from tests.support.toy_graphs import unit
 
@@ -28,10 +28,10 @@ def test_a_flat_opinion_gives_the_least_slope_and_no_error() -> None:
     assert abs(offset) < 0.01
 
 
-def test_scores_are_scaled_to_what_opinions_say_and_never_made_surer() -> None:
-    log_odds = np.repeat(np.linspace(-6, 6, 200), 50).astype(np.float32)
-    assert calibrate_scale(1 / (1 + np.exp(-0.5 * log_odds)), log_odds) == pytest.approx(0.5, abs=0.01)
-    assert calibrate_scale((log_odds > 0).astype(np.float32), log_odds) == 1
+def test_the_offset_makes_as_many_edges_true_as_are_expected() -> None:
+    log_odds, counts = np.linspace(-8, 8, 400), np.geomspace(1e5, 1, 400)
+    expected = (counts / (1 + np.exp(2.5 - log_odds))).sum()
+    assert offset_of_sum(log_odds, counts, expected) == pytest.approx(-2.5, abs=1e-6)
 
 
 def identities(spread: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,4 +51,6 @@ def test_a_model_is_compared_with_opinions_where_it_learned_and_elsewhere(tmp_pa
         result = cluster(vectors, model=tmp_path / "model", workspace=run)
         assert evaluate(result.labels, labels)["pairwise_f"] > 0.95
         assert "wo estimates that need no labels" in result.report.read_text()
-        assert stage_facts(stage_folder(run, "said"))[0]["slope"] > 0.1
+        said = stage_facts(stage_folder(run, "said"))[0]
+        assert said["slope"] == 1
+        assert said["expected"] > 0

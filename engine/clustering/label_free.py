@@ -42,7 +42,7 @@ MANY_COPIES = 0.25  # share of the rows
 NEAR_COPY = 0.1  # rows are copies if they are nearer than this share of the distance to the nearest stranger
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}  # larger trees learn the first clusters' mistakes
 
-# How far opinions correct the odds of a scorer. Evidence: docs/decisions/0034 and 0035.
+# How far opinions correct the odds of a scorer. Evidence: docs/decisions/0034 and 0037.
 NOTHING_FOUND = 0.1  # share of the edges that the other opinion joins, below which one could not tell
 ODDS_IN_DOUBT = 1.5  # log-odds that opinions may be wrong by, so that a correction below is none
 

@@ -53,14 +53,11 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
     plan = manifest.read_run(root)["plan"]
     if (said := stage_folder(root, "said")) and not stage_folder(root, "first"):
-        even = stage_facts(said)[0]["even"]
-        if even:
-            what = (
-                "The model learned from other data: two estimates that need no labels put the odds that a pair belongs "
-            )
-            what += f"together at {np.exp(-even):.3g} times what it says, and all scores were corrected by that."
-        else:
+        if stage_facts(said)[0]["enough"]:
             what = "Two estimates that need no labels agree with the model's scores, which stand as they are."
+        else:
+            what = "The model learned from other data: two estimates that need no labels find its probabilities far "
+            what += "off. The run went on without it, as if no model had been given."
         notes.append(what)
     notes += _word_decisions(root)
     listed = next((stage["params"].get("k") for stage in plan["stages"] if stage["name"] == "knn"), None)

@@ -48,14 +48,18 @@ def labels_of(folder_here: Path, root: str | Path) -> np.ndarray:
 def stage_folder(root: Path, name: str, *reads: str) -> Path | None:
     """Return the folder of a stage of the run's present plan, with its outputs fetched; ``None`` if it is not finished.
 
+    A finished stage whose outputs would else be those of this stage comes before it.
+
     ``reads``: the outputs, files or folders, that the caller will read. They are compared with their checksums. Raises
     ``DataError`` for a damaged output.
     """
-    stage = next((s for s in manifest.read_run(root)["plan"]["stages"] if s["name"] == name), None)
-    if stage is None:
-        return None
-    folder = root / f"{name}-{stage['digest'][:12]}"
-    if not is_committed(folder, stage["digest"], stage["num_rows"]):
+    stages = manifest.read_run(root)["plan"]["stages"]
+    for stage in sorted(stages, key=lambda stage: stage["instead"] != name):  # what may replace a stage comes first
+        folder = root / f"{stage['name']}-{stage['digest'][:12]}"
+        found = name in (stage["name"], stage["instead"]) and is_committed(folder, stage["digest"], stage["num_rows"])
+        if found:
+            break
+    else:
         return None
     open_place(root).fetch(folder)
     check_outputs(folder, *reads)

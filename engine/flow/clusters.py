@@ -5,12 +5,9 @@ from __future__ import annotations
 from engine.methods.base import Graph
 from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
-from engine.methods.self_trained.adaptation import MovedPoint
-from engine.methods.self_trained.odds import CorrectedScores
 from engine.partitions import OWN, PARTITIONS, Clustered, Work
 from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
-from engine.steps.decisions import AnsweredScores
 from engine.steps.edges import Scores
 
 
@@ -24,12 +21,7 @@ def make_clusters(graph: Graph, settings: Settings, model: Model | None, score: 
     stored = model.operating_points.get(kind) if model else None
     if not model and method.min_score is not None:
         stored = OperatingPoint(min_score=method.min_score)
-    moved = None
-    adapted = score.score if isinstance(score, AnsweredScores) else score
-    if isinstance(adapted, CorrectedScores) and stored is not None:
-        moved = MovedPoint(said=adapted.said, stored=stored.min_score)
     work = Work(
-        moved=moved,
         score=score,
         knn=graph.knn,
         config=settings.partition,

@@ -15,9 +15,9 @@ Training has the same steps up to ``score``, of the labelled source, with ``fit`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.clustering.label_free import SELF_TRAINED_ROWS
 from engine.errors import ConfigError
@@ -25,19 +25,24 @@ from engine.flow.clusters import make_clusters, partition_kind
 from engine.flow.graph import make_committee, make_graph
 from engine.flow.metric import allows_second_graph, project, second_graph
 from engine.flow.rows import ingest, source_rows
+from engine.methods.base import Graph
 from engine.methods.fitting import from_model
 from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
-from engine.methods.self_trained.adaptation import adapt
+from engine.methods.self_trained.adaptation import what_opinions_say
+from engine.methods.self_trained.method import SelfTrained
 from engine.methods.self_trained.steps import Centre
 from engine.partitions import OWN
 from engine.partitions.curve import Curve
-from engine.runs.step import Step, in_order
+from engine.runs.step import Step, in_order, only_if_needed
 from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.analysis import Analysis
+from engine.steps.copies import Copies, NoCopies
 from engine.steps.decisions import Answers, DecisionFile, Held, correct
+from engine.steps.edges import Scores
 from engine.steps.explain import Explain
+from engine.steps.ingest import Rows
 from engine.steps.labels import Labels, OutsideFile
 from engine.steps.source import Source
 
@@ -56,50 +61,114 @@ def run_stages(
     committee: Sequence[Source] = (),
     decisions: DecisionFile | None = None,
 ) -> list[Stage]:
-    """The stages from a source to labels and their analysis. ``labels`` (the truth) reach the analysis only."""
+    """The stages from a source to labels and their analysis. ``labels`` (the truth) reach the analysis only.
+
+    A model that opinions without labels find far off is left: the run goes on as if none had been given.
+    """
     method = METHODS[settings.method]
     if method.needs_model and model is None:
         raise ConfigError(f"method {settings.method} needs --model; asterism train makes one")
-    rows, projected = source_rows(source, settings), None
+    rows = source_rows(source, settings)
     asked = settings.ingest.zero_vectors
     zeros = source.zero_vectors if source.zero_vectors and asked == "error" else asked
     answers = None
     if decisions is not None:
         answers = Answers(rows=rows, zero_vectors=zeros, decisions=decisions.digest, decisions_path=decisions.path)
+    truth = labels.given() if labels else {}
+    given = Given(rows, knn_graph, make_committee(committee, settings, source.num_rows), answers, truth)
+    found = _cluster(given, settings, model)
+    if method.adapts and rows.num_rows <= SELF_TRAINED_ROWS:
+        found = _or_without_model(given, settings, found)
+    graph, copies, score = found.graph, found.copies, found.score
+    roots = found.roots
+    unheld = copies
+    if answers is not None:
+        roots = Held(roots=roots, score=score, answers=answers, order=graph.order, copies=copies)
+        unheld = None
+    clusters = Labels(roots=roots, rows=rows, order=graph.order, zero_vectors=zeros, copies=unheld)
+    shown: dict[str, Any] = {"score": score, "order": graph.order, "learned": method.learned}
+    explain = Explain(labels=clusters, copies=copies, **shown)
+    analysis = Analysis(clusters=clusters, roots=found.roots, explain=explain, rows=rows, **shown, **truth)
+    recalls = [member.recall for member in (graph, *graph.committee)]
+    return in_order(*recalls, *found.further, explain, found.curve, analysis)
+
+
+class Given(NamedTuple):
+    """What a run clusters, whatever the method: ``truth`` has the fields of the labels that score it."""
+
+    rows: Rows
+    knn_graph: OutsideFile | None
+    committee: tuple[Graph, ...]
+    answers: Answers | None
+    truth: Mapping[str, Any]
+
+
+class Found(NamedTuple):
+    """The steps that cluster, as a method has them; ``further``: what else a plan must reach."""
+
+    graph: Graph
+    score: Scores
+    copies: Copies | None
+    roots: Step[Any]
+    curve: Curve | None
+    further: tuple[Step[Any] | None, ...]
+
+
+def _cluster(given: Given, settings: Settings, model: Model | None) -> Found:
+    """The graph, the scores of the settings' method, and the clusters."""
+    method, rows, projected = METHODS[settings.method], given.rows, None
     if model is not None and model.projects:
-        if knn_graph is not None:
+        if given.knn_graph is not None:
             raise ConfigError(
                 f"{model.folder} has learned a metric, which a KNN graph made elsewhere knows nothing of; leave out "
                 f"--knn-graph, or train a model with it"
             )
         projected = project(rows, settings, None, **from_model(model))
-    if method.learns_in_runs and knn_graph is None:
+    if method.learns_in_runs and given.knn_graph is None:
         projected = project(rows, settings, Centre(vectors=rows))
-    graph = make_graph(rows, settings, knn_graph, projected)
-    graph = replace(graph, committee=make_committee(committee, settings, source.num_rows))
-    in_two = model.nature.second_graph if model else method.learns_in_runs and knn_graph is None
+    graph = replace(make_graph(rows, settings, given.knn_graph, projected), committee=given.committee)
+    in_two = model.nature.second_graph if model else method.learns_in_runs and given.knn_graph is None
     if in_two and allows_second_graph(rows, settings):
         graph = replace(graph, second=second_graph(rows, settings))
     scoring = method.score(graph, settings, model)
-    if method.adapts and rows.num_rows <= SELF_TRAINED_ROWS:
-        scoring = scoring._replace(score=adapt(graph, settings, scoring.score))
-    if answers is not None and method.learned:
-        scoring = scoring._replace(score=correct(scoring.score, answers, graph.order))
+    if given.answers is not None and method.learned:
+        scoring = scoring._replace(score=correct(scoring.score, given.answers, graph.order))
     roots = make_clusters(graph, settings, model, scoring.score)
-    copies = unheld = scoring.copies
-    found: Step[Any] = roots
-    if answers is not None:
-        found = Held(roots=roots, score=scoring.score, answers=answers, order=graph.order, copies=copies)
-        unheld = None
-    clusters = Labels(roots=found, rows=rows, order=graph.order, zero_vectors=zeros, copies=unheld)
-    shown: dict[str, Any] = {"score": scoring.score, "order": graph.order, "learned": method.learned}
-    explain = Explain(labels=clusters, copies=copies, **shown)
-    truth = labels.given() if labels else {}
     curve, partition = None, partition_kind(settings, model)
     if partition != OWN and graph.num_rows <= settings.partition.curve_rows:
-        step = settings.partition.step
-        held: dict[str, Any] = {"copies": copies, "answers": answers}
-        curve = Curve(roots=roots, seed=settings.seed, step=step, partition=partition, **held, **shown, **truth)
-    analysis = Analysis(clusters=clusters, roots=roots, explain=explain, rows=rows, **shown, **truth)
-    recalls = [member.recall for member in (graph, *graph.committee)]
-    return in_order(*recalls, *scoring.further, explain, curve, analysis)
+        curve = Curve(
+            roots=roots,
+            score=scoring.score,
+            order=graph.order,
+            learned=method.learned,
+            seed=settings.seed,
+            step=settings.partition.step,
+            partition=partition,
+            copies=scoring.copies,
+            answers=given.answers,
+            **given.truth,
+        )
+    return Found(graph, scoring.score, scoring.copies, roots, curve, scoring.further)
+
+
+def _or_without_model(given: Given, settings: Settings, modelled: Found) -> Found:
+    """What a model gives, or what the run would give without one if opinions find the model far off."""
+    said = what_opinions_say(modelled.graph, settings, modelled.score)
+    without = settings.model_copy(update={"method": SelfTrained.name})
+    found = _cluster(given._replace(committee=()), without, None)
+    none = NoCopies(num_rows=given.rows.num_rows)
+    pairs: list[tuple[Step[Any] | None, Step[Any] | None]] = [
+        (found.score, modelled.score),
+        (found.copies, none),
+        (found.roots, modelled.roots),
+        (found.graph.order, modelled.graph.order),
+        (found.curve, modelled.curve),
+        *((step, None) for step in (found.graph.recall, *found.further)),
+    ]
+    kept = [said, given.rows, given.answers, *(other for _, other in pairs)]
+    copied = only_if_needed(pairs, said, kept, prefix="without_model_")
+    score, copies, roots, order, curve = copied[:5]
+    assert isinstance(score, Scores)
+    assert isinstance(roots, Step)
+    graph = replace(modelled.graph, order=order)
+    return Found(graph, score, copies, roots, curve, (*modelled.further, *copied[5:]))

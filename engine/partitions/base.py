@@ -98,10 +98,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """The steps and settings that a partition works on. ``stored``: the model's or the method's operating point.
-
-    ``moved`` writes ``point.json`` with the least score that stands for the stored one on the rows at hand.
-    """
+    """The steps and settings that a partition works on. ``stored``: the model's or the method's operating point."""
 
     score: Scores
     knn: Knn
@@ -110,7 +107,6 @@ class Work:
     learned: bool
     has_model: bool
     seed: int
-    moved: Step[Facts] | None
     num_edges: int  # edges of a row, at most, for projections
 
 
@@ -145,8 +141,6 @@ class Partition:
 
     def chosen(self, work: Work, given: Mapping[str, Any]) -> Step[Facts] | None:
         """Make the step that chooses an operating point from the graph; ``None`` if all thresholds are given."""
-        if work.moved is not None and given["min_score"] is None:
-            return work.moved
         if all(value is not None for value in given.values()):
             return None
         scored = work.score if work.has_model or work.learned else None
@@ -156,10 +150,7 @@ class Partition:
 
     def given(self, work: Work) -> Point:
         """Collect the thresholds that are set or, if not set, stored."""
-        point = {
+        return {
             name: getattr(work.stored, name, None) if (value := getattr(work.config, name)) is None else value
             for name in self.thresholds
         }
-        if work.moved is not None:
-            point["min_score"] = work.config.min_score
-        return point

@@ -85,14 +85,12 @@ class MapEquationPartition(Partition):
         if least is None:
             stored = work.stored.min_score if work.stored else LEAST_PROBABILITY
             least = stored if learned else LEAST_COSINE
-        if work.moved is not None:
-            least = config.min_score
         given: dict[str, Any] = {"min_score": least, "weight": weight}
         if weight == "exponential":
             given["bandwidth"] = config.bandwidth
         return Modules(
             score=work.score,
-            chosen=work.moved if least is None else None,
+            chosen=None,
             given=given,
             precision_bias=config.precision_bias,
             learned=learned,

@@ -8,7 +8,7 @@ reach.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -224,6 +224,44 @@ def in_order(*ends: Step[Any] | None) -> list[Stage]:
     A step is made after the steps that it reads, so none comes before its inputs, and a flow's code reads like its
     plan. Steps from outside are left out.
     """
+    return [step.as_stage() for step in _reached(ends)]
+
+
+def only_if_needed(
+    ends: Sequence[tuple[Step[Any] | None, Step[Any] | None]],
+    check: Step[Any],
+    kept: Sequence[Step[Any] | None],
+    prefix: str,
+) -> list[Any]:
+    """Copy the first of each pair of steps and all that it reads, to be left out if ``check`` finds enough.
+
+    Then readers of it take the outputs of the second, if there is one. Not copied are the steps ``kept`` and what these
+    read. ``prefix`` comes before the copies' names. Returns the copies, ``None`` for ``None``.
+    """
+    stay = {step.made for step in _reached(kept)}
+    checks = {step.unless.made for step in _reached([end for end, _ in ends]) if step.unless is not None}
+    instead = {end.made: other for end, other in ends if end is not None}
+    copies: dict[int, Step[Any]] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, tuple) and any(isinstance(item, Step) for item in value):
+            return tuple(copied(item) for item in value)
+        if not isinstance(value, Step) or isinstance(value, Outside) or value.made in stay:
+            return value
+        if value.made not in copies:
+            changed = {each.name: copied(getattr(value, each.name)) for each in fields(value) if each.init}
+            changed["prefix"] = prefix + value.prefix
+            if value.unless is None:
+                other = instead.get(value.made)
+                changed |= {"unless": check, "instead": check if value.made in checks else other}
+            copies[value.made] = replace(value, **changed)
+        return copies[value.made]
+
+    return [copied(end) for end, _ in ends]
+
+
+def _reached(ends: Sequence[Step[Any] | None]) -> list[Step[Any]]:
+    """All steps that lead to ``ends``, in the order in which they were made, without steps from outside."""
     found: dict[int, Step[Any]] = {}
     waiting = [end for end in ends if end is not None]
     while waiting:
@@ -232,4 +270,4 @@ def in_order(*ends: Step[Any] | None) -> list[Stage]:
             continue
         found[step.made] = step
         waiting += [other for other in (*step.inputs().values(), step.unless, step.instead) if other is not None]
-    return [found[number].as_stage() for number in sorted(found)]
+    return [found[number] for number in sorted(found)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.runs.step import Step, Task
+from engine.stages import Cost
 from engine.steps.knn import Order, vertex_rows
 
 
@@ -23,6 +24,23 @@ class Copies(Step[CopyFacts]):
 
     title = "copies"
     facts = CopyFacts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoCopies(Copies):
+    """No row is a copy: where all rows count, and what reads copies must be given some."""
+
+    kind, version, title = "copies.none", 1, "no_copies"
+    num_rows: int
+
+    def cost(self) -> Cost:
+        """Project an array."""
+        return Cost(fixed_bytes=self.num_rows * 4, disk_bytes=self.num_rows * 4, seconds=self.num_rows / 1e8)
+
+    def run(self, task: Task, start: int, stop: int) -> CopyFacts:
+        """Write that each row stands for itself."""
+        task.write_npy("leaders", np.arange(self.num_rows, dtype=np.int32))
+        return CopyFacts(0)
 
 
 def leaders_by_row(task: Task, copies: Copies) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A scorer ranks edges well, but its odds are off where it was fitted to edges that are easy to tell, or to other data.
 Evidence against strangers tells well how many edges are true, but ranks them worse. So scores rank and opinions count:
-even odds lie where as many edges are expected to be true as opinions expect (docs/decisions/0035).
+even odds lie where as many edges are expected to be true as opinions expect (docs/decisions/0037).
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ _MOST = float(log_odds(CERTAIN))
 
 @dataclass(frozen=True)
 class Said:
-    """What opinions say of scores: log-odds x should be ``slope (x - even)``, and ``expected`` edges are true."""
+    """What opinions say of scores: log-odds x should be ``slope (x - even)``, and ``expected`` edges are true.
+
+    ``enough``: even odds may stay where they are.
+    """
 
     expected: float
     slope: float
     even: float
+    enough: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +52,7 @@ class Saying(Step[Said]):
     to even.
 
     ``fit`` fitted the scorer to the opinions of this run; where it learned nothing, scores are theirs already. Without
-    it the scores are a model's, whose slope stands.
+    it the scores are a model's.
     """
 
     kind, version, title = "odds.said", 1, "said"
@@ -88,13 +92,12 @@ class Saying(Step[Said]):
         joined_2 = joined_2B.sum(axis=1)
         expected = min(max(expected, both), float(joined_2.mean()))
         if self.fit is not None and not task.facts(self.fit)["trees"]:
-            return Said(expected, 1.0, 0.0)
+            return Said(expected, 1.0, 0.0, True)
         middles_B = (np.arange(_BINS) + 0.5) * (2 * _MOST / _BINS) - _MOST
         slope, _ = calibrate_counts(middles_B, joined_2B.mean(axis=0), counts_B)
         even = -offset_of_sum(slope * middles_B, counts_B, expected) / slope
-        if abs(slope * even) < ODDS_IN_DOUBT or joined_2.min() < NOTHING_FOUND * joined_2.max():
-            even = 0.0
-        return Said(expected, 1.0 if self.fit is None else slope, float(np.clip(even, -_MOST / 2, _MOST / 2)))
+        enough = abs(slope * even) < ODDS_IN_DOUBT or bool(joined_2.min() < NOTHING_FOUND * joined_2.max())
+        return Said(expected, slope, 0.0 if enough else float(np.clip(even, -_MOST / 2, _MOST / 2)), enough)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -84,7 +84,7 @@ def run_plan(plan: Plan, workshop: Workshop, request: dict[str, Any]) -> dict[st
                 for number, stage in enumerate(plan.stages):
                     if stage.unless and is_enough(folders[stage.unless]):
                         events.write("stage_not_needed", stage=stage.name, digest=stage.digest)
-                        if stage.instead:
+                        if stage.instead in folders:  # else no stage that is needed reads it
                             folders[stage.name] = folders[stage.instead]
                         continue
                     folders[stage.name] = root / stage.folder

@@ -64,10 +64,10 @@ def ingest(
     )
     prepared = api.prepare("store", lasting(out), request, resources.load(settings.config))
     folders = api.execute(prepared, progress=not quiet)
-    source, array = prepared.source, str(folders["ingest"] / "features")
+    described, array = prepared.source, str(folders["ingest"] / "features")
     tell(
-        {"store": out, "num_rows": source.num_rows, "dim": source.dim, "features": array},
-        f"{source.num_rows:,} x {source.dim} vectors in {out}",
+        {"store": out, "num_rows": described.num_rows, "dim": described.dim, "features": array},
+        f"{described.num_rows:,} x {described.dim} vectors in {out}",
         f"features: zarr array {array}",
         as_json=as_json,
     )

@@ -48,14 +48,15 @@ class Saying(Step[Said]):
     lie where the sum of all probabilities is the number of edges that evidence expects to be true; but no fewer than
     both opinions join, and no more than they join on average. Even odds stay where they are if that changes log-odds by
     less than ``ODDS_IN_DOUBT``, as opinions are no surer than that, and if one opinion joins next to nothing: then it
-    cannot tell, and does not say that all edges are false. No edge is taken further than half of the way from certain
-    to even.
+    cannot tell, and does not say that all edges are false. So they do if evidence expects fewer edges than both
+    opinions join, of which the scorer has learned: then it misses some. No edge is taken further than half of the way from
+    certain to even.
 
     ``fit`` fitted the scorer to the opinions of this run; where it learned nothing, scores are theirs already. Without
     it the scores are a model's.
     """
 
-    kind, version, title = "odds.said", 1, "said"
+    kind, version, title = "odds.said", 2, "said"
     facts = Said
     score: Scores
     first: Agreed
@@ -90,13 +91,15 @@ class Saying(Step[Said]):
             odds = edge_log_odds(lines, first, second, similarities)
             expected += float(np.where(first == second, 1, 1 / (1 + np.exp(-odds, dtype=np.float64))).sum())
         joined_2 = joined_2B.sum(axis=1)
+        misses = self.fit is not None and expected < both
         expected = min(max(expected, both), float(joined_2.mean()))
         if self.fit is not None and not task.facts(self.fit)["trees"]:
             return Said(expected, 1.0, 0.0, True)
         middles_B = (np.arange(_BINS) + 0.5) * (2 * _MOST / _BINS) - _MOST
         slope, _ = calibrate_counts(middles_B, joined_2B.mean(axis=0), counts_B)
         even = -offset_of_sum(slope * middles_B, counts_B, expected) / slope
-        enough = abs(slope * even) < ODDS_IN_DOUBT or bool(joined_2.min() < NOTHING_FOUND * joined_2.max())
+        tells_little = misses or bool(joined_2.min() < NOTHING_FOUND * joined_2.max())
+        enough = tells_little or abs(slope * even) < ODDS_IN_DOUBT
         return Said(expected, slope, 0.0 if enough else float(np.clip(even, -_MOST / 2, _MOST / 2)), enough)
 
 

@@ -49,8 +49,8 @@ class Saying(Step[Said]):
     both opinions join, and no more than they join on average. Even odds stay where they are if that changes log-odds by
     less than ``ODDS_IN_DOUBT``, as opinions are no surer than that, and if one opinion joins next to nothing: then it
     cannot tell, and does not say that all edges are false. So they do if evidence expects fewer edges than both
-    opinions join, of which the scorer has learned: then it misses some. No edge is taken further than half of the way from
-    certain to even.
+    opinions join, of which the scorer has learned: then it misses some. No edge is taken further than half of the way
+    from certain to even.
 
     ``fit`` fitted the scorer to the opinions of this run; where it learned nothing, scores are theirs already. Without
     it the scores are a model's.

@@ -17,7 +17,9 @@ from engine.evaluation.files import ANALYSIS, CURVE
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
 from engine.methods.registry import METHODS
+from engine.report.cluster_list import pack_clusters
 from engine.report.data import (
+    ClusterList,
     Gallery,
     GalleryCluster,
     GalleryItem,
@@ -30,6 +32,7 @@ from engine.report.data import (
 )
 from engine.report.images import Pictures
 from engine.runs.events import read_events
+from engine.steps.explain import read_clusters
 from engine.storage import manifest
 from engine.storage.context import committed_records
 from engine.storage.owned import read_owned
@@ -118,6 +121,7 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
         similarities=histograms["similarity"],
         scores=None if own or method == "cosine" else histograms["score"],
         score_name="similarity" if own else "score",
+        probabilities=METHODS[method].learned and not own,
         recall=RecallEstimate(
             recall["k"],
             recall["recall"],
@@ -130,11 +134,20 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
         confidence=ValueHistogram(value["confidence"]["bin_edges"], value["confidence"]["rows"]),
         reliability=_reliability(value.get("reliability")),
         galleries=galleries,
+        clusters=_clusters(root),
         stages=_stage_rows(root, held),
         settings=_flat({name: each for name, each in settings.items() if METHODS[method].reads(name, training=False)}),
         versions=versions(),
         hardware=hardware(),
     )
+
+
+def _clusters(root: Path) -> ClusterList | None:
+    folder = stage_folder(root, "explain", "clusters")
+    if folder is None:
+        return None
+    table = read_clusters(folder)
+    return pack_clusters(table.labels, table.sizes, table.cohesion, table.weakest_score)
 
 
 def _curve(root: Path) -> list[SweepRow]:

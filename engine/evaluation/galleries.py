@@ -54,8 +54,9 @@ def pick_clusters(table: ClusterTable, num: int = 12) -> ClusterPicks:
     """Pick up to ``num`` of each kind; ties go to the lower label.
 
     Likely merges: a cluster and its nearest other, by the affinity of the smaller to the larger; larger clusters rank
-    a little higher, because merging them changes more. Likely splits: the greatest fall from cohesion to bridge score.
-    Least certain: the lowest confidence among clusters of 3 rows or more. Largest: by size.
+    a little higher, because merging them changes more, and pairs of single rows come last. Likely splits: the greatest
+    fall from cohesion to bridge score. Least certain: the lowest confidence among clusters of 3 rows or more. Largest:
+    by size.
     """
     sure = np.where(table.sizes >= LEAST_ROWS, table.confidence, np.nan)
     return ClusterPicks(
@@ -72,7 +73,8 @@ def _merges(table: ClusterTable, num: int) -> list[tuple[int, int]]:
     smaller = np.minimum(table.sizes[own], table.sizes[other])
     # Only the smaller cluster's affinity counts, because a large cluster's rows hardly ever all lean one way.
     own, other, smaller = (part[table.sizes[own] == smaller] for part in (own, other, smaller))
-    order = np.argsort(-table.affinity[own] * smaller / (smaller + 1), kind="stable")
+    alone = (smaller == 1) & (table.sizes[other] == 1)  # two single rows come last, as such pairs matter least
+    order = np.lexsort((-table.affinity[own] * smaller / (smaller + 1), alone))
     pairs: dict[tuple[int, int], None] = {}
     for place in order:
         a, b = int(own[place]), int(other[place])

@@ -107,6 +107,14 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class ClusterList:
+    """All clusters of two rows and more, packed by ``engine.report.cluster_list``."""
+
+    count: int
+    packed: str
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows; the page leaves out empty fields and ``None``."""
 
@@ -118,6 +126,7 @@ class ReportData:
     num_clusters: int
     num_singletons: int
     largest: int
+    probabilities: bool = False  # whether scores are
     score_name: str = "score"  # name of the numbers in galleries
     model: str | None = None
     operating_point: str | None = None
@@ -135,6 +144,7 @@ class ReportData:
     confidence: ValueHistogram | None = None
     reliability: Reliability | None = None
     galleries: list[Gallery] = field(default_factory=list)
+    clusters: ClusterList | None = None
     stages: list[StageRow] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

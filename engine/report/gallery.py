@@ -12,12 +12,12 @@ from engine.report.images import is_picture
 SHOWN_CHARACTERS = 200  # of an item, because a browser takes minutes to lay out a word of tens of thousands
 
 
-def render_gallery(gallery: Gallery, score: str) -> str:
-    """Render one gallery as HTML; ``score`` names the numbers of its clusters."""
+def render_gallery(gallery: Gallery, score: str, anchor: str) -> str:
+    """Render one gallery as HTML; ``score`` names the numbers of its clusters, ``anchor`` is its id in the page."""
     cards = "".join(_card(cluster, gallery.pixelated, score) for cluster in gallery.clusters)
     return (
-        f'<div class="gallery"><h3>{escape(gallery.title)}</h3><p class="lead">{escape(gallery.explanation)}</p>'
-        f'<div class="cards">{cards}</div></div>'
+        f'<div class="gallery" id="{anchor}"><h3>{escape(gallery.title)}</h3>'
+        f'<p class="lead">{escape(gallery.explanation)}</p><div class="cards">{cards}</div></div>'
     )
 
 
@@ -45,11 +45,19 @@ def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
     )
     pairs = list(zip(cluster.rows, cluster.items, strict=True))
     pictures = "".join(_picture(row, item, row in cluster.marked_rows) for row, item in pairs if _is_picture(item))
-    texts = "".join(
-        f"<li{_mark(row in cluster.marked_rows)}><span class=row>{row}</span>"
-        f"<span>{escape(_cut(item.text))}</span></li>"
-        for row, item in pairs
-        if not _is_picture(item)
+    bare = not any(item.text or item.image for item in cluster.items)
+    numbers_of_rows = ", ".join(
+        f"<b class=marked>{row}</b>" if row in cluster.marked_rows else str(row) for row in cluster.rows
+    )
+    texts = (
+        ""
+        if bare
+        else "".join(
+            f"<li{_mark(row in cluster.marked_rows)}><span class=row>{row}</span>"
+            f"<span>{escape(_cut(item.text))}</span></li>"
+            for row, item in pairs
+            if not _is_picture(item)
+        )
     )
     more = cluster.size - len(pairs)
     return (
@@ -57,6 +65,7 @@ def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
         + (f'<div class="stats">{scores}</div>' if scores else "")
         + (f'<div class="montage{" pixelated" if pixelated else ""}">{pictures}</div>' if pictures else "")
         + (f'<ol class="lines">{texts}</ol>' if texts else "")
+        + (f'<p class="more">{plural(len(pairs), "row")} {numbers_of_rows}</p>' if bare and pairs else "")
         + (f'<p class="more">and {more:,} more</p>' if more > 0 else "")
     )
 

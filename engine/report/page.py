@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
 
 from engine.evaluation.sweep import SweepRow
 from engine.report import charts
 from engine.report.charts import Marker, Series, decimal, short
+from engine.report.cluster_list import render_list
 from engine.report.data import MetricsRow, RecallEstimate, ReportData, StageRow, ValueHistogram
 from engine.report.document import duration_words, meter, page, panel, percent, plural, size_words
 from engine.report.gallery import render_gallery
@@ -30,15 +32,32 @@ _COLUMNS = {
     "num_clusters": "clusters",
     "num_singletons": "singletons",
 }
+_SURE = 0.1  # a probability, and its distance from 1
 _COUNTS = ("num_clusters", "num_singletons")
 
 
 def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int) -> str:
     """Return the result as one plain sentence."""
+    several = num_clusters - num_singletons
+    alone = f"{num_singletons:,} {'row is' if num_singletons == 1 else 'rows are'} alone"
+    if not several:
+        return f"{num_rows:,} {plural(num_rows, 'row')}: none belongs to another"
     return (
-        f"{num_rows:,} {plural(num_rows, 'row')} → {num_clusters:,} {plural(num_clusters, 'cluster')}, "
-        f"{num_singletons:,} {plural(num_singletons, 'singleton')}; largest {largest:,}"
+        f"{num_rows:,} {plural(num_rows, 'row')}: {several:,} {plural(several, 'cluster')} of two and more, "
+        f"the largest of {largest:,}; {alone}"
     )
+
+
+def expected_errors(scores: ValueHistogram) -> tuple[float, float]:
+    """Estimate how many joined pairs of neighbours are wrong, and how many that were left apart belong together.
+
+    Each pair counts by its score, a probability. Pairs of less than ``_SURE`` or more than 1 - ``_SURE`` do not count,
+    because scores of trees stop short of 0 and 1: the many sure pairs would add up to errors that are not there.
+    """
+    middles = [(low + high) / 2 for low, high in pairwise(scores.bin_edges)]
+    wrong = sum(count * (1 - p) for p, count in zip(middles, scores.kept, strict=True) if p < 1 - _SURE)
+    missed = sum(count * p for p, count in zip(middles, scores.pruned, strict=True) if p > _SURE)
+    return wrong, missed
 
 
 def render_report(data: ReportData) -> str:
@@ -48,16 +67,20 @@ def render_report(data: ReportData) -> str:
     """
     sections = [
         ("quality", "Quality", _quality(data.metrics)),
+        ("galleries", "Galleries", _galleries(data)),
         ("clusters", "Clusters", _sizes(data)),
-        ("graph", "Graph", _graph(data)),
+        ("list", "List", render_list(data.clusters, data.score_name) if data.clusters and data.clusters.count else ""),
         ("certainty", "Certainty", _certainty(data)),
         ("precision", "Precision", _curve(data)),
+        ("graph", "Graph", _graph(data)),
         ("thresholds", "Thresholds", _sweep(data)),
-        ("galleries", "Galleries", "".join(render_gallery(g, data.score_name) for g in data.galleries if g.clusters)),
         ("run", "Run", _run(data)),
     ]
     filled = [(name, title, body) for name, title, body in sections if body]
-    body = "".join(f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, title, body in filled)
+    body = "".join(
+        f'<section id="{name}"><details class="fold" open><summary><h2>{title}</h2></summary>{body}</details></section>'
+        for name, title, body in filled
+    )
     links = [(name, title) for name, title, _ in filled]
     return page(f"{data.title} · Asterism", links, _top(data) + body)
 
@@ -87,9 +110,44 @@ def _top(data: ReportData) -> str:
     return (
         f'<p class="eyebrow">{escape(data.title)}</p>'
         f"<h1>{escape(headline(data.num_rows, data.num_clusters, data.num_singletons, data.largest))}</h1>"
-        f'<dl class="facts">{what}</dl><dl class="tiles">{cells}</dl>'
+        f'{_answer(data)}<dl class="facts">{what}</dl><dl class="tiles">{cells}</dl>'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )
+
+
+def _answer(data: ReportData) -> str:
+    """Say what to expect, what to look at first, and what to type for fewer errors of either kind."""
+    said = []
+    if data.probabilities and data.scores and data.scores.pruned:
+        wrong, missed = (_about(count) for count in expected_errors(data.scores))
+        said.append(
+            f"By the scores' own odds {wrong} of the {sum(data.scores.kept):,} joined pairs of neighbours may be "
+            f"<b>wrong merges</b>, and {missed} of the pairs left apart may be <b>missed</b>."
+        )
+    chosen = [(number, gallery) for number, gallery in enumerate(data.galleries) if gallery.clusters]
+    if chosen:
+        links = ", ".join(f'<a href="#gallery-{n}">{escape(gallery.title.lower())}</a>' for n, gallery in chosen)
+        said.append(f"<b>Look first</b> at {links}.")
+    if data.operating_point and (data.curve or data.probabilities):
+        fewer, more = (_bias(data, step) for step in (1, -1))
+        said.append(
+            f"<b>Fewer wrong merges</b>: the same command with {fewer}. <b>Fewer missed</b>: with {more}. "
+            "The scores are kept, so that takes seconds."
+        )
+    return f'<ul class="answer">{"".join(f"<li>{each}</li>" for each in said)}</ul>' if said else ""
+
+
+def _about(count: float) -> str:
+    return "hardly any" if count < 0.5 else f"about {float(f'{count:.2g}'):,.0f}"
+
+
+def _bias(data: ReportData, step: int) -> str:
+    """Word the precision bias one step from this run's, with the clusters that it gives where that is known."""
+    value = data.precision_bias + step
+    found = next((row for row in data.curve if abs(row.threshold - value) < 1e-9), None)
+    counts = "" if found is None else f"{found.num_clusters:,} instead of {data.num_clusters:,}"
+    gives = f" ({counts} clusters and single rows)" if counts else ""
+    return f"<code>--precision-bias {value:g}</code>{gives}"
 
 
 def _remarks(data: ReportData) -> Iterable[tuple[str, str]]:
@@ -291,6 +349,22 @@ def _stages(stages: list[StageRow]) -> str:
         '<div class=scroll><table class="stages"><thead><tr><th>stage</th><th>tasks</th><th>time</th>'
         f"<th class=share></th><th>peak memory</th><th>rate</th></tr></thead><tbody>{body}</tbody></table></div>",
     )
+
+
+def _galleries(data: ReportData) -> str:
+    parts = [
+        render_gallery(gallery, data.score_name, f"gallery-{number}")
+        for number, gallery in enumerate(data.galleries)
+        if gallery.clusters
+    ]
+    shown = [item for gallery in data.galleries for cluster in gallery.clusters for item in cluster.items]
+    if shown and not any(item.text or item.image for item in shown):
+        how = (
+            "Rows have no texts or pictures to show. Put <code>items.txt</code> beside the vectors, a line for each "
+            "row (a text, or a picture's path), or name a column with <code>--items-column</code>, and run again."
+        )
+        parts.insert(0, f'<ul class="notes"><li>{how}</li></ul>')
+    return "".join(parts)
 
 
 def _edge(key: str) -> str:

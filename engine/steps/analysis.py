@@ -39,7 +39,7 @@ class Analysis(Labelled[Facts]):
     ``learned``: scores are probabilities, else cosines.
     """
 
-    kind, version, title = "analysis", 5, "analysis"
+    kind, version, title = "analysis", 6, "analysis"
     clusters: Labels
     roots: Step[Facts]
     score: Scores

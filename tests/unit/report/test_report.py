@@ -21,6 +21,7 @@ from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
 from engine.report.charts import decimal, short
+from engine.report.cluster_list import pack_clusters
 from engine.report.data import (
     Gallery,
     GalleryCluster,
@@ -33,7 +34,7 @@ from engine.report.data import (
 )
 from engine.report.gallery import SHOWN_CHARACTERS
 from engine.report.images import MAX_BYTES, Pictures, digit_png, is_picture
-from engine.report.page import ReportData, headline, render_report
+from engine.report.page import ReportData, expected_errors, headline, render_report
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>&lt;"""
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -133,8 +134,53 @@ class Page(HTMLParser):
 
 
 def test_the_headline_is_plain():
-    assert headline(38_085, 3_912, 214, 530) == "38,085 rows → 3,912 clusters, 214 singletons; largest 530"
-    assert headline(1, 1, 1, 1) == "1 row → 1 cluster, 1 singleton; largest 1"
+    assert headline(38_085, 3_912, 214, 530) == (
+        "38,085 rows: 3,698 clusters of two and more, the largest of 530; 214 rows are alone"
+    )
+    assert headline(3, 2, 1, 2) == "3 rows: 1 cluster of two and more, the largest of 2; 1 row is alone"
+    assert headline(1, 1, 1, 1) == "1 row: none belongs to another"
+
+
+def test_the_answer_says_what_to_expect_to_open_and_to_type():
+    scores = ValueHistogram([0.0, 0.05, 0.4, 0.6, 1.0], [0, 0, 10, 90], [10**6, 8, 0, 0], threshold=0.5)
+    assert expected_errors(scores) == pytest.approx((10 * 0.5 + 90 * 0.2, 8 * 0.225))
+    steps = [replace(FULL.sweep[0], threshold=bias, num_clusters=100 - 10 * int(bias)) for bias in (-1.0, 0.0, 1.0)]
+    words = Page(render_report(replace(FULL, scores=scores, probabilities=True, curve=steps))).words
+    for said in (
+        "about 23 of the 100 joined pairs",
+        "about 2 of the pairs left apart",
+        "--precision-bias 1",
+        "--precision-bias -1",
+        "(90 instead of 3,912 clusters and single rows)",
+    ):
+        assert said in words, said
+    assert "own odds" not in Page(render_report(replace(FULL, scores=scores))).words
+
+
+def test_a_million_clusters_fit_into_a_page():
+    drawn = np.random.default_rng(0)
+    sizes = drawn.zipf(2.0, 300_000).clip(1, 10**6)
+    scores = drawn.beta(8, 2, (2, len(sizes)))
+    scores[1, sizes == 2] = np.nan
+    packed = pack_clusters(np.arange(len(sizes)), sizes, *scores)
+    assert packed.count == (sizes > 1).sum()
+    assert len(packed.packed) / packed.count < 4  # bytes; a million then take under 4 MB
+    held = zlib.decompress(base64.b64decode(packed.packed))
+    count = packed.count
+    np.testing.assert_array_equal(np.cumsum(np.frombuffer(held, "<u4", count)), np.flatnonzero(sizes > 1))
+    np.testing.assert_array_equal(np.frombuffer(held, "<u4", count, 4 * count), sizes[sizes > 1])
+    weakest = np.frombuffer(held, np.uint8, count, 9 * count)
+    np.testing.assert_array_equal(weakest == 255, np.isnan(scores[1, sizes > 1]))
+    known = weakest < 255
+    np.testing.assert_allclose(weakest[known] / 254, scores[1, sizes > 1][known], atol=0.002)
+
+
+def test_clusters_without_items_say_how_to_give_some():
+    bare = GalleryCluster(label=5, size=9, rows=[11, 12], items=[GalleryItem(), GalleryItem()], marked_rows=[12])
+    words = Page(render_report(replace(FULL, galleries=[Gallery("Largest", "", [bare])]))).words
+    assert "items.txt" in words
+    assert re.search(r"rows 11,\s+12", words)
+    assert "items.txt" not in Page(render_report(FULL)).words
 
 
 def test_a_full_report_shows_every_part():

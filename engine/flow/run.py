@@ -8,7 +8,7 @@
            -> a method's steps -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
                       or roots                      (propagation, density peaks, map equation; a method's own)
-           -> labels -> explain -> analysis
+           -> labels -> explain -> analysis, questions
 
 Training has the same steps up to ``score``, of the labelled source, with ``fit`` before and ``select`` after.
 """
@@ -44,6 +44,7 @@ from engine.steps.edges import Scores
 from engine.steps.explain import Explain
 from engine.steps.ingest import Rows
 from engine.steps.labels import Labels, OutsideFile
+from engine.steps.questions import Questions
 from engine.steps.source import Source
 
 
@@ -90,7 +91,8 @@ def run_stages(
     explain = Explain(labels=clusters, copies=copies, **shown)
     analysis = Analysis(clusters=clusters, roots=found.roots, explain=explain, rows=rows, **shown, **truth)
     recalls = [member.recall for member in (graph, *graph.committee)]
-    return in_order(*recalls, *found.further, explain, found.curve, analysis)
+    questions = Questions(labels=clusters, explain=explain, answers=answers, copies=copies, **shown)
+    return in_order(*recalls, *found.further, explain, found.curve, analysis, questions)
 
 
 class Given(NamedTuple):

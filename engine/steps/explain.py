@@ -60,18 +60,24 @@ class Explain(Step[Facts]):
         return {"num_clusters": len(clusters.labels)}
 
     def _edges(self, task: Task) -> Iterator[ScoredEdges]:
-        """Read all scored edges as edges between source rows, each score also as evidence."""
-        rows_V = None if self.order is None else np.array(vertex_rows(task, self.order))
-        for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
-            evidence = scores if self.learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
-            if rows_V is not None:
-                sources, targets = rows_V[sources], rows_V[targets]
-            yield ScoredEdges(sources, targets, scores, evidence)
-        if self.copies is not None:
-            leaders_N = leaders_by_row(task, self.copies)
-            rows = np.flatnonzero(leaders_N != np.arange(len(leaders_N))).astype(np.int32)
-            certain = np.ones(len(rows), np.float32)
-            yield ScoredEdges(leaders_N[rows], rows, certain, certain)
+        return edges_by_row(task, self.score, self.order, self.copies, learned=self.learned)
+
+
+def edges_by_row(
+    task: Task, score: Scores, order: Order | None, copies: Copies | None, *, learned: bool
+) -> Iterator[ScoredEdges]:
+    """Read all scored edges as edges between source rows, each score also as evidence; then those of copies."""
+    rows_V = None if order is None else np.array(vertex_rows(task, order))
+    for sources, targets, scores in iterate_edges(task.input(score), SCORED):
+        evidence = scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
+        if rows_V is not None:
+            sources, targets = rows_V[sources], rows_V[targets]
+        yield ScoredEdges(sources, targets, scores, evidence)
+    if copies is not None:
+        leaders_N = leaders_by_row(task, copies)
+        rows = np.flatnonzero(leaders_N != np.arange(len(leaders_N))).astype(np.int32)
+        certain = np.ones(len(rows), np.float32)
+        yield ScoredEdges(leaders_N[rows], rows, certain, certain)
 
 
 def read_clusters(folder: Path) -> ClusterTable:

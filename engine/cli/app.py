@@ -10,6 +10,7 @@ import typer
 
 from engine.cli import inspection, work
 from engine.cli.options import with_groups
+from engine.cli.review import review
 from engine.errors import EngineError
 from engine.process.masking import masked
 from engine.process.terminal import let_every_name_be_printed, shown_lines
@@ -42,6 +43,7 @@ for command in (
     inspection.export,
     inspection.evaluate,
     inspection.report,
+    review,
     work.synth,
     inspection.settings,
     inspection.doctor,

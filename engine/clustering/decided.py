@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.clustering.union_find import UnionFind, find_root, flatten
 
 Ids = NDArray[Any]
+FEW_EDGES = 10  # edges between two clusters of ten rows and more are averaged over at least so many
 
 
 def contradiction(num_vertices: int, must: Ids, cannot: Ids) -> tuple[int, list[int]] | None:
@@ -48,9 +49,10 @@ def hold(
     ``roots_N``: a number for each vertex's cluster, as any partition gives it. ``even``: the score of an edge of even
     odds. Other clusters than those that break a pair stay as they are.
 
-    - A pair of ``must`` in two clusters: either end may bring rows of its cluster along, those that are nearest first
-      (Prim's order), up to all of them. What comes along is what the scores contradict least: the sum of (score - even)
-      of the edges that come to lie inside clusters, less that of the edges that come to lie between them.
+    - A pair of ``must`` in two clusters: either end may bring rows of its cluster along, nearest first (Prim's
+      order), up to all of them. What comes along is what the scores contradict least: the mean of (score - even) of
+      its edges to the other cluster, less that of its edges to what it leaves. It is the mean and not the sum, because
+      the scores between two halves of one identity are wrong together.
     - A cluster that holds a pair of ``cannot`` is put together anew: first the pairs of ``must``, then its edges from
       the highest score down, but no edge that would join such a pair. So it comes apart at the weakest links between
       them. Members without such an edge stay with what is left of their own cluster.
@@ -95,7 +97,7 @@ def _bring_together(
     pairs, scores = _ordered(sources_E[kept_E], targets_E[kept_E], scores_E[kept_E])
     inner = touched_N[must[:, 0]] & touched_N[must[:, 1]]
     links = np.concatenate([must[inner], pairs])
-    weights = np.concatenate([np.full(int(inner.sum()), np.inf), scores - even])
+    weights = np.concatenate([np.full(int(inner.sum()), np.inf), scores])
     vertices, places = np.unique(links.ravel(), return_inverse=True)
     ends = places.reshape(-1, 2)
     near = np.concatenate([ends[:, 0], ends[:, 1]])
@@ -103,7 +105,7 @@ def _bring_together(
     starts = np.searchsorted(near[order], np.arange(len(vertices) + 1))
     others, both = np.concatenate([ends[:, 1], ends[:, 0]])[order], np.concatenate([weights, weights])[order]
     groups = lowest_N[vertices]
-    _bring(groups, starts, others, both, ends[: int(inner.sum())])
+    _bring(groups, starts, others, both, even, ends[: int(inner.sum())])
     found_N = lowest_N.copy()
     found_N[vertices] = groups
     return found_N
@@ -157,8 +159,8 @@ def _chain(must: Ids, start: int, end: int) -> list[int]:
 
 
 @njit(nogil=True, cache=True)
-def _bring(groups_V, starts_V, others, weights, pairs):  # type: ignore[no-untyped-def]
-    """Bring the ends of the pairs into one group, one pair after the other; links of infinite weight never break."""
+def _bring(groups_V, starts_V, others, scores, even, pairs):  # type: ignore[no-untyped-def]
+    """Bring the ends of the pairs into one group, one pair after the other; links of infinite score never break."""
     seen_V = np.zeros(len(groups_V), np.int64)
     for number in range(len(pairs)):
         a, b = pairs[number, 0], pairs[number, 1]
@@ -168,7 +170,7 @@ def _bring(groups_V, starts_V, others, weights, pairs):  # type: ignore[no-untyp
         for first, second in ((a, b), (b, a)):
             mark = 2 * number + 1 + (first == b)
             order, length, value = _best_prefix(
-                groups_V, starts_V, others, weights, first, groups_V[second], seen_V, mark
+                groups_V, starts_V, others, scores, even, first, groups_V[second], seen_V, mark
             )
             if value > best:
                 best, bring, onto = value, order[:length].copy(), groups_V[second]
@@ -177,36 +179,52 @@ def _bring(groups_V, starts_V, others, weights, pairs):  # type: ignore[no-untyp
 
 
 @njit(nogil=True, cache=True)
-def _best_prefix(groups_V, starts_V, others, weights, start, onto, seen_V, mark):  # type: ignore[no-untyped-def]
-    """Grow a group from ``start`` in its cluster, nearest vertex first; find where the weights say to stop.
+def _best_prefix(groups_V, starts_V, others, scores, even, start, onto, seen_V, mark):  # type: ignore[no-untyped-def]
+    """Grow a group from ``start`` in its cluster, nearest vertex first; find where the scores say to stop.
 
-    Returns the vertices in order, how many of them to bring onto the cluster ``onto``, and what the weights gain.
+    Returns the vertices in order, how many of them to bring onto the cluster ``onto``, and how well the scores agree.
     """
     own = groups_V[start]
     order = np.empty(len(groups_V), np.int64)
+    room = 0
+    for group in groups_V:
+        room += group == onto
     waiting = [(-np.inf, start)]
-    count, best_count, best, value = 0, 0, -np.inf, 0.0
+    count, best_count, best = 0, 0, -np.inf
+    left, left_edges, joined, joined_edges = 0.0, 0, 0.0, 0  # to the rest of the own cluster, and to the other one
     while len(waiting):
         least, vertex = heapq.heappop(waiting)
         if seen_V[vertex] == mark:
             continue
-        if least > -np.inf and count and value >= best:  # no pair that must stay together ends here
-            best, best_count = value, count
+        if least > -np.inf and count:  # no pair that must stay together ends here
+            value = _mean(joined, joined_edges, min(count, room)) - left / max(left_edges, 1)
+            if value >= best:
+                best, best_count = value, count
         seen_V[vertex] = mark
         order[count] = vertex
         count += 1
         for place in range(starts_V[vertex], starts_V[vertex + 1]):
-            other, weight = others[place], weights[place]
+            other, score = others[place], scores[place]
             if groups_V[other] == own:
                 if seen_V[other] != mark:
-                    heapq.heappush(waiting, (-weight, other))
-                if weight < np.inf:
-                    value += weight if seen_V[other] == mark else -weight
-            elif groups_V[other] == onto and weight < np.inf:
-                value += weight
+                    heapq.heappush(waiting, (-score, other))
+                if score < np.inf:
+                    sign = -1 if seen_V[other] == mark else 1
+                    left += sign * score
+                    left_edges += sign
+            elif groups_V[other] == onto and score < np.inf:
+                joined += score
+                joined_edges += 1
+    value = _mean(joined, joined_edges, min(count, room)) - even
     if value >= best:
         best, best_count = value, count
     return order, best_count, best
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _mean(total, edges, smaller):  # type: ignore[no-untyped-def]
+    """Average over the edges, or over as many as there should be; what is not listed counts as 0."""
+    return total / max(edges, min(smaller, FEW_EDGES))
 
 
 @njit(nogil=True, cache=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.evaluation.files import ANALYSIS, CURVE
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
 from engine.methods.registry import METHODS
+from engine.process.terminal import shown
 from engine.report.cluster_list import pack_clusters
 from engine.report.data import (
     ClusterList,
@@ -112,6 +114,7 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
         operating_point=word_point(point),
         notes=word_notes(root, value, point),
         warnings=pictures.refused(),
+        review=f"asterism review {shlex.quote(shown(root))}",
         size_bins=[SizeBin(**tree) for tree in value["sizes"]],
         metrics=_metrics(value),
         sweep=[] if own else [SweepRow(**row) for row in value["sweeps"]["score"]],

@@ -5,8 +5,8 @@ them: evidence is the probability that both ends are one identity.
 
 A question is worth the pairs of rows at stake times the probability that the clusters have them wrong. To split asks
 about the weakest place of a cluster: the edge of its maximum spanning tree that cuts off most pairs, each counted by
-how little the edges across the cut believe in it. To merge asks about a cluster and its nearest other. A sample is a pair
-drawn at random from the edges inside clusters: its answers tell how far scores can be trusted.
+how little the edges across the cut believe in it. To merge asks about a cluster and its nearest other. A sample is a
+pair drawn at random from the edges inside clusters: its answers tell how far scores can be trusted.
 """
 
 from __future__ import annotations
@@ -49,15 +49,18 @@ class QuestionTable:
 class Questioner:
     """Find questions from edges that arrive in blocks, in two passes; memory follows N.
 
-    ``labels_N``: >= -1. ``nearest_C``: the label of each cluster's nearest other, -1 for none, by label (labels are
-    0 to C - 1). ``must`` and ``cannot`` (M, 2): pairs answered before, by row; they are not asked again, and no merge
-    of two clusters is that hold such a pair apart. ``moves``: slope and offset, by kind of question, that correct the
-    log-odds of chances. Give each block to ``look``, then each block to ``weigh``.
+    ``labels_N``: >= -1. ``confidence_N``: how sure each row's cluster is of it; a pair that asks whether two clusters
+    are one is of sure rows, because a stray row says nothing of its cluster. ``nearest_C``: the label of each cluster's
+    nearest other, -1 for none, by label (labels are 0 to C - 1). ``must`` and ``cannot`` (M, 2): pairs answered before,
+    by row; they are not asked again, and no merge of two clusters is that hold such a pair apart. ``moves``: slope and
+    offset, by kind of question, that correct the log-odds of chances. Give each block to ``look``, then each block to
+    ``weigh``.
     """
 
     def __init__(
         self,
         labels_N: NDArray[np.int64],
+        confidence_N: NDArray[np.float32],
         nearest_C: NDArray[np.int64],
         must: NDArray[Any],
         cannot: NDArray[Any],
@@ -66,6 +69,8 @@ class Questioner:
         self._moves = moves or {}
         self._labels_N, self._nearest_C = labels_N.astype(np.int32), nearest_C.astype(np.int32)
         self._sizes_C = np.bincount(labels_N[labels_N >= 0], minlength=len(nearest_C))
+        alone_N = self._sizes_C[np.maximum(labels_N, 0)] == 1
+        self._typical_N = np.where(alone_N, np.float32(1), np.nan_to_num(confidence_N))
         self._must, self._cannot = np.asarray(must, np.int64), np.asarray(cannot, np.int64)
         self._forest = MaximumForest(len(labels_N))
         ends = self._must[self._inside(*self._must.T)].astype(np.int32)
@@ -90,7 +95,7 @@ class Questioner:
         inside_E = self._inside(edges.sources, edges.targets)
         sources, targets, evidence = edges.sources[inside_E], edges.targets[inside_E], edges.evidence[inside_E]
         self._tree.cross(sources, targets, evidence)
-        arguments = self._labels_N, self._nearest_C, self._across_C, self._best_C, self._best_rows_C
+        arguments = self._labels_N, self._nearest_C, self._typical_N, self._across_C, self._best_C, self._best_rows_C
         _weigh_across(edges.sources, edges.targets, edges.evidence, *arguments)
         if samples:
             self._draw(sources, targets, evidence, samples)
@@ -275,8 +280,8 @@ def _gather(parents, order, sums, counts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _weigh_across(sources, targets, evidence, labels, nearest, across, best, best_rows):  # type: ignore[no-untyped-def]
-    """Sum the edges between each cluster and its nearest other, and keep the best of them."""
+def _weigh_across(sources, targets, evidence, labels, nearest, typical, across, best, best_rows):  # type: ignore[no-untyped-def]
+    """Sum the edges between each cluster and its nearest other, and keep the best of them between sure rows."""
     for edge in range(len(evidence)):
         a, b = labels[sources[edge]], labels[targets[edge]]
         if a == b or a < 0 or b < 0:
@@ -285,6 +290,7 @@ def _weigh_across(sources, targets, evidence, labels, nearest, across, best, bes
             if nearest[own] == other:
                 across[own, 0] += evidence[edge]
                 across[own, 1] += 1
-                if evidence[edge] > best[own]:
-                    best[own] = evidence[edge]
+                value = evidence[edge] * typical[sources[edge]] * typical[targets[edge]]
+                if value > best[own]:
+                    best[own] = value
                     best_rows[own, 0], best_rows[own, 1] = sources[edge], targets[edge]

@@ -132,6 +132,7 @@ class ReportData:
     operating_point: str | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    review: str | None = None  # the command that serves a review of the run
     size_bins: list[SizeBin] = field(default_factory=list)
     metrics: list[MetricsRow] = field(default_factory=list)
     sweep: list[SweepRow] = field(default_factory=list)

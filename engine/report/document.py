@@ -13,7 +13,7 @@ _THEME_BUTTON = (
     '<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2"/>'
     '<path d="M8 1.8a6.2 6.2 0 0 1 0 12.4Z"/></svg></button>'
 )
-_LOGO = (
+LOGO = (
     '<svg class="logo" viewBox="0 0 32 32" aria-hidden="true"><path d="M7 23 16 7l9 16Z"/>'
     '<circle cx="16" cy="7" r="4"/><circle cx="7" cy="23" r="4"/><circle cx="25" cy="23" r="4"/></svg>'
 )
@@ -31,7 +31,7 @@ def page(title: str, links: Iterable[tuple[str, str]], body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{_LOGO}Asterism</a>'
+        f'<header class="bar-top"><div class="wrap"><a class="brand" href="#top">{LOGO}Asterism</a>'
         f"<nav>{navigation}</nav>{_THEME_BUTTON}</div></header>"
         f'<main class="wrap" id="top">{body}</main>'
         f'<div id="tip" role="status" hidden></div><script>{script}</script></body></html>\n'

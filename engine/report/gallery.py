@@ -9,27 +9,37 @@ from engine.report.data import Gallery, GalleryCluster, GalleryItem
 from engine.report.document import meter, plural
 from engine.report.images import is_picture
 
+REVIEW_PORT = 8420  # where reviews are served, if it is free
 SHOWN_CHARACTERS = 200  # of an item, because a browser takes minutes to lay out a word of tens of thousands
 
 
-def render_gallery(gallery: Gallery, score: str, anchor: str) -> str:
-    """Render one gallery as HTML; ``score`` names the numbers of its clusters, ``anchor`` is its id in the page."""
-    cards = "".join(_card(cluster, gallery.pixelated, score) for cluster in gallery.clusters)
+def render_gallery(gallery: Gallery, score: str, anchor: str, review: str | None = None) -> str:
+    """Render one gallery as HTML; ``score`` names the numbers of its clusters, ``anchor`` is its id in the page.
+
+    ``review``: the command of a review, if there can be one.
+    """
+    cards = "".join(_card(cluster, gallery.pixelated, score, review) for cluster in gallery.clusters)
     return (
         f'<div class="gallery" id="{anchor}"><h3>{escape(gallery.title)}</h3>'
         f'<p class="lead">{escape(gallery.explanation)}</p><div class="cards">{cards}</div></div>'
     )
 
 
-def _card(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
-    beside = cluster.beside
+def _card(cluster: GalleryCluster, pixelated: bool, score: str, review: str | None) -> str:
+    beside, act = cluster.beside, "" if review is None else _act(review, cluster.label)
     if beside is None:
-        return f'<article class="card">{_cluster(cluster, pixelated, score)}</article>'
+        return f'<article class="card">{_cluster(cluster, pixelated, score)}{act}</article>'
     affinity = "" if cluster.affinity is None else f"<b>{cluster.affinity:.3f}</b> mean {score} between them"
     return (
         f'<article class="card pair">{_cluster(cluster, pixelated, score)}<p class="between">{affinity}</p>'
-        f"{_cluster(beside, pixelated, score)}</article>"
+        f"{_cluster(beside, pixelated, score)}{act}</article>"
     )
+
+
+def _act(review: str, label: int) -> str:
+    """Render what acts on a cluster: a link into a review that is being served, and the command that serves one."""
+    link = f"http://127.0.0.1:{REVIEW_PORT}/#/cluster/{label}"
+    return f'<p class="act"><a href="{link}">Review</a> <code>{escape(f"{review} --cluster {label}")}</code></p>'
 
 
 def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:

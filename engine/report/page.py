@@ -353,7 +353,7 @@ def _stages(stages: list[StageRow]) -> str:
 
 def _galleries(data: ReportData) -> str:
     parts = [
-        render_gallery(gallery, data.score_name, f"gallery-{number}")
+        render_gallery(gallery, data.score_name, f"gallery-{number}", data.review)
         for number, gallery in enumerate(data.galleries)
         if gallery.clusters
     ]

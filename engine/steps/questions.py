@@ -52,7 +52,8 @@ class Questions(Step[Facts]):
         labels_N = np.array(task.npy(self.labels, "labels"))
         must, cannot, moves = self._answered(task)
         nearest_C = read_clusters(task.input(self.explain)).nearest
-        questioner = Questioner(labels_N, nearest_C, must, cannot, moves)
+        confidence_N = np.array(task.npy(self.explain, "confidence"))
+        questioner = Questioner(labels_N, confidence_N, nearest_C, must, cannot, moves)
         shared = self.score, self.order, self.copies
         for edges in edges_by_row(task, *shared, learned=self.learned):
             questioner.look(edges)

@@ -127,3 +127,13 @@ def _check(path: str | Path, number: int, entry: dict[str, Any]) -> None:
             f"{path}: entry {number}: expected asked to be one of {', '.join(get_args(Asked))} or nothing, "
             f"got {entry['asked']!r}"
         )
+
+
+def find_text(texts: Any, wanted: str, most: int, *, whole: bool) -> list[int]:
+    """Find up to ``most`` rows, ascending, whose text holds ``wanted`` in any case, or, if ``whole``, is ``wanted``."""
+    column = texts.cast(pa.string())
+    if whole:
+        held = pc.equal(column, wanted)
+    else:
+        held = pc.match_substring(column, wanted, ignore_case=True)
+    return [int(row) for row in pc.indices_nonzero(held).to_numpy()[:most]]

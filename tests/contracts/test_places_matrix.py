@@ -47,7 +47,7 @@ NO_PLACES = {
     "file_format", "gpus_per_host", "hosts", "identities", "items_column", "k", "labels_column", "memory",
     "memory_per_host", "method", "methods", "precision_bias", "quiet", "rows", "seed", "settings", "threads", "workers",
     "zero_vectors",
-    "bad_rows", "schema",
+    "bad_rows", "schema", "cluster", "port", "kept_in",
 }  # fmt: skip
 # Arguments that a command needs, and those that make it quick. Values in braces are of the ``world``.
 GIVEN: dict[str, dict[str, str]] = {
@@ -59,6 +59,7 @@ GIVEN: dict[str, dict[str, str]] = {
     "convert": {"states": "{state}", "method": "l_gcn", "out": "{new}"},
     "resume": {"folder": "{run}", "quiet": ""},
     "status": {"folder": "{run}"},
+    "review": {"folder": "{run}", "port": "0"},
     "export": {"folder": "{run}", "out": "{new}"},
     "evaluate": {"labels": "{y}", "run_folder": "{run}"},
     "report": {"folder": "{run}", "out": "{new}"},

@@ -30,7 +30,7 @@ def test_a_wheel_builds_installs_and_runs(tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    for name in ("py.typed", "report/report.css", "report/report.js"):
+    for name in ("py.typed", "report/report.css", "report/report.js", "review/review.html"):
         assert (site / "engine" / name).is_file()
     for name in ("jobs/cluster.py", "cluster_configs/laptop.yaml"):
         assert (site / "share" / "asterism" / name).is_file()
@@ -48,7 +48,7 @@ def test_the_lowest_versions_are_those_that_are_tested() -> None:
     extras = project["optional-dependencies"]
     named = [
         *project["dependencies"],
-        *(each for name in ("cpu", "s3", "ray", "baselines", "sklearn") for each in extras[name]),
+        *(each for name in ("cpu", "s3", "ray", "baselines", "sklearn", "review") for each in extras[name]),
     ]
     bounds = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+).*", each) for each in named]
     lowest = dict(bound.groups() for bound in bounds if bound)

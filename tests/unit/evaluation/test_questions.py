@@ -28,7 +28,7 @@ def ask(
     scores = np.array([edge[2] for edge in EDGES], np.float32)
     edges = ScoredEdges(ends[:, 0].copy(), ends[:, 1].copy(), scores, scores)
     blocks = [ScoredEdges(*(column[a : a + block] for column in edges)) for a in range(0, len(scores), block)]
-    questioner = Questioner(LABELS, NEAREST, must, cannot, moves)
+    questioner = Questioner(LABELS, np.ones(10, np.float32), NEAREST, must, cannot, moves)
     for each in blocks:
         questioner.look(each)
     for each in blocks:

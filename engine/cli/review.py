@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from engine import api
 from engine.cli.options import ResourceOptions, RunFolder
 from engine.cli.printing import console
 from engine.errors import ConfigError, DependencyMissing
-from engine.storage.remote import is_url
+from engine.installation import install_hint
 
 
 def review(
@@ -31,13 +29,18 @@ def review(
 
     Answers go to a file of decisions at once; applying them makes the clusters again from stored scores.
     """
+    from pathlib import Path
+
+    from engine import api
+    from engine.storage.remote import is_url
+
     if is_url(folder):
         raise ConfigError(f"{folder}: a review writes answers and clusters at once; expected a folder of this machine")
     try:
         from engine.review.server import serve
         from engine.review.session import Session
     except ImportError as error:
-        raise DependencyMissing(f"asterism review needs {error.name}: pip install 'asterism[review]'") from None
+        raise DependencyMissing(f"asterism review needs {error.name}: {install_hint('review')}") from None
     root = api.open_run(folder)
     given = None if kept_in is None else Path(kept_in)
     session = Session(root, given, resources.load())

@@ -93,6 +93,7 @@
   };
 
   const showQuestion = () => {
+    keys("");
     if (question === null) {
       main.replaceChildren(make("div", { className: "empty" },
         make("h1", { textContent: "No question is left." }),
@@ -251,7 +252,8 @@
   const keys = (place) => {
     const all = { "": [["S", "same"], ["D", "different"], ["U", "unsure"], ["M", "all of both"], ["Z", "undo"], ["A", "apply"], ["/", "search"], ["1 2", "open a side"]],
       cluster: [["C", "confirm"], ["Z", "undo"], ["A", "apply"], ["/", "search"], ["Esc", "back to the questions"]] };
-    const shown = all[place] ?? [["↑ ↓", "choose"], ["/", "search"], ["A", "apply"], ["Esc", "back to the questions"]];
+    const all_of = (key) => key !== "M" || (question !== null && question.kind === "merge");
+    const shown = all[place]?.filter(([key]) => all_of(key)) ?? [["↑ ↓", "choose"], ["/", "search"], ["A", "apply"], ["Esc", "back to the questions"]];
     $("keys").replaceChildren(...shown.map(([key, text]) => make("span", {}, make("kbd", { textContent: key }), text)));
   };
 

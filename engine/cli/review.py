@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
-from engine.cli.options import ResourceOptions, RunFolder
-from engine.cli.printing import console
+from engine.cli.options import Json, ResourceOptions, RunFolder
+from engine.cli.printing import tell
 from engine.errors import ConfigError, DependencyMissing
 from engine.installation import install_hint
 
@@ -24,6 +25,7 @@ def review(
     ] = None,
     cluster: Annotated[int | None, typer.Option("--cluster", min=0, help="show this cluster first")] = None,
     resources: ResourceOptions,
+    as_json: Json = False,
 ) -> None:
     """Serve a page, on this machine alone, that asks what a person can tell: likely merges and splits, by keyboard.
 
@@ -44,5 +46,10 @@ def review(
     root = api.open_run(folder)
     given = None if kept_in is None else Path(kept_in)
     session = Session(root, given, resources.load())
-    console.say(f"answers: {session.path}")
-    serve(session, port, lambda link: console.say(f"review: {link}   (Ctrl-C ends it)"), cluster)
+
+    def opened(link: str) -> None:
+        told = {"link": link, "answers": str(session.path)}
+        tell(told, f"answers: {session.path}", f"review: {link}   (Ctrl-C ends it)", as_json=as_json)
+        sys.stdout.flush()
+
+    serve(session, port, opened, cluster)

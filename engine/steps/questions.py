@@ -45,7 +45,7 @@ class Questions(Step[Facts]):
     def cost(self) -> Cost:
         """Project a forest of all rows, and a tree with a few numbers of each."""
         n = self.score.num_rows
-        return Cost(fixed_bytes=n * 220 + (16 << 20), disk_bytes=n * 8, seconds=n * self.score.knn.k / 4e6)
+        return Cost(fixed_bytes=n * 300 + (16 << 20), disk_bytes=n * 8, seconds=n * self.score.knn.k / 4e6)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Look twice at the edges."""

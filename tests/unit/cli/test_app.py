@@ -55,18 +55,8 @@ def test_run_status_export_evaluate_report(
     run = data / "run"
     source = ("--features", data / "x.bin", "--dim", "64")
     plan = json.loads(call("plan", *source, *POINT, "--json"))
-    assert [stage["name"] for stage in plan["stages"]] == [
-        "ingest",
-        "knn",
-        "truth",
-        "recall",
-        "score",
-        "roots",
-        "labels",
-        "explain",
-        "curve",
-        "analysis",
-    ]
+    names = "ingest knn truth recall score roots curve labels explain questions analysis"
+    assert {stage["name"] for stage in plan["stages"]} == set(names.split())
     assert plan["memory_bytes"] > 0
     assert plan["seconds"] > 0
     assert set(plan["speeds"]) == {"codes", "floats", "memory", "disk"}

@@ -79,7 +79,38 @@ def map_equation(
     seed %= _MOST_SEEDS
     graph = _walk(indptr, indices, weights, threads)
     roots = _merge_modules(graph, _search_blocks(graph, seed, threads), seed, threads)
-    bits, searched = _codelength(graph, roots, threads), None
+    roots, num_rounds = _tune(graph, roots, None, seed, threads)
+    roots = _fall_back(graph, _split_modules(graph, roots, threads), threads)
+    return _modules(graph, roots, num_rounds, threads)
+
+
+def refine_modules(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    roots_N: NDArray[np.int32],
+    *,
+    threads: int = 1,
+    seed: int = 0,
+) -> WalkModules:
+    """Improve given modules, the lowest vertex of each vertex's module, as ``map_equation`` improves those it finds.
+
+    Vertices move, modules merge, and modules that have changed are searched for parts, until a round saves nothing.
+    Graph and errors as for ``map_equation``.
+    """
+    _check_graph(indptr, indices, weights, threads)
+    seed %= _MOST_SEEDS
+    graph = _walk(indptr, indices, weights, threads)
+    given = np.ascontiguousarray(roots_N, np.int32)
+    roots, num_rounds = _tune(graph, _merge_modules(graph, given, seed, threads), given, seed, threads)
+    return _modules(graph, _split_modules(graph, roots, threads), num_rounds, threads)
+
+
+def _tune(
+    graph: _Graph, roots: Array, searched: Array | None, seed: int, threads: int
+) -> tuple[Array, int]:
+    """Move vertices, submodules and modules in rounds until a round saves nothing; count the rounds."""
+    bits = _codelength(graph, roots, threads)
     num_rounds = 0
     while num_rounds < MAX_ROUNDS:
         num_rounds += 1
@@ -90,7 +121,10 @@ def map_equation(
         before, bits = bits, _codelength(graph, roots, threads)
         if not before - bits > LEAST_IMPROVEMENT * before:
             break
-    roots = _fall_back(graph, _split_modules(graph, roots, threads), threads)
+    return roots, num_rounds
+
+
+def _modules(graph: _Graph, roots: Array, num_rounds: int, threads: int) -> WalkModules:
     num_modules = int(np.count_nonzero(roots == np.arange(len(roots))))
     return WalkModules(roots, num_modules, _codelength(graph, roots, threads), num_rounds)
 

@@ -25,7 +25,7 @@ from engine.storage.paths import check_file, check_folder_of_files, explain_read
 from engine.storage.places import GIVEN_FOLDER
 from engine.storage.remote import absolute, is_url
 
-Kind = Literal["run", "store", "training"]
+Kind = Literal["run", "store", "training", "update"]
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def _scan(products_MB, first_id, rows, places, usable_N, similarities, ids):  # 
                 if candidate == own or (usable_N.size > 0 and not usable_N[candidate]):
                     continue
                 if value > similarities[place, 0] or candidate < ids[place, 0]:
-                    _replace_worst(similarities[place], ids[place], value, candidate)
+                    replace_worst(similarities[place], ids[place], value, candidate)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -208,7 +208,7 @@ def _worse(value_a, id_a, value_b, id_b):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _replace_worst(values, ids, value, candidate):  # type: ignore[no-untyped-def]
+def replace_worst(values, ids, value, candidate):  # type: ignore[no-untyped-def]
     """Replace the root of a heap whose root is its worst element, and sift down."""
     size = values.shape[0]
     place = 0

@@ -79,12 +79,20 @@ def neighborhood_averages(
     ``counts`` says with how many neighbours, an average for each. ``features_ND``: float16 unit rows, plain or
     memory-mapped. Vectors are summed in rank order, the row itself first.
     """
+    rows_n = np.arange(start, start + len(neighbors_nK), dtype=np.int64)
+    return averages_of(neighbors_nK, features_ND, rows_n, counts=counts, threads=threads)
+
+
+def averages_of(
+    neighbors_nK: Array, features_ND: Array, rows_n: Array, *, counts: tuple[int, ...] = AVERAGED, threads: int = 1
+) -> Array:
+    """As ``neighborhood_averages``, of the rows ``rows_n`` (n,) that have these lists."""
     neighbors = np.asarray(neighbors_nK)
     result = np.empty((len(neighbors), len(counts), features_ND.shape[1]), np.float32)
     source = features_ND.view(np.int16)
 
     def run(tile: tuple[int, int]) -> None:
-        _average(neighbors, source, start, np.array(counts), *tile, result)
+        _average(neighbors, source, rows_n, np.array(counts), *tile, result)
 
     map_tiles(run, tile_bounds(0, len(neighbors), AVERAGE_ROWS), threads)
     return result.astype(np.float16)
@@ -239,12 +247,12 @@ def _profile(neighbors: Array, known: Array, out: Array) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _average(neighbors: Array, source: Array, first: int, counts: Array, begin: int, end: int, out: Array) -> None:
+def _average(neighbors: Array, source: Array, rows: Array, counts: Array, begin: int, end: int, out: Array) -> None:
     dimension = source.shape[1]
     total = np.empty(dimension, np.float32)
     for row in range(begin, end):
         for column in range(dimension):
-            total[column] = widen(source[first + row, column])
+            total[column] = widen(source[rows[row], column])
         rank = 0
         for average in range(len(counts)):
             while rank < min(counts[average], neighbors.shape[1]) and neighbors[row, rank] >= 0:

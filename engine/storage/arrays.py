@@ -84,31 +84,61 @@ def map_array(folder: Path, name: str) -> np.ndarray:
     pages are file-mapped, so they count as the system's cache and not as memory of the process.
     """
     shape, dtype, each = _metadata(folder / name)
-    chunk_bytes = each * prod(shape[1:]) * dtype.itemsize
-    num_chunks = -(-shape[0] // each)
-    suffix = "/0" * (len(shape) - 1)
-    paths = []
-    for number in range(num_chunks):  # stops at the first missing chunk, because damaged metadata may promise very many
-        paths.append(folder / name / f"c/{number}{suffix}")
-        if not paths[-1].is_file() or paths[-1].stat().st_size != chunk_bytes:
-            raise DataError(f"{paths[-1]}: missing or truncated chunk, expected {chunk_bytes:,} bytes; resume the run")
+    paths, chunk_bytes = _files(folder / name, shape, dtype, each)
     if chunk_bytes % mmap.PAGESIZE:
         flat = np.concatenate([np.fromfile(path, dtype) for path in paths]) if paths else np.empty(0, dtype)
         array = flat[: prod(shape)].reshape(shape)
-        array.flags.writeable = False
-        return array
-    return _map_files(paths, chunk_bytes, shape, dtype)
+    else:
+        array = _map_files(paths, chunk_bytes, len(paths), shape, dtype, writable=False)
+    array.flags.writeable = False
+    return array
 
 
-def _map_files(paths: list[Path], chunk_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    total = chunk_bytes * len(paths)
-    base = _check(_LIBC.mmap(None, total, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0), paths[0])
+def map_extended(folder: Path, name: str, further_rows: int) -> np.ndarray:
+    """Map a complete array as ``map_array`` does, with so many rows of zeros after its own, to be written in memory.
+
+    What is written stays in this process: a page of a file is copied once it is written to, and no file changes.
+    """
+    shape, dtype, each = _metadata(folder / name)
+    wanted = (shape[0] + further_rows, *shape[1:])
+    paths, chunk_bytes = _files(folder / name, shape, dtype, each)
+    if chunk_bytes % mmap.PAGESIZE:
+        return np.concatenate([map_array(folder, name), np.zeros((further_rows, *shape[1:]), dtype)])
+    return _map_files(paths, chunk_bytes, -(-wanted[0] // each), wanted, dtype, writable=True)
+
+
+def _files(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], each: int) -> tuple[list[Path], int]:
+    """List the files of an array and the bytes of each; raises ``DataError`` for one that is missing or truncated."""
+    chunk_bytes = each * prod(shape[1:]) * dtype.itemsize
+    suffix = "/0" * (len(shape) - 1)
+    paths: list[Path] = []
+    for number in range(-(-shape[0] // each)):  # stops at the first missing file: damaged metadata may promise many
+        paths.append(path / f"c/{number}{suffix}")
+        if not paths[-1].is_file() or paths[-1].stat().st_size != chunk_bytes:
+            raise DataError(f"{paths[-1]}: missing or truncated chunk, expected {chunk_bytes:,} bytes; resume the run")
+    return paths, chunk_bytes
+
+
+def _map_files(
+    paths: list[Path],
+    chunk_bytes: int,
+    num_chunks: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    writable: bool,
+) -> np.ndarray:
+    """Map files one after the other, each of ``chunk_bytes``, and zeros for the chunks that have no file."""
+    total = chunk_bytes * num_chunks
+    allowed = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    how = mmap.MAP_PRIVATE if writable else mmap.MAP_SHARED
+    base = _check(_LIBC.mmap(None, total, allowed, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0), paths[0])
     try:
         for i, path in enumerate(paths):
             handle = os.open(path, os.O_RDONLY)
             try:
                 address = base + i * chunk_bytes
-                _check(_LIBC.mmap(address, chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, 0), path)
+                _check(_LIBC.mmap(address, chunk_bytes, allowed, how | _MAP_FIXED, handle, 0), path)
             finally:
                 os.close(handle)
     except OSError as error:
@@ -124,7 +154,6 @@ def _map_files(paths: list[Path], chunk_bytes: int, shape: tuple[int, ...], dtyp
     weakref.finalize(buffer, _unmap, base, total)
     hold_map(base, len(paths))
     array: np.ndarray = np.frombuffer(memoryview(buffer).cast("B"), dtype=dtype, count=prod(shape)).reshape(shape)
-    array.flags.writeable = False
     return array
 
 

@@ -176,7 +176,7 @@ class PlanFile(Sealed):
 class RunFile(Sealed):
     """A run's manifest."""
 
-    kind: Literal["run", "store", "training"]
+    kind: Literal["run", "store", "training", "update"]
     state: Literal["running", "finished"]
     request: RequestFile
     plan: PlanFile

@@ -61,3 +61,18 @@ def read_joined(paths: Sequence[Path], name: str) -> pa.ChunkedArray | None:
     except pa.ArrowException as error:
         raise DataError(f"{paths[0].parent}: the column {name} is damaged ({error}); {RESUME}") from None
     return joined
+
+
+def take_joined(columns: Sequence[pa.ChunkedArray | None], counts: Sequence[int], rows: np.ndarray) -> pa.Array | None:
+    """Take rows of texts that follow each other; a missing column counts as so many empty texts.
+
+    ``None`` if every column is missing.
+    """
+    if all(column is None for column in columns):
+        return None
+    parts = [
+        pa.array([""] * count, pa.string()) if column is None else column.cast(pa.string()).combine_chunks()
+        for column, count in zip(columns, counts, strict=True)
+    ]
+    whole = pa.concat_arrays([each for part in parts for each in (part.chunks if hasattr(part, "chunks") else [part])])
+    return whole.cast(pa.large_string()).take(pa.array(rows))

@@ -136,8 +136,15 @@ def listed_scores(
     scorer: StructuralScorer, graph: Neighborhoods, priors_NK: Array, start: int, stop: int, *, threads: int = 1
 ) -> Array:
     """Score what rows ``start..stop`` list: (n, K) uint16 as ``store_priors`` gives them, 0 where nothing is listed."""
-    row, rank, edges = _listed_edges(graph, start, stop)
-    scores = np.zeros((stop - start, graph.neighbors_NK.shape[1]), np.uint16)
+    return listed_scores_of(scorer, graph, priors_NK, np.arange(start, stop, dtype=np.int32), threads=threads)
+
+
+def listed_scores_of(
+    scorer: StructuralScorer, graph: Neighborhoods, priors_NK: Array, rows_n: Array, *, threads: int = 1
+) -> Array:
+    """As ``listed_scores``, of the rows ``rows_n`` (n,) int32."""
+    row, rank, edges = _listed_edges(graph, rows_n)
+    scores = np.zeros((len(rows_n), graph.neighbors_NK.shape[1]), np.uint16)
     scores[row, rank] = store_priors(score_edges(scorer, graph, priors_NK, edges, threads=threads))
     return scores
 
@@ -155,8 +162,15 @@ def prior_rows(
 
     The mean log-odds of all fits. With ``halves_N`` (0, 1, else unseen), an edge inside one half gets the other's.
     """
-    row, rank, edges = _listed_edges(graph, start, stop)
-    priors = np.zeros((stop - start, graph.neighbors_NK.shape[1]), np.uint16)
+    return priors_of(trees, graph, np.arange(start, stop, dtype=np.int32), halves_N, threads=threads)
+
+
+def priors_of(
+    trees: tuple[Trees, ...], graph: Neighborhoods, rows_n: Array, halves_N: Array | None = None, *, threads: int = 1
+) -> Array:
+    """As ``prior_rows``, of the rows ``rows_n`` (n,) int32."""
+    row, rank, edges = _listed_edges(graph, rows_n)
+    priors = np.zeros((len(rows_n), graph.neighbors_NK.shape[1]), np.uint16)
     found = np.empty(len(row), np.uint16)
 
     def run(tile: tuple[int, int]) -> None:
@@ -343,11 +357,11 @@ def trees_from_tensors(name: str, tensors: dict[str, Array]) -> Trees:
         raise DataError(f"tensors {name}.*: {error}") from None
 
 
-def _listed_edges(graph: Neighborhoods, start: int, stop: int) -> tuple[Array, Array, EdgeList]:
-    listed = graph.neighbors_NK[start:stop]
+def _listed_edges(graph: Neighborhoods, rows_n: Array) -> tuple[Array, Array, EdgeList]:
+    listed = graph.neighbors_NK[rows_n]
     row, rank = np.nonzero(listed >= 0)
-    own, other = (row + start).astype(np.int32), listed[row, rank]
-    edges = EdgeList(np.minimum(own, other), np.maximum(own, other), graph.similarities_NK[start:stop][row, rank])
+    own, other = rows_n[row], listed[row, rank]
+    edges = EdgeList(np.minimum(own, other), np.maximum(own, other), graph.similarities_NK[own, rank])
     return row, rank, edges
 
 

@@ -1,0 +1,47 @@
+"""The stages of an update: rows added, rows removed, or all written anew.
+
+    added:      source -> ingest -> added -> clusters
+    removed:    gone -> compacted -> clusters
+    compaction: compacted
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine.collection.steps import Added, Clusters, Compacted, Gone, Place
+from engine.collection.versions import Version
+from engine.flow.rows import ingest
+from engine.runs.step import in_order
+from engine.settings import Settings
+from engine.stages import Stage
+from engine.steps.source import Source
+
+
+def addition_stages(root: Path, version: Version, source: Source, settings: Settings) -> list[Stage]:
+    """The stages that add the rows of a source."""
+    rows, held = ingest(source, settings), _on_version(root, version, source.dim)
+    added = Added(rows=rows, **held)
+    return in_order(Clusters(added=added, rows=rows, **held))
+
+
+def removal_stages(root: Path, version: Version, dim: int, path: Path, digest: str) -> list[Stage]:
+    """The stages that remove the rows whose ids a file of this digest holds."""
+    held = _on_version(root, version, dim)
+    gone = Gone(digest=digest, path=str(path), **held)
+    return in_order(Clusters(compacted=Compacted(gone=gone, **held), **held))
+
+
+def compaction_stages(root: Path, version: Version, dim: int) -> list[Stage]:
+    """The stage that writes a version in one piece."""
+    return in_order(Compacted(**_on_version(root, version, dim)))
+
+
+def _on_version(root: Path, version: Version, dim: int) -> dict[str, Any]:
+    """The fields of a step that reads a version."""
+    layers = tuple((str(each.added), str(each.rows), str(each.clusters)) for each in version.layers)
+    place = Place(str(root), asdict(version.kept), layers, str(version.clusters or ""))
+    held = version.kept.num_rows + sum(layer.num_rows for layer in version.layers)
+    return {"before": version.digest, "held": held, "k": version.kept.k, "dim": dim, "place": asdict(place)}

@@ -1,0 +1,230 @@
+"""The steps of an update: rows are joined, or left out of all that is kept, and clusters made anew where they can move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.collection.additions import Scorer, add_rows
+from engine.collection.clusters import Repartition, repartition, touch_ends
+from engine.collection.compaction import compact
+from engine.collection.kept import PREFIXES, Kept
+from engine.collection.state import Layer, State, open_state
+from engine.collection.versions import KEPT_FILE
+from engine.errors import DataError
+from engine.runs.step import Facts, Step, Task, where
+from engine.stages import Cost
+from engine.steps.ingest import Ingest, zero_rows
+from engine.storage.context import read_npy
+from engine.storage.manifest import file_checksum, read_json
+from engine.units import CHUNK_ROWS
+
+VERSION = 1  # of every step here
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a version lies: the run's folder, what the version rests on, and its layers; as plain data."""
+
+    root: str
+    kept: dict[str, Any]
+    layers: tuple[tuple[str, str, str], ...]
+    clusters: str
+
+    def open(self, *, room: int = 0, threads: int = 1) -> State:
+        """Open the version."""
+        layers = [Layer(Path(added), Path(rows), Path(clusters)) for added, rows, clusters in self.layers]
+        kept, clusters = Kept.from_json(self.kept), Path(self.clusters) if self.clusters else None
+        return open_state(Path(self.root), kept, layers, clusters, room=room, threads=threads)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OnVersion(Step[Facts]):
+    """A step that reads the version ``before``, of ``held`` rows, which lies at ``place``."""
+
+    before: str
+    held: int
+    k: int
+    dim: int
+    place: Mapping[str, Any] = where()
+
+    def state(self, task: Task, room: int = 0) -> State:
+        """Open the version before."""
+        place = Place(**{**self.place, "layers": tuple(tuple(layer) for layer in self.place["layers"])})
+        return place.open(room=room, threads=task.threads)
+
+    def lists_bytes(self) -> int:
+        """Project the pages of lists that are changed in memory, of two graphs."""
+        return self.held * (self.k * 20 + 200)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Added(OnVersion):
+    """New rows with their neighbours in each graph, what other rows' lists took in, and the table ``edges``.
+
+    The arrays are those that ``State.add_layer`` reads; ``edges`` are all those scored. The facts tell how far the new
+    rows lie from those of the full run.
+    """
+
+    kind, version, title = "collection.added", VERSION, "added"
+    rows: Ingest
+
+    def cost(self) -> Cost:
+        """Project the lists in memory, and the new rows' search and edges."""
+        n = self.rows.num_rows
+        row_bytes = self.k * 60 + self.dim * 40
+        return Cost(
+            fixed_bytes=self.lists_bytes() + n * row_bytes + (256 << 20),
+            disk_bytes=n * (self.k * 40 + self.dim * 30) + (64 << 20),
+            seconds=self.held / 5e5 + n / 1e3 + 5,
+        )
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Join the rows."""
+        state = self.state(task, self.rows.num_rows)
+        vectors_nD = np.asarray(task.array(self.rows, "features"), np.float32)
+        zeros = zero_rows(task.input(self.rows))
+        added = add_rows(state, vectors_nD, zeros, Scorer(state), task.threads)
+        for prefix, graph in zip(PREFIXES, added.graphs, strict=False):
+            for name, array in graph.arrays.items():
+                task.write_npy(f"{prefix}{name}", np.ascontiguousarray(array))
+        for name in ("redone", "leaders", "listable"):
+            task.write_npy(name, getattr(added, name))
+        sources, targets, similarities, scores = added.edges
+        task.write_table(
+            "edges", {"source": sources, "target": targets, "similarity": similarities, "score": scores}
+        )
+        return {
+            "rows": len(vectors_nD),
+            "chunk_edges": [len(sources)],
+            "edges": len(sources),
+            "copies": int((added.leaders < state.num_rows).sum()),
+            "redone": len(added.redone),
+            **asdict(added.drift),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gone(OnVersion):
+    """``rows`` int64, ascending: those that a file names by their ids, one to a line. ``digest``: of the file."""
+
+    kind, version, title = "collection.gone", VERSION, "gone"
+    digest: str
+    path: str = where()
+
+    def cost(self) -> Cost:
+        """Project the ids of all rows."""
+        return Cost(fixed_bytes=self.held * 100, disk_bytes=self.held * 8, seconds=self.held / 1e6)
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Look the ids up. Raises ``DataError`` for an id that names no row, and if all rows are named."""
+        path = Path(self.path)
+        if file_checksum(path) != self.digest:
+            raise DataError(f"{path}: changed since the removal began; give the file as it was")
+        names = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        state = self.state(task)
+        try:
+            rows = np.unique(state.ids.rows(names))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        if len(rows) == state.num_rows:
+            raise DataError(f"{path}: names all {len(rows):,} rows; delete the run's folder instead")
+        task.write_npy("rows", rows)
+        return {"rows": len(rows)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compacted(OnVersion):
+    """All that a version holds, without layers and without the rows that are ``gone``; ``kept.json`` says where.
+
+    ``touched``: bool, by vertex, of a cluster that has lost a row.
+    """
+
+    kind, version, title = "collection.compacted", VERSION, "compacted"
+    gone: Gone | None = None
+
+    @property
+    def extent(self) -> int:
+        return self.held
+
+    @property
+    def granule(self) -> int:  # type: ignore[override]
+        return -(-self.held // CHUNK_ROWS) * CHUNK_ROWS  # all rows are one task
+
+    def cost(self) -> Cost:
+        """Project the lists in memory, the edges, and a copy of everything."""
+        entries = self.held * self.k
+        return Cost(
+            fixed_bytes=self.lists_bytes() + entries * 40 + CHUNK_ROWS * self.dim * 64,
+            disk_bytes=entries * 40 + self.held * self.dim * 20,
+            seconds=self.held / 2e4,
+        )
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Write everything."""
+        state = self.state(task)
+        gone = np.empty(0, np.int64) if self.gone is None else np.asarray(task.npy(self.gone, "rows"))
+        return compact(task, state, gone)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clusters(OnVersion):
+    """``labels`` (N,) int64, the cluster of each row; ``next_cluster`` (1,); and the table ``lineage``."""
+
+    kind, version, title = "collection.clusters", VERSION, "clusters"
+    added: Added | None = None
+    compacted: Compacted | None = None
+    rows: Ingest | None = None
+
+    def cost(self) -> Cost:
+        """Project the edges of the clusters that are opened."""
+        return Cost(
+            fixed_bytes=self.lists_bytes() + self.held * (self.k * 20 + 200),
+            disk_bytes=self.held * 8,
+            seconds=self.held * self.k / 1e7 + 1,
+        )
+
+    def run(self, task: Task, start: int, stop: int) -> Facts:
+        """Make clusters anew where they can move."""
+        if self.added is not None:
+            assert self.rows is not None
+            folder = task.input(self.added)
+            state = self.state(task, len(read_npy(folder, "leaders")))
+            first = state.num_rows
+            state.add_layer(Layer(folder, task.input(self.rows)), task.threads)
+            unplaced_N = np.zeros(state.num_rows, np.bool_)
+            unplaced_N[first:] = True
+            if task.facts(self.rows).zero_rows and self.rows.zero_vectors == "drop":
+                unplaced_N[first + zero_rows(task.input(self.rows))] = False
+            touched_V = np.zeros(state.num_rows, np.bool_)
+            touched_V[state.cut[-1]] = True
+            for edges in state.scored_by(len(state.layers) - 1):
+                touch_ends(state, edges, touched_V)
+        else:
+            assert self.compacted is not None
+            folder = task.input(self.compacted)
+            kept = Kept.from_json(read_json(folder / KEPT_FILE))
+            state = open_state(Path(self.place["root"]), kept, (), threads=task.threads)
+            unplaced_N = np.zeros(state.num_rows, np.bool_)
+            touched_V = np.asarray(task.npy(self.compacted, "touched"))
+        done = repartition(state, touched_V, unplaced_N, task.threads)
+        return write_clusters(task, done, state.num_rows)
+
+
+def write_clusters(task: Task, done: Repartition, num_rows: int) -> Facts:
+    """Write the clusters after a change as every later version reads them."""
+    task.write_npy("labels", done.labels_N)
+    task.write_npy("next_cluster", np.array([done.next_cluster], np.int64))
+    lineage = done.lineage
+    task.write_table(
+        "lineage",
+        {"event": lineage.events, "cluster": lineage.clusters, "other": lineage.others, "rows": lineage.rows},
+    )
+    counts = {event: lineage.events.count(event) for event in sorted(set(lineage.events))}
+    clusters = len(np.unique(done.labels_N[done.labels_N >= 0]))
+    return {"rows": num_rows, "clusters": clusters, "lineage": counts}
+

@@ -1,0 +1,136 @@
+"""The versions of a collection: the full run, and what each update has committed in a folder of its own.
+
+    RUN/updates/000001/    rows were added:   ingest, added, clusters
+    RUN/updates/000002/    rows were removed: gone, compacted, clusters
+    RUN/updates/000003/    a compaction:      compacted
+
+Each is a small run with records, so an update that was killed is resumed like any run. A version is the last finished
+update. It rests on the last compaction, or on the full run, and on the additions since. Updates before the last
+compaction are deleted, and after a removal all that the full run has left, too.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.collection.kept import Kept
+from engine.collection.state import Layer, State, open_state
+from engine.errors import DataError
+from engine.storage import manifest
+from engine.storage.context import stage_facts
+
+UPDATES = "updates"
+KEPT_FILE = "kept.json"
+REPORTS = ("report.html",)
+_NUMBERED = re.compile(r"[0-9]{6}")
+_STAGE_FOLDER = re.compile(r"[a-z_0-9]+-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version: its number, 0 for the full run, what it rests on, and its layers.
+
+    ``clusters``: the stage that clustered after the compaction that it rests on. ``removed``: whether that compaction
+    took rows out. ``source``: the digest of what the last update was asked to add or remove. ``oldest``: the number of
+    the first update that it needs.
+    """
+
+    number: int
+    kept: Kept
+    layers: tuple[Layer, ...] = ()
+    clusters: Path | None = None
+    removed: bool = False
+    source: str = ""
+    oldest: int = 1
+
+    @property
+    def digest(self) -> str:
+        """What identifies the version in fingerprints of the next one."""
+        return f"{self.number}:{self.source}"
+
+    def open(self, root: Path, *, room: int = 0, threads: int = 1) -> State:
+        """Open the version, with room for so many further rows."""
+        return open_state(root, self.kept, self.layers, self.clusters, room=room, threads=threads)
+
+
+def update_folder(root: Path, number: int) -> Path:
+    """The folder of an update."""
+    return root / UPDATES / f"{number:06d}"
+
+
+def update_numbers(root: Path) -> list[int]:
+    """The numbers of the updates whose folders are there, ascending; the last may not be finished."""
+    folder = root / UPDATES
+    names = [path.name for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(int(name) for name in names if (folder / name / manifest.RUN_FILE).is_file())
+
+
+def finished_updates(root: Path) -> list[int]:
+    """The numbers of the finished updates that are there."""
+    return [number for number in update_numbers(root) if _held(root, number)["state"] == "finished"]
+
+
+def unfinished_update(root: Path) -> tuple[int, dict[str, Any]] | None:
+    """The number and manifest of an update that was begun and is not finished."""
+    for number in reversed(update_numbers(root)):
+        held = _held(root, number)
+        if held["state"] != "finished":
+            return number, held
+        return None
+    return None
+
+
+def current_version(root: Path, kept_by_run: Any) -> Version:
+    """The last version. ``kept_by_run`` gives what the full run keeps; it is asked if no compaction stands for it."""
+    numbers = finished_updates(root)
+    compacted = [number for number in numbers if "compacted" in _stages(root, number)]
+    if not compacted:
+        version = Version(0, kept_by_run())
+    else:
+        last, stages = compacted[-1], _stages(root, compacted[-1])
+        folder = stages["compacted"]
+        kept = Kept.from_json(manifest.read_json(folder / KEPT_FILE))
+        removed = bool(stage_facts(folder)[0]["removed"])
+        version = Version(last, kept, (), stages.get("clusters"), removed, _source(root, last), last)
+    for number in numbers:
+        if number <= version.number:
+            continue
+        if number != version.number + 1:
+            raise DataError(f"{update_folder(root, version.number + 1)} is missing: the collection cannot be read")
+        stages = _stages(root, number)
+        layers = version.layers
+        if "added" in stages:
+            layers = (*layers, Layer(stages["added"], stages["ingest"], stages["clusters"]))
+        version = Version(
+            number, version.kept, layers, version.clusters, version.removed, _source(root, number), version.oldest
+        )
+    return version
+
+
+def delete_old(root: Path, version: Version) -> list[str]:
+    """Delete what no version reads any more; return the names of what was deleted."""
+    gone = [update_folder(root, number) for number in update_numbers(root) if number < version.oldest]
+    if version.removed:
+        gone += [path for path in sorted(root.iterdir()) if _STAGE_FOLDER.fullmatch(path.name)]
+        gone += [root / name for name in REPORTS if (root / name).exists()]
+    for path in gone:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return [path.name for path in gone]
+
+
+def _held(root: Path, number: int) -> dict[str, Any]:
+    return manifest.read_run(update_folder(root, number))
+
+
+def _source(root: Path, number: int) -> str:
+    return str(_held(root, number)["request"]["source"]["digest"])
+
+
+def _stages(root: Path, number: int) -> dict[str, Path]:
+    folder = update_folder(root, number)
+    stages = _held(root, number)["plan"]["stages"]
+    return {stage["name"]: folder / f"{stage['name']}-{stage['digest'][:12]}" for stage in stages}

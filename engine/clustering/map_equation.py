@@ -106,9 +106,7 @@ def refine_modules(
     return _modules(graph, _split_modules(graph, roots, threads), num_rounds, threads)
 
 
-def _tune(
-    graph: _Graph, roots: Array, searched: Array | None, seed: int, threads: int
-) -> tuple[Array, int]:
+def _tune(graph: _Graph, roots: Array, searched: Array | None, seed: int, threads: int) -> tuple[Array, int]:
     """Move vertices, submodules and modules in rounds until a round saves nothing; count the rounds."""
     bits = _codelength(graph, roots, threads)
     num_rounds = 0

@@ -80,7 +80,10 @@ def _lineage(
     cluster_P, group_P, common_P = pairs
     sizes_C = np.bincount(cluster_N[cluster_N >= 0], minlength=len(clusters))
     sizes_G = np.bincount(group_N[group_N >= 0], minlength=len(ids_G))
-    most_C, most_G = _largest(cluster_P, group_P, common_P, len(clusters)), _largest(group_P, cluster_P, common_P, len(ids_G))
+    most_C, most_G = (
+        _largest(cluster_P, group_P, common_P, len(clusters)),
+        _largest(group_P, cluster_P, common_P, len(ids_G)),
+    )
     lines: list[tuple[int, str, int, int]] = []
     for group in np.flatnonzero(kept_G < 0):
         origin, rows = most_G[group]

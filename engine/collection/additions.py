@@ -151,7 +151,12 @@ def add_rows(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, thre
     edges = _edges_to_score(state, redone, start, stop)
     scores = scorer.score(state, edges, threads)
     return Addition(
-        tuple(parts), (*edges, scores), redone, _row_leaders(state, leaders, start), listable[start:], _drift(state, start)
+        tuple(parts),
+        (*edges, scores),
+        redone,
+        _row_leaders(state, leaders, start),
+        listable[start:],
+        _drift(state, start),
     )
 
 
@@ -270,13 +275,27 @@ def _describe_graph(
         arrays |= {f"averages_{count}": values[start:stop], f"redone_averages_{count}": values[redone]}
     if fitted is None:
         return GraphAddition(arrays)
-    _fill_table(graph, graph.priors, "priors", taken, new, redone, arrays, lambda rows: structural.priors_of(
-        fitted.priors, graph.around, rows, threads=threads
-    ))
+    _fill_table(
+        graph,
+        graph.priors,
+        "priors",
+        taken,
+        new,
+        redone,
+        arrays,
+        lambda rows: structural.priors_of(fitted.priors, graph.around, rows, threads=threads),
+    )
     if scored:
-        _fill_table(graph, graph.listed, "listed", taken, new, redone, arrays, lambda rows: structural.listed_scores_of(
-            fitted, graph.around, graph.priors, rows, threads=threads
-        ))
+        _fill_table(
+            graph,
+            graph.listed,
+            "listed",
+            taken,
+            new,
+            redone,
+            arrays,
+            lambda rows: structural.listed_scores_of(fitted, graph.around, graph.priors, rows, threads=threads),
+        )
     return GraphAddition(arrays)
 
 
@@ -333,4 +352,3 @@ def _copy_back(neighbors, table, rows, others, values):  # type: ignore[no-untyp
             if neighbors[other, rank] == rows[entry]:
                 values[entry] = table[other, rank]
                 break
-

@@ -59,9 +59,7 @@ def repartition(state: State, touched_V: Array, unplaced_N: Array, threads: int)
     return Repartition(labels_N, next_cluster, lineage)
 
 
-def _walk_again(
-    state: State, before_V: Array, free_V: Array, stands_V: Array, threads: int
-) -> tuple[Array, Array]:
+def _walk_again(state: State, before_V: Array, free_V: Array, stands_V: Array, threads: int) -> tuple[Array, Array]:
     """Improve the opened clusters by the map equation; give each vertex's group, and which vertices may have moved."""
     present_V = stands_V & (free_V | (before_V >= 0))
     lowest_V = _lowest_members(before_V)

@@ -217,4 +217,3 @@ def _copy(task: Task, source: Path, name: str, folder: str) -> str:
     """Copy a file of the full run as an output."""
     task.outputs.append(copy_atomic(source, task.folder / name))
     return f"{folder}/{name}"
-

@@ -1,8 +1,8 @@
 """The stages of an update: rows added, rows removed, or all written anew.
 
-    added:      source -> ingest -> added -> clusters
-    removed:    gone -> compacted -> clusters
-    compaction: compacted
+added:      source -> ingest -> added -> clusters
+removed:    gone -> compacted -> clusters
+compaction: compacted
 """
 
 from __future__ import annotations

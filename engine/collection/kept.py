@@ -195,5 +195,3 @@ class _Finder:
         if not isinstance(vectors, Project):
             return None
         return vectors.weights if vectors.metric is None else f"{self.folder(vectors.metric)}/{WEIGHTS}"
-
-

@@ -172,7 +172,12 @@ class State:
             places = np.asarray(read("places"))
             rows, others = np.asarray(read("inserted_rows")), np.asarray(read("inserted_neighbors"))
             insert_lists(
-                graph.neighbors, graph.similarities, rows, others, np.asarray(read("inserted_similarities")), places.copy()
+                graph.neighbors,
+                graph.similarities,
+                rows,
+                others,
+                np.asarray(read("inserted_similarities")),
+                places.copy(),
             )
             own = redone if prefix == PREFIXES[0] else np.asarray(read("redone"))
             for table, name in ((graph.priors, "priors"), (graph.listed, "listed")):

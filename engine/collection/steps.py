@@ -95,9 +95,7 @@ class Added(OnVersion):
         for name in ("redone", "leaders", "listable"):
             task.write_npy(name, getattr(added, name))
         sources, targets, similarities, scores = added.edges
-        task.write_table(
-            "edges", {"source": sources, "target": targets, "similarity": similarities, "score": scores}
-        )
+        task.write_table("edges", {"source": sources, "target": targets, "similarity": similarities, "score": scores})
         return {
             "rows": len(vectors_nD),
             "chunk_edges": [len(sources)],
@@ -221,10 +219,8 @@ def write_clusters(task: Task, done: Repartition, num_rows: int) -> Facts:
     task.write_npy("next_cluster", np.array([done.next_cluster], np.int64))
     lineage = done.lineage
     task.write_table(
-        "lineage",
-        {"event": lineage.events, "cluster": lineage.clusters, "other": lineage.others, "rows": lineage.rows},
+        "lineage", {"event": lineage.events, "cluster": lineage.clusters, "other": lineage.others, "rows": lineage.rows}
     )
     counts = {event: lineage.events.count(event) for event in sorted(set(lineage.events))}
     clusters = len(np.unique(done.labels_N[done.labels_N >= 0]))
     return {"rows": num_rows, "clusters": clusters, "lineage": counts}
-

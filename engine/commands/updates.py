@@ -10,13 +10,7 @@ from typing import Any
 
 from engine.collection.flow import addition_stages, compaction_stages, removal_stages
 from engine.collection.kept import Kept, kept_by_run
-from engine.collection.versions import (
-    Version,
-    current_version,
-    delete_old,
-    unfinished_update,
-    update_folder,
-)
+from engine.collection.versions import Version, current_version, delete_old, unfinished_update, update_folder
 from engine.commands.execution import execute
 from engine.commands.preparation import Prepared
 from engine.commands.request import Request
@@ -166,9 +160,7 @@ def _removal_source(path: Path) -> Source:
     """A file of ids as the source of an update. Its ids are not kept."""
     path = check_file(path.absolute())
     digest = manifest.file_checksum(path)
-    return Source(
-        str(path), {"path": str(path)}, 0, 0, 0, f"remove:{digest}", None, file_stats([path]), version=digest
-    )
+    return Source(str(path), {"path": str(path)}, 0, 0, 0, f"remove:{digest}", None, file_stats([path]), version=digest)
 
 
 def _check_order(here: Path, begun: tuple[int, dict[str, Any]] | None, version: Version, source: Source) -> None:
@@ -243,4 +235,3 @@ def _told(here: Path, number: int, version: Version, *, added: bool) -> Update:
         clusters["lineage"],
         due,
     )
-

@@ -40,7 +40,9 @@ class RowIds:
             counts = pc.value_counts(self.values)
             twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
             rows = np.flatnonzero(pc.equal(self.values, twice).to_numpy(zero_copy_only=False))
-            raise DataError(f"{place}: id {twice!r} stands at row {rows[0]:,} and at row {rows[1]:,}; an id names one row")
+            raise DataError(
+                f"{place}: id {twice!r} stands at row {rows[0]:,} and at row {rows[1]:,}; an id names one row"
+            )
 
     @classmethod
     def numbered(cls, start: int, stop: int) -> RowIds:

@@ -47,9 +47,8 @@ def contract(
     degrees[looped] += 1
     indptr = np.append(0, np.cumsum(degrees)).astype(np.int64)
     indices, weights_out = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-    _fill(
-        indptr[:-1].copy(), indices, weights_out, first, second, weight, looped, (2 * loops[looped]).astype(np.float32)
-    )
+    own = (2 * loops[looped]).astype(np.float32)
+    _fill(indptr[:-1].copy(), indices, weights_out, first, second, weight, looped, own)
     return indptr, indices, weights_out
 
 

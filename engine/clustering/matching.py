@@ -18,20 +18,30 @@ EVENTS = (BORN, GROWN, MERGED, SPLIT, ENDED, SHRUNK)
 
 @dataclass(frozen=True)
 class Lineage:
-    """What became of clusters: an event of ``EVENTS``, the cluster, the other cluster or -1, and how many rows moved.
+    """What became of clusters: the event's place in ``EVENTS``, the cluster, the other or -1, and how many rows moved.
 
     ``born``: of rows that were in no cluster. ``grown``, ``shrunk``: has more or fewer rows than before. ``merged
     into`` the other, which holds most of its rows. ``split from`` the other, which most of its rows were in. ``ended``:
     its rows are gone, or in no cluster.
     """
 
-    events: list[str]
+    events: Array
     clusters: Array
     others: Array
     rows: Array
 
     def __len__(self) -> int:
         return len(self.events)
+
+    def columns(self, update: int) -> dict[str, Array]:
+        """Give the table's columns, with the number of the update that did it."""
+        return {
+            "update": np.full(len(self), update, np.int64),
+            "event": self.events,
+            "cluster": self.clusters,
+            "other": self.others,
+            "rows": self.rows,
+        }
 
 
 def match_clusters(before_N: Array, groups_N: Array, next_id: int) -> tuple[Array, int, Lineage]:
@@ -80,10 +90,8 @@ def _lineage(
     cluster_P, group_P, common_P = pairs
     sizes_C = np.bincount(cluster_N[cluster_N >= 0], minlength=len(clusters))
     sizes_G = np.bincount(group_N[group_N >= 0], minlength=len(ids_G))
-    most_C, most_G = (
-        _largest(cluster_P, group_P, common_P, len(clusters)),
-        _largest(group_P, cluster_P, common_P, len(ids_G)),
-    )
+    most_C = _largest(cluster_P, group_P, common_P, len(clusters))
+    most_G = _largest(group_P, cluster_P, common_P, len(ids_G))
     lines: list[tuple[int, str, int, int]] = []
     for group in np.flatnonzero(kept_G < 0):
         origin, rows = most_G[group]
@@ -102,7 +110,8 @@ def _lineage(
             lines.append((own, GROWN if more > 0 else SHRUNK, -1, abs(more)))
     lines.sort()
     columns = list(zip(*lines, strict=True)) if lines else [(), (), (), ()]
-    return Lineage(list(columns[1]), *(np.array(columns[place], np.int64) for place in (0, 2, 3)))
+    events = np.array([EVENTS.index(event) for event in columns[1]], np.int8)
+    return Lineage(events, *(np.array(columns[place], np.int64) for place in (0, 2, 3)))
 
 
 def _largest(owners: Array, others: Array, common: Array, count: int) -> list[tuple[int, int]]:

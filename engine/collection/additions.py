@@ -106,11 +106,42 @@ class Scorer:
         return scores
 
 
-def add_rows(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, threads: int) -> Addition:
+class Undo:
+    """What ``add_rows`` changes in a state, so that it can be as if no row had come."""
+
+    def __init__(self, state: State) -> None:
+        self._graphs = [(graph, graph.cell_of_later, graph.rows_V) for graph in state.graphs]
+        self._lists: list[tuple[Array, Array, Array]] = []
+
+    def keep(self, graph: GraphState, rows: Array) -> None:
+        """Keep lists that are about to change, and what stands beside them."""
+        for table in (graph.neighbors, graph.similarities, graph.profiles, graph.priors, graph.listed):
+            if len(table):
+                self._lists.append((table, rows, table[rows]))
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for table, rows, values in self._lists:
+            table[rows] = values
+        for graph, cells, rows_V in self._graphs:
+            graph.cell_of_later, graph.rows_V = cells, rows_V
+
+
+def add_rows(
+    state: State,
+    vectors_nD: Array,
+    zeros: Array,
+    scorer: Scorer,
+    threads: int,
+    *,
+    undo: Undo | None = None,
+    num_probes: int = NUM_PROBES,
+) -> Addition:
     """Join new rows to a version that has room for them, and give what an update has to commit.
 
     ``vectors_nD``: unit rows as they were given, float32; ``zeros``: which of them have no direction. The state's
-    arrays are changed: rows that list new ones have them in their lists afterwards.
+    arrays are changed: rows that list new ones have them in their lists afterwards. With ``undo`` new rows do not find
+    each other, no row is done anew, and what is changed can be put back.
     """
     start, stop = state.num_rows, state.num_rows + len(vectors_nD)
     new = np.arange(start, stop, dtype=np.int32)
@@ -126,9 +157,8 @@ def add_rows(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, thre
         if graph.rows_V is not None:
             graph.rows_V = np.concatenate([graph.rows_V, new])
         allowed = _by_vertex(listable, state, graph) if number else listable
-        ids, similarities = search_new(
-            graph.features, graph.neighbors, cells, allowed, start, stop, state.kept.k + SPARE, NUM_PROBES, threads
-        )
+        searched = graph.features, graph.neighbors, cells, allowed, start, stop, state.kept.k + SPARE, num_probes
+        ids, similarities = search_new(*searched, threads, among_new=undo is None)
         if number == 0 and state.kept.leaders is not None:
             leaders = _leaders(state, graph, ids, similarities, start)
             listable[start:] &= leaders == new
@@ -139,10 +169,14 @@ def add_rows(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, thre
         k = state.kept.k
         graph.neighbors[start:stop], graph.similarities[start:stop] = ids[:, :k], similarities[:, :k]
         taken = reversed_lists(ids[:, :k], similarities[:, :k], start)
+        if undo is not None:
+            undo.keep(graph, np.unique(taken.rows))
         insert_lists(graph.neighbors, graph.similarities, *taken)
         graph.describe(np.unique(np.concatenate([taken.rows, new])), threads)
         found.append(taken)
-    redone = _to_redo(state, found[0]) if scorer.first is not None else np.empty(0, np.int32)
+    redone = np.empty(0, np.int32)
+    if scorer.first is not None and undo is None:
+        redone = _to_redo(state, found[0])
     parts = []
     for number, (graph, taken) in enumerate(zip(state.graphs, found, strict=True)):
         own = redone if not number else _numbered(redone, state, graph)
@@ -150,14 +184,8 @@ def add_rows(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, thre
         parts.append(_describe_graph(graph, taken, own, start, stop, fitted, scored=bool(number), threads=threads))
     edges = _edges_to_score(state, redone, start, stop)
     scores = scorer.score(state, edges, threads)
-    return Addition(
-        tuple(parts),
-        (*edges, scores),
-        redone,
-        _row_leaders(state, leaders, start),
-        listable[start:],
-        _drift(state, start),
-    )
+    leaders, joins = _row_leaders(state, leaders, start), listable[start:]
+    return Addition(tuple(parts), (*edges, scores), redone, leaders, joins, _drift(state, start))
 
 
 def _drift(state: State, start: int) -> Drift:
@@ -251,7 +279,7 @@ def _describe_graph(
     scored: bool,
     threads: int,
 ) -> GraphAddition:
-    """Compute what the scorer reads of the new vertices and of those that are done anew; ``scored``: their scores, too."""
+    """Compute what the scorer reads of the new vertices, and of those done anew; with ``scored`` their scores, too."""
     new = np.arange(start, stop, dtype=np.int32)
     arrays: dict[str, Array] = {
         "features": graph.features[start:stop],

@@ -41,7 +41,7 @@ def repartition(state: State, touched_V: Array, unplaced_N: Array, threads: int)
     ``touched_V``: bool, by vertex. ``unplaced_N``: bool, rows that have no cluster yet; other rows without one stay so.
     A cluster that holds no touched row and shares no edge with one that does keeps its id and its rows.
     """
-    rows_V = state.rows_V
+    rows_V = state.row_numbers
     before_V = state.labels_N[rows_V]
     stands_V = state.leaders_N[rows_V] == rows_V  # copies have no edges of their own
     opened = np.unique(before_V[touched_V & (before_V >= 0)])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.collection.kept import PREFIXES, KeptGraph, Where
-from engine.collection.state import GraphState, State
+from engine.collection.state import GraphState, State, read_lineage
 from engine.collection.versions import KEPT_FILE
 from engine.graph.insertion import drop_entries
 from engine.graph.overlaps import AVERAGED, averages_of
@@ -24,7 +24,7 @@ from engine.storage import arrays
 from engine.storage.manifest import copy_atomic
 from engine.storage.tables import take_joined
 from engine.tiles import tile_bounds
-from engine.units import CHUNK_ROWS, NO_NEIGHBOR
+from engine.units import CHUNK_ROWS, NO_NEIGHBOR, file_rows
 
 Array = np.ndarray[Any, Any]
 
@@ -52,10 +52,11 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
     task.write_table("edges", edges)
     _write_rows(task, state, rows_M)
     task.write_npy("labels", state.labels_N[rows_M])
+    task.write_table("lineage", read_lineage(state.history))
     if state.kept.leaders is not None:
         task.write_npy("leaders", number_N[state.leaders_N[rows_M]].astype(np.int32))
     touched_M = np.isin(state.labels_N[rows_M], hurt[hurt >= 0])
-    task.write_npy("touched", touched_M[number_N[state.rows_V[vertex_M]]])
+    task.write_npy("touched", touched_M[number_N[state.row_numbers[vertex_M]]])
     scorer = None
     if state.kept.scorer is not None:
         scorer = _copy(task, state.root / state.kept.scorer, SCORER_FILE, folder)
@@ -69,7 +70,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         labels=(folder, "labels"),
         leaders=(folder, "leaders") if state.kept.leaders is not None else None,
         next_row=state.next_row,
-        facts={**state.kept.facts, "next_cluster": state.next_cluster},
+        facts={**state.kept.facts, "next_cluster": state.next_cluster, "lineage": folder},
     )
     task.write_json(KEPT_FILE.removesuffix(".json"), asdict(kept))
     zeros_N = np.zeros(state.num_rows, np.bool_)
@@ -84,7 +85,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
 
 
 def _promote(state: State, keep_N: Array) -> None:
-    """Let the first copy that stays stand for a row that goes: it takes the row's vertex, and its place in all lists."""
+    """Let the first copy that stays stand for a row that goes: it takes the row's vertex and its place in lists."""
     leaders = state.leaders_N
     copies = np.flatnonzero((leaders != np.arange(len(leaders))) & keep_N & ~keep_N[leaders])
     heirs, firsts = np.unique(leaders[copies], return_index=True)
@@ -142,7 +143,7 @@ def _write_graph(
 
     def write(name: str, values: Array, convert: Callable[[Array], Array] | None = None) -> None:
         task.create_rows(f"{prefix}{name}", values.shape[1:], values.dtype, len(vertex_M))
-        for begin, end in tile_bounds(0, len(vertex_M), CHUNK_ROWS):
+        for begin, end in tile_bounds(0, len(vertex_M), file_rows(len(vertex_M))):
             block = values[vertex_M[begin:end]]
             rows = block if convert is None else convert(block)
             task.outputs += arrays.write_rows(task.folder, f"{prefix}{name}", begin, rows)

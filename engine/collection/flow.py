@@ -44,4 +44,11 @@ def _on_version(root: Path, version: Version, dim: int) -> dict[str, Any]:
     layers = tuple((str(each.added), str(each.rows), str(each.clusters)) for each in version.layers)
     place = Place(str(root), asdict(version.kept), layers, str(version.clusters or ""))
     held = version.kept.num_rows + sum(layer.num_rows for layer in version.layers)
-    return {"before": version.digest, "held": held, "k": version.kept.k, "dim": dim, "place": asdict(place)}
+    return {
+        "before": version.digest,
+        "number": version.number + 1,
+        "held": held,
+        "k": version.kept.k,
+        "dim": dim,
+        "place": asdict(place),
+    }

@@ -24,8 +24,9 @@ from engine.methods.structural.scorer import Neighborhoods, SecondScores
 from engine.steps.edges import SCORED, iterate_edges
 from engine.steps.ingest import row_column, zero_rows
 from engine.storage.arrays import map_extended
-from engine.storage.context import read_npy
+from engine.storage.context import read_npy, table_parts
 from engine.storage.row_ids import RowIds
+from engine.storage.tables import read_columns
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 Array = np.ndarray[Any, Any]
@@ -94,7 +95,7 @@ class State:
     ``labels_N``: the cluster of each row, -1 for a row that was dropped. ``leaders_N``: the row that stands for each
     row, itself unless it is a copy. ``changed_V``: how many entries of each list have changed since its edges were
     scored. ``cut``: for each layer, the vertices whose edges it scored anew. ``next_cluster``, ``next_row``: the first
-    id that no cluster and no row without an id of the source's has had.
+    id that no cluster and no row without an id of the source's has had. ``history``: folders with tables of lineage.
     """
 
     kept: Kept
@@ -109,6 +110,7 @@ class State:
     next_row: int
     layers: list[Layer] = field(default_factory=list)
     cut: list[Array] = field(default_factory=list)
+    history: list[Path] = field(default_factory=list)
 
     @property
     def num_rows(self) -> int:
@@ -120,15 +122,15 @@ class State:
         return str(self.kept.point["partition"])
 
     @property
-    def rows_V(self) -> Array:
+    def row_numbers(self) -> Array:
         """The row of each vertex, (N,) int32."""
         rows = self.graphs[0].rows_V
         return np.arange(self.num_rows, dtype=np.int32) if rows is None else rows
 
     @property
-    def vertex_N(self) -> Array:
+    def vertices(self) -> Array:
         """The vertex of each row, (N,) int32."""
-        return inverse(self.rows_V)
+        return inverse(self.row_numbers)
 
     def edges(self, names: tuple[str, ...] = SCORED) -> Iterator[tuple[Array, ...]]:
         """Give columns of all scored edges by vertex, each undirected edge once, in blocks."""
@@ -153,7 +155,7 @@ class State:
         first, second = self.graphs
         numbers = None
         if first.rows_V is not None or second.rows_V is not None:
-            own = self.rows_V
+            own = self.row_numbers
             numbers = own if second.rows_V is None else inverse(second.rows_V)[own]
         return SecondScores(second.neighbors, second.listed, numbers)
 
@@ -170,24 +172,19 @@ class State:
                 graph.originals[start:stop] = read("originals")
             graph.neighbors[start:stop], graph.similarities[start:stop] = read("neighbors"), read("similarities")
             places = np.asarray(read("places"))
-            rows, others = np.asarray(read("inserted_rows")), np.asarray(read("inserted_neighbors"))
-            insert_lists(
-                graph.neighbors,
-                graph.similarities,
-                rows,
-                others,
-                np.asarray(read("inserted_similarities")),
-                places.copy(),
+            rows, others, values = (
+                np.asarray(read(f"inserted_{name}")) for name in ("rows", "neighbors", "similarities")
             )
+            insert_lists(graph.neighbors, graph.similarities, rows, others, values, places.copy())
             own = redone if prefix == PREFIXES[0] else np.asarray(read("redone"))
             for table, name in ((graph.priors, "priors"), (graph.listed, "listed")):
                 if len(table):
                     insert_values(table, rows, places, np.asarray(read(f"inserted_{name}")))
                     table[start:stop] = read(name)
                     table[own] = read(f"redone_{name}")
-            for values, count in zip(graph.averages, AVERAGED, strict=False):
-                values[start:stop] = read(f"averages_{count}")
-                values[own] = read(f"redone_averages_{count}")
+            for vectors, count in zip(graph.averages, AVERAGED, strict=False):
+                vectors[start:stop] = read(f"averages_{count}")
+                vectors[own] = read(f"redone_averages_{count}")
             graph.describe(np.unique(np.concatenate([rows, np.arange(start, stop)])), threads)
             graph.cell_of_later = np.concatenate([graph.cell_of_later, np.asarray(read("cells"))])
             if graph.offsets is not None:
@@ -210,6 +207,7 @@ class State:
 
     def read_clusters(self, folder: Path) -> None:
         """Take the clusters that a later version has."""
+        self.history.append(folder)
         self.labels_N = np.array(read_npy(folder, "labels"))
         self.next_cluster = int(read_npy(folder, "next_cluster")[0])
 
@@ -230,6 +228,17 @@ def layer_ids(folder: Path, next_row: int, num_rows: int, before: RowIds) -> Row
     if column is not None:
         return RowIds(column, str(folder.parent))
     return RowIds.numbered(next_row, next_row + num_rows)
+
+
+LINEAGE = ("update", "event", "cluster", "other", "rows")
+
+
+def read_lineage(folders: Sequence[Path]) -> dict[str, Array]:
+    """Join the tables of lineage in these folders, column by column."""
+    paths = [path for folder in folders for path in table_parts(folder, "lineage")]
+    parts = [read_columns(path, LINEAGE) for path in paths]
+    empty = [np.empty(0, np.int64)] * len(LINEAGE)
+    return {name: np.concatenate([empty[at], *(part[at] for part in parts)]) for at, name in enumerate(LINEAGE)}
 
 
 def inverse(numbers: Array) -> Array:
@@ -263,7 +272,9 @@ def open_kept(root: Path, kept: Kept, room: int) -> State:
     )
     listable_N = leaders_N == np.arange(kept.num_rows)
     listable_N[zero_rows(rows_folder)] = False
-    state.listable_V = listable_N[state.rows_V]
+    state.listable_V = listable_N[state.row_numbers]
+    if "lineage" in kept.facts:
+        state.history.append(root / kept.facts["lineage"])
     return state
 
 

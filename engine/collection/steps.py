@@ -1,4 +1,4 @@
-"""The steps of an update: rows are joined, or left out of all that is kept, and clusters made anew where they can move."""
+"""The steps of an update: rows are joined, or left out of all that is kept; clusters are made anew where they move."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.collection.additions import Scorer, add_rows
 from engine.collection.clusters import Repartition, repartition, touch_ends
+from engine.clustering.matching import EVENTS
 from engine.collection.compaction import compact
 from engine.collection.kept import PREFIXES, Kept
 from engine.collection.state import Layer, State, open_state
@@ -44,9 +45,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnVersion(Step[Facts]):
-    """A step that reads the version ``before``, of ``held`` rows, which lies at ``place``."""
+    """A step of update ``number``. It reads the version ``before``, of ``held`` rows, which lies at ``place``."""
 
     before: str
+    number: int
     held: int
     k: int
     dim: int
@@ -171,7 +173,7 @@ class Compacted(OnVersion):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clusters(OnVersion):
-    """``labels`` (N,) int64, the cluster of each row; ``next_cluster`` (1,); and the table ``lineage``."""
+    """``labels`` (N,) int64, the cluster of each row; ``next_cluster`` (1,); the table ``lineage`` of the update."""
 
     kind, version, title = "collection.clusters", VERSION, "clusters"
     added: Added | None = None
@@ -210,10 +212,10 @@ class Clusters(OnVersion):
             unplaced_N = np.zeros(state.num_rows, np.bool_)
             touched_V = np.asarray(task.npy(self.compacted, "touched"))
         done = repartition(state, touched_V, unplaced_N, task.threads)
-        return write_clusters(task, done, state.num_rows)
+        return write_clusters(task, done, self.number, state.num_rows)
 
 
-def write_clusters(task: Task, done: Repartition, num_rows: int) -> Facts:
+def write_clusters(task: Task, done: Repartition, number: int, num_rows: int) -> Facts:
     """Write the clusters after a change as every later version reads them."""
     task.write_npy("labels", done.labels_N)
     task.write_npy("next_cluster", np.array([done.next_cluster], np.int64))

@@ -41,7 +41,7 @@ class RowIds:
             twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
             rows = np.flatnonzero(pc.equal(self.values, twice).to_numpy(zero_copy_only=False))
             raise DataError(
-                f"{place}: id {twice!r} stands at row {rows[0]:,} and at row {rows[1]:,}; an id names one row"
+                f"{place}: id {twice!r} stands at row {rows[0]:,} and at row {rows[1]:,}; expected one row of an id"
             )
 
     @classmethod
@@ -69,7 +69,7 @@ class RowIds:
         if pc.any(both).as_py():
             row = int(np.argmax(both.to_numpy(zero_copy_only=False)))
             raise DataError(
-                f"{other.place}: row {row:,} has the id {other.values[row].as_py()!r}, which is in the collection already"
+                f"{other.place}: row {row:,} has the id {other.values[row].as_py()!r}, as a row that is there already"
             )
         return self._of(pa.concat_arrays([self.values, other.values]))
 

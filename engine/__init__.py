@@ -16,6 +16,7 @@ from engine.version import __version__
 
 if TYPE_CHECKING:
     from engine.api import ClusterResult, cluster, evaluate, train
+    from engine.api import open_collection as open  # noqa: F401
     from engine.clustering.propagation import graph_propagation
     from engine.comparison.compare import compare
 
@@ -27,8 +28,10 @@ let_numba_cache()
 
 # Loaded on first use, so that workers and `import engine.errors` do not load torch.
 _HOMES = dict.fromkeys(("ClusterResult", "cluster", "evaluate", "train"), "engine.api")
+_HOMES["open"] = "engine.api"  # not in __all__, where it would hide Python's own
 _HOMES["compare"] = "engine.comparison.compare"
 _HOMES["graph_propagation"] = "engine.clustering.propagation"
+_RENAMED = {"open": "open_collection"}
 
 
 def __dir__() -> list[str]:
@@ -38,4 +41,4 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'engine' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), _RENAMED.get(name, name))

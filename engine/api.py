@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from engine.commands.collection import Collection, assign
+from engine.commands.collection import open_run_collection as open_collection
 from engine.commands.configuration import load_settings
+from engine.commands.differences import difference
 from engine.commands.execution import execute, resume
 from engine.commands.exports import export
 from engine.commands.preparation import Prepared, prepare
@@ -20,20 +23,25 @@ from engine.commands.request import Given, Request, items_folders, labels_of_any
 from engine.commands.resources import load_resources
 from engine.commands.run_folder import labels_of, open_run, run_labels
 from engine.commands.standin_files import make_standin
+from engine.commands.updates import update
 from engine.errors import DataError
 from engine.evaluation.metrics import evaluate_labels
 from engine.storage.outputs import out_folder
 
 __all__ = [
     "ClusterResult",
+    "Collection",
     "Prepared",
     "Request",
+    "assign",
     "cluster",
+    "difference",
     "evaluate",
     "execute",
     "export",
     "items_folders",
     "make_standin",
+    "open_collection",
     "open_run",
     "prepare",
     "project",
@@ -41,6 +49,7 @@ __all__ = [
     "resume",
     "run_labels",
     "train",
+    "update",
 ]
 
 

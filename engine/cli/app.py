@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from engine.cli import inspection, work
+from engine.cli import collections, inspection, work
 from engine.cli.options import with_groups
 from engine.cli.review import review
 from engine.errors import EngineError
@@ -39,6 +39,9 @@ for command in (
     work.compare,
     work.convert,
     work.resume,
+    collections.update,
+    collections.assign,
+    collections.diff,
     inspection.status,
     inspection.export,
     inspection.evaluate,

@@ -78,6 +78,25 @@ def match_clusters(before_N: Array, groups_N: Array, next_id: int) -> tuple[Arra
     return labels_N, next_id + len(unnamed), lineage
 
 
+def with_lost(lineage: Lineage, clusters_C: Array, lost_C: Array, before_N: Array, after_N: Array) -> Lineage:
+    """Add to a lineage of the rows that are left that clusters have lost rows: so many of each were taken out.
+
+    A cluster of which no row is left has ended; another has shrunk, unless the lineage tells of it already.
+    """
+    left = np.isin(clusters_C, before_N)
+    told = np.isin(clusters_C, lineage.clusters) | (left & ~np.isin(clusters_C, after_N))
+    added = np.flatnonzero(~told)
+    events = np.where(left[added], EVENTS.index(SHRUNK), EVENTS.index(ENDED))
+    columns = [
+        np.concatenate([lineage.events, events]),
+        np.concatenate([lineage.clusters, clusters_C[added]]),
+        np.concatenate([lineage.others, np.full(len(added), -1)]),
+        np.concatenate([lineage.rows, lost_C[added]]),
+    ]
+    order = np.lexsort((columns[2], columns[0], columns[1]))
+    return Lineage(columns[0][order].astype(np.int8), *(column[order].astype(np.int64) for column in columns[1:]))
+
+
 def _lineage(
     clusters: Array,
     cluster_N: Array,

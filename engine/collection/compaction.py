@@ -35,7 +35,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
     """Write all that a version holds but the rows ``gone``. What ``Kept`` names is written to the task's folder."""
     keep_N = np.ones(state.num_rows, np.bool_)
     keep_N[gone] = False
-    hurt = np.unique(state.labels_N[gone])
+    hurt, lost = np.unique(state.labels_N[gone], return_counts=True)
     _promote(state, keep_N)
     rows_M = np.flatnonzero(keep_N)
     number_N = np.full(state.num_rows, -1, np.int64)
@@ -55,6 +55,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
     task.write_table("lineage", read_lineage(state.history))
     if state.kept.leaders is not None:
         task.write_npy("leaders", number_N[state.leaders_N[rows_M]].astype(np.int32))
+    task.write_npy("lost", np.stack([hurt, lost])[:, hurt >= 0])
     touched_M = np.isin(state.labels_N[rows_M], hurt[hurt >= 0])
     task.write_npy("touched", touched_M[number_N[state.row_numbers[vertex_M]]])
     scorer = None
@@ -70,6 +71,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         labels=(folder, "labels"),
         leaders=(folder, "leaders") if state.kept.leaders is not None else None,
         next_row=state.next_row,
+        removed=state.kept.removed + len(gone),
         facts={**state.kept.facts, "next_cluster": state.next_cluster, "lineage": folder},
     )
     task.write_json(KEPT_FILE.removesuffix(".json"), asdict(kept))

@@ -46,7 +46,7 @@ def _on_version(root: Path, version: Version, dim: int) -> dict[str, Any]:
     held = version.kept.num_rows + sum(layer.num_rows for layer in version.layers)
     return {
         "before": version.digest,
-        "number": version.number + 1,
+        "update": version.number + 1,
         "held": held,
         "k": version.kept.k,
         "dim": dim,

@@ -51,6 +51,7 @@ class Kept:
     ``edges``: the folder of the scored edges. ``scorer``: the file of the structural scorer, ``None`` for cosines.
     ``shift``: what its log-odds are moved by. ``rows``: the folder of the rows' ids and items. ``labels``: the cluster
     of each row. ``leaders``: the row that stands for each row's copies. ``point``: the operating point.
+    ``next_row``: the number that the next row without an id gets as id. ``removed``: how many rows were removed so far.
     """
 
     num_rows: int
@@ -68,6 +69,7 @@ class Kept:
     labels: Where
     leaders: Where | None
     next_row: int
+    removed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

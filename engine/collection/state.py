@@ -117,6 +117,11 @@ class State:
         return len(self.labels_N)
 
     @property
+    def dim(self) -> int:
+        """Dimensions of the vectors as they are given."""
+        return int(self.graphs[0].features.shape[1])
+
+    @property
     def point_partition(self) -> str:
         """The partition that made the clusters."""
         return str(self.kept.point["partition"])
@@ -200,7 +205,7 @@ class State:
         self.cut.append(redone)
         self.layers.append(layer)
         self.labels_N = np.concatenate([self.labels_N, np.full(stop - start, -1, np.int64)])
-        self.ids = self.ids.joined(layer_ids(layer.rows, self.next_row, stop - start, self.ids))
+        self.ids = self.ids.joined(layer_ids(layer.rows, self.next_row, stop - start))
         self.next_row += stop - start
         if layer.clusters is not None:
             self.read_clusters(layer.clusters)
@@ -222,7 +227,13 @@ class _Reader:
         return read_npy(self.folder, f"{self.prefix}{name}")
 
 
-def layer_ids(folder: Path, next_row: int, num_rows: int, before: RowIds) -> RowIds:
+def kept_ids(root: Path, kept: Kept) -> RowIds:
+    """The ids of the rows that a version rests on: those of its source, or their numbers."""
+    column = row_column(root / kept.rows, "id")
+    return RowIds(column, str(root)) if column is not None else RowIds.numbered(0, kept.num_rows)
+
+
+def layer_ids(folder: Path, next_row: int, num_rows: int) -> RowIds:
     """The ids of an update's rows: those of its source, or the next numbers if the collection's rows have numbers."""
     column = row_column(folder, "id")
     if column is not None:
@@ -253,8 +264,7 @@ def open_kept(root: Path, kept: Kept, room: int) -> State:
     graphs = [_open_graph(root, graph, kept, room) for graph in kept.graphs]
     labels_N = np.array(read_npy(root / kept.labels[0], kept.labels[1]))
     rows_folder = root / kept.rows
-    column = row_column(rows_folder, "id")
-    ids = RowIds(column, str(root)) if column is not None else RowIds.numbered(0, kept.num_rows)
+    ids = kept_ids(root, kept)
     leaders_N = np.arange(kept.num_rows, dtype=np.int32)
     if kept.leaders is not None:
         leaders_N = np.array(read_npy(root / kept.leaders[0], kept.leaders[1]))

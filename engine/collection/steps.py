@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.clustering.matching import EVENTS, with_lost
 from engine.collection.additions import Scorer, add_rows
 from engine.collection.clusters import Repartition, repartition, touch_ends
-from engine.clustering.matching import EVENTS
 from engine.collection.compaction import compact
 from engine.collection.kept import PREFIXES, Kept
 from engine.collection.state import Layer, State, open_state
@@ -45,10 +45,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnVersion(Step[Facts]):
-    """A step of update ``number``. It reads the version ``before``, of ``held`` rows, which lies at ``place``."""
+    """A step of the ``update`` of this number, which reads the version ``before`` of ``held`` rows, at ``place``."""
 
     before: str
-    number: int
+    update: int
     held: int
     k: int
     dim: int
@@ -141,7 +141,7 @@ class Gone(OnVersion):
 class Compacted(OnVersion):
     """All that a version holds, without layers and without the rows that are ``gone``; ``kept.json`` says where.
 
-    ``touched``: bool, by vertex, of a cluster that has lost a row.
+    ``touched``: bool, by vertex, of a cluster that has lost a row. ``lost`` (2, C): these clusters, and how many rows.
     """
 
     kind, version, title = "collection.compacted", VERSION, "compacted"
@@ -152,7 +152,7 @@ class Compacted(OnVersion):
         return self.held
 
     @property
-    def granule(self) -> int:  # type: ignore[override]
+    def granule(self) -> int:
         return -(-self.held // CHUNK_ROWS) * CHUNK_ROWS  # all rows are one task
 
     def cost(self) -> Cost:
@@ -211,8 +211,11 @@ class Clusters(OnVersion):
             state = open_state(Path(self.place["root"]), kept, (), threads=task.threads)
             unplaced_N = np.zeros(state.num_rows, np.bool_)
             touched_V = np.asarray(task.npy(self.compacted, "touched"))
+            lost = np.asarray(task.npy(self.compacted, "lost"))
         done = repartition(state, touched_V, unplaced_N, task.threads)
-        return write_clusters(task, done, self.number, state.num_rows)
+        if self.compacted is not None:
+            done = replace(done, lineage=with_lost(done.lineage, lost[0], lost[1], state.labels_N, done.labels_N))
+        return write_clusters(task, done, self.update, state.num_rows)
 
 
 def write_clusters(task: Task, done: Repartition, number: int, num_rows: int) -> Facts:
@@ -220,9 +223,7 @@ def write_clusters(task: Task, done: Repartition, number: int, num_rows: int) ->
     task.write_npy("labels", done.labels_N)
     task.write_npy("next_cluster", np.array([done.next_cluster], np.int64))
     lineage = done.lineage
-    task.write_table(
-        "lineage", {"event": lineage.events, "cluster": lineage.clusters, "other": lineage.others, "rows": lineage.rows}
-    )
-    counts = {event: lineage.events.count(event) for event in sorted(set(lineage.events))}
+    task.write_table("lineage", lineage.columns(number))
+    counts = {EVENTS[code]: int(count) for code, count in enumerate(np.bincount(lineage.events)) if count}
     clusters = len(np.unique(done.labels_N[done.labels_N >= 0]))
     return {"rows": num_rows, "clusters": clusters, "lineage": counts}

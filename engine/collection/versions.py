@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.collection.kept import Kept
-from engine.collection.state import Layer, State, open_state
+from engine.collection.state import Layer, State, kept_ids, layer_ids, open_state
 from engine.errors import DataError
 from engine.storage import manifest
-from engine.storage.context import stage_facts
+from engine.storage.context import read_npy
+from engine.storage.row_ids import RowIds
 
 UPDATES = "updates"
 KEPT_FILE = "kept.json"
@@ -34,16 +37,14 @@ _STAGE_FOLDER = re.compile(r"[a-z_0-9]+-[0-9a-f]{12}")
 class Version:
     """A version: its number, 0 for the full run, what it rests on, and its layers.
 
-    ``clusters``: the stage that clustered after the compaction that it rests on. ``removed``: whether that compaction
-    took rows out. ``source``: the digest of what the last update was asked to add or remove. ``oldest``: the number of
-    the first update that it needs.
+    ``clusters``: the stage that clustered after the compaction that it rests on. ``source``: the digest of what the
+    last update was asked to add or remove. ``oldest``: the number of the first update that it needs.
     """
 
     number: int
     kept: Kept
     layers: tuple[Layer, ...] = ()
     clusters: Path | None = None
-    removed: bool = False
     source: str = ""
     oldest: int = 1
 
@@ -51,6 +52,23 @@ class Version:
     def digest(self) -> str:
         """What identifies the version in fingerprints of the next one."""
         return f"{self.number}:{self.source}"
+
+    def labels(self, root: Path) -> np.ndarray:
+        """Read the cluster of each row, (N,) int64, without opening anything else."""
+        if self.layers:
+            assert self.layers[-1].clusters is not None
+            return np.array(read_npy(self.layers[-1].clusters, "labels"))
+        if self.clusters is not None:
+            return np.array(read_npy(self.clusters, "labels"))
+        return np.array(read_npy(root / self.kept.labels[0], self.kept.labels[1]))
+
+    def ids(self, root: Path) -> RowIds:
+        """Read the ids of all rows."""
+        ids, next_row = kept_ids(root, self.kept), self.kept.next_row
+        for layer in self.layers:
+            ids = ids.joined(layer_ids(layer.rows, next_row, layer.num_rows))
+            next_row += layer.num_rows
+        return ids
 
     def open(self, root: Path, *, room: int = 0, threads: int = 1) -> State:
         """Open the version, with room for so many further rows."""
@@ -93,9 +111,7 @@ def current_version(root: Path, kept_by_run: Any) -> Version:
     else:
         last, stages = compacted[-1], _stages(root, compacted[-1])
         folder = stages["compacted"]
-        kept = Kept.from_json(manifest.read_json(folder / KEPT_FILE))
-        removed = bool(stage_facts(folder)[0]["removed"])
-        version = Version(last, kept, (), stages.get("clusters"), removed, _source(root, last), last)
+        version = Version(last, _kept(folder), (), stages.get("clusters"), _source(root, last), last)
     for number in numbers:
         if number <= version.number:
             continue
@@ -105,21 +121,43 @@ def current_version(root: Path, kept_by_run: Any) -> Version:
         layers = version.layers
         if "added" in stages:
             layers = (*layers, Layer(stages["added"], stages["ingest"], stages["clusters"]))
-        version = Version(
-            number, version.kept, layers, version.clusters, version.removed, _source(root, number), version.oldest
-        )
+        version = Version(number, version.kept, layers, version.clusters, _source(root, number), version.oldest)
     return version
+
+
+def rows_removed(root: Path) -> bool:
+    """Tell whether an update has removed rows, and with them all that the full run has left."""
+    for number in reversed(finished_updates(root)):
+        stages = _stages(root, number)
+        if "compacted" in stages:
+            return _kept(stages["compacted"]).removed > 0
+    return False
+
+
+def updated_labels(root: Path) -> np.ndarray | None:
+    """Read the clusters that the last update made, (N,) int64; ``None`` if the run has had no update."""
+    for number in reversed(finished_updates(root)):
+        stages = _stages(root, number)
+        if "clusters" in stages:
+            return np.array(read_npy(stages["clusters"], "labels"))
+        if "compacted" in stages:
+            return np.array(read_npy(stages["compacted"], "labels"))
+    return None
 
 
 def delete_old(root: Path, version: Version) -> list[str]:
     """Delete what no version reads any more; return the names of what was deleted."""
     gone = [update_folder(root, number) for number in update_numbers(root) if number < version.oldest]
-    if version.removed:
+    if version.kept.removed:
         gone += [path for path in sorted(root.iterdir()) if _STAGE_FOLDER.fullmatch(path.name)]
         gone += [root / name for name in REPORTS if (root / name).exists()]
     for path in gone:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return [path.name for path in gone]
+
+
+def _kept(folder: Path) -> Kept:
+    return Kept.from_json(manifest.read_json(folder / KEPT_FILE))
 
 
 def _held(root: Path, number: int) -> dict[str, Any]:

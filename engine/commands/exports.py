@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.collection.versions import finished_updates
+from engine.commands.collection import Collection
 from engine.commands.run_folder import labels_of, open_run, places_read, stage_folder, vectors_folder
 from engine.errors import DataError
 from engine.evaluation.explain import as_columns
@@ -26,6 +28,8 @@ def export(root: str | Path, out: str | Path, file_format: str | None = None, *,
     kind = choose_format(str(out), file_format, *([TABLES] if clusters else []))
     here = open_run(root)
     place = out_file(out, never=places_read(here, root))
+    if finished_updates(here):
+        return _export_collection(here, place, kind, clusters=clusters)
     labels = labels_of(here, root)
     if kind not in TABLES:
         write_out(place, lambda path: write_labels(path, labels, kind))  # type: ignore[arg-type]
@@ -48,4 +52,16 @@ def export(root: str | Path, out: str | Path, file_format: str | None = None, *,
                 f"{columns[name].shape}; asterism resume {root} computes it again"
             )
     write_out(place, lambda path: write_labels(path, labels, kind, columns))  # type: ignore[arg-type]
+    return place
+
+
+def _export_collection(here: Path, place: str, kind: str, *, clusters: bool) -> str:
+    """Write what the last version of a collection says."""
+    collection = Collection(here)
+    if clusters:
+        write_out(place, lambda path: write_table(path, collection.clusters(), kind))
+        return place
+    columns = {} if kind not in TABLES else collection.rows()
+    columns.pop("cluster", None)
+    write_out(place, lambda path: write_labels(path, collection.labels, kind, columns))  # type: ignore[arg-type]
     return place

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.collection.versions import finished_updates
 from engine.commands.request import Kind, Request
 from engine.commands.resolution import resolve
 from engine.commands.resources import Resources, choose_device, count_threads, count_workers, memory_budget, on_cluster
-from engine.errors import DataError, DiskBudgetExceeded, MemoryBudgetExceeded
+from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.methods.model_card import Model
 from engine.runs.plan import Plan, largest_fitting, make_plan, stage_digests
 from engine.runs.runner import check_folder
@@ -49,6 +50,11 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     place, resources = open_place(out_folder(root)), resources or Resources()
     place.refresh()
     root = place.root
+    if finished_updates(root):
+        raise ManifestMismatch(
+            f"{place} is a collection with updates, which another run there would lose: choose another --out, or go on "
+            f"with asterism update {place}; nothing was changed"
+        )
     held = _known_request(root)
     source = describe_source(
         request.features,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.collection.versions import rows_removed
 from engine.commands.report_data import report_data
 from engine.commands.request import items_folders
 from engine.commands.run_folder import open_run, places_read
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.report.page import render_report
 from engine.storage import manifest
 from engine.storage.outputs import out_file, write_out
@@ -42,6 +43,8 @@ def report(
     """
     folders = items_folders(items_root) or ()
     here = open_run(root)
+    if rows_removed(here):
+        raise DataError(f"{root}: rows were removed, and the report went with them; asterism export writes the rest")
     if out is None:
         return write_report(open_place(root), folders)
     place = out_file(out, never=places_read(here, root))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.collection.versions import updated_labels
 from engine.errors import DataError
 from engine.storage import manifest
 from engine.storage.context import check_outputs, is_committed, read_npy, stage_facts
@@ -32,8 +33,13 @@ def open_run(root: str | Path) -> Path:
 
 
 def run_labels(root: str | Path) -> np.ndarray:
-    """Read the labels (N,) int64 of a finished run, in source order. Raises ``DataError`` if there are none yet."""
-    return labels_of(open_run(root), root)
+    """Read the labels (N,) int64 of a finished run, in source order. Raises ``DataError`` if there are none yet.
+
+    Of a collection they are those of the last version.
+    """
+    here = open_run(root)
+    labels = updated_labels(here)
+    return labels_of(here, root) if labels is None else labels
 
 
 def labels_of(folder_here: Path, root: str | Path) -> np.ndarray:

@@ -87,6 +87,11 @@ class RowIds:
             raise DataError(f"id {missing[0].as_py()!r} is not in the collection{more}")
         return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
+    def find(self, other: RowIds) -> Array:
+        """The row here of each row of ``other`` by its id, int64; -1 for an id that is not here."""
+        found = pc.fill_null(pc.index_in(other.values, value_set=self.values), -1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
     def to_list(self) -> list[Any]:
         """All ids as Python values."""
         return list(self.values.to_pylist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, get_args
@@ -98,6 +98,34 @@ def write_table(path: str | Path, columns: Mapping[str, Any], format: str = "par
                 writer.write_table(pa.table(part, schema=schema))
 
     return write_atomic(Path(path), write)
+
+
+def stream_table(path: str | Path, blocks: Iterable[Mapping[str, Any]], format: str = "parquet") -> int:
+    """Write a table as ``write_table`` does, block by block, and return how many rows it has.
+
+    Every block has the columns of the first. Raises ``DataError`` if there is no block.
+    """
+    rows = 0
+
+    def write(file: BinaryIO) -> None:
+        nonlocal rows
+        writer = None
+        try:
+            for block in blocks:
+                table = pa.table({name: pa.array(values) for name, values in block.items()})
+                if writer is None:
+                    kind = pq.ParquetWriter if format == "parquet" else pacsv.CSVWriter
+                    writer = kind(file, table.schema)
+                writer.write_table(table.cast(writer.schema))
+                rows += len(table)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise DataError(f"{path}: no rows to write")
+
+    write_atomic(Path(path), write)
+    return rows
 
 
 class AtomicWriter:

@@ -1,0 +1,81 @@
+"""Commands for a run that lives on: new rows, rows that go, queries, and what has changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from engine import api
+from engine.cli.options import ItemsColumn, Json, OutFile, Quiet, ResourceOptions, RunFolder, VectorOptions, lasting
+from engine.cli.printing import console
+from engine.storage.remote import absolute
+
+
+def update(
+    *,
+    folder: RunFolder,
+    features: Annotated[
+        str | None, typer.Option("--features", help="new rows, as vectors in any supported format")
+    ] = None,
+    remove: Annotated[str | None, typer.Option("--remove", help="a file of ids of rows that go, one to a line")] = None,
+    vectors: VectorOptions,
+    items_column: ItemsColumn = None,
+    resources: ResourceOptions,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Add rows to a finished run, or remove some for good; clusters keep their ids. Run again, it resumes."""
+    done = api.update(
+        folder,
+        features=None if features is None else absolute(features),
+        remove=remove,
+        dim=vectors.dim,
+        column=vectors.column,
+        items_column=items_column,
+        resources=resources.load(),
+        progress=not quiet,
+    )
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return
+    moved = f"{done.added:,} rows added" if done.added else f"{done.removed:,} rows removed"
+    console.say(f"update {done.number}: {moved}; {done.rows:,} rows -> {done.clusters:,} clusters")
+    if done.lineage:
+        console.say("clusters: " + ", ".join(f"{count:,} {event}" for event, count in done.lineage.items()))
+    if done.due:
+        console.say(f"a full run is due: {done.due}")
+
+
+def assign(
+    *,
+    folder: RunFolder,
+    features: Annotated[str, typer.Option("--features", help="queries, as vectors in any supported format")],
+    out: OutFile,
+    vectors: VectorOptions,
+    resources: ResourceOptions,
+) -> None:
+    """Tell which cluster each vector would join, how likely, and the runners-up; nothing changes."""
+    place, rows = api.assign(
+        folder, features, lasting(out), dim=vectors.dim, column=vectors.column, resources=resources.load()
+    )
+    console.say(f"{rows:,} rows: {place}")
+
+
+def diff(
+    folder: RunFolder,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="folder of another run of the same rows")],
+    out: Annotated[str | None, typer.Option("--out", help="table to write, .parquet or .csv")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was merged, split, moved, born or gone between two clusterings, by the rows' ids."""
+    found = api.difference(folder, other, None if out is None else lasting(out))
+    counts = {event: found.count(event) for event in ("merged", "split", "moved", "gone", "born")}
+    if as_json:
+        print(json.dumps({"rows": found.rows, "same": found.same, **counts}))
+        return
+    console.say(f"{found.rows:,} rows of both; {found.same:,} clusters are the same")
+    for event, (lines, rows) in counts.items():
+        console.say(f"  {event}: {rows:,} rows, {lines:,} {'pairs of clusters' if lines != 1 else 'pair of clusters'}")

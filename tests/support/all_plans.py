@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.collection.flow import addition_stages, compaction_stages, removal_stages
+from engine.collection.kept import Kept
+from engine.collection.versions import Version
 from engine.commands.configuration import load_settings
 from engine.errors import ConfigError
 from engine.flow.run import run_stages, store_stages
@@ -34,12 +37,16 @@ POINTS = {
 
 
 def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
-    """The stages of a store, and of the trainings and runs of each method, with every partition and kind of graph.
+    """The stages of a store, of updates, and of trainings and runs of each method, partition and kind of graph.
 
     ``folder``: for small files of vectors, labels and a graph.
     """
     source, labels, graph = _write(folder, num_rows)
     yield from store_stages(source, load_settings())
+    version = Version(0, kept_of_nothing(num_rows))
+    yield from addition_stages(folder, version, source, load_settings())
+    yield from removal_stages(folder, version, DIM, folder / "gone.txt", "digest")
+    yield from compaction_stages(folder, version, DIM)
     for name, method in METHODS.items():
         for given in _given(name):
             settings = load_settings(None, given)
@@ -52,6 +59,11 @@ def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
                 for outside in (None, graph):
                     if outside is None or model is None or not model.projects:
                         yield from run_stages(source, settings, model, outside, labels, [] if model else committee)
+
+
+def kept_of_nothing(num_rows: int) -> Kept:
+    """What a collection rests on, without any array."""
+    return Kept(num_rows, K, True, 0, (), "", None, 0.0, 0.0, 0, {}, "", ("", ""), None, num_rows)
 
 
 def _given(method: str) -> Iterator[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from typing import Annotated
 
@@ -42,11 +43,12 @@ def update(
         print(json.dumps(asdict(done)))
         return
     moved = f"{done.added:,} rows added" if done.added else f"{done.removed:,} rows removed"
-    console.say(f"update {done.number}: {moved}; {done.rows:,} rows -> {done.clusters:,} clusters")
+    console.say(f"{absolute(folder)}, update {done.number}: {moved}; {done.rows:,} rows -> {done.clusters:,} clusters")
     if done.lineage:
         console.say("clusters: " + ", ".join(f"{count:,} {event}" for event, count in done.lineage.items()))
     if done.due:
         console.say(f"a full run is due: {done.due}")
+    console.say(f"labels: asterism export {shlex.quote(absolute(folder))} --out labels.parquet")
 
 
 def assign(
@@ -71,7 +73,8 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show what was merged, split, moved, born or gone between two clusterings, by the rows' ids."""
-    found = api.difference(folder, other, None if out is None else lasting(out))
+    place = None if out is None else lasting(out)
+    found = api.difference(folder, other, place)
     counts = {event: found.count(event) for event in ("merged", "split", "moved", "gone", "born")}
     if as_json:
         print(json.dumps({"rows": found.rows, "same": found.same, **counts}))
@@ -79,3 +82,5 @@ def diff(
     console.say(f"{found.rows:,} rows of both; {found.same:,} clusters are the same")
     for event, (lines, rows) in counts.items():
         console.say(f"  {event}: {rows:,} rows, {lines:,} {'pairs of clusters' if lines != 1 else 'pair of clusters'}")
+    if place is not None:
+        console.say(f"table: {place}")

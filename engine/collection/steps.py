@@ -22,6 +22,7 @@ from engine.stages import Cost
 from engine.steps.ingest import Ingest, zero_rows
 from engine.storage.context import read_npy
 from engine.storage.manifest import file_checksum, read_json
+from engine.storage.row_ids import RowIds
 from engine.units import CHUNK_ROWS
 
 VERSION = 1  # of every step here
@@ -108,6 +109,26 @@ class Added(OnVersion):
         }
 
 
+def rows_named(path: Path, ids: RowIds) -> np.ndarray:
+    """The rows whose ids a file holds, one to a line: int64, ascending.
+
+    Raises ``DataError`` for an id that names no row, and if no row or every row is named.
+    """
+    try:
+        names = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text of ids, one to a line ({error})") from None
+    try:
+        rows = np.unique(ids.rows(names))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    if not len(rows):
+        raise DataError(f"{path}: holds no id; expected one to a line")
+    if len(rows) == len(ids):
+        raise DataError(f"{path}: names all {len(rows):,} rows; delete the run's folder instead")
+    return rows
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gone(OnVersion):
     """``rows`` int64, ascending: those that a file names by their ids, one to a line. ``digest``: of the file."""
@@ -121,18 +142,11 @@ class Gone(OnVersion):
         return Cost(fixed_bytes=self.held * 100, disk_bytes=self.held * 8, seconds=self.held / 1e6)
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Look the ids up. Raises ``DataError`` for an id that names no row, and if all rows are named."""
+        """Look the ids up; raises what ``rows_named`` raises."""
         path = Path(self.path)
         if file_checksum(path) != self.digest:
             raise DataError(f"{path}: changed since the removal began; give the file as it was")
-        names = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-        state = self.state(task)
-        try:
-            rows = np.unique(state.ids.rows(names))
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-        if len(rows) == state.num_rows:
-            raise DataError(f"{path}: names all {len(rows):,} rows; delete the run's folder instead")
+        rows = rows_named(path, self.state(task).ids)
         task.write_npy("rows", rows)
         return {"rows": len(rows)}
 

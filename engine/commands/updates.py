@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.collection.flow import addition_stages, compaction_stages, removal_stages
 from engine.collection.kept import Kept, kept_by_run
+from engine.collection.steps import rows_named
 from engine.collection.versions import Version, current_version, delete_old, unfinished_update, update_folder
 from engine.commands.execution import execute
 from engine.commands.preparation import Prepared
@@ -26,7 +27,7 @@ from engine.storage import manifest
 from engine.storage.context import stage_facts
 from engine.storage.paths import check_file
 from engine.storage.places import open_place
-from engine.storage.remote import is_url
+from engine.storage.remote import absolute, is_url
 
 MOST_LAYERS = 16
 COMPACTION = "+compaction"  # after the digest of the update before
@@ -86,41 +87,45 @@ def update(
     if (features is None) == (remove is None):
         raise ConfigError("an update adds rows (--features) or removes some (--remove): give one of both")
     here = _local(root)
+    refuse_others(here)
+    request, settings = _request(here, dim, column, items_column)
+    if features is not None:
+        source = _addition_source(here, features, request)
+    else:
+        assert remove is not None
+        source = _removal_source(Path(absolute(remove)))
+    request, resources = replace(request, features=source.path), resources or Resources()
     with open_place(here).locked():
         version = current_version(here, lambda: kept_of(here))
-        request, settings = _request(here, dim, column, items_column)
-        if features is not None:
-            source = describe_source(
-                features, dim=request.dim, column=request.column, items_column=request.items_column
-            )
-            request = replace(request, features=str(features))
-            if source.store is not None:
-                raise ConfigError(f"{features} is a store; an update takes the vectors themselves")
-            known = manifest.read_run(here)["request"]["source"]["dim"]
-            if source.dim != known:
-                raise DataError(f"{features}: vectors of {source.dim} dimensions, the collection's have {known}")
-        else:
-            assert remove is not None
-            source = _removal_source(Path(remove))
-            request = replace(request, features=str(remove))
         begun = unfinished_update(here)
         if begun is not None and begun[1]["request"]["source"]["digest"].endswith(COMPACTION):
-            version, begun = _compact(here, version, request, source, resources or Resources(), progress), None
+            version, begun = _compact(here, version, request, source, resources, progress), None
         delete_old(here, version)  # which a kill may have kept the last update from
         _check_order(here, begun, version, source)
-        stages = (
-            addition_stages(here, version, source, settings)
-            if features is not None
-            else removal_stages(here, version, _dim(here), Path(source.path), source.digest.rpartition(":")[2])
-        )
+        if features is not None:
+            stages = addition_stages(here, version, source, settings)
+        else:
+            if begun is None:
+                rows_named(Path(source.path), version.ids(here))  # refuses before anything is written
+            stages = removal_stages(here, version, _dim(here), Path(source.path), source.version)
         number = version.number + 1
-        _run(here, number, request, source, stages, resources or Resources(), progress)
+        _run(here, number, request, source, stages, resources, progress)
         version = current_version(here, lambda: kept_of(here))
         done = _told(here, number, version, added=features is not None)
         if len(version.layers) > MOST_LAYERS:
-            version = _compact(here, version, request, source, resources or Resources(), progress)
+            version = _compact(here, version, request, source, resources, progress)
         delete_old(here, version)
     return done
+
+
+def _addition_source(here: Path, features: str | Path, request: Request) -> Source:
+    """Describe the vectors of an update; raises ``ConfigError`` for a store, ``DataError`` for another dimension."""
+    source = describe_source(features, dim=request.dim, column=request.column, items_column=request.items_column)
+    if source.store is not None:
+        raise ConfigError(f"{features} is a store; an update takes the vectors themselves")
+    if source.dim != _dim(here):
+        raise DataError(f"{features}: vectors of {source.dim} dimensions, the collection's have {_dim(here)}")
+    return source
 
 
 def _compact(
@@ -158,7 +163,7 @@ def _dim(here: Path) -> int:
 
 def _removal_source(path: Path) -> Source:
     """A file of ids as the source of an update. Its ids are not kept."""
-    path = check_file(path.absolute())
+    path = check_file(path)
     digest = manifest.file_checksum(path)
     return Source(str(path), {"path": str(path)}, 0, 0, 0, f"remove:{digest}", None, file_stats([path]), version=digest)
 

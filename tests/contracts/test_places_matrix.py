@@ -36,11 +36,15 @@ from engine.storage.remote import CACHE_FOLDER
 PLACES = {
     "source": "source", "features": "source", "knn_graph": "source", "labels": "file", "pred": "file", "split": "file",
     "states": "file", "config": "file", "model": "folder", "folder": "run", "run_folder": "run", "items_root": "folder",
+<<<<<<< HEAD
     "decisions": "file",
+=======
+    "remove": "file", "other": "run",
+>>>>>>> 557f795 (Updates: commands, pages, cases of the places test)
 }  # fmt: skip
 OUT = {
     "ingest": "folder", "train": "folder", "run": "folder", "plan": "folder", "compare": "folder", "convert": "folder",
-    "synth": "folder", "export": "file", "report": "file",
+    "synth": "folder", "export": "file", "report": "file", "assign": "file", "diff": "file",
 }  # fmt: skip
 NO_PLACES = {
     "as_json", "block_rows", "clusters", "column", "cores_per_host", "device", "dim", "disk_per_host", "executor",
@@ -63,11 +67,14 @@ GIVEN: dict[str, dict[str, str]] = {
     "export": {"folder": "{run}", "out": "{new}"},
     "evaluate": {"labels": "{y}", "run_folder": "{run}"},
     "report": {"folder": "{run}", "out": "{new}"},
+    "update": {"folder": "{run}", "features": "{x}", "quiet": ""},
+    "assign": {"folder": "{run}", "features": "{x}", "out": "{new}"},
+    "diff": {"folder": "{run}", "other": "{run}", "out": "{new}"},
     "synth": {"identities": "3", "out": "{new}"},
     "settings": {},
     "doctor": {},
 }  # fmt: skip
-INSTEAD = {("evaluate", "pred"): "run_folder"}  # arguments that stand for another
+INSTEAD = {("evaluate", "pred"): "run_folder", ("update", "remove"): "features"}  # arguments that stand for another
 
 ODD_NAME = "[red]it's[/]:smile:\x1b[31m\r\udcff\u202e"
 LONG_NAME = "x" * 300
@@ -272,10 +279,12 @@ def test_names_of_any_kind_work_and_are_printed_right(
         ("run", {"features": str(odd / "new ingest")}), ("train", {}), ("convert", {}), ("status", {}),
         ("status", {"as_json": ""}), ("resume", {}), ("export", {}), ("export", {"clusters": ""}),
         ("evaluate", {}), ("evaluate", {"pred": "{y}"}), ("report", {}), ("synth", {}), ("compare", {}),
+        ("assign", {}), ("diff", {}), ("update", {}),
     ]  # fmt: skip
     for number, (name, others) in enumerate(steps):
         out = odd / (f"new {name}" if name == "ingest" else f"new {name} {number}")
-        out = out.with_suffix({"export": ".parquet", "report": ".html"}.get(name, ""))
+        tables = dict.fromkeys(("export", "assign", "diff"), ".parquet")
+        out = out.with_suffix({**tables, "report": ".html"}.get(name, ""))
         code, output, errors = asterism(*words({**given, "new": str(out)}, name, **others), limit_s=240)
         assert code == 0, (name, errors)
         assert not any(ord(letter) < 32 for letter in (output + errors).replace("\n", "")), name

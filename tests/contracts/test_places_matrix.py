@@ -36,11 +36,8 @@ from engine.storage.remote import CACHE_FOLDER
 PLACES = {
     "source": "source", "features": "source", "knn_graph": "source", "labels": "file", "pred": "file", "split": "file",
     "states": "file", "config": "file", "model": "folder", "folder": "run", "run_folder": "run", "items_root": "folder",
-<<<<<<< HEAD
     "decisions": "file",
-=======
     "remove": "file", "other": "run",
->>>>>>> 557f795 (Updates: commands, pages, cases of the places test)
 }  # fmt: skip
 OUT = {
     "ingest": "folder", "train": "folder", "run": "folder", "plan": "folder", "compare": "folder", "convert": "folder",

@@ -80,7 +80,7 @@ class Scorer:
     def __init__(self, state: State) -> None:
         self.first: structural.StructuralScorer | None = None
         self.second: structural.StructuralScorer | None = None
-        self.shift = state.kept.shift
+        self.slope, self.offset = state.kept.slope, state.kept.offset
         if state.kept.scorer is None:
             return
         tensors = read_arrays(state.root / state.kept.scorer)
@@ -101,8 +101,8 @@ class Scorer:
         graph = state.graphs[0]
         second = state.second_scores() if self.second is not None else None
         scores = structural.score_edges(self.first, graph.around, graph.priors, edges, second, threads=threads)
-        if self.shift:
-            scores = (1 / (1 + np.exp(-self.shift - log_odds(scores)))).astype(np.float32)
+        if self.slope != 1 or self.offset:
+            scores = (1 / (1 + np.exp(-self.slope * log_odds(scores) - self.offset))).astype(np.float32)
         return scores
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.contraction import contract
+from engine.clustering.decided import hold
 from engine.clustering.evidence import weigh_edges
 from engine.clustering.map_equation import refine_modules
 from engine.clustering.matching import Lineage, match_clusters
@@ -53,10 +54,38 @@ def repartition(state: State, touched_V: Array, unplaced_N: Array, threads: int)
     groups_N, affected_N = np.full(state.num_rows, -1, np.int64), np.zeros(state.num_rows, np.bool_)
     groups_N[rows_V], affected_N[rows_V] = groups_V, affected_V
     groups_N, affected_N = groups_N[state.leaders_N], affected_N[state.leaders_N]
+    if len(state.pairs):
+        groups_N = _hold(state, np.where(affected_N, groups_N, -1))
+        affected_N = np.ones(state.num_rows, np.bool_)
     rows = np.flatnonzero(affected_N)
     labels_N = state.labels_N.copy()
     labels_N[rows], next_cluster, lineage = match_clusters(labels_N[rows], groups_N[rows], state.next_cluster)
     return Repartition(labels_N, next_cluster, lineage)
+
+
+def _hold(state: State, groups_N: Array) -> Array:
+    """Keep what people decided: pairs of rows of one cluster together, and others apart.
+
+    ``groups_N``: rows of -1 have the cluster that they had, or none.
+    """
+    none_N = (groups_N < 0) & (state.labels_N < 0)
+    first = int(groups_N.max(initial=0)) + 1
+    whole_N = np.where(groups_N >= 0, groups_N, first + state.labels_N)
+    whole_N[none_N] = first + int(state.labels_N.max(initial=0)) + 1 + np.flatnonzero(none_N)
+    _, before_N = np.unique(whole_N, return_inverse=True)
+    named_N = np.isin(before_N, before_N[state.pairs.ravel()])
+    rows_V = state.row_numbers
+    copies = np.flatnonzero((state.leaders_N != np.arange(state.num_rows)) & named_N)
+    found = [(state.leaders_N[copies].astype(np.int64), copies, np.ones(len(copies), np.float32))]
+    for sources, targets, scores in state.edges():
+        a, b = rows_V[sources].astype(np.int64), rows_V[targets].astype(np.int64)
+        inside = named_N[a] & named_N[b]
+        found.append((a[inside], b[inside], scores[inside]))
+    sources, targets, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    must, cannot = state.pairs[state.same], state.pairs[~state.same]
+    even = float(state.kept.point.get("min_score") or 0.5)
+    held_N = np.asarray(hold(before_N, must, cannot, sources, targets, scores, even), np.int64)
+    return np.where(none_N, -1, held_N)
 
 
 def _walk_again(state: State, before_V: Array, free_V: Array, stands_V: Array, threads: int) -> tuple[Array, Array]:

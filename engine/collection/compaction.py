@@ -55,6 +55,10 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
     task.write_table("lineage", read_lineage(state.history))
     if state.kept.leaders is not None:
         task.write_npy("leaders", number_N[state.leaders_N[rows_M]].astype(np.int32))
+    if len(state.pairs):
+        stay = keep_N[state.pairs].all(axis=1)
+        task.write_npy("pairs", number_N[state.pairs[stay]])
+        task.write_npy("same", state.same[stay])
     task.write_npy("lost", np.stack([hurt, lost])[:, hurt >= 0])
     touched_M = np.isin(state.labels_N[rows_M], hurt[hurt >= 0])
     task.write_npy("touched", touched_M[number_N[state.row_numbers[vertex_M]]])
@@ -72,6 +76,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         leaders=(folder, "leaders") if state.kept.leaders is not None else None,
         next_row=state.next_row,
         removed=state.kept.removed + len(gone),
+        answers=folder if len(state.pairs) else None,
         facts={**state.kept.facts, "next_cluster": state.next_cluster, "lineage": folder},
     )
     task.write_json(KEPT_FILE.removesuffix(".json"), asdict(kept))

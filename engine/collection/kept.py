@@ -20,6 +20,7 @@ from engine.methods.structural.steps import NeighborhoodStep, StructuralScores
 from engine.runs.step import Outside, Step
 from engine.settings import Settings
 from engine.stages import Stage
+from engine.steps.decisions import AnsweredScores, Held
 from engine.steps.explain import Explain
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn, Order, Vertices
@@ -49,9 +50,11 @@ class Kept:
     """All that a version without layers holds.
 
     ``edges``: the folder of the scored edges. ``scorer``: the file of the structural scorer, ``None`` for cosines.
-    ``shift``: what its log-odds are moved by. ``rows``: the folder of the rows' ids and items. ``labels``: the cluster
-    of each row. ``leaders``: the row that stands for each row's copies. ``point``: the operating point.
+    ``slope``, ``offset``: what its log-odds are corrected by. ``rows``: the folder of the rows' ids and items.
+    ``labels``: the cluster of each row. ``leaders``: the row that stands for each row's copies.
+    ``point``: the operating point.
     ``next_row``: the number that the next row without an id gets as id. ``removed``: how many rows were removed so far.
+    ``answers``: the folder of decided pairs of rows.
     """
 
     num_rows: int
@@ -61,7 +64,8 @@ class Kept:
     graphs: tuple[KeptGraph, ...]
     edges: str
     scorer: str | None
-    shift: float
+    slope: float
+    offset: float
     min_similarity: float
     max_edges_per_vertex: int
     point: dict[str, Any]
@@ -70,6 +74,7 @@ class Kept:
     leaders: Where | None
     next_row: int
     removed: int = 0
+    answers: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -103,23 +108,31 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
     explain = next((stage.step for stage in stages if isinstance(stage.step, Explain)), None)
     if explain is None:
         raise ConfigError(f"{root}: a run of a method that clusters by itself has no scores to update")
-    score, shift = explain.score, 0.0
+    score, slope, offset = explain.score, 1.0, 0.0
+    if isinstance(score, AnsweredScores):
+        told = found.facts(score.recalibration)
+        slope, offset, score = float(told["slope"]), float(told["offset"]), score.score
     if isinstance(score, AdaptedScores):
-        shift, score = float(found.facts(score.said)["shift"]), score.score
-    labels, roots = explain.labels, explain.labels.roots
+        offset, score = offset + slope * float(found.facts(score.said)["shift"]), score.score
+    labels = explain.labels
+    roots: Step[Any] = labels.roots
+    answers = roots.answers if isinstance(roots, Held) else None
+    roots = roots.roots if isinstance(roots, Held) else roots
     shared: dict[str, Any] = {
         "num_rows": score.num_rows,
         "k": score.knn.k,
         "learned": explain.learned,
         "seed": settings.seed,
         "edges": found.folder(explain.score),
-        "shift": shift,
+        "slope": slope,
+        "offset": offset,
         "min_similarity": score.min_similarity,
         "max_edges_per_vertex": score.max_edges_per_vertex,
         "point": found.facts(roots),
         "rows": found.folder(labels.rows),
         "labels": (found.folder(labels), "labels"),
-        "leaders": (found.folder(labels.copies), "leaders") if labels.copies is not None else None,
+        "leaders": (found.folder(explain.copies), "leaders") if explain.copies is not None else None,
+        "answers": found.folder(answers) if answers is not None else None,
         "next_row": score.num_rows,
         "facts": {"step": settings.partition.step},
     }

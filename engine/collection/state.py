@@ -95,7 +95,8 @@ class State:
     ``labels_N``: the cluster of each row, -1 for a row that was dropped. ``leaders_N``: the row that stands for each
     row, itself unless it is a copy. ``changed_V``: how many entries of each list have changed since its edges were
     scored. ``cut``: for each layer, the vertices whose edges it scored anew. ``next_cluster``, ``next_row``: the first
-    id that no cluster and no row without an id of the source's has had. ``history``: folders with tables of lineage.
+    id that no cluster and no row without an id of the source's has had. ``pairs`` (P, 2), ``same``
+    (P,): rows that people decided to be of one cluster, or not. ``history``: folders with tables of lineage.
     """
 
     kept: Kept
@@ -108,6 +109,8 @@ class State:
     changed_V: Array
     next_cluster: int
     next_row: int
+    pairs: Array
+    same: Array
     layers: list[Layer] = field(default_factory=list)
     cut: list[Array] = field(default_factory=list)
     history: list[Path] = field(default_factory=list)
@@ -279,6 +282,8 @@ def open_kept(root: Path, kept: Kept, room: int) -> State:
         changed_V=np.zeros(kept.num_rows, np.int32),
         next_cluster=int(kept.facts.get("next_cluster", labels_N.max(initial=-1) + 1)),
         next_row=kept.next_row,
+        pairs=np.empty((0, 2), np.int64) if kept.answers is None else np.array(read_npy(root / kept.answers, "pairs")),
+        same=np.empty(0, np.bool_) if kept.answers is None else np.array(read_npy(root / kept.answers, "same")),
     )
     listable_N = leaders_N == np.arange(kept.num_rows)
     listable_N[zero_rows(rows_folder)] = False

@@ -63,7 +63,7 @@ def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
 
 def kept_of_nothing(num_rows: int) -> Kept:
     """What a collection rests on, without any array."""
-    return Kept(num_rows, K, True, 0, (), "", None, 0.0, 0.0, 0, {}, "", ("", ""), None, num_rows)
+    return Kept(num_rows, K, True, 0, (), "", None, 1.0, 0.0, 0.0, 0, {}, "", ("", ""), None, num_rows)
 
 
 def _given(method: str) -> Iterator[dict[str, object]]:

@@ -19,7 +19,7 @@ from engine.collection.versions import KEPT_FILE
 from engine.errors import DataError
 from engine.runs.step import Facts, Step, Task, where
 from engine.stages import Cost
-from engine.steps.ingest import Ingest, zero_rows
+from engine.steps.ingest import Ingest, bad_rows, zero_rows
 from engine.storage.context import read_npy
 from engine.storage.manifest import file_checksum, read_json
 from engine.storage.row_ids import RowIds
@@ -212,8 +212,8 @@ class Clusters(OnVersion):
             state.add_layer(Layer(folder, task.input(self.rows)), task.threads)
             unplaced_N = np.zeros(state.num_rows, np.bool_)
             unplaced_N[first:] = True
-            if task.facts(self.rows).zero_rows and self.rows.zero_vectors == "drop":
-                unplaced_N[first + zero_rows(task.input(self.rows))] = False
+            new = task.input(self.rows)
+            unplaced_N[first + (zero_rows(new) if self.rows.zero_vectors == "drop" else bad_rows(new))] = False
             touched_V = np.zeros(state.num_rows, np.bool_)
             touched_V[state.cut[-1]] = True
             for edges in state.scored_by(len(state.layers) - 1):

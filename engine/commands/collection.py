@@ -155,8 +155,8 @@ class Collection:
         return int(self._state.dim)
 
     def _assign(self, given: np.ndarray, first: int) -> Assignment:
-        unit, zeros = normalise(np.ascontiguousarray(given), first, "vectors")
-        return assign_batch(self._state, unit, zeros, self._scorer, self.threads)
+        rows = normalise(np.ascontiguousarray(given), first, "vectors")
+        return assign_batch(self._state, rows.unit_ND, rows.zeros, self._scorer, self.threads)
 
     @cached_property
     def _explainer(self) -> Explainer:

@@ -58,11 +58,15 @@ def assign(
     out: OutFile,
     vectors: VectorOptions,
     resources: ResourceOptions,
+    as_json: Json = False,
 ) -> None:
     """Tell which cluster each vector would join, how likely, and the runners-up; nothing changes."""
     place, rows = api.assign(
         folder, features, lasting(out), dim=vectors.dim, column=vectors.column, resources=resources.load()
     )
+    if as_json:
+        print(json.dumps({"rows": rows, "assigned": place}))
+        return
     console.say(f"{rows:,} rows: {place}")
 
 

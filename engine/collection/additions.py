@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from engine.clustering.evidence import log_odds
+from engine.collection.first_scores import first_scores
 from engine.collection.state import GraphState, State
 from engine.graph.adjacency import EdgeList
 from engine.graph.insertion import (
@@ -96,6 +97,8 @@ class Scorer:
 
     def score(self, state: State, edges: EdgeList, threads: int) -> Array:
         """Score edges of the first graph, (E,) float32."""
+        if state.kept.strangers is not None:
+            return first_scores(state, edges)
         if self.first is None:
             return edges.similarities
         graph = state.graphs[0]

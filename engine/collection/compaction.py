@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from engine.collection.first_scores import lines_of
 from engine.collection.kept import PREFIXES, KeptGraph, Where
 from engine.collection.state import GraphState, State, read_lineage
 from engine.collection.versions import KEPT_FILE
 from engine.graph.insertion import drop_entries
 from engine.graph.overlaps import AVERAGED, averages_of
+from engine.methods.self_trained.steps import FILES
 from engine.runs.step import Facts, Task
 from engine.steps.ingest import row_column, zero_rows
 from engine.storage import arrays
@@ -59,6 +61,9 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         stay = keep_N[state.pairs].all(axis=1)
         task.write_npy("pairs", number_N[state.pairs[stay]])
         task.write_npy("same", state.same[stay])
+    if state.kept.strangers is not None:
+        for name, values in zip(FILES, lines_of(state, state.num_rows), strict=True):
+            task.write_npy(name, values if name == "log_odds" else values[vertex_M])
     task.write_npy("lost", np.stack([hurt, lost])[:, hurt >= 0])
     touched_M = np.isin(state.labels_N[rows_M], hurt[hurt >= 0])
     task.write_npy("touched", touched_M[number_N[state.row_numbers[vertex_M]]])
@@ -77,6 +82,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         next_row=state.next_row,
         removed=state.kept.removed + len(gone),
         answers=folder if len(state.pairs) else None,
+        strangers=folder if state.kept.strangers is not None else None,
         facts={**state.kept.facts, "next_cluster": state.next_cluster, "lineage": folder},
     )
     task.write_json(KEPT_FILE.removesuffix(".json"), asdict(kept))

@@ -16,6 +16,7 @@ from engine.graph.overlaps import AVERAGED
 from engine.methods.cosine.steps import CosineScores
 from engine.methods.fitting import FITTED_WEIGHTS
 from engine.methods.self_trained.adaptation import AdaptedScores
+from engine.methods.self_trained.steps import EvidenceScores
 from engine.methods.structural.steps import NeighborhoodStep, StructuralScores
 from engine.runs.step import Outside, Step
 from engine.settings import Settings
@@ -54,7 +55,8 @@ class Kept:
     ``labels``: the cluster of each row. ``leaders``: the row that stands for each row's copies.
     ``point``: the operating point.
     ``next_row``: the number that the next row without an id gets as id. ``removed``: how many rows were removed so far.
-    ``answers``: the folder of decided pairs of rows.
+    ``answers``: the folder of decided pairs of rows. ``strangers``: the folder of what scored edges where first
+    clusters taught no scorer; with ``no_gap`` these clusters are certain.
     """
 
     num_rows: int
@@ -75,6 +77,8 @@ class Kept:
     next_row: int
     removed: int = 0
     answers: str | None = None
+    strangers: str | None = None
+    no_gap: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -143,6 +147,10 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
             f"{root}: updates know the scores of self_trained, structural and cosine, not those of {score.kind}; "
             f"cluster all vectors in a new run instead"
         )
+    if score.first is not None and score.fit is not None and not found.facts(score.fit)["trees"]:
+        assert isinstance(score.otherwise, EvidenceScores)
+        shared |= {"strangers": found.folder(score.otherwise.strangers), "no_gap": found.facts(score.first)["no_gap"]}
+        return Kept(graphs=(_plain_graph(found, score.knn, explain.order),), scorer=None, **shared)
     scorer = f"{found.folder(score.fit)}/{FITTED_WEIGHTS}" if score.fit is not None else score.weights
     graphs = [_scored_graph(found, score, score.order or score.knn.order, score.prior)]
     if score.second is not None:

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from engine.errors import ConfigError, DataError
 from engine.graph.overlaps import AVERAGED
 from engine.methods.cosine.steps import CosineScores
 from engine.methods.fitting import FITTED_WEIGHTS
-from engine.methods.self_trained.adaptation import AdaptedScores
+from engine.methods.self_trained.odds import CorrectedScores
 from engine.methods.self_trained.steps import EvidenceScores
 from engine.methods.structural.steps import NeighborhoodStep, StructuralScores
 from engine.runs.step import Outside, Step
 from engine.settings import Settings
 from engine.stages import Stage
+from engine.steps.copies import NoCopies
 from engine.steps.decisions import AnsweredScores, Held
 from engine.steps.explain import Explain
 from engine.steps.ingest import Vectors
@@ -29,6 +30,7 @@ from engine.steps.metric import WEIGHTS, Project
 from engine.storage.context import is_committed, stage_facts
 from engine.storage.manifest import read_run
 
+S = TypeVar("S", bound=Step[Any])
 Where = tuple[str, str]  # a stage's folder, and the name of an array or file in it
 PREFIXES = ("first_", "second_")  # before the names of a graph's arrays
 
@@ -112,16 +114,19 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
     explain = next((stage.step for stage in stages if isinstance(stage.step, Explain)), None)
     if explain is None:
         raise ConfigError(f"{root}: a run of a method that clusters by itself has no scores to update")
-    score, slope, offset = explain.score, 1.0, 0.0
+    score, slope, offset = found.standing(explain.score), 1.0, 0.0
+    copies = found.standing(explain.copies) if explain.copies is not None else None
     if isinstance(score, AnsweredScores):
         told = found.facts(score.recalibration)
-        slope, offset, score = float(told["slope"]), float(told["offset"]), score.score
-    if isinstance(score, AdaptedScores):
-        offset, score = offset + slope * float(found.facts(score.said)["shift"]), score.score
+        slope, offset, score = float(told["slope"]), float(told["offset"]), found.standing(score.score)
+    if isinstance(score, CorrectedScores):
+        said = found.facts(score.said)
+        offset, slope = offset - slope * float(said["slope"]) * float(said["even"]), slope * float(said["slope"])
+        score = found.standing(score.score)
     labels = explain.labels
     roots: Step[Any] = labels.roots
     answers = roots.answers if isinstance(roots, Held) else None
-    roots = roots.roots if isinstance(roots, Held) else roots
+    roots = found.standing(roots.roots if isinstance(roots, Held) else roots)
     shared: dict[str, Any] = {
         "num_rows": score.num_rows,
         "k": score.knn.k,
@@ -135,7 +140,7 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
         "point": found.facts(roots),
         "rows": found.folder(labels.rows),
         "labels": (found.folder(labels), "labels"),
-        "leaders": (found.folder(explain.copies), "leaders") if explain.copies is not None else None,
+        "leaders": None if copies is None or isinstance(copies, NoCopies) else (found.folder(copies), "leaders"),
         "answers": found.folder(answers) if answers is not None else None,
         "next_row": score.num_rows,
         "facts": {"step": settings.partition.step},
@@ -206,6 +211,12 @@ class _Finder:
             if name not in self._unless:
                 raise DataError(f"{folder}: not finished; asterism resume {self.root}")
             name = self._unless[name]
+
+    def standing(self, step: S) -> S:
+        """The step itself, or the one that stands for it because a check found enough."""
+        while step.unless is not None and step.instead is not None and self.facts(step.unless)["enough"]:
+            step = cast(S, step.instead)
+        return step
 
     def facts(self, step: Step[Any]) -> dict[str, Any]:
         """The facts of a finished step's first task."""

@@ -26,6 +26,7 @@ from engine.commands.standin_files import make_standin
 from engine.commands.updates import update
 from engine.errors import DataError
 from engine.evaluation.metrics import evaluate_labels
+from engine.storage.formats.packed_bits import Bits
 from engine.storage.outputs import out_folder
 
 __all__ = [
@@ -78,6 +79,7 @@ def cluster(
     knn_graph: str | Path | None = None,
     decisions: str | Path | None = None,
     dim: int | None = None,
+    bits: Bits | None = None,
     items_root: str | Path | Sequence[str | Path] = (),
     config: str | Path | None = None,
     resources: Mapping[str, Any] | None = None,
@@ -92,9 +94,10 @@ def cluster(
     the run's folder, which keeps the data; given again, the run resumes. Any path may be an fsspec URL.
     ``labels``: identities, as a path or N numbers or names, for the report's scores only. ``decisions``:
     ``decisions.parquet``, what people decided about pairs of rows (``engine.storage.decisions``); all of it holds.
-    ``items_root``: folders, besides the source's, of the pictures that the report may show. ``config``: preset or YAML
-    file, which may have a section ``resources``; ``executor`` and ``resources`` (``memory_bytes``, ``threads``,
-    ``workers``, ``device``...) count before it. ``settings``: by section, ``knn={"k": 40}``, or dotted,
+    ``items_root``: folders, besides the source's, of the pictures that the report may show. ``bits``: ``ubinary`` or
+    ``binary`` if the vectors are bits packed eight to a number (``numpy.packbits``, or that less 128). ``config``:
+    preset or YAML file, which may have a section ``resources``; ``executor`` and ``resources`` (``memory_bytes``,
+    ``threads``, ``workers``, ``device``...) count before it. ``settings``: by section, ``knn={"k": 40}``, or dotted,
     ``**{"knn.k": 40}``. Raises ``EngineError`` of the fitting kind.
     """
     temporary = None if workspace is not None else tempfile.TemporaryDirectory(prefix="asterism-")
@@ -108,6 +111,7 @@ def cluster(
             knn_graph=place_of(knn_graph, "knn_graph"),
             decisions=place_of(decisions, "decisions"),
             dim=dim,
+            bits=bits,
             items_root=items_folders([items_root] if isinstance(items_root, str | Path) else items_root),
         )
         prepared = prepare("run", root, request, load_resources(config, **{"executor": executor, **(resources or {})}))
@@ -122,6 +126,7 @@ def train(
     *,
     method: str | None = None,
     dim: int | None = None,
+    bits: Bits | None = None,
     config: str | Path | None = None,
     resources: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -141,6 +146,7 @@ def train(
             labels=given.labels(labels),
             settings=load_settings(config, settings, method=method),
             dim=dim,
+            bits=bits,
         )
         prepared = prepare("training", root, request, load_resources(config, **(resources or {})))
     execute(prepared, progress=progress)

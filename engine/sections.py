@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -14,17 +17,49 @@ Width = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 
+_READ: ContextVar[dict[int, set[str]] | None] = ContextVar("read", default=None)  # fields, by the section's identity
+
+
+@contextmanager
+def recorded_reads(sections: Iterable[Section]) -> Iterator[set[str]]:
+    """Collect the dotted names of the settings of these sections that are read meanwhile.
+
+    They are read one by one, or with their whole section. What a copy of a section tells is not seen.
+    """
+    names = {id(section): section.name for section in sections}
+    fields: dict[int, set[str]] = {each: set() for each in names}
+    read: set[str] = set()
+    token = _READ.set(fields)
+    try:
+        yield read
+    finally:
+        _READ.reset(token)
+        read.update(f"{names[section]}.{field}" for section, found in fields.items() for field in found)
+
 
 class Section(BaseModel):
     """Base of every settings section: immutable; unknown fields, NaN, infinity and more than 64 bits are refused.
 
     No setting is true or false, because these would pass for the numbers 1 and 0. ``name`` is the section's name
-    in files and options.
+    in files and options. ``recorded_reads`` sees which fields are read.
     """
 
     name: ClassVar[str]
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def __getattribute__(self, name: str) -> Any:
+        read = _READ.get()
+        if read is not None and name in type(self).model_fields and (found := read.get(id(self))) is not None:
+            found.add(name)
+        return super().__getattribute__(name)
+
+    def model_dump(self, **given: Any) -> dict[str, Any]:
+        """Return the fields as a plain mapping. Whoever asks for it reads all of them."""
+        read = _READ.get()
+        if read is not None and (found := read.get(id(self))) is not None:
+            found.update(type(self).model_fields)
+        return super().model_dump(**given)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -46,6 +46,12 @@ class Settings(Section):
     def named(self) -> frozenset[str]:
         return self._named
 
+    def unnamed(self) -> Settings:
+        """Return the same settings as if a file gave them: what a piece of work does not read is not refused."""
+        settings = self.model_copy()
+        settings._named = frozenset()
+        return settings
+
     def of(self, section: type[S]) -> S:
         """Return the section of this type; its defaults where nothing of it is given."""
         found = getattr(self, section.name, None)

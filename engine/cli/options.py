@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.commands.request import Request
     from engine.commands.resources import Resources
     from engine.settings import Settings
+    from engine.storage.formats.packed_bits import Bits
 
 
 class ExecutorName(StrEnum):
@@ -48,6 +49,12 @@ class ZeroVectorPolicy(StrEnum):
 class BadRowPolicy(StrEnum):
     error = "error"
     drop = "drop"
+
+
+class PackedBits(StrEnum):
+    ubinary = "ubinary"
+    binary = "binary"
+    numbers = "numbers"
 
 
 class StandinFormat(StrEnum):
@@ -85,6 +92,18 @@ class VectorOptions:
 
     dim: Annotated[int | None, typer.Option("--dim", help="dimensions of a .bin file")] = None
     column: Annotated[str | None, typer.Option("--column", help="column or array that holds the vectors")] = None
+    bits: Annotated[
+        PackedBits | None,
+        typer.Option(
+            "--bits",
+            help="bits packed eight to a number, unpacked to 1 and -1: ubinary (unsigned bytes) or binary (bytes less "
+            "128); numbers: none are packed",
+        ),
+    ] = None
+
+    @property
+    def packed(self) -> Bits | None:
+        return self.bits.value if self.bits else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +252,7 @@ def run_request(
         labels_column=clustering.labels_column,
         dim=clustering.vectors.dim,
         column=clustering.vectors.column,
+        bits=clustering.vectors.packed,
         items_column=clustering.items_column,
         knn_graph=absolute_place(edges.knn_graph),
         decisions=absolute_place(clustering.decisions),

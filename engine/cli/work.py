@@ -59,6 +59,7 @@ def ingest(
         features=absolute(source),
         dim=vectors.dim,
         column=vectors.column,
+        bits=vectors.packed,
         items_column=items_column,
         settings=settings.load(rows),
     )
@@ -103,6 +104,7 @@ def train(
         labels_column=labels_column,
         dim=vectors.dim,
         column=vectors.column,
+        bits=vectors.packed,
         knn_graph=absolute_place(knn_graph),
         settings=settings.load(rows, method),
     )
@@ -178,6 +180,7 @@ def compare(
         split=split,
         dim=vectors.dim,
         column=vectors.column,
+        bits=vectors.packed,
         labels_column=labels_column,
         settings=parse_overrides(settings),
         seed=seed,

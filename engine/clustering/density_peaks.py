@@ -21,13 +21,14 @@ _UNIT = 1 << 24  # scores are summed as integers of this unit, so that their ord
 class DensityPeaks:
     """Two passes over edges that arrive in blocks: ``add_density`` all of them, then ``link`` all of them.
 
-    Edges below ``min_score`` (compared as float32) do not count. Of two vertices of equal density the lower id is the
-    denser one; of neighbours with equal scores the densest is joined. Each edge must come once; the order, blocks and
-    direction of the edges do not change the result. Memory: 16 bytes per vertex.
+    Edges below ``min_score`` (compared as float32) do not count; for links ``least``, if given, takes its place. As
+    densities stay the same, a higher ``least`` never joins what a lower one keeps apart. Of two vertices of equal
+    density the lower id is the denser one; of neighbours with equal scores the densest is joined. Each edge must come
+    once; the order, blocks and direction of the edges do not change the result. Memory: 16 bytes per vertex.
     """
 
-    def __init__(self, num_vertices: int, min_score: float) -> None:
-        self._min_score = np.float32(min_score)
+    def __init__(self, num_vertices: int, min_score: float, least: float | None = None) -> None:
+        self._min_score, self._least = np.float32(min_score), np.float32(min_score if least is None else least)
         self._densities_N = np.zeros(num_vertices, np.int64)
         self._parents_N = np.full(num_vertices, -1, np.int32)
         self._scores_N = np.zeros(num_vertices, np.float32)
@@ -39,7 +40,7 @@ class DensityPeaks:
 
     def link(self, sources_E: Array, targets_E: Array, scores_E: Array) -> None:
         """Offer a block's edges to their less dense ends."""
-        _link(sources_E, targets_E, scores_E, self._min_score, self._densities_N, self._parents_N, self._scores_N)
+        _link(sources_E, targets_E, scores_E, self._least, self._densities_N, self._parents_N, self._scores_N)
 
     def roots(self) -> Array:
         """Roots (N,) int32: the lowest vertex of each vertex's cluster."""
@@ -47,9 +48,11 @@ class DensityPeaks:
         return component_roots(len(self._parents_N), linked, self._parents_N[linked])
 
 
-def density_peaks(num_vertices: int, sources_E: Array, targets_E: Array, scores_E: Array, min_score: float) -> Array:
+def density_peaks(
+    num_vertices: int, sources_E: Array, targets_E: Array, scores_E: Array, min_score: float, least: float | None = None
+) -> Array:
     """Run ``DensityPeaks`` over edges in memory: roots (N,) int32."""
-    found = DensityPeaks(num_vertices, min_score)
+    found = DensityPeaks(num_vertices, min_score, least)
     found.add_density(sources_E, targets_E, scores_E)
     found.link(sources_E, targets_E, scores_E)
     return found.roots()

@@ -127,6 +127,26 @@ def _modules(graph: _Graph, roots: Array, num_rounds: int, threads: int) -> Walk
     return WalkModules(roots, num_modules, _codelength(graph, roots, threads), num_rounds)
 
 
+def join_modules(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    roots_N: NDArray[np.int32],
+    *,
+    threads: int = 1,
+    seed: int = 0,
+) -> WalkModules:
+    """Join whole modules of a graph where that saves bits; ``roots_N``: the lowest vertex id of each vertex's module.
+
+    Otherwise as ``map_equation``.
+    """
+    _check_graph(indptr, indices, weights, threads)
+    graph = _walk(indptr, indices, weights, threads)
+    roots = _merge_modules(graph, roots_N, seed % _MOST_SEEDS, threads)
+    num_modules = int(np.count_nonzero(roots == np.arange(len(roots))))
+    return WalkModules(roots, num_modules, _codelength(graph, roots, threads), 0)
+
+
 def codelength(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],

@@ -145,9 +145,9 @@ def choose_scored_point(
     return OperatingPoint(
         min_score,
         max_size,
-        f"Clusters of at most {max_size} rows describe a walk on the neighbour graph in the fewest bits per step "
-        f"({least_bits:.3f}); they hold {held:,} edges, and {kept[int(min_score * SCORE_BINS)]:,} reach a score of "
-        f"{min_score:.3f}.",
+        f"Of clusters with a size cap, those of at most {max_size} rows describe a walk on the neighbour graph in the "
+        f"fewest bits per step ({least_bits:.3f}); they hold {held:,} edges, and "
+        f"{kept[int(min_score * SCORE_BINS)]:,} reach a score of {min_score:.3f}.",
     )
 
 

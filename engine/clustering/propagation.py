@@ -28,6 +28,7 @@ def propagate(
     min_score: float | None = None,
     max_size: int,
     step: float,
+    least: float | None = None,
 ) -> Ids:
     """Cluster scored edges into components of at most ``max_size`` vertices.
 
@@ -35,6 +36,9 @@ def propagate(
     most ``max_size`` vertices are final; the others repeat with th ← th + (1 − th)·step. A vertex left without edges is
     a singleton. A component of more than ``max_size`` vertices that no threshold below 1 cuts is final as it stands
     (deviation: the released code puts everything left after 100 rounds in one cluster).
+    ``least``, if given, is the score from which edges join, above or below ``min_score``. The rounds then begin at the
+    last threshold up to it, of those that lead to and on from ``min_score``. So a higher ``least`` never joins what a
+    lower one keeps apart.
 
     Scores: float32 up to 1, compared with th rounded to float32; an edge may come in either or both directions.
     Returns roots_N: the lowest vertex id of each vertex's cluster (int32; int64 from 2**31 vertices), equal for any
@@ -52,7 +56,9 @@ def propagate(
     roots_N = np.arange(num_vertices, dtype=id_dtype(num_vertices))
     if not len(sources_E):
         return roots_N
-    thresholds = _thresholds(float(scores_E.min()) if min_score is None else min_score, step)
+    first = float(scores_E.min()) if min_score is None else min_score
+    least = first if least is None else least
+    thresholds = _thresholds(first, least, step)
     order = np.empty(len(scores_E), id_dtype(len(scores_E)))
     starts = np.zeros(len(thresholds) + 1, np.int64)
     _order_by_level(scores_E, thresholds, order, starts)
@@ -60,7 +66,7 @@ def propagate(
     for level in range(len(thresholds) - 1, -1, -1):
         edges = order[starts[level] : starts[level + 1]]
         cap = num_vertices if level == len(thresholds) - 1 else max_size
-        _join_level(connected_N, sizes_N, roots_N, sources_E, targets_E, edges, cap)
+        _join_level(connected_N, sizes_N, roots_N, sources_E, targets_E, scores_E, np.float32(least), edges, cap)
     flatten(roots_N)
     return roots_N
 
@@ -110,12 +116,21 @@ def _check_scores(scores_E: NDArray[np.float32], num_edges: int) -> None:
         )
 
 
-def _thresholds(first: float, step: float) -> NDArray[np.float32]:
+def lowest_threshold(least: float, step: float) -> float:
+    """The threshold that ``step`` leads to ``least``: edges below it are read in no round of ``propagate``."""
+    return (least - step) / (1 - step)
+
+
+def _thresholds(first: float, least: float, step: float) -> NDArray[np.float32]:
     """List the thresholds of all rounds, ascending, equal ones (in float32) once, up to the nearest one below 1."""
-    values = [first]
+    lower = [first]
+    while lower[-1] > least:
+        lower.append(lowest_threshold(lower[-1], step))
+    values = lower[::-1]
     while values[-1] < 1 and values[-1] + (1 - values[-1]) * step > values[-1]:
         values.append(values[-1] + (1 - values[-1]) * step)
-    return np.unique(np.array(values, np.float32))
+    below = max(int(np.searchsorted(values, least, side="right")) - 1, 0)
+    return np.unique(np.array(values[below:], np.float32))
 
 
 @njit(nogil=True, cache=True)
@@ -136,7 +151,7 @@ def _order_by_level(scores, thresholds, order, starts):  # type: ignore[no-untyp
 
 
 @njit(nogil=True, cache=True)
-def _join_level(connected, sizes, roots, sources, targets, edges, cap):  # type: ignore[no-untyped-def]
+def _join_level(connected, sizes, roots, sources, targets, scores, least, edges, cap):  # type: ignore[no-untyped-def]
     """Connect one level's edges, then make clusters of the components that still fit the cap; reorders ``edges``.
 
     Components only grow from level to level. A component that fits is therefore a cluster so far. The edges of a
@@ -152,5 +167,5 @@ def _join_level(connected, sizes, roots, sources, targets, edges, cap):  # type:
             edges[joining] = edge
             joining += 1
     for edge in edges[:joining]:
-        if sizes[find_root(connected, sources[edge])] <= cap:
+        if scores[edge] >= least and sizes[find_root(connected, sources[edge])] <= cap:
             union(roots, sources[edge], targets[edge])

@@ -40,7 +40,7 @@ def load_settings(
     for name, value in named:
         _assign(tree, name, value)
     settings = read_settings(tree)
-    settings._named = frozenset(str(name) for name, _ in named)
+    settings._named = frozenset(leaf for name, value in named for leaf in _leaves(str(name), value))
     return settings
 
 
@@ -94,6 +94,13 @@ def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
             _assign(tree[leaf], key, item)
     else:
         tree[leaf] = value
+
+
+def _leaves(name: str, value: Any) -> list[str]:
+    """The dotted names of the settings that a name and its value give: several for a section."""
+    if not isinstance(value, dict):
+        return [name]
+    return [leaf for key, item in value.items() for leaf in _leaves(f"{name}.{key}", item)]
 
 
 def word_errors(error: ValidationError, model: type[BaseModel]) -> str:

@@ -61,6 +61,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         dim=request.dim,
         column=request.column,
         items_column=request.items_column,
+        bits=request.bits,
         known=held.get("source"),
     )
     settings, model, build = resolve(kind, request, source)
@@ -96,7 +97,7 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
 
 def describe_work(kind: Kind, request: Request) -> str:
     """Fingerprint the stages of a training or run; a model that is not trained yet counts as its default network."""
-    source = describe_source(request.features, dim=request.dim, column=request.column)
+    source = describe_source(request.features, dim=request.dim, column=request.column, bits=request.bits)
     settings, _, build = resolve(kind, request, source, untrained=kind == "run")
     return fingerprint(stage_digests(build(settings), source.digest))
 

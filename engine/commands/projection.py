@@ -122,7 +122,13 @@ def project(request: Request, cluster: ComputeCluster, rows: Sequence[int], bloc
     if rows and (request.labels or request.knn_graph):
         raise ConfigError("--labels and --knn-graph belong to --features; a described source has none")
     sources = [described_source(count, dim) for count in rows] or [
-        describe_source(request.features, dim=request.dim, column=request.column, items_column=request.items_column)
+        describe_source(
+            request.features,
+            dim=request.dim,
+            column=request.column,
+            items_column=request.items_column,
+            bits=request.bits,
+        )
     ]
     projections = []
     for source in sources:

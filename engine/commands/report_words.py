@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.commands.run_folder import stage_folder, vectors_folder
+from engine.methods.self_trained.strangers import FEWEST_POINTS
 from engine.partitions import OWN, PARTITIONS
 from engine.runs.effort import run_effort
 from engine.steps.ingest import length_spread
@@ -39,19 +40,21 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
 
     ``value``: what the stage ``analysis`` wrote. ``point``: the operating point.
     """
-    notes = []
+    notes, plan = [], manifest.read_run(root)["plan"]
     effort = run_effort(root)
     if effort.executor == "ray":
         notes.append(f"Run on Ray: {effort}.")
     elif effort.executor == "ray_alone":
         notes.append(f"Run on a Ray of its own, on this machine alone: {effort}.")
-    if stage_folder(root, "first"):
-        notes += _word_label_free(root, value)
-    elif stage_folder(root, "project"):
+    rows = plan["facts"]["num_rows"] - _zero_vectors(root)
+    nothing_joined = value["num_singletons"] == value["num_clusters"]
+    label_free = stage_folder(root, "first") is not None
+    if label_free and rows:
+        notes += _word_label_free(root, value, nothing_joined)
+    elif not label_free and stage_folder(root, "project"):
         what = "Similarities are cosines in a metric that the model learned from its training labels"
         second = ", and scores are of two graphs: of that metric, and of the vectors as they are"
         notes.append(f"{what}{second if stage_folder(root, 'second_listed') else ''}.")
-    plan = manifest.read_run(root)["plan"]
     if (said := stage_folder(root, "said")) and not stage_folder(root, "first"):
         if stage_facts(said)[0]["enough"]:
             what = "Two estimates that need no labels agree with the model's scores, which stand as they are."
@@ -67,12 +70,12 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
     given: dict[str, Any] = next(
         (stage["params"].get("given", {}) for stage in plan["stages"] if stage["name"] == "roots"), {}
     )
-    if "reason" in point and given.get("min_score") is None:
+    if "reason" in point and given.get("min_score") is None and not (label_free and _facts(root, "first")["no_gap"]):
         notes.append(
             "No threshold was given and no model trained on such data: the operating point is read from the graph. "
             f"{point['reason']}"
         )
-    if value["num_singletons"] == value["num_clusters"] > 1:
+    if nothing_joined and rows > 1 and not (label_free and _too_few(root)):
         notes.append(
             "No two rows were found to belong together; --precision-bias -2, for example, asks for less proof."
         )
@@ -83,6 +86,8 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         notes.append(
             f"{value['num_dropped']:,} {were} left out (label -1): zero vectors, or rows with NaN or missing values."
         )
+    elif zeros := _zero_vectors(root):
+        notes.append(f"{zeros:,} rows are zero vectors, which have no direction: each is a cluster of its own.")
     spread = length_spread(vectors_folder(root))
     if spread > VARYING:
         notes.append(
@@ -124,27 +129,47 @@ def _probability(odds: float) -> float:
     return float(1 / (1 + np.exp(-odds)))
 
 
-def _word_label_free(root: Path, value: dict[str, Any]) -> list[str]:
+def _zero_vectors(root: Path) -> int:
+    folder = stage_folder(root, "ingest")
+    return sum(len(facts["zero_rows"]) for facts in stage_facts(folder)) if folder else 0
+
+
+def _facts(root: Path, name: str) -> dict[str, Any]:
+    folder = stage_folder(root, name)
+    return stage_facts(folder)[0] if folder else {}
+
+
+def _too_few(root: Path) -> bool:
+    """Tell whether fewer distinct rows count than any line of strangers can be fitted to."""
+    return bool(_facts(root, "strangers")["rows"] <= FEWEST_POINTS)
+
+
+def _word_label_free(root: Path, value: dict[str, Any], nothing_joined: bool) -> list[str]:
     """Say how a run without labels found its clusters."""
-
-    def facts(name: str) -> dict[str, Any]:
-        folder = stage_folder(root, name)
-        return stage_facts(folder)[0] if folder else {}
-
-    fitted, no_gap, copies = facts("fit"), facts("first")["no_gap"], facts("copies").get("copies", 0)
+    fitted, strangers, no_gap = _facts(root, "fit"), _facts(root, "strangers"), _facts(root, "first")["no_gap"]
+    copies, too_few = _facts(root, "copies").get("copies", 0), _too_few(root)
     what = "No labels and no model were given. "
-    if no_gap:
+    if too_few and strangers["rows"] == 1:
+        what += "All rows have one vector."
+    elif too_few:
+        what += f"{strangers['rows']} distinct rows are too few to say how similar strangers are: only rows of one "
+        what += "vector were joined. With --set partition.min_score=0.5, for example, a threshold decides instead."
+    elif nothing_joined:
+        what += "Strangers explain how similar the rows are."
+    elif no_gap:
         what += "Strangers explain nearly all pairs, yet neighbours have the same neighbours: clusters run into each "
         what += "other, or are larger than the number of neighbours. They are the modules of the neighbour graph"
     else:
         what += "Rows were joined where strangers do not explain how similar they are "
-        what += f"({facts('said')['expected']:,.0f} pairs of neighbours are expected to belong together)"
-    if fitted["edges"]:
+        what += f"({_facts(root, 'said')['expected']:,.0f} pairs of neighbours are expected to belong together)"
+    if too_few or nothing_joined:
+        pass
+    elif fitted["edges"]:
         what += "; a scorer was fitted where a second opinion agrees, and it ranked all pairs."
         if fitted.get("second_graph"):
             what += " In a second graph, of a metric learned from them, this was done again: scores are of both."
     elif no_gap:
-        what += ", which gave nothing more to learn from, so they stand, whatever the precision bias."
+        what += ", which gave nothing more to learn from, so they stand."
     else:
         what += "; they gave nothing more to learn from."
     notes = [what]
@@ -152,8 +177,8 @@ def _word_label_free(root: Path, value: dict[str, Any]) -> list[str]:
         notes.append(
             f"{copies:,} rows are copies or near-copies of other rows. They counted once, and got the same label."
         )
-    shared = facts("centre").get("shared", 0.0)
-    if shared > SHARED:
+    shared = _facts(root, "centre").get("shared", 0.0)
+    if shared > SHARED and not too_few:
         share = f"The mean of all vectors has length {shared:.2f} (1: all are the same); it was taken away first."
         if 2 * value["num_singletons"] > value["num_clusters"]:
             share += (

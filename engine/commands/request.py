@@ -20,6 +20,7 @@ from engine.storage import manifest
 from engine.storage.cache import local_copy
 from engine.storage.formats.in_memory import as_labels, as_vectors, is_place
 from engine.storage.formats.label_files import read_labels
+from engine.storage.formats.packed_bits import Bits
 from engine.storage.outputs import out_folder
 from engine.storage.paths import check_file, check_folder_of_files, explain_reading, lies_there
 from engine.storage.places import GIVEN_FOLDER
@@ -40,6 +41,7 @@ class Request:
     dim: int | None = None
     column: str | None = None
     items_column: str | None = None
+    bits: Bits | None = None  # how the vectors hold packed bits
     labels_column: str | None = None
     decisions: str | None = None
     items_root: tuple[str, ...] | None = None  # folders of pictures for the report, besides the source's

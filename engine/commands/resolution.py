@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.commands.choices import choose_method, choose_trained
 from engine.commands.request import Kind, Request
+from engine.commands.unread import refuse_unread
 from engine.errors import ConfigError, DataError
 from engine.flow.run import run_stages, store_stages
 from engine.flow.training import training_stages
@@ -45,7 +46,7 @@ def resolve(
     if model is not None and bound and settings.method != model.method:
         raise ConfigError(f"{request.model} is a {model.method} model, --method {settings.method} was asked for")
     if kind != "store":
-        METHODS[settings.method].check(settings, training=kind == "training" or untrained)
+        METHODS[settings.method].check(settings)
     if untrained and model is None and METHODS[settings.method].needs_model:
         learns_metric = settings.metric.learn == "auto" and not request.knn_graph
         model = METHODS[settings.method].untrained_model(settings, source.dim, learns_metric=learns_metric)
@@ -70,6 +71,7 @@ def resolve(
             return training_stages(source, settings, labels, knn_graph, committee)
         return run_stages(source, settings, model, knn_graph, labels, committee, decisions)
 
+    refuse_unread(kind, settings, build, other_methods=model is None)
     return settings, model, build
 
 

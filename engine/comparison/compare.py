@@ -29,6 +29,7 @@ from engine.methods.cdp.settings import CdpSettings
 from engine.methods.registry import METHODS
 from engine.sections import fingerprint
 from engine.storage import manifest
+from engine.storage.formats.packed_bits import Bits
 from engine.storage.outputs import out_folder
 from engine.storage.places import GIVEN_FOLDER
 from engine.storage.remote import is_url
@@ -46,6 +47,7 @@ def compare(
     split: str | Path | None = None,
     dim: int | None = None,
     column: str | None = None,
+    bits: Bits | None = None,
     labels_column: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -72,11 +74,11 @@ def compare(
         if not any(METHODS[each.method].reads(name, training=True) for each in contenders):
             raise ConfigError(f"--set {name}={given[name]}: none of {','.join(methods)} reads it")
     for each in contenders:
-        METHODS[each.method].check(each.settings(given, seed), training=True)
+        METHODS[each.method].check(each.settings(given, seed))
     manifest.remove_abandoned(out.rglob(".*.tmp"))
     ingest = load_settings(overrides={name: value for name, value in given.items() if name.startswith("ingest")})
     with Given(out) as data:
-        request = Request(features=data.vectors(features), dim=dim, column=column, settings=ingest)
+        request = Request(features=data.vectors(features), dim=dim, column=column, bits=bits, settings=ingest)
         store = prepare("store", out / STORE, request, using)
         labels_N = labels_of_any(labels, column=labels_column)
         if len(labels_N) != store.source.num_rows:
@@ -85,7 +87,7 @@ def compare(
     committee = []
     if any(METHODS[each.method].takes_committee for each in contenders):
         for path in load_settings(overrides=given).of(CdpSettings).committee:
-            member = replace(request, features=path, column=None)
+            member = replace(request, features=path, column=None, bits=None)
             committee.append(prepare("store", out / f"member-{fingerprint(path)[:12]}", member, using))
             if committee[-1].source.num_rows != store.source.num_rows:
                 raise DataError(f"{path}: expected the rows of --features, {store.source.num_rows:,}")

@@ -30,8 +30,10 @@ class Contender:
         if method not in METHODS:
             known = ", ".join([*METHODS, *PRESETS])
             raise ConfigError(f"--methods {text}: no such method; known: {known}; each may be followed by :partition")
+        if partition and METHODS[method].clusters_itself:
+            raise ConfigError(f"--methods {text}: {method} clusters by itself; leave out :{partition}")
         if partition:
-            METHODS[method].check(load_settings(overrides={"partition.method": partition}), training=False)
+            METHODS[method].check(load_settings(overrides={"partition.method": partition}))
         return cls(text.strip(), method, preset, partition or None)
 
     @property
@@ -39,7 +41,7 @@ class Contender:
         return self.name.replace("/", "-").replace(":", "-")
 
     def settings(self, given: Mapping[str, Any], seed: int | None) -> Settings:
-        """Its preset's settings, those given that it reads, and its partition."""
+        """Its preset's settings, those given that its training or its runs read, and its partition."""
         read = {name: value for name, value in given.items() if METHODS[self.method].reads(name, training=True)}
         partition = {"partition.method": self.partition} if self.partition else {}
-        return load_settings(self.preset, {**read, **partition}, method=self.method, seed=seed)
+        return load_settings(self.preset, {**read, **partition}, method=self.method, seed=seed).unnamed()

@@ -41,7 +41,8 @@ class ThresholdSweep:
     ``thresholds_T``: strictly descending; compared as float32, an edge of exactly the threshold joins.
     ``identities_N``: optional truth, >= -1, which adds exact pairwise scores; rows of -1, unknown, join but are not
     scored. ``held_out_N``: optional booleans; scores then cover the pairs that touch a held-out row, in clusters of all
-    rows. The result does not depend on the order or blocks of the edges. Peak about 80 bytes per vertex.
+    rows. ``num_dropped``: vertices without any edge that count for no cluster. The result does not depend on the order
+    or blocks of the edges. Peak about 80 bytes per vertex.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ThresholdSweep:
         thresholds_T: NDArray[np.floating[Any]] | list[float],
         identities_N: Labels | None = None,
         held_out_N: NDArray[np.bool_] | None = None,
+        num_dropped: int = 0,
     ) -> None:
         self._thresholds_T = np.asarray(thresholds_T, np.float32)
         if len(self._thresholds_T) == 0 or not bool(np.all(np.diff(self._thresholds_T) < 0)):
@@ -60,6 +62,7 @@ class ThresholdSweep:
         self._forest = MaximumForest(num_vertices)
         self._identities_N = identities_N
         self._held_out_N = held_out_N
+        self._num_counted = num_vertices - num_dropped
 
     def add(self, sources_E: NDArray[np.int32], targets_E: NDArray[np.int32], values_E: NDArray[np.float32]) -> None:
         """Add a block of undirected edges; errors as in ``MaximumForest.add``."""
@@ -67,13 +70,13 @@ class ThresholdSweep:
 
     def rows(self) -> list[SweepRow]:
         """Return one row per threshold, in the order given."""
-        n = self._forest.num_vertices
+        n, counted = self._forest.num_vertices, self._num_counted
         sources_E, targets_E, values_E = self._forest.edges()
         stops_T = np.searchsorted(-values_E, -self._thresholds_T, side="right")
         parent_N = np.arange(n, dtype=np.int32)
         sizes_N = np.ones(n, np.int32)
         truth = None if self._identities_N is None else self._truth()
-        tally, start, rows = np.array([n, n, min(n, 1)], np.int64), 0, []
+        tally, start, rows = np.array([counted, counted, min(counted, 1)], np.int64), 0, []
         for threshold, stop in zip(self._thresholds_T, stops_T, strict=True):
             _join(sources_E[start:stop], targets_E[start:stop], parent_N, sizes_N, tally)
             start = stop

@@ -35,8 +35,6 @@ def make_graph(
     ``knn_graph``: a graph made elsewhere, whose lists are taken instead of a search.
     """
     config, n = settings.knn, rows.num_rows
-    if n < 2:
-        raise DataError(f"{rows.path}: {n} row: clustering needs at least 2")
     if n >= MAX_ROWS:
         raise DataError(f"{rows.path}: {n:,} rows: neighbours are int32 ids, so {MAX_ROWS - 1:,} rows are the most")
     exact = config.mode == "exact" or (config.mode == "auto" and n <= config.exact_rows)
@@ -75,11 +73,14 @@ def make_committee(committee: Sequence[Source], settings: Settings, num_rows: in
 
 
 def choose_k(settings: Settings, num_rows: int) -> int:
-    """K: the default shrinks to N - 1. Raises ``ConfigError`` if N rows have no K neighbours and K was asked for."""
+    """K: the default shrinks to N - 1; the list of a row alone stays empty.
+
+    Raises ``ConfigError`` if N rows have no K neighbours and K was asked for.
+    """
     asked = "knn" in settings.model_fields_set and "k" in settings.knn.model_fields_set
     if asked and settings.knn.k >= num_rows:
         raise ConfigError(f"knn.k = {settings.knn.k} needs more than {settings.knn.k} rows, the source has {num_rows}")
-    return min(settings.knn.k, num_rows - 1)
+    return min(settings.knn.k, max(num_rows - 1, 1))
 
 
 def _import(search: Search, knn_graph: OutsideFile) -> tuple[ImportedGraph, Truth | None]:

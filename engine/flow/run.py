@@ -32,7 +32,7 @@ from engine.methods.registry import METHODS
 from engine.methods.self_trained.adaptation import what_opinions_say
 from engine.methods.self_trained.method import SelfTrained
 from engine.methods.self_trained.steps import Centre
-from engine.partitions import OWN
+from engine.partitions import OWN, PARTITIONS
 from engine.partitions.curve import Curve
 from engine.runs.step import Step, in_order, only_if_needed
 from engine.settings import Settings
@@ -76,7 +76,7 @@ def run_stages(
     if decisions is not None:
         answers = Answers(rows=rows, zero_vectors=zeros, decisions=decisions.digest, decisions_path=decisions.path)
     truth = labels.given() if labels else {}
-    given = Given(rows, knn_graph, make_committee(committee, settings, source.num_rows), answers, truth)
+    given = Given(rows, zeros, knn_graph, make_committee(committee, settings, source.num_rows), answers, truth)
     found = _cluster(given, settings, model)
     if method.adapts and rows.num_rows <= SELF_TRAINED_ROWS:
         found = _or_without_model(given, settings, found)
@@ -99,6 +99,7 @@ class Given(NamedTuple):
     """What a run clusters, whatever the method: ``truth`` has the fields of the labels that score it."""
 
     rows: Rows
+    zero_vectors: str
     knn_graph: OutsideFile | None
     committee: tuple[Graph, ...]
     answers: Answers | None
@@ -144,9 +145,11 @@ def _cluster(given: Given, settings: Settings, model: Model | None) -> Found:
             order=graph.order,
             learned=method.learned,
             seed=settings.seed,
-            step=settings.partition.step,
+            step=settings.partition.step if PARTITIONS[partition].takes_step else 0.0,
             partition=partition,
             copies=scoring.copies,
+            rows=rows,
+            zero_vectors=given.zero_vectors,
             answers=given.answers,
             **given.truth,
         )

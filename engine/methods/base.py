@@ -151,14 +151,8 @@ class Method:
         """Return the places of other vectors of the same rows that the method reads."""
         return ()
 
-    def check(self, settings: Settings, *, training: bool) -> None:
-        """Refuse what ``settings`` ask for and the method would ignore; raises ``ConfigError``."""
-        ignored = [name for name in sorted(settings.named) if not self.reads(name, training=training)]
-        if ignored:
-            what = f"training of {self.name}" if training else f"a run of {self.name}"
-            why = ", as it clusters by itself" if self.clusters_itself else ""
-            names = ", ".join(ignored)
-            raise ConfigError(f"{names}: {what} reads no such settings{why}; leave out {names}")
+    def check(self, settings: Settings) -> None:
+        """Refuse what ``settings`` ask for and the method cannot do; raises ``ConfigError``."""
         asked = settings.partition.method
         if self.partitions and not self.clusters_itself and asked not in ("auto", *self.partitions):
             raise ConfigError(f"partition.method {asked}: method {self.name} knows only {', '.join(self.partitions)}")

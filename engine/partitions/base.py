@@ -23,7 +23,7 @@ from engine.storage.manifest import read_json
 
 Array = np.ndarray[Any, Any]
 Point = dict[str, Any]
-Find = Callable[[float], Array]  # the roots (N,) of the clusters at a least score
+Find = Callable[[float], Array]  # the roots (N,) of the clusters at a precision bias
 
 
 class Edges(NamedTuple):
@@ -44,6 +44,11 @@ class OperatingPoint(BaseModel):
     max_size: Annotated[int, Field(ge=1)] | None = None
 
 
+def unbiased_score(point: Point) -> float:
+    """The least score of an operating point without its precision bias."""
+    return float(point["unbiased_min_score"] if "unbiased_min_score" in point else point["min_score"])
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clustered(Step[Facts]):
     """A step that clusters. It writes ``roots`` (N,), the lowest vertex of each vertex's cluster; facts: the point."""
@@ -55,7 +60,8 @@ class Clustered(Step[Facts]):
 class Thresholds(Step[Facts]):
     """A step that reads an operating point: the thresholds ``given``, and for the others those that ``chosen`` found.
 
-    ``precision_bias`` moves the least score; ``learned`` says that scores are probabilities.
+    ``precision_bias`` moves the least score; ``learned`` says that scores are probabilities. What else depends on the
+    least score, such as densities and node intimacy, is of the unbiased one, so that a bias is monotonic.
     """
 
     chosen: Step[Facts] | None
@@ -113,14 +119,15 @@ class Work:
 class Partition:
     """One way to cluster scored edges.
 
-    ``words`` name it in a report. ``thresholds``: those of its settings that an operating point has. ``head_start``:
-    mean F added in the comparison with other partitions, because settings chosen on held-out identities flatter the
-    partition less than others.
+    ``words`` name it in a report. ``thresholds``: those of its settings that an operating point has. ``takes_step``:
+    whether it raises the threshold by ``partition.step``. ``head_start``: mean F added in the comparison with other
+    partitions, because settings chosen on held-out identities flatter the partition less than others.
     """
 
     name: PartitionName
     words: str
     thresholds: tuple[str, ...] = ("min_score",)
+    takes_step = False
     head_start = 0.0
 
     def point_words(self, point: Point) -> list[str]:
@@ -131,8 +138,13 @@ class Partition:
         """Make the step that clusters a run's edges."""
         raise NotImplementedError
 
-    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """Give the function that clusters edges in memory at a least score, with the other settings of ``point``."""
+    def find(
+        self, edges: Edges, num_vertices: int, point: Point, *, learned: bool, step: float, seed: int, threads: int
+    ) -> Find:
+        """Give the function that clusters edges in memory at a precision bias, with the settings of ``point``.
+
+        A higher bias never joins what a lower one keeps apart (of the map equation: between whole numbers).
+        """
         raise NotImplementedError
 
     def search(self, trial: Trial) -> Point:

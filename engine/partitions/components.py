@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.csr import build_adjacency
+from engine.clustering.evidence import biased_score
 from engine.clustering.forest import strongest_forest
 from engine.clustering.pruning import intimate_edges, node_intimacy
 from engine.clustering.range_union_find import PIECE_EDGES, VertexRange, iterate_roots, unite_ranges
@@ -31,6 +32,7 @@ from engine.partitions.base import (
     Thresholds,
     Trial,
     Work,
+    unbiased_score,
 )
 from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, RowStep, Task, where
@@ -40,7 +42,7 @@ from engine.storage.context import CompanionTask, TaskCall, committed_records, f
 from engine.storage.tables import read_columns
 from engine.units import CHUNK_ROWS
 
-VERSION = 4  # of every step here
+VERSION = 5  # of every step here
 FAN_IN = 8
 RANGE_ROWS = 1 << 28  # more vertices are united in ranges, each with 1 GiB of parents
 FOREST_RANGE = f"{__name__}:ForestRange"
@@ -52,7 +54,7 @@ _SMALL = 4 << 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeptAdjacency(EdgeThresholds):
-    """The symmetric CSR adjacency of the edges of score >= min_score: ``indptr``, ``indices``."""
+    """The symmetric CSR adjacency of the edges of the least score and more, unbiased: ``indptr``, ``indices``."""
 
     kind, version, title = "components.adjacency", VERSION, "adjacency"
 
@@ -63,7 +65,7 @@ class KeptAdjacency(EdgeThresholds):
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Build the adjacency."""
-        min_score = np.float32(self.operating_point(task)["min_score"])
+        min_score = np.float32(unbiased_score(self.operating_point(task)))
 
         def blocks() -> Iterator[tuple[Array, Array]]:
             for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
@@ -237,13 +239,18 @@ class ComponentsPartition(Partition):
         merge = Merge(num_rows=n, prune=Prune(num_rows=n, score=score, adjacency=adjacency, **shared))
         return Components(merge=merge, ranges=work.config.union_find_ranges or -(-n // RANGE_ROWS), **shared)
 
-    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
+    def find(
+        self, edges: Edges, num_vertices: int, point: Point, *, learned: bool, step: float, seed: int, threads: int
+    ) -> Find:
         """Cluster into components, by the point's intimacy."""
+        even = unbiased_score(point)
+        adjacency = (
+            build_adjacency(num_vertices, lambda: [_above(edges, even)], threads) if point["min_intimacy"] else None
+        )
 
-        def find(min_score: float) -> Array:
-            block = _above(edges, min_score)
-            if point["min_intimacy"]:
-                adjacency = build_adjacency(num_vertices, lambda: [block], threads)
+        def find(bias: float) -> Array:
+            block = _above(edges, biased_score(even, bias, learned))
+            if adjacency is not None:
                 close = intimate_edges(*adjacency, *block, point["min_intimacy"], threads)
                 block = block[0][close], block[1][close]
             return component_roots(num_vertices, *block)

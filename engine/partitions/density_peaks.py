@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.clustering.density_peaks import DensityPeaks, density_peaks
+from engine.clustering.evidence import biased_score
 from engine.learning.selection import scan_scores
-from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work, unbiased_score
 from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Task
 from engine.stages import Cost
@@ -19,7 +20,7 @@ _SMALL = 4 << 20
 class DensityLinked(EdgeThresholds, Clustered):
     """Density-peak linking over all edges of score >= min_score."""
 
-    kind, version = "density_peaks.roots", 4
+    kind, version = "density_peaks.roots", 5
 
     def cost(self) -> Cost:
         """Project a few numbers of each vertex."""
@@ -29,7 +30,7 @@ class DensityLinked(EdgeThresholds, Clustered):
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Pass over the edges twice, for densities, then for links."""
         point = self.operating_point(task)
-        found = DensityPeaks(self.num_vertices, float(point["min_score"]))
+        found = DensityPeaks(self.num_vertices, unbiased_score(point), point["min_score"])
         for visit in (found.add_density, found.link):
             for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
                 visit(sources, targets, scores)
@@ -54,9 +55,12 @@ class DensityPeaksPartition(Partition):
             precision_bias=work.config.precision_bias,
         )
 
-    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """Link density peaks over edges from the least score on."""
-        return lambda min_score: density_peaks(num_vertices, *edges, min_score)
+    def find(
+        self, edges: Edges, num_vertices: int, point: Point, *, learned: bool, step: float, seed: int, threads: int
+    ) -> Find:
+        """Link density peaks over edges from the bias's score on."""
+        even = unbiased_score(point)
+        return lambda bias: density_peaks(num_vertices, *edges, even, biased_score(even, bias, learned))
 
     def search(self, trial: Trial) -> Point:
         """Search ``min_score`` alone, by steps of half a logit."""

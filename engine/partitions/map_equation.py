@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
-from engine.clustering.csr import build_weighted_adjacency
-from engine.clustering.evidence import weigh_edges
+from engine.clustering.biased_modules import BiasedModules
+from engine.clustering.evidence import biased_score, weigh_edges
 from engine.clustering.label_free import LEAST_COSINE, LEAST_PROBABILITY
-from engine.clustering.map_equation import map_equation
 from engine.errors import ConfigError
 from engine.learning.selection import scan_scores
-from engine.partitions.base import Array, Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.partitions.base import (
+    Array,
+    Clustered,
+    Edges,
+    EdgeThresholds,
+    Find,
+    Partition,
+    Point,
+    Trial,
+    Work,
+    unbiased_score,
+)
 from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Task, where
 from engine.stages import Cost
@@ -23,9 +34,12 @@ _KEPT = 0.75  # projected edges per listed neighbour: an edge often stands in bo
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Modules(EdgeThresholds, Clustered):
-    """Modules by the map equation, over edges of score >= min_score. ``offered``: the most edges of a row."""
+    """Modules by the map equation, over edges of score >= min_score; a bias splits or joins those without one.
 
-    kind, version = "map_equation.roots", 4
+    ``offered``: the most edges of a row.
+    """
+
+    kind, version = "map_equation.roots", 5
     seed: int
     offered: int = where()
 
@@ -36,23 +50,21 @@ class Modules(EdgeThresholds, Clustered):
             fixed_bytes=int(16 * _KEPT * edges) + 200 * n,
             bytes_per_thread=32 << 20,
             disk_bytes=4 * n,
-            seconds=edges / 2.5e6,
+            seconds=edges / 2.5e6 * (1 + ceil(abs(self.precision_bias))),
         )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Find the modules."""
         point = self.operating_point(task)
-
-        def blocks() -> Iterator[tuple[Array, Array, Array]]:
-            for edges in iterate_edges(task.input(self.score), SCORED):
-                yield weigh_edges(edges, point["weight"], point["min_score"], point.get("bandwidth", 1.0))
-
-        graph = build_weighted_adjacency(self.num_vertices, blocks, task.threads)
-        found = map_equation(*graph, threads=task.threads, seed=self.seed)
+        edges = task.input(self.score)
+        modules = _modules(
+            lambda: iterate_edges(edges, SCORED), self.num_vertices, point, self.learned, task.threads, self.seed
+        )
+        found, num_edges = modules.at(self.precision_bias)
         task.write_npy("roots", found.roots_N)
         facts = {
             "partition": "map_equation",
-            "edges_kept": len(graph[1]) // 2,
+            "edges_kept": num_edges,
             "codelength": found.codelength,
             "rounds": found.num_rounds,
         }
@@ -98,18 +110,38 @@ class MapEquationPartition(Partition):
             offered=work.num_edges,
         )
 
-    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
-        """Find modules of edges from the least score on, by the point's weights."""
-
-        def find(min_score: float) -> Array:
-            block = weigh_edges(edges, point["weight"], min_score, point.get("bandwidth", 1.0))
-            graph = build_weighted_adjacency(num_vertices, lambda: [block], threads)
-            return map_equation(*graph, threads=threads, seed=seed).roots_N
-
-        return find
+    def find(
+        self, edges: Edges, num_vertices: int, point: Point, *, learned: bool, step: float, seed: int, threads: int
+    ) -> Find:
+        """Find modules of edges by the point's weights."""
+        modules = _modules(lambda: [edges], num_vertices, point, learned, threads, seed)
+        return lambda bias: modules.at(bias)[0].roots_N
 
     def search(self, trial: Trial) -> Point:
         """Search ``min_score`` alone, by steps of half a logit; weights are the log-odds above it."""
-        point = {"weight": "log_odds"}
-        find = self.find(trial.edges, trial.num_vertices, point, step=0.0, seed=trial.seed, threads=trial.threads)
-        return scan_scores(lambda min_score: {"min_score": min_score, **trial.measure(find(min_score))})
+
+        def modules(min_score: float) -> Point:
+            point = {"min_score": min_score, "weight": "log_odds"}
+            found = _modules(lambda: [trial.edges], trial.num_vertices, point, True, trial.threads, trial.seed)
+            return {"min_score": min_score, **trial.measure(found.at(0.0)[0].roots_N)}
+
+        return scan_scores(modules)
+
+
+def _modules(
+    edges: Callable[[], Iterable[tuple[Array, ...]]],
+    num_vertices: int,
+    point: Point,
+    learned: bool,
+    threads: int,
+    seed: int,
+) -> BiasedModules:
+    """The modules of scored edges at any bias, by the weights of an operating point."""
+    even, weight, bandwidth = unbiased_score(point), point["weight"], point.get("bandwidth", 1.0)
+
+    def weighed(bias: float) -> Iterator[tuple[Array, Array, Array]]:
+        min_score = biased_score(even, bias, learned)
+        for block in edges():
+            yield weigh_edges(block, weight, min_score, bandwidth)
+
+    return BiasedModules(num_vertices, weighed, threads=threads, seed=seed)

@@ -6,10 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.clustering.evidence import biased_score
 from engine.clustering.forest import MaximumForest, strongest_forest
-from engine.clustering.propagation import propagate
+from engine.clustering.propagation import lowest_threshold, propagate
 from engine.learning.selection import best_of, search_scores
-from engine.partitions.base import Clustered, Edges, EdgeThresholds, Find, Partition, Point, Trial, Work
+from engine.partitions.base import (
+    Array,
+    Clustered,
+    Edges,
+    EdgeThresholds,
+    Find,
+    Partition,
+    Point,
+    Trial,
+    Work,
+    unbiased_score,
+)
 from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, Task
 from engine.stages import Cost
@@ -21,13 +33,13 @@ SIZE_FACTORS = (1.0, 1.5)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Propagated(EdgeThresholds, Clustered):
-    """Propagation over all edges of score >= min_score.
+    """Propagation over all edges of score >= min_score, by rounds that begin near it.
 
     The maximum spanning forest of the edges has the same components at every threshold, so memory follows the number of
     vertices.
     """
 
-    kind, version = "propagation.roots", 4
+    kind, version = "propagation.roots", 5
     step: float
 
     def cost(self) -> Cost:
@@ -38,16 +50,19 @@ class Propagated(EdgeThresholds, Clustered):
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Propagate over the forest."""
         point = self.operating_point(task)
+        even, least = unbiased_score(point), float(point["min_score"])
+        lowest = np.float32(least if least == even else lowest_threshold(least, self.step))
         forest = MaximumForest(self.num_vertices)
         for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
-            kept = scores >= np.float32(point["min_score"])
+            kept = scores >= lowest
             forest.add(sources[kept], targets[kept], scores[kept])
         roots = propagate(
             self.num_vertices,
             *forest.edges(),
-            min_score=float(point["min_score"]),
+            min_score=even,
             max_size=int(point["max_size"]),
             step=self.step,
+            least=least,
         )
         task.write_npy("roots", roots)
         return {**point, "partition": "propagation"}
@@ -59,6 +74,7 @@ class PropagationPartition(Partition):
     name: PartitionName = "propagation"
     words = "size-capped propagation"
     thresholds = ("min_score", "max_size")
+    takes_step = True
 
     def point_words(self, point: Point) -> list[str]:
         """Describe the size cap."""
@@ -76,10 +92,18 @@ class PropagationPartition(Partition):
             step=work.config.step,
         )
 
-    def find(self, edges: Edges, num_vertices: int, point: Point, *, step: float, seed: int, threads: int) -> Find:
+    def find(
+        self, edges: Edges, num_vertices: int, point: Point, *, learned: bool, step: float, seed: int, threads: int
+    ) -> Find:
         """Propagate with the point's size cap."""
-        forest, cap = strongest_forest(*edges), int(point["max_size"])
-        return lambda min_score: propagate(num_vertices, *forest, min_score=min_score, max_size=cap, step=step)
+        forest, even = strongest_forest(*edges), unbiased_score(point)
+        cap = int(point["max_size"])
+
+        def find(bias: float) -> Array:
+            least = biased_score(even, bias, learned)
+            return propagate(num_vertices, *forest, min_score=even, max_size=cap, step=step, least=least)
+
+        return find
 
     def search(self, trial: Trial) -> Point:
         """Search ``min_score`` by logits, and at each the best ``max_size`` of quantiles of the identities' sizes."""

@@ -67,7 +67,11 @@ class Analysis(Labelled[Facts]):
         thresholds = {"score": _thresholds(low["score"], high["score"])}
         if self.learned or low["score"] != low["similarity"]:  # scores that are not the graph's cosines
             thresholds["similarity"] = _thresholds(low["similarity"], high["similarity"])
-        sweeps = {name: ThresholdSweep(len(rows_V), values, identities_V) for name, values in thresholds.items()}
+        dropped = int((labels_N < 0).sum())
+        sweeps = {
+            name: ThresholdSweep(len(rows_V), values, identities_V, num_dropped=dropped)
+            for name, values in thresholds.items()
+        }
         histograms = {name: ValueHistogram(low[name], high[name]) for name in ("similarity", "score")}
         reliability = ValueHistogram(0.0, 1.0) if identities_V is not None and self.learned else None
 
@@ -95,7 +99,7 @@ class Analysis(Labelled[Facts]):
             "num_clusters": len(sizes),
             "num_singletons": int((sizes == 1).sum()),
             "largest": int(sizes.max(initial=0)),
-            "num_dropped": int((labels_N < 0).sum()),
+            "num_dropped": dropped,
             "point": task.facts(self.roots),
             "histograms": {name: histogram.as_dict() for name, histogram in histograms.items()},
             "unscored_edges": unscored,

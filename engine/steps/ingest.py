@@ -16,6 +16,7 @@ from engine.stages import Cost
 from engine.steps.source import Normalised, normalise, refuse_changed, refuse_zeros, source_files
 from engine.storage.arrays import write_rows
 from engine.storage.context import hold, stage_facts, table_parts
+from engine.storage.formats.packed_bits import refuse_packed
 from engine.storage.formats.registry import open_source
 from engine.storage.manifest import OutputFile
 from engine.storage.tables import read_joined
@@ -98,6 +99,8 @@ class Ingest(Rows):
 
         def normalised(chunk: tuple[int, np.ndarray]) -> Normalised:
             first, rows_ND = chunk
+            if first == 0 and spec.get("bits") is None:
+                refuse_packed(rows_ND, source.path)
             rows = normalise(rows_ND, first, source.path, drop_bad=self.bad_rows == "drop")
             unit_ND = _stored(rows.unit_ND, self.dtype)
             return Normalised(unit_ND, rows.zeros + first, rows.bad + first, rows.lengths_N)

@@ -68,6 +68,11 @@ class Labelled(Step[F]):
         return read_labels(self.labels_path, num_rows, column=self.labels_column) if self.labels else None
 
 
+def dropped_rows(folder: Path, zero_vectors: str) -> np.ndarray:
+    """The rows of an ingested source, ascending, that get no label."""
+    return zero_rows(folder) if zero_vectors == "drop" else bad_rows(folder)
+
+
 @dataclass(frozen=True)
 class LabelFacts:
     """Number and sizes of the clusters; dropped rows have no cluster."""
@@ -111,8 +116,7 @@ class Labels(Step[LabelFacts]):
         if self.copies is not None:
             roots = roots[leaders_by_row(task, self.copies)]
         labels = dense_labels(roots)
-        rows = task.input(self.rows)
-        dropped = zero_rows(rows) if self.zero_vectors == "drop" else bad_rows(rows)
+        dropped = dropped_rows(task.input(self.rows), self.zero_vectors)
         if len(dropped):
             kept = np.setdiff1d(np.arange(len(labels)), dropped)
             if not len(kept):

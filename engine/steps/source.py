@@ -63,6 +63,7 @@ def describe_source(
     dim: int | None = None,
     column: str | None = None,
     items_column: str | None = None,
+    bits: str | None = None,
     known: Mapping[str, Any] | None = None,
 ) -> Source:
     """Open a source, check its headers, and compute its digest.
@@ -73,11 +74,11 @@ def describe_source(
     its digest holds. A URL's source is described from this host's copy. Raises ``DataError`` for anything malformed.
     """
     if is_url(path):
-        return _describe_url(absolute(path), dim, column, items_column)
+        return _describe_url(absolute(path), dim, column, items_column, bits)
     path = Path(path)
     if is_store(path):
         return _describe_store(path, dim)
-    source = open_source(path, dim=dim, column=column, items_column=items_column)
+    source = open_source(path, dim=dim, column=column, items_column=items_column, bits=bits)
     source.items(0, 0)
     files, read = source.files(), source_files(source)
     stats, version = file_stats(read), version_of(path, read)
@@ -85,6 +86,8 @@ def describe_source(
         digest = str(known["digest"])
     else:
         digest = _digest(files, stats[: len(files)], source.num_rows, source.dim)
+        if bits == "binary":  # as many dimensions as "ubinary", but others
+            digest = fingerprint([digest, bits])
     return Source(
         source.path,
         source.spec(),
@@ -281,7 +284,7 @@ def _describe_store(path: Path, dim: int | None) -> Source:
     )
 
 
-def _describe_url(url: str, dim: int | None, column: str | None, items_column: str | None) -> Source:
+def _describe_url(url: str, dim: int | None, column: str | None, items_column: str | None, bits: str | None) -> Source:
     if Storage(url).read(manifest.RUN_FILE) is not None:
         place = open_place(url)
         place.refresh()
@@ -290,7 +293,7 @@ def _describe_url(url: str, dim: int | None, column: str | None, items_column: s
         return replace(store, path=url, store=place.address(Path(store.store).name))
     copy = local_copy(url)
     with original_names({str(copy): url}):
-        source = describe_source(copy, dim=dim, column=column, items_column=items_column)
+        source = describe_source(copy, dim=dim, column=column, items_column=items_column, bits=bits)
     return replace(source, path=url, spec={**source.spec, "path": url}, stats=[])
 
 

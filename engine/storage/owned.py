@@ -151,6 +151,7 @@ class RequestFile(Sealed):
     dim: Count | None = None
     column: Text | None = None
     items_column: Text | None = None
+    bits: Text | None = None
     labels_column: Text | None = None
     decisions: Text | None = None
     items_root: list[Text] | None = None

@@ -14,7 +14,7 @@ from engine.storage.context import stage_facts
 from tests.support.toy_graphs import unit
 from tests.support.vectors import standin
 
-FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
+FEW = {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 20_000}
 
 
 def learned_edges(run: Path) -> int:
@@ -24,7 +24,7 @@ def learned_edges(run: Path) -> int:
 
 
 def test_what_is_learned_from_the_first_clusters_beats_them(tmp_path: Path) -> None:
-    vectors, labels = standin(120, 11)
+    vectors, labels = standin(80, 11)
     first = evaluate(cluster(vectors, method="cosine").labels, labels)
     result = cluster(vectors, workspace=tmp_path / "run", **FEW)  # the default, at this size
     assert learned_edges(result.run) > 10_000
@@ -36,13 +36,12 @@ def test_what_is_learned_from_the_first_clusters_beats_them(tmp_path: Path) -> N
 
 def test_labels_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
     vectors, _ = standin(40, 3)
-    less = FEW | {"trees.num_trees": 20, "trees.max_edges": 20_000}
     found = []
     for threads, rows in ((1, 0), (2, 4096)):
         resources = {"threads": threads, "block_rows": rows}
         run = tmp_path / f"run{threads}"
         found.append(
-            cluster(vectors, method="self_trained", workspace=run, resources=resources, **less).labels.tobytes()
+            cluster(vectors, method="self_trained", workspace=run, resources=resources, **FEW).labels.tobytes()
         )
     assert found[0] == found[1]
 
@@ -55,8 +54,8 @@ def test_noise_of_few_dimensions_does_not_collapse_into_one_cluster() -> None:
 
 @pytest.mark.parametrize(("method", "dim"), [("self_trained", 64), ("self_trained", 512), ("cosine", 128)])
 def test_noise_stays_apart(method: str, dim: int) -> None:
-    vectors = unit(np.random.default_rng(dim).normal(size=(3_000, dim)))
-    assert cluster(vectors, method=method, **(FEW if method == "self_trained" else {})).labels.max() > 2_950
+    vectors = unit(np.random.default_rng(dim).normal(size=(1_500, dim)))
+    assert cluster(vectors, method=method, **(FEW if method == "self_trained" else {})).labels.max() > 1_475
 
 
 def test_pairs_are_found_among_noise(tmp_path: Path) -> None:
@@ -117,9 +116,9 @@ def test_clusters_that_teach_nothing_stand(tmp_path: Path) -> None:
 def test_rows_at_the_edge_of_few_large_identities_are_not_left_out() -> None:
     random = np.random.default_rng(7)
     centres = unit(random.normal(size=(2, 128)))
-    truth = np.repeat(np.arange(2), 1_500)
-    vectors = unit(centres[truth] + 0.8 * unit(random.normal(size=(3_000, 128))) * random.uniform(0.8, 1.2, (3_000, 1)))
-    assert evaluate(cluster(vectors, method="self_trained").labels, truth)["pairwise_f"] == 1
+    truth = np.repeat(np.arange(2), 750)
+    vectors = unit(centres[truth] + 0.8 * unit(random.normal(size=(1_500, 128))) * random.uniform(0.8, 1.2, (1_500, 1)))
+    assert evaluate(cluster(vectors, method="self_trained", **FEW).labels, truth)["pairwise_f"] == 1
 
 
 @pytest.mark.parametrize("rows", ["noise", "identities", "pairs"])

@@ -76,7 +76,7 @@ def _given(method: str) -> Iterator[dict[str, object]]:
         for graph in GRAPHS:
             given = {"method": method, "knn.k": K, **further, **graph}
             try:
-                METHODS[method].check(load_settings(None, given), training=False)
+                METHODS[method].check(load_settings(None, given))
             except ConfigError:  # the method has no such partition
                 continue
             yield given

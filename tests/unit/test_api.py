@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from engine import api, cluster, evaluate, train
 from engine.commands import preparation
 from engine.commands.choices import STRUCTURAL_ROWS, choose_trained
 from engine.commands.configuration import load_settings
 from engine.commands.projection import ComputeCluster
-from engine.commands.request import Given
+from engine.commands.request import Given, Kind, Request
+from engine.commands.resolution import resolve
 from engine.commands.resources import Resources
 from engine.errors import ConfigError, DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
-from engine.methods.registry import METHODS
 from engine.runs.plan import make_plan
+from engine.settings import Settings
 from engine.steps.source import describe_source
 
 POINT = {"min_score": 0.8, "max_size": 50}
@@ -127,10 +129,29 @@ def test_k_not_below_n_is_refused_if_asked_for_and_shrinks_if_default(tmp_path: 
     assert len(cluster(vectors, workspace=tmp_path / "b", partition=POINT).labels) == 20
 
 
-@pytest.mark.parametrize(("rows", "words"), [(0, "0 rows|empty|no rows"), (1, "at least 2")])
-def test_too_few_rows(tmp_path: Path, rows: int, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        cluster(np.ones((rows, 4), dtype=np.float32), workspace=tmp_path / "run")
+def test_no_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0 rows|empty|no rows"):
+        cluster(np.ones((0, 4), dtype=np.float32), workspace=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "said"),
+    [
+        (np.ones((1, 4)), [0], "All rows have one vector."),
+        (np.ones((30, 4)), [0] * 30, "29 rows are copies or near-copies of other rows"),
+        (np.eye(3, 4), [0, 1, 2], "3 distinct rows are too few to say how similar strangers are"),
+        (np.zeros((5, 4)), [0, 1, 2, 3, 4], "5 rows are zero vectors, which have no direction"),
+    ],
+)
+def test_what_is_said_of_few_or_equal_rows_agrees_with_itself(
+    tmp_path: Path, rows: np.ndarray, labels: list[int], said: str
+) -> None:
+    result = cluster(rows.astype(np.float32), workspace=tmp_path / "run", ingest={"zero_vectors": "singleton"})
+    assert result.labels.tolist() == labels
+    page = result.report.read_text()
+    assert said in page
+    for wrong in ("modules of the neighbour graph", "taken away first", "asks for less proof", "Strangers explain"):
+        assert wrong not in page
 
 
 def test_labels_of_another_length_are_refused_before_work_starts(tmp_path: Path) -> None:
@@ -150,30 +171,59 @@ def test_unknown_settings_are_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("method", "name", "in_training", "in_a_run"),
     [
-        ("star_fc", "trees.levels", False, False),
+        ("star_fc", "trees.levels", False, True),
         ("star_fc", "model.hidden", True, False),
         ("star_fc_hierarchical", "model.hidden", False, False),
         ("cdp", "cdp.committee", True, True),
         ("cdp_mediator", "cdp.accept", False, False),
         ("gcn_s", "gcn_d.min_size", True, False),
         ("structural", "train.max_steps", False, False),
-        ("cosine", "knn.k", True, True),
-        ("gcn_v", "partition.max_size", True, True),
-        ("gcn_s", "partition.max_size", False, False),
+        ("structural", "knn.k", True, True),
+        ("gcn_v", "partition.curve_rows", False, True),
+        ("gcn_s", "partition.curve_rows", False, False),
     ],
 )
 def test_a_setting_by_name_must_be_read_but_a_file_is_for_several_methods(
     method: str, name: str, in_training: bool, in_a_run: bool, tmp_path: Path
 ) -> None:
-    value: Any = ["a.npy"] if name == "cdp.committee" else 2
-    for training, read in ((True, in_training), (False, in_a_run)):
-        work = f"{'training' if training else 'a run'} of {method}"
-        refused = pytest.raises(ConfigError, match=f"{name}: {work} reads no such settings.*; leave out {name}")
+    vectors, identities = blobs(20, 5)
+    value: Any = [Given(tmp_path / "member").vectors(vectors)] if name == "cdp.committee" else 2
+    given = Given(tmp_path / "run")
+    features, labels = given.vectors(vectors), given.labels(identities)
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({name.split(".")[0]: {name.split(".")[1]: value}}))
+
+    def asked(kind: Kind, settings: Settings) -> None:
+        resolve(kind, Request(features, settings, labels=labels), describe_source(features), untrained=kind == "run")
+
+    works: tuple[tuple[Kind, str, bool], ...] = ("training", "training", in_training), ("run", "a run", in_a_run)
+    for kind, work, read in works:
+        refused = pytest.raises(ConfigError, match=f"{name}: {work} of {method} reads no such settings.*; leave out")
         with nullcontext() if read else refused:
-            METHODS[method].check(load_settings(overrides={name: value}), training=training)
-        section, leaf = name.split(".")
-        (tmp_path / "settings.yaml").write_text(f"{section}: {{{leaf}: {value}}}\n")
-        METHODS[method].check(load_settings(tmp_path / "settings.yaml"), training=training)
+            asked(kind, load_settings(overrides={name: value}, method=method))
+        asked(kind, load_settings(tmp_path / "settings.yaml", method=method))
+
+
+@pytest.mark.parametrize(
+    ("given", "unread", "remedy"),
+    [
+        ({"partition.max_size": 5}, "partition.max_size", "partition.method=propagation"),
+        ({"partition": {"min_intimacy": 0.5}}, "partition.min_intimacy", "partition.method=components"),
+        ({"partition.bandwidth": 0.2}, "partition.bandwidth", "partition.weight=exponential"),
+        ({"knn.num_cells": 9}, "knn.num_cells", "knn.mode=partition or knn.mode=ivf"),
+        ({"knn.mode": "ivf", "knn.max_passes": 2}, "knn.max_passes", "knn.mode=partition"),
+        ({"method": "cosine", "trees.levels": 3}, "trees.levels", "method=self_trained"),
+        ({"partition.method": "components", "partition.union_find_ranges": 2, "knn.k": 4}, "", ""),
+        ({"knn.mode": "partition", "knn.num_cells": 9, "partition.step": 0.1, "metric.learn": "none"}, "", ""),
+    ],
+)
+def test_what_nothing_in_a_run_reads_is_refused_with_what_would_read_it(
+    given: dict[str, Any], unread: str, remedy: str, tmp_path: Path
+) -> None:
+    features = Given(tmp_path / "run").vectors(blobs(5, 5)[0])
+    request = Request(features, load_settings(overrides=given))
+    said = re.escape(f"reads no such settings; leave out {unread} ({unread} would be read with {remedy})")
+    with pytest.raises(ConfigError, match=f"^{unread}: .*{said}$") if unread else nullcontext():
+        resolve("run", request, describe_source(features))
 
 
 def test_an_output_folder_with_another_run_is_refused_unchanged(tmp_path: Path) -> None:
@@ -347,11 +397,13 @@ def test_lists_are_vectors_and_labels_too(tmp_path: Path) -> None:
     assert evaluate(found, identities)["pairwise_f"] == 1.0
 
 
-def test_a_precision_bias_is_refused_where_nothing_reads_it() -> None:
+def test_a_precision_bias_is_refused_where_nothing_reads_it(tmp_path: Path) -> None:
+    features = Given(tmp_path / "run").vectors(blobs(5, 5)[0])
     for method, refused in (("kmeans", True), ("gcn_d", True), ("cosine", False)):
-        settings = load_settings(method=method, **{"partition.precision_bias": 2.0})
+        given = {"partition.precision_bias": 2.0, **({"baseline.num_clusters": 3} if method == "kmeans" else {})}
+        request = Request(features, load_settings(method=method, overrides=given))
         with pytest.raises(ConfigError, match="as it clusters by itself") if refused else nullcontext():
-            METHODS[method].check(settings, training=False)
+            resolve("run", request, describe_source(features), untrained=True)
 
 
 def test_a_run_with_other_neighbours_than_its_model_says_so(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ class Cdp(Method):
         """Return the places of the members' vectors."""
         return settings.of(CdpSettings).committee
 
-    def check(self, settings: Settings, *, training: bool) -> None:
+    def check(self, settings: Settings) -> None:
         """Refuse more votes than there are members, too."""
-        super().check(settings, training=training)
+        super().check(settings)
         config = settings.of(CdpSettings)
         if "accept" in config.model_fields_set and config.accept > len(config.committee):
             raise ConfigError(

@@ -48,9 +48,9 @@ class GcnD(Method):
     partitions = ("own",)
     read_facts = ("network",)
 
-    def check(self, settings: Settings, *, training: bool) -> None:
+    def check(self, settings: Settings) -> None:
         """Refuse settings of unions where there are none, too."""
-        super().check(settings, training=training)
+        super().check(settings)
         given = settings.of(GcnDSettings).model_fields_set & {"union_thresholds", "union_similarity", "union_max_size"}
         if given and not settings.of(GcnDSettings).unions:
             names = ", ".join(f"gcn_d.{name}" for name in sorted(given))

@@ -15,8 +15,16 @@ from engine.clustering.label_free import LEAST_EXPECTED, LOCAL_RANK, TRANSITIVE
 from engine.clustering.map_equation import map_equation
 from engine.learning import metric
 from engine.methods.cosine.steps import CosineScores
-from engine.methods.self_trained.strangers import SAMPLE_ROWS, Lines, Told, edge_log_odds, find_strangers
-from engine.methods.structural.steps import First
+from engine.methods.self_trained.strangers import (
+    FEWEST_POINTS,
+    SAMPLE_ROWS,
+    Lines,
+    Told,
+    edge_log_odds,
+    falling,
+    find_strangers,
+)
+from engine.methods.structural.steps import WEIGHT_BINS, First, self_tuned_weights, weight_bins
 from engine.partitions.map_equation import Modules
 from engine.partitions.propagation import Propagated
 from engine.runs.step import Facts, Step, Task
@@ -30,14 +38,19 @@ from engine.steps.point import ChosenPoint
 from engine.tiles import tile_bounds
 from engine.units import CHUNK_ROWS
 
+ROUNDING = 1e-6  # mean squared distance of unit rows of float16 from each other that rounding may leave
 FILES = ("scale", "place", "classes", "log_odds")  # of ``Lines``
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Centre(Step[Facts]):
-    """The mean of the unit vectors, as a metric that takes it away, because what all rows share tells none apart."""
+    """The mean of the unit vectors, as a metric that takes it away, because what all rows share tells none apart.
 
-    kind, version, title = "self_trained.centre", 1, "centre"
+    Nothing is taken away where rows differ by no more than the rounding of stored vectors, because rounding is all that
+    would be left.
+    """
+
+    kind, version, title = "self_trained.centre", 2, "centre"
     vectors: Rows
 
     def cost(self) -> Cost:
@@ -51,10 +64,14 @@ class Centre(Step[Facts]):
         """Sum the rows chunk by chunk, in float64."""
         features_ND = task.array(self.vectors, "features")
         num_rows, dim = features_ND.shape
-        total = np.zeros(dim)
+        total, squares = np.zeros(dim), 0.0
         for begin, end in tile_bounds(0, num_rows, CHUNK_ROWS):
-            total += np.asarray(features_ND[begin:end], np.float64).sum(axis=0)
+            block_nD = np.asarray(features_ND[begin:end], np.float64)
+            total += block_nD.sum(axis=0)
+            squares += float((block_nD**2).sum())
         mean = (total / num_rows).astype(np.float32)
+        if squares / num_rows - float((mean.astype(np.float64) ** 2).sum()) < ROUNDING:
+            mean[:] = 0
         tensors = metric.to_tensors(metric.Metric(mean, np.eye(dim, dtype=np.float32)))
         task.write_file(WEIGHTS, lambda stream: stream.write(save(tensors)))
         return {"shared": float(np.sqrt((mean.astype(np.float64) ** 2).sum()))}
@@ -173,10 +190,11 @@ class Agreed(First):
     Where a row has fewer than one edge with evidence although neighbours are neighbours of each other, the data have no
     gap that evidence could show: clusters run into each other, or are larger than their strangers are many. Then the
     modules of the whole neighbour graph decide, its edges weighted by how near either end's seventh neighbour is
-    (Zelnik-Manor and Perona, NIPS 2004).
+    (Zelnik-Manor and Perona, NIPS 2004). ``near`` (N,) then holds the distances to these neighbours, and ``inside`` the
+    share of the edges within modules, by their weight.
     """
 
-    kind, version, title = "self_trained.agreed", 3, "first"
+    kind, version, title = "self_trained.agreed", 4, "first"
     by_evidence: ByEvidence
     by_codelength: ByCodelength
     strangers: FoundStrangers
@@ -194,7 +212,8 @@ class Agreed(First):
         evidence_N = np.asarray(task.npy(self.by_evidence, "roots"))
         codelength_N = np.asarray(task.npy(self.by_codelength, "roots"))
         found = task.facts(self.strangers)
-        no_gap = found.expected < LEAST_EXPECTED * found.rows and found.transitivity > TRANSITIVE
+        enough = found.rows > FEWEST_POINTS
+        no_gap = enough and found.expected < LEAST_EXPECTED * found.rows and found.transitivity > TRANSITIVE
         if no_gap:
             evidence_N = codelength_N = self._self_tuned(task)
         keys = evidence_N.astype(np.int64) * len(evidence_N) + codelength_N
@@ -210,7 +229,16 @@ class Agreed(First):
 
         def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
             for a, b, similarities in iterate_edges(task.input(self.edges), ("source", "target", "similarity")):
-                yield a, b, np.exp((similarities - 1) / np.sqrt(near_N[a] * near_N[b]))
+                yield a, b, self_tuned_weights(near_N, a, b, similarities)
 
         graph = build_weighted_adjacency(len(near_N), blocks, task.threads)
-        return map_equation(*graph, threads=task.threads, seed=self.seed).roots_N
+        roots_N = map_equation(*graph, threads=task.threads, seed=self.seed).roots_N
+        counts_B, inside_B = np.zeros(WEIGHT_BINS), np.zeros(WEIGHT_BINS)
+        for a, b, weights in blocks():
+            bins = weight_bins(weights)
+            counts_B += np.bincount(bins, minlength=WEIGHT_BINS)
+            inside_B += np.bincount(bins[roots_N[a] == roots_N[b]], minlength=WEIGHT_BINS)
+        shares_B = falling((inside_B / np.maximum(counts_B, 1))[::-1].copy(), np.maximum(counts_B, 1e-3)[::-1].copy())
+        task.write_npy("near", near_N)
+        task.write_npy("inside", shares_B[::-1].astype(np.float32))
+        return roots_N

@@ -425,14 +425,14 @@ def _log_odds(
         rates = (
             np.interp(np.arange(NUM_BINS), np.flatnonzero(seen), rates[seen > 0]) if seen.any() else np.ones(NUM_BINS)
         )
-        false_B = np.clip(_falling(rates, np.maximum(seen, 1e-3)), 1 / (seen.sum() + 1), 1 - 1e-9)
+        false_B = np.clip(falling(rates, np.maximum(seen, 1e-3)), 1 / (seen.sum() + 1), 1 - 1e-9)
         table[number] = np.log1p(-false_B) - np.log(false_B)
     by_pair = (table[:, None] + table[None, :]).reshape(pairs.shape) / 2
     return table, float((pairs / (1 + np.exp(-by_pair.astype(np.float64)))).sum())
 
 
 @njit(cache=True)
-def _falling(values, weights):  # type: ignore[no-untyped-def]
+def falling(values, weights):  # type: ignore[no-untyped-def]
     """The nearest non-increasing sequence in weighted least squares (pool adjacent violators)."""
     level, weight, length = np.empty(len(values)), np.empty(len(values)), np.empty(len(values), np.int64)
     blocks = 0

@@ -31,7 +31,9 @@ from engine.steps.metric import LearnedMetric, learned
 from engine.storage.context import hold
 from engine.units import CHUNK_ROWS
 
-VERSION = 13  # of every step here
+VERSION = 14  # of every step here
+WEIGHT_BINS = 64  # of self-tuned weights, from 0 to 1
+_APART = np.float32(0.49)  # most probability of an edge between first clusters
 SECOND_TENSORS = "second."  # before the names of the second graph's scorer in a model
 
 
@@ -97,8 +99,19 @@ class NeighborhoodStep(Step[F]):
 class First(Clustered):
     """First clusters to learn from: ``roots`` (N,), and ``opinions`` (2, N) of which they are.
 
-    Its facts tell whether there was ``no_gap``, so that both opinions are one.
+    Its facts tell whether there was ``no_gap``, so that both opinions are one. Then ``near`` (N,) and ``inside``
+    (``WEIGHT_BINS``,) say how self-tuned weights are read.
     """
+
+
+def self_tuned_weights(near_N: np.ndarray, sources: np.ndarray, targets: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    """Weights (E,) float32 of edges by how near either end's own neighbours are (Zelnik-Manor and Perona, 2004)."""
+    return np.exp((cosines - 1) / np.sqrt(near_N[sources] * near_N[targets]))
+
+
+def weight_bins(weights: np.ndarray) -> np.ndarray:
+    """The bin of each self-tuned weight."""
+    return np.clip((weights * WEIGHT_BINS).astype(np.int64), 0, WEIGHT_BINS - 1)
 
 
 class Drawn(NamedTuple):
@@ -362,7 +375,8 @@ class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts
     """Every edge with the probability that both ends are one identity.
 
     Where the first clusters gave nothing to learn from, ``otherwise`` gives the scores, unless there was no gap either:
-    then the first clusters are certain.
+    then an edge's score is the mean of whether its ends are in one first cluster and how many edges of its self-tuned
+    weight have both ends in one. So even odds are where the clusters have them, and a precision bias acts.
     """
 
     kind, version = "structural.score", VERSION
@@ -399,8 +413,17 @@ class StructuralScores(Scores, NeighborhoodStep[EdgeFacts], ScorerStep[EdgeFacts
         assert first is not None
         assert otherwise is not None
         if task.facts(first)["no_gap"]:
-            roots_N = hold(("roots", task.call.digest), lambda: np.array(task.npy(first, "roots")))
-            return lambda a, b, _: (roots_N[a] == roots_N[b]).astype(np.float32)
+            names = ("roots", "near", "inside")
+            roots_N, near_N, inside_B = hold(
+                ("modules", task.call.digest), lambda: tuple(np.array(task.npy(first, name)) for name in names)
+            )
+
+            def give(sources: np.ndarray, targets: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+                shares = inside_B[weight_bins(self_tuned_weights(near_N, sources, targets, similarities))]
+                joined = roots_N[sources] == roots_N[targets]
+                return np.where(joined, (1 + shares) / 2, np.minimum(shares / 2, _APART)).astype(np.float32)
+
+            return give
         chunks = read_edges(task.input(otherwise), start, stop, ("score",))
         return lambda a, b, _: next(chunks)[0]
 

@@ -12,6 +12,7 @@ from typing import Any
 from engine.errors import DataError
 from engine.storage.formats.binary import FvecsVectors, RawVectors, open_bin, open_fbin, open_npy, open_npz
 from engine.storage.formats.columns import ColumnNames, ColumnVectors
+from engine.storage.formats.packed_bits import UnpackedBits
 from engine.storage.formats.parquet_arrow import FOLDER_SUFFIXES, TABLE_SUFFIXES, open_table, table_files
 from engine.storage.formats.sources import SourceOptions, VectorSource, natural_order
 from engine.storage.formats.texts import TextNames, companion_items, line_offsets
@@ -36,22 +37,31 @@ class Format:
 
 
 def open_source(
-    path: str | Path, *, dim: int | None = None, column: str | None = None, items_column: str | None = None
+    path: str | Path,
+    *,
+    dim: int | None = None,
+    column: str | None = None,
+    items_column: str | None = None,
+    bits: str | None = None,
 ) -> VectorSource:
     """Open vectors in any supported format; read headers only.
 
     ``dim``: needed by ``.bin``, compared with the file by other formats. ``column``: the Parquet or Arrow column, the
     array of a ``.npz`` or zarr group, the model of a folder with ``list.txt``, or the prefix of ``img_emb_*.npy``; the
     default is the only one, or the usual name. ``items_column``: the Parquet, Arrow or metadata column of the items.
+    ``bits``: how numbers hold packed bits (``UnpackedBits``); ``numbers`` says that they hold none.
     Raises ``DataError`` that says what was found and what to do, if the file does not hold rows of numbers (missing,
     empty, truncated, pickled, of another shape or type) or the format has no use for an option.
     """
     path = Path(abspath(path))
     is_folder = check_readable(path)
-    options = SourceOptions(dim, column, items_column)
+    options = SourceOptions(dim, column, items_column, bits)
     for known in FORMATS:
         if known.matches(path):
-            return known.open(path, options)
+            source = known.open(path, options)
+            if bits in ("ubinary", "binary"):
+                source.wrap(lambda part: UnpackedBits(part, bits))
+            return source
     if path.suffix.lower() in _PICKLES:
         raise DataError(
             f"{path}: pickled files run code when loaded, so they are refused; "

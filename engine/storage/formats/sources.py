@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,7 @@ class SourceOptions:
     dim: int | None = None
     column: str | None = None
     items_column: str | None = None
+    bits: str | None = None
 
     def refuse(self, path: Path, *names: str) -> None:
         """Raise ``DataError`` if one of the named options was given, because the format has no use for it."""
@@ -103,6 +104,13 @@ class VectorSource:
                 f"{path}: holds vectors of dimension {self.dim}, but --dim says {options.dim}; "
                 f"leave --dim out, as this format records it"
             )
+
+    def wrap(self, change: Callable[[Part], Part]) -> None:
+        """Read every part through another one, whose rows are as many."""
+        self._parts = [change(part) for part in self._parts]
+        self.dim, self.dtype = self._parts[0].dim, np.result_type(*(part.dtype for part in self._parts))
+        if self.dim > MAX_DIM:
+            raise DataError(f"{self.path}: expected rows of dimension 1 to {MAX_DIM:,}, got {self.dim:,}")
 
     def read(self, start: int, stop: int) -> Vectors:
         """Return rows ``start..stop`` as a new C-order (stop - start, dim) array of ``dtype``, not normalised.

@@ -45,7 +45,8 @@ def test_all_pairs_hold_in_every_partition(
     name: str, rows: list[tuple[int, int, float]], truth: list[int], pairs: list[tuple[int, int]], data: Any
 ) -> None:
     scored = as_edges(rows)
-    roots = PARTITIONS[name].find(scored, VERTICES, POINTS[name], step=0.05, seed=0, threads=1)(0.5)
+    point = {"min_score": 0.5, **POINTS[name]}
+    roots = PARTITIONS[name].find(scored, VERTICES, point, learned=True, step=0.05, seed=0, threads=1)(0.0)
     must, cannot = as_pairs(pairs, truth, True), as_pairs(pairs, truth, False)
     held = hold(roots, must, cannot, *scored)
     assert (held[must[:, 0]] == held[must[:, 1]]).all()

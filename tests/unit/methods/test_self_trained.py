@@ -7,7 +7,7 @@ import pytest
 
 from engine.graph.knn import exact_neighbors
 from engine.methods.self_trained.copies import _exact, _leaders, _leave_out
-from engine.methods.self_trained.strangers import _falling, edge_log_odds, find_strangers
+from engine.methods.self_trained.strangers import edge_log_odds, falling, find_strangers
 from tests.support.toy_graphs import unit
 
 K = 40
@@ -53,7 +53,7 @@ def test_few_rows_have_no_strangers() -> None:
 
 
 def test_the_nearest_falling_sequence() -> None:
-    found = _falling(np.array([3.0, 1.0, 2.0, 2.0, 0.0]), np.array([1.0, 1.0, 1.0, 2.0, 1.0]))
+    found = falling(np.array([3.0, 1.0, 2.0, 2.0, 0.0]), np.array([1.0, 1.0, 1.0, 2.0, 1.0]))
     np.testing.assert_allclose(found, [3, 1.75, 1.75, 1.75, 0])
 
 

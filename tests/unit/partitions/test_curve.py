@@ -65,3 +65,16 @@ def test_without_labels_it_counts_and_beyond_the_rows_allowed_it_is_left_out(tmp
     few = cluster(vectors, workspace=tmp_path / "few", method="cosine", partition={"curve_rows": len(vectors) - 1})
     assert stage_folder(few.run, "curve") is None
     assert "What other precision biases would give" not in few.report.read_text()
+
+
+def test_rows_that_were_dropped_do_not_count(tmp_path: Path) -> None:
+    vectors = np.repeat(np.eye(20, 32, dtype=np.float32), 3, axis=0)
+    vectors[::9] = 0
+    partition = {"method": "components", "min_score": 0.6}
+    zeros = {"ingest": {"zero_vectors": "drop"}, "method": "cosine", "partition": partition}
+    run = cluster(vectors, workspace=tmp_path / "run", **zeros).run
+    analysis = read_json(stage_folder(run, "analysis") / "analysis.json")
+    rows = [curve(run)[0.0], *(row for row in analysis["sweeps"]["score"] if 0 < row["threshold"] < 1)]
+    assert analysis["num_dropped"] == 7
+    assert len(rows) > 2
+    assert {(row["num_clusters"], row["num_singletons"]) for row in rows} == {(20, 0)}

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.clustering import biased_modules
 from engine.clustering.propagation import propagate
 from engine.errors import DataError
 from engine.evaluation.metrics import pair_counts
-from engine.partitions import PARTITIONS, Edges, map_equation
+from engine.partitions import PARTITIONS, Edges
 from engine.partitions.select import select_operating_points
 
 Array = np.ndarray[Any, Any]
@@ -116,7 +117,7 @@ def test_the_map_equation_has_a_head_start_and_no_more(
     roots = (np.arange(200) // 5 * 5).astype(np.int32)
     roots[4 : 5 * num_apart : 5] = np.arange(4, 5 * num_apart, 5)  # a row of each of so many cliques is alone
     found_by_it = SimpleNamespace(roots_N=roots)
-    monkeypatch.setattr(map_equation, "map_equation", lambda *_, **__: found_by_it)
+    monkeypatch.setattr(biased_modules, "map_equation", lambda *_, **__: found_by_it)
     found = select((*columns, identities, np.ones(200, bool)))
     assert found["components"]["held_out_f"] == 1.0
     assert (found["map_equation"]["held_out_f"] < 1.0) == (num_apart > 0)

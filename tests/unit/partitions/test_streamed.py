@@ -27,6 +27,7 @@ from engine.steps.edges import EdgeFacts, iterate_edges, read_edges
 from engine.storage.context import TaskCall, read_npy, run_call, stage_facts
 from engine.storage.tables import read_columns
 from engine.units import CHUNK_ROWS
+from tests.support.toy_graphs import unit
 from tests.support.toy_stages import MortalComponents
 from tests.support.toy_steps import described_graph, described_scores, partition_stages, run_tasks, step_call
 
@@ -292,6 +293,49 @@ def test_of_equal_neighbours_the_denser_is_the_lower_id() -> None:
 @pytest.mark.parametrize("name", ["components", "propagation", "density_peaks"])
 def test_an_edge_at_the_threshold_joins(name: str) -> None:
     edges = Edges(np.array([0, 1], np.int32), np.array([1, 2], np.int32), np.array([0.7, 0.6], np.float32))
-    point = {"min_intimacy": 0.0, "max_size": 10}
-    find = PARTITIONS[name].find(edges, 3, point, step=0.05, seed=0, threads=1)
-    assert find(float(np.float32(0.7))).tolist() == [0, 0, 2]
+    point = {"min_score": float(np.float32(0.7)), "min_intimacy": 0.0, "max_size": 10}
+    find = PARTITIONS[name].find(edges, 3, point, learned=True, step=0.05, seed=0, threads=1)
+    assert find(0.0).tolist() == [0, 0, 2]
+
+
+def scored_graph(kind: str) -> tuple[Edges, int]:
+    """Scored edges of 12 neighbours a row: clear or overlapping identities, of one size or of many, or noise alone."""
+    random = np.random.default_rng(5)
+    sizes = {"clear": [10] * 30, "blurred": [10] * 30, "zipf": [100, 50, 33, 25, 20, 16, 14, 12, *[5] * 10],
+             "large": [150, 150], "noise": [1] * 300}[kind]  # fmt: skip
+    spread = {"clear": 0.3, "blurred": 1.2, "zipf": 0.9, "large": 1.0, "noise": 1.0}[kind]
+    truth = np.repeat(np.arange(len(sizes)), sizes)
+    rows = unit(random.normal(size=(len(sizes), 16)))[truth] + spread / 4 * random.normal(size=(len(truth), 16))
+    similarities = unit(rows) @ unit(rows).T
+    nearest = np.argsort(-similarities, axis=1)[:, 1:13]
+    pairs = np.unique(np.sort(np.stack([np.repeat(np.arange(len(rows)), 12), nearest.ravel()], 1), axis=1), axis=0)
+    cosines = similarities[pairs[:, 0], pairs[:, 1]]
+    scores = (1 / (1 + np.exp(-9 * (cosines - 0.6) + random.normal(size=len(pairs))))).astype(np.float32)
+    return Edges(pairs[:, 0].astype(np.int32), pairs[:, 1].astype(np.int32), scores), len(rows)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("kind", ["clear", "blurred", "zipf", "large", "noise"])
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("components", {"min_intimacy": 0.0}),
+        ("components", {"min_intimacy": 0.4}),
+        ("propagation", {"max_size": 12}),
+        ("density_peaks", {}),
+        ("map_equation", {}),
+    ],
+)
+def test_a_higher_bias_joins_no_rows_that_a_lower_one_keeps_apart(
+    name: str, further: dict[str, Any], kind: str, learned: bool
+) -> None:
+    edges, num_rows = scored_graph(kind)
+    point = {"min_score": 0.5, "weight": "log_odds" if learned else "score", **further}
+    find = PARTITIONS[name].find(edges, num_rows, point, learned=learned, step=0.05, seed=0, threads=1)
+    lower = find(-3.0)
+    for bias in (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0):
+        higher = find(bias)
+        assert (lower[higher] == lower).all()  # each cluster lies in one of those at the lower bias
+        lower = higher
+    if kind in ("blurred", "zipf"):  # of clear identities all edges are certain
+        assert len(np.unique(find(-3.0))) < len(np.unique(find(3.0)))

@@ -74,7 +74,7 @@ def test_passes_follow_the_recall_asked_for_and_stop_at_the_most_allowed(tmp_pat
         recalls.append(recall(tmp_path))
     assert recalls[0] < 0.8 <= recalls[1] < recalls[2] < 1.0
     assert (graphs[1] >= graphs[0] - 0.03).all()  # a join loses none but for what codes cannot tell apart
-    cluster(features, tmp_path, recall=0.3, recall_samples=0, **steps)
+    cluster(features, tmp_path, recall_samples=0, **steps)
     assert passes(tmp_path) == [1, 2, 3]
     np.testing.assert_array_equal(read_graph(tmp_path)[1], graphs[2])
 

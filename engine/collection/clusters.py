@@ -141,11 +141,18 @@ def _cluster_again(state: State, before_V: Array, free_V: Array, threads: int) -
         inside = part_V[sources] & part_V[targets]
         columns.append((number_V[sources[inside]], number_V[targets[inside]], scores[inside]))
     edges = Edges(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    facts = state.kept.facts
     find = PARTITIONS[state.point_partition].find(
-        edges, len(vertices), point, step=state.kept.facts["step"], seed=state.kept.seed, threads=threads
+        edges,
+        len(vertices),
+        point,
+        learned=state.kept.learned,
+        step=facts["step"],
+        seed=state.kept.seed,
+        threads=threads,
     )
     groups_V = np.full(len(before_V), -1, np.int64)
-    groups_V[vertices] = find(float(point["min_score"]))
+    groups_V[vertices] = find(facts["precision_bias"])
     return groups_V, part_V
 
 

@@ -143,7 +143,7 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
         "leaders": None if copies is None or isinstance(copies, NoCopies) else (found.folder(copies), "leaders"),
         "answers": found.folder(answers) if answers is not None else None,
         "next_row": score.num_rows,
-        "facts": {"step": settings.partition.step},
+        "facts": {"step": settings.partition.step, "precision_bias": settings.partition.precision_bias},
     }
     if isinstance(score, CosineScores):
         return Kept(graphs=(_plain_graph(found, score.knn, explain.order),), scorer=None, **shared)

@@ -7,7 +7,8 @@ Each transfer trains a method on one set and clusters another one: with the mode
 ``promised`` is what the model's preferred partition scored on identities held out of its training. A set's train half
 is learned from, its test half clustered; a set without halves serves whole. ``--large`` adds stand-ins of 2,000
 identities on those of part1 (8,573), which take an hour or more on two cores. Writes
-``benchmarks/records/transfers.json``.
+``benchmarks/records/transfers.json``; ``model_left`` says that opinions without labels found the model far off, so that
+the run went on without it.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def measure(each: Transfer, threads: int, without: dict[str, Any] | None) -> dic
             "promised": [round(100 * point[name], 1) for name in ("held_out_f", "held_out_bcubed_f")],
             "with_model": _scores(found.labels, clustered[1]),
             "without": without or _scores(api.cluster(clustered[0], resources=resources).labels, clustered[1]),
-            "log_odds_moved_by": round(float(stage_facts(said)[0]["shift"]), 2) if said else None,
+            "model_left": bool(said and not stage_facts(said)[0]["enough"]),
             "train_seconds": round(spent, 1),
         }
 

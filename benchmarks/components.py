@@ -52,6 +52,7 @@ from engine.runs.runner import Workshop, run_plan
 from engine.runs.step import Outside, in_order, where
 from engine.settings import Settings
 from engine.stages import Cost, Stage
+from engine.steps.crossing import Crossing
 from engine.steps.edges import Scores, iterate_edges, num_edges
 from engine.steps.ingest import StoredRows
 from engine.steps.knn import ExactNeighbors
@@ -126,7 +127,8 @@ def find_by_stages(score: Path, num_vertices: int, degree: int) -> Found:
     rows = StoredRows(num_rows=num_vertices, dim=256, folder="rows")
     knn = ExactNeighbors(num_rows=num_vertices, features=rows, rows=rows, k=2 * degree)
     scores = StoredScores(num_rows=num_vertices, knn=knn, min_similarity=0.0, max_edges_per_vertex=0, folder=str(score))
-    outside = in_order(make_clusters(Graph(rows=rows, features=rows, knn=knn), settings, None, scores))
+    crossing = Crossing(num_rows=num_vertices, score=scores)
+    outside = in_order(make_clusters(Graph(rows=rows, features=rows, knn=knn), settings, None, scores, crossing))
     with tempfile.TemporaryDirectory(dir=score.parent.parent) as root:
         folders = run(Path(root) / "run", outside)
         seconds = {f"{row['stage']}_s": row["seconds"] for row in stage_table(Path(root) / "run")}

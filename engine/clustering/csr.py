@@ -45,6 +45,20 @@ def build_weighted_adjacency(
     return indptr, indices[:kept], weights[:kept]
 
 
+def adjacent_rows(
+    start: int, stop: int, blocks: Iterable[tuple[Ids, Ids]]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Build rows ``start..stop`` of ``build_adjacency`` from the edges that end in them: indptr_n+1, indices."""
+    sources_E, targets_E = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    indptr = np.zeros(stop - start + 1, np.int64)
+    _count_rows(indptr, sources_E, targets_E, start)
+    np.cumsum(indptr, out=indptr)
+    indices = np.empty(indptr[-1], np.int32)
+    _fill_rows(indptr[:-1].copy(), indices, sources_E, targets_E, start)
+    _sort_rows(indptr, indices, None, 0, stop - start)
+    return indptr, indices[: _drop_repeats(indptr, indices, None)]
+
+
 def _build(num_vertices: int, blocks: Callable[[], Iterable[Any]], threads: int, *, weighted: bool) -> Any:
     if num_vertices >= 2**31:
         raise DataError(f"adjacency: {num_vertices} vertices do not fit int32 ids; cut the graph into parts first")
@@ -79,11 +93,40 @@ def _check_weights(weights_E: NDArray[np.float32], num_edges: int) -> None:
 
 
 @njit(nogil=True, cache=True)
+def copy_lists(first, indptr, lists, indices):  # type: ignore[no-untyped-def]
+    """Copy lists that begin at places ``first`` of ``lists`` to rows of an adjacency (numba)."""
+    for row in range(len(first)):
+        for place in range(indptr[row + 1] - indptr[row]):
+            indices[indptr[row] + place] = lists[first[row] + place]
+
+
+@njit(nogil=True, cache=True)
 def _count(indptr, sources, targets):  # type: ignore[no-untyped-def]
     for edge in range(len(sources)):
         if sources[edge] != targets[edge]:
             indptr[sources[edge] + 1] += 1
             indptr[targets[edge] + 1] += 1
+
+
+@njit(nogil=True, cache=True)
+def _count_rows(indptr, sources, targets, start):  # type: ignore[no-untyped-def]
+    stop = start + len(indptr) - 1
+    for edge in range(len(sources)):
+        if sources[edge] != targets[edge]:
+            for row in (sources[edge], targets[edge]):
+                if start <= row < stop:
+                    indptr[row - start + 1] += 1
+
+
+@njit(nogil=True, cache=True)
+def _fill_rows(places, indices, sources, targets, start):  # type: ignore[no-untyped-def]
+    stop = start + len(places)
+    for edge in range(len(sources)):
+        if sources[edge] != targets[edge]:
+            for row, other in ((sources[edge], targets[edge]), (targets[edge], sources[edge])):
+                if start <= row < stop:
+                    indices[places[row - start]] = other
+                    places[row - start] += 1
 
 
 @njit(nogil=True, cache=True)

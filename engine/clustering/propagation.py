@@ -58,7 +58,7 @@ def propagate(
         return roots_N
     first = float(scores_E.min()) if min_score is None else min_score
     least = first if least is None else least
-    thresholds = _thresholds(first, least, step)
+    thresholds = score_levels(first, least, step)
     order = np.empty(len(scores_E), id_dtype(len(scores_E)))
     starts = np.zeros(len(thresholds) + 1, np.int64)
     _order_by_level(scores_E, thresholds, order, starts)
@@ -121,7 +121,7 @@ def lowest_threshold(least: float, step: float) -> float:
     return (least - step) / (1 - step)
 
 
-def _thresholds(first: float, least: float, step: float) -> NDArray[np.float32]:
+def score_levels(first: float, least: float, step: float) -> NDArray[np.float32]:
     """List the thresholds of all rounds, ascending, equal ones (in float32) once, up to the nearest one below 1."""
     lower = [first]
     while lower[-1] > least:

@@ -19,7 +19,12 @@ GALLOP_RATIO = 16  # a row so many times as long as the other is searched, not m
 
 
 def node_intimacy(
-    indptr: NDArray[np.int64], indices: NDArray[np.int32], sources_E: Ids, targets_E: Ids, threads: int = 1
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    sources_E: Ids,
+    targets_E: Ids,
+    threads: int = 1,
+    vertices: Ids | None = None,
 ) -> NDArray[np.float32]:
     """Score edges by the share of neighbours that their ends have in common (E, float32 in 0..1, order of the edges).
 
@@ -28,13 +33,16 @@ def node_intimacy(
     published open neighbourhoods an isolated clique of m vertices scores (m − 2) / (m − 1), so the published threshold
     of 0.72 dissolves every cluster of up to 4 vertices; with closed ones a clique of any size scores 1. The result is
     equal for any number of threads.
+
+    ``vertices``: whose rows the adjacency has, if it has not all; ends are then places among them.
     """
     check_edges(sources_E, targets_E, len(indptr) - 1)
+    names = np.empty(0, np.int32) if vertices is None else vertices
     intimacy_E = np.empty(len(sources_E), np.float32)
 
     def score(tile: tuple[int, int]) -> None:
         edges = slice(*tile)
-        intimacy_slice(indptr, indices, sources_E[edges], targets_E[edges], intimacy_E[edges])
+        intimacy_slice(indptr, indices, names, sources_E[edges], targets_E[edges], intimacy_E[edges])
 
     map_tiles(score, tile_bounds(0, len(sources_E), TILE_EDGES), threads)
     return intimacy_E
@@ -47,9 +55,10 @@ def intimate_edges(
     targets_E: Ids,
     least: float | Literal["adaptive"],
     threads: int = 1,
+    vertices: Ids | None = None,
 ) -> NDArray[np.bool_]:
     """Tell which edges have a node intimacy of at least ``least`` (E,); ``adaptive``: ``adaptive_intimacy`` of each."""
-    intimacy_E = node_intimacy(indptr, indices, sources_E, targets_E, threads)
+    intimacy_E = node_intimacy(indptr, indices, sources_E, targets_E, threads, vertices)
     if least != "adaptive":
         return intimacy_E >= np.float32(least)
     degrees_N = np.diff(indptr) + 1
@@ -67,7 +76,7 @@ def adaptive_intimacy(degrees_E: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 @njit(nogil=True, cache=True)
-def intimacy_slice(indptr, indices, sources, targets, out):  # type: ignore[no-untyped-def]
+def intimacy_slice(indptr, indices, names, sources, targets, out):  # type: ignore[no-untyped-def]
     """Write the node intimacy of a slice of edges into ``out`` (numba); see ``node_intimacy``."""
     for edge in range(len(sources)):
         i, j = sources[edge], targets[edge]
@@ -77,7 +86,7 @@ def intimacy_slice(indptr, indices, sources, targets, out):  # type: ignore[no-u
         common = _count_common(short, long)
         if i == j:
             common += 1
-        elif _contains(short, j):
+        elif _contains(short, names[j] if len(names) else j):
             common += 2  # i itself lies in N[j], and j in N[i]
         out[edge] = common / (len(short) + 1)
 

@@ -12,10 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from engine.clustering.forest import MaximumForest
-from engine.clustering.union_find import check_edges, find_root
-from engine.errors import DataError
-from engine.evaluation.metrics import Labels
+from engine.clustering.union_find import find_root
 
 NOBODY = -1
 
@@ -68,91 +65,132 @@ class ScoredEdges(NamedTuple):
     evidence: NDArray[np.float32]
 
 
-class Explainer:
-    """Explain a clustering from edges that arrive in blocks, in two passes; memory follows N.
+class ClusteredEdges(NamedTuple):
+    """A block of ``ScoredEdges`` with the clusters of both ends: int32, numbered from 0; -1 is none."""
 
-    ``labels_N``: >= -1; rows of -1 belong to no cluster. Give every block to ``look``, then every block to ``weigh``.
-    Edges in a fixed order give the same sums for any blocks. Peak about 130 bytes per row.
+    sources: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    evidence: NDArray[np.float32]
+    source_clusters: NDArray[np.int32]
+    target_clusters: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class RowEvidence:
+    """What the edges of each row say, (n,) each, before the sizes of clusters are known.
+
+    ``confidence``, ``nearest`` (a cluster) and ``best_score`` as in ``RowTable``, but for rows alone in their cluster;
+    ``best_evidence`` belongs to ``best_score``. ``inside_score``: the sum over the ``inside_edges`` edges into the own
+    cluster. ``outside_score``: the mean over the edges into ``nearest``.
     """
 
-    def __init__(self, labels_N: Labels) -> None:
-        if len(labels_N) and int(labels_N.min()) < -1:
-            raise DataError(f"cluster labels: expected -1 or more, got {int(labels_N.min())}")
-        assigned_N = labels_N >= 0
-        self._labels_C, members = np.unique(labels_N[assigned_N], return_inverse=True)
-        self._clusters_N = np.full(len(labels_N), NOBODY, np.int32)
-        self._clusters_N[assigned_N] = members
+    confidence: NDArray[np.float32]
+    nearest: NDArray[np.int32]
+    best_score: NDArray[np.float32]
+    best_evidence: NDArray[np.float32]
+    inside_score: NDArray[np.float64]
+    inside_edges: NDArray[np.int32]
+    outside_score: NDArray[np.float64]
+
+
+class Explainer:
+    """Explain rows ``start..stop`` from edges that arrive in blocks, in two passes; memory follows the rows.
+
+    Give every block with edges of these rows to ``look``, then every block to ``weigh``; ends outside the range are
+    left out. The order of a row's edges decides how its sums are rounded, and nothing else, so a fixed order gives the
+    same bytes for any blocks and ranges. About 100 bytes per row.
+    """
+
+    def __init__(self, start: int, stop: int) -> None:
+        self._bounds, num_rows = (start, stop), stop - start
         # Sum of scores, sum of evidence, and number of a row's edges into its own cluster, and into its nearest other.
-        self._inside_N = np.zeros((len(labels_N), 3), np.float64)
-        self._outside_N = np.zeros((len(labels_N), 3), np.float64)
-        self._nearest_N = np.full(len(labels_N), NOBODY, np.int32)
-        self._best_N = np.zeros((len(labels_N), 2), np.float32)  # score and evidence of the best edge into it
-        self._forest = MaximumForest(len(labels_N))
+        self._inside_n = np.zeros((num_rows, 3), np.float64)
+        self._outside_n = np.zeros((num_rows, 3), np.float64)
+        self._nearest_n = np.full(num_rows, NOBODY, np.int32)
+        self._best_n = np.zeros((num_rows, 2), np.float32)  # score and evidence of the best edge into it
 
-    def look(self, edges: ScoredEdges) -> None:
+    def look(self, edges: ClusteredEdges) -> None:
         """Add a block of scored edges, each undirected edge once overall."""
-        sources_E, targets_E, scores_E, _ = edges
-        check_edges(sources_E, targets_E, len(self._clusters_N))
-        clusters = self._clusters_N
-        _look(*edges, clusters, self._inside_N, self._nearest_N, self._best_N)
-        inside_E = (clusters[sources_E] == clusters[targets_E]) & (clusters[sources_E] >= 0) & (sources_E != targets_E)
-        self._forest.add(sources_E[inside_E], targets_E[inside_E], scores_E[inside_E])
+        _look(*edges, *self._bounds, self._inside_n, self._nearest_n, self._best_n)
 
-    def weigh(self, edges: ScoredEdges) -> None:
+    def weigh(self, edges: ClusteredEdges) -> None:
         """Add a block a second time, after ``look`` has seen all blocks."""
-        _weigh(*edges, self._clusters_N, self._nearest_N, self._outside_N)
+        _weigh(*edges, *self._bounds, self._nearest_n, self._outside_n)
 
-    def rows(self) -> RowTable:
-        """Return the table of rows."""
-        inside_N, outside_N = _mean(self._inside_N, 1), _mean(self._outside_N, 1)
-        alone_N = self._sizes()[self._clusters_N] == 1 if len(self._labels_C) else np.zeros(len(inside_N), bool)
-        both_N = inside_N + outside_N
-        confidence_N = np.divide(inside_N, both_N, out=np.full(len(both_N), 0.5), where=both_N > 0)
-        confidence_N[alone_N] = 1 - np.minimum(self._best_N[alone_N, 1], 1)
-        confidence_N[self._clusters_N == NOBODY] = np.nan
-        return RowTable(confidence_N.astype(np.float32), self._label_of(self._nearest_N), self._best_N[:, 0])
-
-    def clusters(self, rows: RowTable) -> ClusterTable:
-        """Return the table of clusters; ``rows``: what ``rows()`` returned."""
-        sizes_C, members_N = self._sizes(), self._clusters_N >= 0
-        own_N = self._clusters_N[members_N]
-        sources_E, targets_E, scores_E = self._forest.edges()
-        weakest_C, bridge_C = _weakest_links(sources_E, targets_E, self._clusters_N, len(sizes_C))
-        columns = self._inside_N[members_N].T
-        sums = np.stack([np.bincount(own_N, column, len(sizes_C)).astype(np.float64) for column in columns], axis=1)
-        bridge_rows = np.stack([np.append(ends, NOBODY)[bridge_C] for ends in (sources_E, targets_E)], axis=1)
-        nearest_C, affinity_C = self._nearest_clusters(sizes_C)
-        return ClusterTable(
-            self._labels_C.astype(np.int64),
-            sizes_C,
-            np.bincount(own_N, rows.confidence[members_N], len(sizes_C)) / np.maximum(sizes_C, 1),
-            np.where(sums[:, 2] > 0, _mean(sums, 0), np.nan),
-            np.append(scores_E, np.nan)[weakest_C].astype(np.float64),
-            np.append(scores_E, np.nan)[bridge_C].astype(np.float64),
-            bridge_rows.astype(np.int64),
-            self._label_of(nearest_C),
-            affinity_C,
+    def evidence(self) -> RowEvidence:
+        """Return what was found."""
+        inside_n, outside_n = _mean(self._inside_n, 1), _mean(self._outside_n, 1)
+        both_n = inside_n + outside_n
+        return RowEvidence(
+            np.divide(inside_n, both_n, out=np.full(len(both_n), 0.5), where=both_n > 0).astype(np.float32),
+            self._nearest_n,
+            self._best_n[:, 0].copy(),
+            self._best_n[:, 1].copy(),
+            self._inside_n[:, 0].copy(),
+            self._inside_n[:, 2].astype(np.int32),
+            _mean(self._outside_n, 0),
         )
 
-    def _sizes(self) -> NDArray[np.int64]:
-        return np.bincount(self._clusters_N[self._clusters_N >= 0], minlength=len(self._labels_C))
 
-    def _label_of(self, clusters: NDArray[np.int32]) -> NDArray[np.int64]:
-        return np.append(self._labels_C, NOBODY).astype(np.int64)[clusters]
+def explain_rows(clusters_N: NDArray[np.int32], num_clusters: int, evidence: RowEvidence) -> RowTable:
+    """Give the table of rows, from the evidence of all rows and their clusters 0..C - 1, or -1."""
+    sizes_C = _sizes(clusters_N, num_clusters)
+    alone_N = np.append(sizes_C, 0)[clusters_N] == 1
+    confidence_N = evidence.confidence.copy()
+    confidence_N[alone_N] = 1 - np.minimum(evidence.best_evidence[alone_N], 1)
+    confidence_N[clusters_N == NOBODY] = np.nan
+    return RowTable(confidence_N, evidence.nearest.astype(np.int64), evidence.best_score)
 
-    def _nearest_clusters(self, sizes_C: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Find each cluster's nearest other by its rows' evidence, ties to the lower label, and the affinity to it."""
-        leaning = np.flatnonzero((self._nearest_N >= 0) & (self._clusters_N >= 0))
-        own, other = self._clusters_N[leaning].astype(np.int64), self._nearest_N[leaning]
-        pairs_P, places = np.unique(own * max(len(sizes_C), 1) + other, return_inverse=True)
-        evidence_P = np.bincount(places, _mean(self._outside_N[leaning], 0), len(pairs_P))
-        nearest_C, affinity_C = np.full(len(sizes_C), NOBODY, np.int32), np.zeros(len(sizes_C))
-        owners_P = pairs_P // max(len(sizes_C), 1)
-        order = np.lexsort((pairs_P, -evidence_P, owners_P))
-        firsts = order[np.unique(owners_P[order], return_index=True)[1]]
-        nearest_C[owners_P[firsts]] = pairs_P[firsts] % max(len(sizes_C), 1)
-        affinity_C[owners_P[firsts]] = evidence_P[firsts] / sizes_C[owners_P[firsts]]
-        return nearest_C, affinity_C
+
+def explain_clusters(
+    clusters_N: NDArray[np.int32],
+    num_clusters: int,
+    evidence: RowEvidence,
+    rows: RowTable,
+    forest: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]],
+) -> ClusterTable:
+    """Give the table of clusters; ``forest``: the maximum spanning forest of the edges inside clusters, descending."""
+    sizes_C, members_N = _sizes(clusters_N, num_clusters), clusters_N >= 0
+    own_N = clusters_N[members_N]
+    sources_F, targets_F, scores_F = forest
+    weakest_C, bridge_C = _weakest_links(sources_F, targets_F, clusters_N, num_clusters)
+    scores_C = np.bincount(own_N, evidence.inside_score[members_N], num_clusters)
+    edges_C = np.bincount(own_N, evidence.inside_edges[members_N], num_clusters)
+    bridge_rows = np.stack([np.append(ends, NOBODY)[bridge_C] for ends in (sources_F, targets_F)], axis=1)
+    nearest_C, affinity_C = _nearest_clusters(clusters_N, evidence, sizes_C)
+    return ClusterTable(
+        np.arange(num_clusters),
+        sizes_C,
+        np.bincount(own_N, rows.confidence[members_N], num_clusters) / np.maximum(sizes_C, 1),
+        np.divide(scores_C, edges_C, out=np.full(num_clusters, np.nan), where=edges_C > 0),
+        np.append(scores_F, np.nan)[weakest_C].astype(np.float64),
+        np.append(scores_F, np.nan)[bridge_C].astype(np.float64),
+        bridge_rows.astype(np.int64),
+        nearest_C.astype(np.int64),
+        affinity_C,
+    )
+
+
+def _sizes(clusters_N: NDArray[np.int32], num_clusters: int) -> NDArray[np.int64]:
+    return np.bincount(clusters_N[clusters_N >= 0], minlength=num_clusters)
+
+
+def _nearest_clusters(
+    clusters_N: NDArray[np.int32], evidence: RowEvidence, sizes_C: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Find each cluster's nearest other by its rows' evidence, ties to the lower label, and the affinity to it."""
+    leaning = np.flatnonzero((evidence.nearest >= 0) & (clusters_N >= 0))
+    own, other = clusters_N[leaning].astype(np.int64), evidence.nearest[leaning]
+    pairs_P, places = np.unique(own * max(len(sizes_C), 1) + other, return_inverse=True)
+    evidence_P = np.bincount(places, evidence.outside_score[leaning], len(pairs_P))
+    nearest_C, affinity_C = np.full(len(sizes_C), NOBODY, np.int32), np.zeros(len(sizes_C))
+    owners_P = pairs_P // max(len(sizes_C), 1)
+    order = np.lexsort((pairs_P, -evidence_P, owners_P))
+    firsts = order[np.unique(owners_P[order], return_index=True)[1]]
+    nearest_C[owners_P[firsts]] = pairs_P[firsts] % max(len(sizes_C), 1)
+    affinity_C[owners_P[firsts]] = evidence_P[firsts] / sizes_C[owners_P[firsts]]
+    return nearest_C, affinity_C
 
 
 def _mean(sums: NDArray[np.float64], column: int) -> NDArray[np.float64]:
@@ -160,31 +198,34 @@ def _mean(sums: NDArray[np.float64], column: int) -> NDArray[np.float64]:
 
 
 @njit(nogil=True, cache=True)
-def _look(sources, targets, scores, evidence, clusters, inside, nearest, best):  # type: ignore[no-untyped-def]
+def _look(sources, targets, scores, evidence, cluster_a, cluster_b, start, stop, inside, nearest, best):  # type: ignore[no-untyped-def]
     """Sum each row's edges inside its cluster; keep its best edge to another cluster, ties to the lower one."""
     for edge in range(len(scores)):
         a, b, score = sources[edge], targets[edge], max(scores[edge], np.float32(0.0))
         if a == b:
             continue
-        if clusters[a] >= 0 and clusters[a] == clusters[b]:
-            _add(inside, a, score, evidence[edge])
-            _add(inside, b, score, evidence[edge])
+        if cluster_a[edge] >= 0 and cluster_a[edge] == cluster_b[edge]:
+            for row in (a, b):
+                if start <= row < stop:
+                    _add(inside, row - start, score, evidence[edge])
             continue
-        for row, other in ((a, clusters[b]), (b, clusters[a])):
-            before = best[row, 0]
-            if other >= 0 and (nearest[row] < 0 or score > before or (score == before and other < nearest[row])):
-                best[row, 0], best[row, 1], nearest[row] = score, evidence[edge], other
+        for row, other in ((a, cluster_b[edge]), (b, cluster_a[edge])):
+            if other < 0 or row < start or row >= stop:
+                continue
+            place = row - start
+            before = best[place, 0]
+            if nearest[place] < 0 or score > before or (score == before and other < nearest[place]):
+                best[place, 0], best[place, 1], nearest[place] = score, evidence[edge], other
 
 
 @njit(nogil=True, cache=True)
-def _weigh(sources, targets, scores, evidence, clusters, nearest, outside):  # type: ignore[no-untyped-def]
+def _weigh(sources, targets, scores, evidence, cluster_a, cluster_b, start, stop, nearest, outside):  # type: ignore[no-untyped-def]
     """Sum each row's edges into its nearest other cluster."""
     for edge in range(len(scores)):
-        a, b, score = sources[edge], targets[edge], max(scores[edge], np.float32(0.0))
-        if nearest[a] >= 0 and nearest[a] == clusters[b]:
-            _add(outside, a, score, evidence[edge])
-        if nearest[b] >= 0 and nearest[b] == clusters[a]:
-            _add(outside, b, score, evidence[edge])
+        score = max(scores[edge], np.float32(0.0))
+        for row, other in ((sources[edge], cluster_b[edge]), (targets[edge], cluster_a[edge])):
+            if start <= row < stop and nearest[row - start] >= 0 and nearest[row - start] == other:
+                _add(outside, row - start, score, evidence[edge])
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -214,7 +255,7 @@ def _weakest_links(
     return weakest_C, bridge_C
 
 
-def as_columns(table: RowTable | ClusterTable) -> dict[str, NDArray[Any]]:
+def as_columns(table: RowTable | RowEvidence | ClusterTable) -> dict[str, NDArray[Any]]:
     """Give the table's columns by name; ``bridge_rows`` as two columns."""
     columns = dict(table.__dict__)
     if "bridge_rows" in columns:

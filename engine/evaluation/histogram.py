@@ -28,6 +28,15 @@ class ValueHistogram:
         """Add a block of edges; ``inside_E``: both ends are in one cluster."""
         _count(values_E, inside_E, self._edges[0], NUM_BINS / (self._edges[-1] - self._edges[0]), self._counts)
 
+    @property
+    def counts(self) -> list[list[int]]:
+        """Counts (2, B): edges between clusters, then edges inside them."""
+        return self._counts.tolist()
+
+    def merge(self, counts: list[list[int]]) -> None:
+        """Add the ``counts`` of a histogram over the same range."""
+        self._counts += np.array(counts, np.int64)
+
     def as_dict(self) -> dict[str, Any]:
         """``bin_edges`` (B + 1), and counts by bin: ``kept`` inside clusters, ``pruned`` between them."""
         pruned, kept = self._counts.tolist()

@@ -8,11 +8,14 @@ from engine.methods.registry import METHODS
 from engine.partitions import OWN, PARTITIONS, Clustered, Work
 from engine.partitions.base import OperatingPoint
 from engine.settings import Settings
+from engine.steps.crossing import Crossing
 from engine.steps.edges import Scores
 
 
-def make_clusters(graph: Graph, settings: Settings, model: Model | None, score: Scores) -> Clustered:
-    """The step that clusters the scored edges."""
+def make_clusters(
+    graph: Graph, settings: Settings, model: Model | None, score: Scores, crossing: Crossing
+) -> Clustered:
+    """The step that clusters the scored edges; ``crossing``: those of them that cross chunks."""
     method = METHODS[settings.method]
     own = method.cluster(graph, settings, model, score)
     if own is not None:
@@ -23,6 +26,7 @@ def make_clusters(graph: Graph, settings: Settings, model: Model | None, score: 
         stored = OperatingPoint(min_score=method.min_score)
     work = Work(
         score=score,
+        crossing=crossing,
         knn=graph.knn,
         config=settings.partition,
         stored=stored,

@@ -8,7 +8,8 @@
            -> a method's steps -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
                       or roots                      (propagation, density peaks, map equation; a method's own)
-           -> labels -> explain -> analysis, questions
+           -> labels -> crossing -> evidence -> explain -> questions
+                     -> crossing -> figures  -> analysis
 
 Training has the same steps up to ``score``, of the labelled source, with ``fit`` before and ``select`` after.
 """
@@ -39,9 +40,11 @@ from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.analysis import Analysis
 from engine.steps.copies import Copies, NoCopies
+from engine.steps.crossing import Crossing
 from engine.steps.decisions import Answers, DecisionFile, Held, correct
 from engine.steps.edges import Scores
-from engine.steps.explain import Explain
+from engine.steps.explain import Evidence, Explain
+from engine.steps.figures import Figures
 from engine.steps.ingest import Rows
 from engine.steps.labels import Labels, OutsideFile
 from engine.steps.questions import Questions
@@ -88,8 +91,20 @@ def run_stages(
         unheld = None
     clusters = Labels(roots=roots, rows=rows, order=graph.order, zero_vectors=zeros, copies=unheld)
     shown: dict[str, Any] = {"score": score, "order": graph.order, "learned": method.learned}
-    explain = Explain(labels=clusters, copies=copies, **shown)
-    analysis = Analysis(clusters=clusters, roots=found.roots, explain=explain, rows=rows, **shown, **truth)
+    read: dict[str, Any] = {**shown, "num_rows": graph.num_rows, "crossing": found.crossing, "scratch": True}
+    evidence = Evidence(labels=clusters, copies=copies, **read)
+    explain = Explain(labels=clusters, evidence=evidence, order=graph.order)
+    figures = Figures(clusters=clusters, **read, **truth)
+    analysis = Analysis(
+        clusters=clusters,
+        roots=found.roots,
+        crossing=found.crossing,
+        figures=figures,
+        explain=explain,
+        rows=rows,
+        **shown,
+        **truth,
+    )
     recalls = [member.recall for member in (graph, *graph.committee)]
     questions = Questions(labels=clusters, explain=explain, answers=answers, copies=copies, **shown)
     return in_order(*recalls, *found.further, explain, found.curve, analysis, questions)
@@ -111,6 +126,7 @@ class Found(NamedTuple):
 
     graph: Graph
     score: Scores
+    crossing: Crossing
     copies: Copies | None
     roots: Step[Any]
     curve: Curve | None
@@ -136,7 +152,8 @@ def _cluster(given: Given, settings: Settings, model: Model | None) -> Found:
     scoring = method.score(graph, settings, model)
     if given.answers is not None and method.learned:
         scoring = scoring._replace(score=correct(scoring.score, given.answers, graph.order))
-    roots = make_clusters(graph, settings, model, scoring.score)
+    crossing = Crossing(num_rows=graph.num_rows, score=scoring.score, scratch=True)
+    roots = make_clusters(graph, settings, model, scoring.score, crossing)
     curve, partition = None, partition_kind(settings, model)
     if partition != OWN and graph.num_rows <= settings.partition.curve_rows:
         curve = Curve(
@@ -153,7 +170,7 @@ def _cluster(given: Given, settings: Settings, model: Model | None) -> Found:
             answers=given.answers,
             **given.truth,
         )
-    return Found(graph, scoring.score, scoring.copies, roots, curve, scoring.further)
+    return Found(graph, scoring.score, crossing, scoring.copies, roots, curve, scoring.further)
 
 
 def _or_without_model(given: Given, settings: Settings, modelled: Found) -> Found:
@@ -164,6 +181,7 @@ def _or_without_model(given: Given, settings: Settings, modelled: Found) -> Foun
     none = NoCopies(num_rows=given.rows.num_rows)
     pairs: list[tuple[Step[Any] | None, Step[Any] | None]] = [
         (found.score, modelled.score),
+        (found.crossing, modelled.crossing),
         (found.copies, none),
         (found.roots, modelled.roots),
         (found.graph.order, modelled.graph.order),
@@ -172,8 +190,9 @@ def _or_without_model(given: Given, settings: Settings, modelled: Found) -> Foun
     ]
     kept = [said, given.rows, given.answers, *(other for _, other in pairs)]
     copied = only_if_needed(pairs, said, kept, prefix="without_model_")
-    score, copies, roots, order, curve = copied[:5]
+    score, crossing, copies, roots, order, curve = copied[:6]
     assert isinstance(score, Scores)
+    assert isinstance(crossing, Crossing)
     assert isinstance(roots, Step)
     graph = replace(modelled.graph, order=order)
-    return Found(graph, score, copies, roots, curve, (*modelled.further, *copied[5:]))
+    return Found(graph, score, crossing, copies, roots, curve, (*modelled.further, *copied[6:]))

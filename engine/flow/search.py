@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.settings import Settings
 from engine.steps.ingest import Rows, Vectors
-from engine.steps.knn import Order, Truth
+from engine.steps.knn import Order, Sampled, Truth
 from engine.steps.settings import KnnSettings
 
 
@@ -46,12 +46,15 @@ class Search:
         samples = min(self.config.recall_samples, self.num_rows)
         if not samples:
             return None
-        return Truth(
+        sampled = Sampled(
             prefix=self.prefix,
+            num_rows=self.num_rows,
             features=features,
             rows=self.rows,
             order=order,
             k=self.k,
             samples=samples,
             seed=self.settings.seed,
+            scratch=True,
         )
+        return Truth(prefix=self.prefix, sampled=sampled)

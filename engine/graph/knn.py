@@ -9,7 +9,7 @@ go to the lower id, whatever the order of the scan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numba
 import numpy as np
@@ -39,12 +39,28 @@ def exact_neighbors(
 
 
 def neighbors_of_rows(
-    features_ND: np.ndarray, rows_M: np.ndarray, k: int, usable_N: np.ndarray | None, threads: int
+    features_ND: np.ndarray,
+    rows_M: np.ndarray,
+    k: int,
+    usable_N: np.ndarray | None,
+    threads: int,
+    span: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search the given rows (int, any order) against all rows; returns what ``exact_neighbors`` does."""
+    """Search the given rows (int, any order) against all rows; returns what ``exact_neighbors`` does.
+
+    ``span``: search these rows only, from a multiple of ``DATABASE_BLOCK_ROWS`` on. ``nearest_of`` joins the results of
+    spans to the bytes of one search.
+    """
     rows_M = np.asarray(rows_M, dtype=np.int32)
     tiles = [rows_M[a : a + SAMPLE_TILE_ROWS] for a in range(0, len(rows_M), SAMPLE_TILE_ROWS)]
-    return _search_tiles(features_ND, tiles, k, usable_N, threads)
+    return _search_tiles(features_ND, tiles, k, usable_N, threads, span)
+
+
+def nearest_of(parts: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Join the neighbours (ids, similarities) that searches of several spans found for the same rows."""
+    ids_MJ, similarities_MJ = (np.concatenate(column, axis=1) for column in zip(*parts, strict=True))
+    order_MK = np.lexsort((ids_MJ, -similarities_MJ), axis=1)[:, :k]
+    return np.take_along_axis(ids_MJ, order_MK, axis=1), np.take_along_axis(similarities_MJ, order_MK, axis=1)
 
 
 def cell_neighbors(
@@ -113,13 +129,18 @@ def _recall(found_MK: np.ndarray, exact_MK: np.ndarray, wanted_MK: np.ndarray) -
 
 
 def _search_tiles(
-    features_ND: np.ndarray, tiles: Iterable[np.ndarray], k: int, usable_N: np.ndarray | None, threads: int
+    features_ND: np.ndarray,
+    tiles: Iterable[np.ndarray],
+    k: int,
+    usable_N: np.ndarray | None,
+    threads: int,
+    span: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     def search(rows_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         queries_MD = features_ND[rows_M].astype(np.float32)
         heaps = _empty_heaps(len(rows_M), k)
         places = np.arange(len(rows_M), dtype=np.int32)
-        _scan_span(features_ND, (0, len(features_ND)), queries_MD, rows_M, places, usable_N, heaps)
+        _scan_span(features_ND, span or (0, len(features_ND)), queries_MD, rows_M, places, usable_N, heaps)
         return _finish(heaps, rows_M, usable_N)
 
     return _joined(map_tiles(search, tiles, threads))

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.clustering.evidence import biased_score
 from engine.partitions.settings import PartitionName, PartitionSettings
 from engine.runs.step import Facts, Step, Task
+from engine.steps.crossing import Crossing
 from engine.steps.edges import Scores
 from engine.steps.knn import Knn
 from engine.steps.point import ChosenPoint
@@ -107,6 +108,7 @@ class Work:
     """The steps and settings that a partition works on. ``stored``: the model's or the method's operating point."""
 
     score: Scores
+    crossing: Crossing
     knn: Knn
     config: PartitionSettings
     stored: OperatingPoint | None
@@ -156,9 +158,8 @@ class Partition:
         if all(value is not None for value in given.values()):
             return None
         scored = work.score if work.has_model or work.learned else None
-        return ChosenPoint(
-            knn=work.knn, score=scored, features=None if scored else work.knn.features, step=work.config.step
-        )
+        features = None if scored else work.knn.features
+        return ChosenPoint.along(work.knn, score=scored, features=features, step=work.config.step)
 
     def given(self, work: Work) -> Point:
         """Collect the thresholds that are set or, if not set, stored."""

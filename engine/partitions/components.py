@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.clustering.csr import build_adjacency
+from engine.clustering.csr import adjacent_rows, build_adjacency, copy_lists
 from engine.clustering.evidence import biased_score
 from engine.clustering.forest import strongest_forest
 from engine.clustering.pruning import intimate_edges, node_intimacy
 from engine.clustering.range_union_find import PIECE_EDGES, VertexRange, iterate_roots, unite_ranges
-from engine.clustering.union_find import UnionFind, component_roots, id_dtype
+from engine.clustering.union_find import UnionFind, compact_ids, component_roots, id_dtype
 from engine.learning.selection import best_of, search_scores
 from engine.partitions.base import (
     Array,
@@ -37,9 +37,12 @@ from engine.partitions.base import (
 from engine.partitions.settings import PartitionName
 from engine.runs.step import Facts, RowStep, Task, where
 from engine.stages import Cost
-from engine.steps.edges import SCORED, iterate_edges, read_edges
-from engine.storage.context import CompanionTask, TaskCall, committed_records, folder_digest
+from engine.steps.crossing import READ_ROWS, Crossing, Incident
+from engine.steps.edges import SCORED, read_edges
+from engine.storage.context import CompanionTask, TaskCall, committed_records, folder_digest, hold
+from engine.storage.manifest import Record
 from engine.storage.tables import read_columns
+from engine.tiles import map_tiles, tile_bounds
 from engine.units import CHUNK_ROWS
 
 VERSION = 5  # of every step here
@@ -53,29 +56,67 @@ _SMALL = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class KeptAdjacency(EdgeThresholds):
-    """The symmetric CSR adjacency of the edges of the least score and more, unbiased: ``indptr``, ``indices``."""
+class KeptAdjacency(EdgeThresholds, RowStep[Facts]):
+    """The neighbours of each row by edges of the least score and more, unbiased.
+
+    ``first`` and ``count`` (N,), and a table ``lists``: the list of a row begins at place ``first`` of the task's table,
+    ascends, and has ``count`` neighbours.
+    """
 
     kind, version, title = "components.adjacency", VERSION, "adjacency"
+    crossing: Crossing
 
     def cost(self) -> Cost:
-        """Project both directions of every edge."""
-        n, edges = self.num_vertices, self.num_vertices * self.score.knn.k
-        return Cost(fixed_bytes=8 * edges + 16 * n, disk_bytes=8 * edges // 2 + 8 * n, seconds=edges / 2e7)
+        """Project the edges of a range for each thread, and the lists of the rows."""
+        n, k = self.num_rows, self.score.knn.k
+        return Cost(
+            bytes_per_thread=min(n, READ_ROWS) * k * 40,
+            bytes_per_row=12 * k + 24,
+            disk_bytes=n * (4 * k + 12),
+            seconds=n * k / 1.5e7,
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
-        """Build the adjacency."""
+        """List the neighbours of these rows, range by range."""
         min_score = np.float32(unbiased_score(self.operating_point(task)))
+        incident = Incident(task, self.score, self.crossing)
 
-        def blocks() -> Iterator[tuple[Array, Array]]:
-            for sources, targets, scores in iterate_edges(task.input(self.score), SCORED):
+        def collect(bounds: tuple[int, int]) -> tuple[Array, Array]:
+            pieces = []
+            for sources, targets, scores in incident.read(*bounds):
                 kept = scores >= min_score
-                yield sources[kept], targets[kept]
+                pieces.append((sources[kept], targets[kept]))
+            return adjacent_rows(*bounds, pieces)
 
-        indptr, indices = build_adjacency(self.num_vertices, blocks, task.threads)
-        task.write_npy("indptr", indptr)
-        task.write_npy("indices", indices)
-        return {"edges_kept_by_score": len(indices) // 2}
+        found = map_tiles(collect, tile_bounds(start, stop, READ_ROWS), task.threads)
+        counts = np.concatenate([np.diff(indptr) for indptr, _ in found])
+        lists = np.concatenate([indices for _, indices in found])
+        task.write_rows("first", np.cumsum(counts) - counts, np.int64)
+        task.write_rows("count", counts, np.int32)
+        task.write_table("lists", {"neighbor": lists})
+        return {"neighbors": len(lists)}
+
+
+class KeptLists:
+    """The neighbours that ``KeptAdjacency`` wrote, of any rows."""
+
+    def __init__(self, task: Task, adjacency: KeptAdjacency) -> None:
+        folder = task.input(adjacency)
+        self._first_N, self._count_N = (task.array(adjacency, name) for name in ("first", "count"))
+        self._parts = hold(("lists", str(folder)), lambda: [
+            (record.start, record.stop, *read_columns(_output(folder, record, "lists"), ("neighbor",)))
+            for record in committed_records(folder, folder_digest(folder))
+        ])  # fmt: skip
+
+    def of(self, vertices: Array) -> tuple[Array, Array]:
+        """Give the lists of ascending vertices as the rows of an adjacency: indptr, indices."""
+        indptr = np.zeros(len(vertices) + 1, np.int64)
+        np.cumsum(self._count_N[vertices], out=indptr[1:])
+        indices, first_V = np.empty(indptr[-1], np.int32), self._first_N[vertices]
+        for start, stop, neighbors in self._parts:
+            low, high = np.searchsorted(vertices, np.array([start, stop], vertices.dtype))
+            copy_lists(first_V[low:high], indptr[low : high + 1], neighbors, indices)
+        return indptr, indices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +130,7 @@ class Prune(EdgeThresholds, RowStep[Facts]):
         """Project a piece of edges, and a union-find of all vertices."""
         n, k = self.num_rows, self.score.knn.k
         return Cost(
-            fixed_bytes=PIECE_CHUNKS * CHUNK_ROWS * k * 20 + n * 21,
+            fixed_bytes=PIECE_CHUNKS * CHUNK_ROWS * k * (20 if self.adjacency is None else 60) + n * 21,
             disk_bytes=n * 12,
             seconds=n * k / (7e6 if self.adjacency is not None else 5e7),
             seconds_per_task=n * _UNION_S,
@@ -98,9 +139,7 @@ class Prune(EdgeThresholds, RowStep[Facts]):
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Prune and unite the edges of these rows."""
         point = self.operating_point(task)
-        indptr, indices = np.empty(0, np.int64), np.empty(0, np.int32)
-        if self.adjacency is not None:
-            indptr, indices = (task.npy(self.adjacency, name) for name in ("indptr", "indices"))
+        kept_lists = None if self.adjacency is None else KeptLists(task, self.adjacency)
         union = UnionFind(self.num_vertices)
         edges = after_score = after_both = 0
         for sources, targets, scores in read_edges(task.input(self.score), start, stop, SCORED, PIECE_CHUNKS):
@@ -108,8 +147,10 @@ class Prune(EdgeThresholds, RowStep[Facts]):
             kept = scores >= np.float32(point["min_score"])
             sources, targets = sources[kept], targets[kept]
             after_score += len(sources)
-            if self.adjacency is not None:
-                close = intimate_edges(indptr, indices, sources, targets, point["min_intimacy"], task.threads)
+            if kept_lists is not None:
+                vertices, a, b = compact_ids(sources, targets)
+                rows = kept_lists.of(vertices)
+                close = intimate_edges(*rows, a, b, point["min_intimacy"], task.threads, vertices)
                 sources, targets = sources[close], targets[close]
             after_both += len(sources)
             union.add(sources, targets)
@@ -204,9 +245,12 @@ def _write_forest(task: Task, union: UnionFind) -> None:
 def _forests(folder: Path, start: int, stop: int) -> Iterator[tuple[Array, Array]]:
     for record in committed_records(folder, folder_digest(folder)):
         if start <= record.start < stop:
-            path = next(output.path for output in record.outputs if output.path.startswith("forest/"))
-            members, roots = read_columns(folder / path, ("member", "root"))
+            members, roots = read_columns(_output(folder, record, "forest"), ("member", "root"))
             yield members, roots
+
+
+def _output(folder: Path, record: Record, table: str) -> Path:
+    return folder / next(output.path for output in record.outputs if output.path.startswith(f"{table}/"))
 
 
 class ComponentsPartition(Partition):
@@ -235,7 +279,9 @@ class ComponentsPartition(Partition):
             "learned": work.learned,
         }
         score, n = work.score, work.score.num_rows
-        adjacency = KeptAdjacency(score=score, **shared, scratch=True) if given["min_intimacy"] else None
+        adjacency = None
+        if given["min_intimacy"]:
+            adjacency = KeptAdjacency(num_rows=n, score=score, crossing=work.crossing, **shared, scratch=True)
         merge = Merge(num_rows=n, prune=Prune(num_rows=n, score=score, adjacency=adjacency, **shared))
         return Components(merge=merge, ranges=work.config.union_find_ranges or -(-n // RANGE_ROWS), **shared)
 

@@ -6,7 +6,7 @@ record how many edges each chunk of rows owns, so that any range of whole chunks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from engine.graph.adjacency import undirected_edges
 from engine.runs.step import RowStep, Task
 from engine.steps.knn import Knn
 from engine.storage.context import committed_records, folder_digest
+from engine.storage.manifest import Record
 from engine.storage.tables import read_columns
 from engine.tiles import tile_bounds
 from engine.units import CHUNK_ROWS
@@ -72,14 +73,20 @@ class Scores(RowStep[EdgeFacts]):
 
 
 def read_edges(
-    folder: Path, start: int, stop: int, names: tuple[str, ...], chunks: int = 1
+    folder: Path,
+    start: int,
+    stop: int,
+    names: tuple[str, ...],
+    chunks: int = 1,
+    records: Sequence[Record] | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Read columns of the edges owned by rows ``start..stop`` (whole chunks), chunk by chunk, in row order.
 
     The pieces are small and do not depend on the tasks that wrote them. With ``chunks``, up to so many chunks of one
     task come in a piece, which then depends on the tasks: for work whose result is the same for any pieces.
+    ``records``: those of the folder, if they were read before.
     """
-    for record in committed_records(folder, folder_digest(folder)):
+    for record in committed_records(folder, folder_digest(folder)) if records is None else records:
         begin, end = max(start, record.start), min(stop, record.stop)
         if begin >= end:
             continue

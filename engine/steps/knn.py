@@ -22,8 +22,9 @@ from engine.runs.step import RowStep, Step, Task, where
 from engine.stages import Cost
 from engine.steps.ingest import Rows, Vectors, usable_rows
 from engine.steps.source import files_at, refuse_changed
-from engine.storage.context import hold
+from engine.storage.context import hold, table_parts
 from engine.storage.formats.knn_graph import normalise_knn_block, open_knn_graph
+from engine.storage.tables import read_columns
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 VERSION = 3  # of every step here
@@ -278,10 +279,13 @@ class ImportedGraph(Knn):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Truth(Step[Any]):
-    """Exact neighbours of a random sample of vertices, to measure recall: ``rows`` (S,), ``similarities`` (S, K)."""
+class Sampled(RowStep[None]):
+    """The nearest vertices, among a task's rows, of a random sample of vertices: the table ``nearest``.
 
-    kind, version, title = "knn.truth", VERSION, "truth"
+    Columns ``id`` and ``similarity`` hold K for each sampled row, one row after the other.
+    """
+
+    kind, version, title = "knn.sampled", 1, "sampled"
     features: Vectors[Any]
     rows: Rows
     order: Order | None
@@ -290,26 +294,58 @@ class Truth(Step[Any]):
     seed: int
 
     def cost(self) -> Cost:
-        """Project the comparison of the sample with all rows."""
+        """Project the comparison of the sample with all rows, and each task's lists."""
         dim, samples = self.features.dim, self.samples
         return Cost(
-            fixed_bytes=samples * (self.k * 40 + dim * 4),
+            fixed_bytes=samples * (self.k * 40 + dim * 4) + self.num_rows,
             bytes_per_thread=knn.DATABASE_BLOCK_ROWS * (knn.EXACT_TILE_ROWS + dim) * 4,
-            disk_bytes=samples * self.k * 4,
+            disk_bytes=samples * self.k * 8 * 64,
             seconds=2.0 * samples * self.features.num_rows * dim / FLOPS,
             kind="floats",
         )
 
-    def run(self, task: Task, start: int, stop: int) -> dict[str, Any]:
-        """Search the sample exactly."""
+    def run(self, task: Task, start: int, stop: int) -> None:
+        """Search these rows for neighbours of the sample."""
         features_ND = task.array(self.features, "features")
-        samples = min(self.samples, len(features_ND))
-        rows = np.sort(stream(self.seed, RECALL_ROWS).choice(len(features_ND), samples, replace=False))
-        usable_N = vertex_usable(task, self.rows, self.order)
-        exact = knn.neighbors_of_rows(features_ND, rows, self.k, usable_N, task.threads)
+        usable_N = hold(("usable", task.call.folder), lambda: vertex_usable(task, self.rows, self.order))
+        found = knn.neighbors_of_rows(
+            features_ND, self.drawn(), self.k, usable_N, task.threads, span=(start, min(stop, self.num_rows))
+        )
+        task.write_table("nearest", {"id": found[0].ravel(), "similarity": found[1].ravel()})
+
+    def drawn(self) -> np.ndarray:
+        """Draw the sample: vertices (S,), ascending."""
+        wanted = min(self.samples, self.num_rows)
+        return np.sort(stream(self.seed, RECALL_ROWS).choice(self.num_rows, wanted, replace=False))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Truth(Step[Any]):
+    """Exact neighbours of a random sample of vertices, to measure recall: ``rows`` (S,), ``similarities`` (S, K)."""
+
+    kind, version, title = "knn.truth", VERSION, "truth"
+    sampled: Sampled
+
+    @property
+    def samples(self) -> int:
+        return self.sampled.samples
+
+    def cost(self) -> Cost:
+        """Project the lists of all tasks."""
+        samples, k = self.samples, self.sampled.k
+        return Cost(fixed_bytes=samples * k * 60, disk_bytes=samples * k * 4, seconds=0.1)
+
+    def run(self, task: Task, start: int, stop: int) -> dict[str, Any]:
+        """Join what the tasks found."""
+        rows, k = self.sampled.drawn(), self.sampled.k
+        found: tuple[np.ndarray, np.ndarray] | None = None
+        for path in table_parts(task.input(self.sampled), "nearest"):
+            ids, similarities = (column.reshape(len(rows), k) for column in read_columns(path, ("id", "similarity")))
+            found = knn.nearest_of([found, (ids, similarities)] if found else [(ids, similarities)], k)
+        assert found is not None
         task.write_npy("rows", rows)
-        task.write_npy("similarities", exact[1])
-        return {"samples": samples}
+        task.write_npy("similarities", found[1])
+        return {"samples": len(rows)}
 
     def read(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """Read the sample's rows (S,) and their exact similarities (S, K), each row descending."""

@@ -3,6 +3,8 @@
 No deadlines: the first example of a test may compile its kernels.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from engine.clustering import range_union_find
 from engine.clustering.csr import build_adjacency, build_weighted_adjacency
-from engine.clustering.density_peaks import DensityPeaks
+from engine.clustering.density_peaks import DensityLinks, add_densities, linked_roots
 from engine.clustering.forest import strongest_forest
 from engine.clustering.labels import dense_labels
 from engine.clustering.map_equation import codelength, map_equation
@@ -221,19 +223,30 @@ def naive_density_peaks(num_vertices, edges, min_score):
 
 
 @settings(deadline=None)
-@given(scored_edges, st.sampled_from([0.0, 0.3, 0.55, 1.0]), st.randoms(use_true_random=False), st.integers(1, 4))
-def test_density_peaks_equal_a_naive_reference_however_edges_come(edges, min_score, random, num_blocks):
+@given(
+    scored_edges,
+    st.sampled_from([0.0, 0.3, 0.55, 1.0]),
+    st.randoms(use_true_random=False),
+    st.integers(1, 4),
+    st.integers(0, MAX_VERTICES),
+)
+def test_density_peaks_equal_a_naive_reference_however_edges_come(edges, min_score, random, num_blocks, cut):
     edges = list({frozenset(edge[:2]): edge for edge in edges}.values())
     shuffled = [(b, a, s) if random.random() < 0.5 else (a, b, s) for a, b, s in edges]
     random.shuffle(shuffled)
-    found = DensityPeaks(MAX_VERTICES, min_score)
     blocks = [shuffled[start::num_blocks] for start in range(num_blocks)]
     tables = [(*arrays([row[:2] for row in rows]), np.array([row[2] for row in rows], np.float32)) for rows in blocks]
-    for table in tables:
-        found.add_density(*table)
-    for table in tables:
-        found.link(*table)
-    assert found.roots().tolist() == naive_density_peaks(MAX_VERTICES, edges, min_score)
+    densities = np.zeros(MAX_VERTICES, np.int64)
+    for start, stop in pairwise([0, cut, MAX_VERTICES]):
+        for table in tables:
+            add_densities(start, stop, *table, min_score, densities[start:stop])
+    parents = []
+    for start, stop in pairwise([0, cut, MAX_VERTICES]):
+        links = DensityLinks(start, stop, min_score, densities)
+        for table in tables:
+            links.link(*table)
+        parents.append(links.parents_n)
+    assert linked_roots(np.concatenate(parents)).tolist() == naive_density_peaks(MAX_VERTICES, edges, min_score)
 
 
 @settings(deadline=None)

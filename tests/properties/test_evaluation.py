@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from engine.evaluation.explain import Explainer, ScoredEdges, as_columns
+from engine.clustering.forest import block_forest, strongest_forest
+from engine.evaluation.explain import ClusteredEdges, Explainer, RowEvidence, as_columns, explain_clusters, explain_rows
 from engine.evaluation.metrics import evaluate_labels, pair_counts
 from engine.evaluation.sweep import ThresholdSweep, threshold_sweep
 
@@ -123,32 +126,52 @@ def test_order_and_blocks_of_edges_never_change_a_sweep(graph, block, random):
     assert sweep.rows() == threshold_sweep(num, sources, targets, values, thresholds, np.arange(num) % 3)
 
 
-def explain(labels, sources, targets, values, block):
-    explainer = Explainer(labels)
-    for give in (explainer.look, explainer.weigh):
-        for start in range(0, len(values), block):
-            part = slice(start, start + block)
-            give(ScoredEdges(sources[part], targets[part], values[part], values[part]))
-    rows = explainer.rows()
-    return rows, explainer.clusters(rows)
+def explain(labels, sources, targets, values, block, cuts=()):
+    """Explain the rows range by range, with blocks of edges; the forest is that of the edges inside clusters."""
+    labels = labels.astype(np.int32)
+    parts = []
+    for start, stop in pairwise([0, *cuts, len(labels)]):
+        explainer = Explainer(start, stop)
+        for give in (explainer.look, explainer.weigh):
+            for first in range(0, len(values), block):
+                part = slice(first, first + block)
+                a, b = sources[part], targets[part]
+                give(ClusteredEdges(a, b, values[part], values[part], labels[a], labels[b]))
+        parts.append(explainer.evidence())
+    evidence = RowEvidence(*map(np.concatenate, zip(*(as_columns(part).values() for part in parts), strict=True)))
+    inside = (labels[sources] == labels[targets]) & (labels[sources] >= 0)
+    forest = strongest_forest(sources[inside], targets[inside], values[inside])
+    num_clusters = int(labels.max(initial=-1)) + 1
+    rows = explain_rows(labels, num_clusters, evidence)
+    return rows, explain_clusters(labels, num_clusters, evidence, rows, forest)
 
 
 @settings(deadline=None)
-@given(graphs(), st.integers(1, 7))
-def test_blocks_of_edges_never_change_an_explanation(graph, block):
+@given(graphs(), st.integers(1, 7), st.integers(0, 9))
+def test_blocks_of_edges_and_ranges_of_rows_never_change_an_explanation(graph, block, cut):
     num, sources, targets, values = graph
     labels = np.arange(num) % 3 - 1
-    tables = (explain(labels, sources, targets, values, size) for size in (1 << 30, block))
-    for whole, cut in zip(*tables, strict=True):
-        for name, column in as_columns(whole).items():
-            np.testing.assert_array_equal(column, as_columns(cut)[name], err_msg=name)
+    whole = explain(labels, sources, targets, values, 1 << 30)
+    for table, other in zip(whole, explain(labels, sources, targets, values, block, [min(cut, num)]), strict=True):
+        for name, column in as_columns(table).items():
+            np.testing.assert_array_equal(column, as_columns(other)[name], err_msg=name)
+
+
+@settings(deadline=None)
+@given(graphs(), st.integers(0, 9), st.integers(0, 9))
+def test_forests_of_blocks_are_the_strongest_forest(graph, start, length):
+    num, sources, targets, values = graph
+    start, stop = min(start, num), min(start + length, num)
+    block = block_forest(start, stop, sources, targets, values)
+    for found, expected in zip(block, strongest_forest(sources, targets, values), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @settings(deadline=None)
 @given(graphs())
 def test_the_weakest_link_is_where_a_cluster_falls_apart(graph):
     num, sources, targets, values = graph
-    labels = components(num, sources, targets)
+    labels = np.unique(components(num, sources, targets), return_inverse=True)[1]
     table = explain(labels, sources, targets, values, 1 << 30)[1]
     for place, label in enumerate(table.labels):
         weakest = np.float32(table.weakest_score[place])

@@ -16,6 +16,7 @@ from engine.runs.step import RUN_STEP, Step, in_order, run_step
 from engine.sections import fingerprint
 from engine.settings import Settings
 from engine.stages import Stage
+from engine.steps.crossing import Crossing
 from engine.steps.edges import Scores
 from engine.steps.ingest import StoredRows
 from engine.steps.knn import ExactNeighbors
@@ -39,8 +40,9 @@ def described_scores(num_rows: int, k: int = 10, scores: type[Scores] = CosineSc
 def partition_stages(graph: Graph, settings: Settings, model: Model | None = None) -> list[Stage]:
     """The stages from scored edges to ``roots``."""
     score = CosineScores(num_rows=graph.num_rows, knn=graph.knn, min_similarity=0.0, max_edges_per_vertex=0)
-    stages = in_order(make_clusters(graph, settings, model, score))
-    return [stage for stage in stages if stage.name not in ("knn", "score")]
+    crossing = Crossing(num_rows=graph.num_rows, score=score)
+    stages = in_order(make_clusters(graph, settings, model, score, crossing))
+    return [stage for stage in stages if stage.name not in ("knn", "score", "crossing")]
 
 
 def step_call(folder: Path, step: Step[Any], inputs: Mapping[str, Path], threads: int = 2) -> TaskCall:

@@ -12,7 +12,7 @@ from engine.runs.plan import stage_digests
 from engine.runs.step import Outside, Step
 from engine.stages import Cost
 from engine.steps.ingest import StoredRows, Vectors
-from engine.steps.knn import Truth
+from engine.steps.knn import Sampled
 from tests.support import stage_code
 
 
@@ -47,7 +47,7 @@ def _subclasses(kind: type) -> set[type]:
         ("graph.similarity", "TILE_ROWS = ", "TILE_ROWS = 2 * ", "knn:ImportedGraph", "ingest:Ingest"),
         ("steps.point", "facts |= {", "# a comment\n        facts |= {", "", "point:ChosenPoint"),
         ("steps.point", "min_score, max_size and the reason", "all that was chosen", "", "point:ChosenPoint"),
-        ("steps.point", "seconds=n * k / 2.8e6", "seconds=n * k / 9e9", "", "point:ChosenPoint"),
+        ("steps.point", "seconds=n / 8e5", "seconds=n / 9e9", "", "point:ChosenPoint"),
     ],
 )  # fmt: skip
 def test_a_changed_constant_names_the_stages_that_reach_it(
@@ -87,7 +87,8 @@ def test_a_fingerprint_is_of_kind_version_parameters_and_inputs_alone() -> None:
 
     def digest(kind: type[Vectors[None]], dim: int = 3, **given: Any) -> str:
         first = StoredRows(num_rows=9, dim=dim, folder="a")
-        step = Truth(features=kind(num_rows=9, dim=dim, **given), rows=first, order=None, k=2, samples=3, seed=0)
+        features = kind(num_rows=9, dim=dim, **given)
+        step = Sampled(num_rows=9, features=features, rows=first, order=None, k=2, samples=3, seed=0)
         return stage_digests([step.features.as_stage(), step.as_stage()], "source")[1]
 
     kept = digest(Kept)

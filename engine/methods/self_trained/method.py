@@ -28,6 +28,7 @@ from engine.methods.self_trained.steps import (
     Agreed,
     ByCodelength,
     ByEvidence,
+    CodelengthForest,
     Edges,
     EvidenceScores,
     FirstPoint,
@@ -135,15 +136,17 @@ def opinions(graph: Graph, settings: Settings, copies: Copies, listed: ListedStr
         offered=graph.k,
     )
     cosines = Edges(**edges)
-    by_codelength = ByCodelength(
-        prefix=prefix,
-        score=cosines,
-        chosen=FirstPoint(knn=graph.knn, score=None, features=None, step=step, prefix=prefix),
-        given={"min_score": None, "max_size": None},
-        precision_bias=0.0,
-        learned=False,
-        step=step,
-    )
+    cut: dict[str, Any] = {
+        "prefix": prefix,
+        "score": cosines,
+        "chosen": FirstPoint.along(graph.knn, score=None, features=None, step=step, prefix=prefix),
+        "given": {"min_score": None, "max_size": None},
+        "precision_bias": 0.0,
+        "learned": False,
+        "step": step,
+    }
+    forest = CodelengthForest(num_rows=graph.num_rows, **cut, scratch=True)
+    by_codelength = ByCodelength(forest=forest, **cut)
     return Agreed(
         prefix=prefix,
         by_evidence=by_evidence,

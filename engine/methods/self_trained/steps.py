@@ -26,7 +26,7 @@ from engine.methods.self_trained.strangers import (
 )
 from engine.methods.structural.steps import WEIGHT_BINS, First, self_tuned_weights, weight_bins
 from engine.partitions.map_equation import Modules
-from engine.partitions.propagation import Propagated
+from engine.partitions.propagation import Propagated, StrongestEdges
 from engine.runs.step import Facts, Step, Task
 from engine.stages import Cost
 from engine.steps.copies import Copies, leaders_by_vertex
@@ -169,6 +169,12 @@ class FirstPoint(ChosenPoint):
     """Where the graph is cut for the opinion by codelength."""
 
     title = "first_point"
+
+
+class CodelengthForest(StrongestEdges):
+    """The edges that decide the opinion by codelength."""
+
+    title = "codelength_forest"
 
 
 class ByCodelength(Propagated):

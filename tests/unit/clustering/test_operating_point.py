@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 
+from engine.clustering.label_free import LEAST_SCORE, STEP_BANDWIDTH, STEP_REACH
+from engine.clustering.merge_tree import UNIT, cut, merge_tree, walk_block
 from engine.clustering.operating_point import (
-    LEAST_SCORE,
-    _codelength,
-    _walk,
     choose_operating_point,
     choose_scored_point,
+    graph_forest,
+    join_forests,
+    join_walk,
 )
 from engine.clustering.propagation import propagate
 from engine.errors import DataError
@@ -74,15 +76,59 @@ def test_codelength_of_two_pairs_by_hand():
     def term(x):
         return np.sum(x * np.log2(x))
 
-    out = edges[0, 2]
-    halves = np.array([flows[:2].sum(), flows[2:].sum()])
-    expected = term(np.array([2 * out])) - 2 * term(np.array([out, out])) - term(flows) + term(halves + out)
-    rates, measured = _walk(neighbors, similarities)
-    assert measured == pytest.approx(flows)
-    assert measured.sum() == pytest.approx(1)
-    code = (neighbors, similarities, rates, measured)
-    assert _codelength(*code, np.array([0, 0, 2, 2])) == pytest.approx(expected)
-    assert _codelength(*code, np.zeros(4, int)) == pytest.approx(-term(flows))
+    exits = np.array([edges[0, 2], edges[0, 2] + edges[2, 3], edges[2, 3]])  # of 0 with 1, of 2 and of 3
+    inside = np.array([flows[:2].sum(), *flows[2:]])
+    expected = term(exits.sum()) - 2 * term(exits) - term(flows) + term(inside + exits)
+    walk = walk_of(neighbors, similarities)
+    assert walk.flows_N / UNIT == pytest.approx(flows)
+    assert walk.flows_N.sum() / UNIT == pytest.approx(1)
+    cuts = cut(walk, 0.8, [1, 2, 4], 0.05)
+    assert cuts.clusters.tolist() == [4, 3, 1]
+    assert cuts.bits[1:] == pytest.approx([expected, -term(flows)])
+
+
+def walk_of(neighbors, similarities):
+    forest = graph_forest(neighbors, similarities, 0, len(neighbors), len(neighbors))
+    through, parting = walk_block(neighbors, similarities, 0, merge_tree(forest, len(neighbors)))
+    return join_walk(forest, len(neighbors), [through], [parting])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_pass_measures_every_clustering_of_propagation(seed):
+    neighbors, similarities, _ = blobs(12, 20, 0.6, seed)
+    similarities = np.round(similarities, 2)  # many equal ones
+    walk, caps = walk_of(neighbors, similarities), [1, 2, 3, 7, 20, 21, 60, 240]
+    flow = (similarities - similarities[:, :1]).astype(np.float64)
+    flow = np.where(flow >= -STEP_REACH, np.exp(flow / STEP_BANDWIDTH), 0)
+    flow *= 0.5 / flow.sum(axis=1, keepdims=True) / len(flow)
+    through = flow.sum(axis=1) + np.bincount(neighbors.ravel(), flow.ravel(), len(flow))
+    for least in (float(similarities.min()), 0.3, 0.6, 0.9):
+        found = cut(walk, least, caps, 0.05)
+        for place, cap in enumerate(caps):
+            roots = propagate(240, *edges_of(neighbors, similarities), min_score=least, max_size=cap, step=0.05)
+            leaving = (roots[:, None] != roots[neighbors]) * flow
+            exits = np.bincount(np.repeat(roots, 30), leaving.ravel(), 240)
+            exits += np.bincount(roots[neighbors].ravel(), leaving.ravel(), 240)
+            inside = np.bincount(roots, through, 240)
+            bits = [np.sum(np.where(x > 0, x * np.log2(np.maximum(x, 1e-300)), 0)) for x in (
+                exits.sum(), exits + inside, exits, through)]  # fmt: skip
+            assert found.bits[place] == pytest.approx(bits[0] + bits[1] - 2 * bits[2] - bits[3])
+            assert found.clusters[place] == len(np.unique(roots))
+            assert found.inside[place] / UNIT == pytest.approx(flow.sum() - leaving.sum())
+
+
+def test_blocks_of_the_walk_add_up_to_the_same_flows():
+    neighbors, similarities, _ = blobs(30, 20, 0.5)
+    whole, cuts = walk_of(neighbors, similarities), [(0, 250), (250, 260), (260, 600)]
+    forests = [graph_forest(neighbors[a:b], similarities[a:b], a, b, 600) for a, b in cuts]
+    forest = join_forests(forests)
+    for found, expected in zip(forest, whole.forest, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    tree = merge_tree(forest, 600)
+    blocks = [walk_block(neighbors[a:b], similarities[a:b], a, tree) for a, b in reversed(cuts)]
+    joined = join_walk(forest, 600, (flows for flows, _ in blocks), (parting for _, parting in blocks))
+    np.testing.assert_array_equal(joined.flows_N, whole.flows_N)
+    np.testing.assert_array_equal(joined.inside_F, whole.inside_F)
 
 
 def test_threads_and_half_precision_do_not_matter():

@@ -152,3 +152,13 @@ def test_many_exact_ties_equal_brute_force_to_the_bit(num_rows: int, dim: int, k
     expected_ids, expected = brute_force(features, k)
     np.testing.assert_array_equal(similarities, expected)
     np.testing.assert_array_equal(ids, expected_ids)
+
+
+def test_searches_of_spans_join_to_one_search() -> None:
+    features, rows = np.repeat(unit_rows(3000, 24), 2, axis=0).astype(np.float16), np.arange(0, 6000, 40)
+    usable = np.arange(6000) % 7 > 0
+    whole = knn.neighbors_of_rows(features, rows, 20, usable, threads=1)
+    spans = [(0, 2048), (2048, 4096), (4096, 6000)]
+    parts = [knn.neighbors_of_rows(features, rows, 20, usable, threads=2, span=span) for span in spans]
+    for found, expected in zip(knn.nearest_of(parts, 20), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ from engine.clustering import evidence, label_free
 from engine.clustering.csr import build_adjacency, build_weighted_adjacency
 from engine.clustering.density_peaks import density_peaks
 from engine.clustering.map_equation import map_equation
+from engine.clustering.propagation import propagate
 from engine.clustering.pruning import node_intimacy
 from engine.errors import ConfigError
 from engine.methods.cosine.steps import CosineScores
 from engine.partitions import PARTITIONS, Edges, components
 from engine.partitions.components import Components, KeptAdjacency, Merge, Prune
-from engine.partitions.density_peaks import DensityLinked
+from engine.partitions.density_peaks import Densities, DensityLinked, Links
 from engine.partitions.map_equation import Modules
-from engine.runs.step import Task, run_step
+from engine.partitions.propagation import Propagated, StrongestEdges
+from engine.runs.step import Step, Task, run_step
 from engine.settings import Settings
-from engine.steps.edges import EdgeFacts, iterate_edges, read_edges
+from engine.stages import Cost
+from engine.steps.crossing import Crossing, CrossingFacts, Incident, join_facts
+from engine.steps.edges import EdgeFacts, Scores, iterate_edges, read_edges
 from engine.storage.context import TaskCall, read_npy, run_call, stage_facts
 from engine.storage.tables import read_columns
 from engine.units import CHUNK_ROWS
@@ -54,11 +59,13 @@ class RandomScores(CosineScores):
         sources, targets, scores = random_edges()
         owned = (sources >= start) & (sources < stop)
         counts = np.bincount((sources[owned] - start) // CHUNK_ROWS, minlength=-(-(stop - start) // CHUNK_ROWS))
-        task.write_table("edges", {"source": sources[owned], "target": targets[owned], "score": scores[owned]})
+        columns = {"source": sources, "target": targets, "score": scores, "similarity": scores}
+        task.write_table("edges", {name: column[owned] for name, column in columns.items()})
         return EdgeFacts(counts.tolist(), int(owned.sum()))
 
 
 SCORE = described_scores(N, scores=RandomScores)
+CROSSING = Crossing(num_rows=N, score=SCORE)
 
 
 def pruning(point: dict[str, float] = POINT, adjacency: KeptAdjacency | None = None, bias: float = 0.0) -> Prune:
@@ -116,12 +123,71 @@ def test_intimacy_prunes_the_same_edges_in_any_pieces(tmp_path: Path, monkeypatc
     assert 0 < close.sum() < len(close)
     point = {"min_score": 0.3, "min_intimacy": threshold}
     score = run_tasks(tmp_path, SCORE, chunks(0, 4), {})
-    step = KeptAdjacency(score=SCORE, chosen=None, given=point, precision_bias=0.0, learned=True)
-    adjacency = run_tasks(tmp_path, step, [0, 1], {"score": score})
-    for pieces in (1, 3):
+    for pieces, cuts in ((1, chunks(0, 2)), (3, chunks(0, 1, 3))):
+        root = tmp_path / str(pieces)
+        crossing = run_tasks(root, CROSSING, cuts, {"score": score})
+        step = KeptAdjacency(
+            num_rows=N, score=SCORE, crossing=CROSSING, chosen=None, given=point, precision_bias=0.0, learned=True
+        )
+        adjacency = run_tasks(root, step, chunks(0, 4), {"score": score, "crossing": crossing})
         monkeypatch.setattr(components, "PIECE_CHUNKS", pieces)
-        roots = roots_of(tmp_path / str(pieces), score, chunks(0, 2), [0, N], pruning(point, step), adjacency=adjacency)
+        roots = roots_of(root, score, cuts, [0, N], pruning(point, step), adjacency=adjacency)
         assert np.array_equal(roots, scipy_roots(sources[close], targets[close]))
+
+
+def test_all_edges_of_a_range_are_read_in_the_order_of_their_owners(tmp_path: Path) -> None:
+    expected = [row.tolist() for row in np.stack(random_edges())[:2].T.astype(int)]
+    for number, cuts in enumerate((chunks(0), chunks(0, 1, 4))):
+        root = tmp_path / str(number)
+        score = run_tasks(root, SCORE, chunks(0, 2), {})
+        crossing = run_tasks(root, CROSSING, cuts, {"score": score})
+        facts = [CrossingFacts(**each) for each in stage_facts(crossing)]
+        assert join_facts(facts).score == [float(random_edges()[2].min()), float(random_edges()[2].max())]
+        inputs = {"score": score, "crossing": crossing}
+        call = step_call(root / "reader", Reader(score=SCORE, crossing=CROSSING), inputs)
+        found = run_call(call, run_step).facts
+        start, stop = found["bounds"]
+        assert sorted(map(sorted, found["edges"])) == sorted(
+            sorted(ends) for ends in expected if any(start <= end < stop for end in ends)
+        )
+        places = {tuple(sorted(ends)): place for place, ends in reversed(list(enumerate(expected)))}
+        own = [places[tuple(sorted(ends))] for ends in found["edges"]]
+        owners = [expected[place][0] for place in own]
+        rows = [next(end for end in ends if start <= end < stop) for ends in found["edges"]]
+        for row in set(rows):  # the edges of one row are in the order of their owners
+            of_row = [owner // CHUNK_ROWS for owner, each in zip(owners, rows, strict=True) if each == row]
+            assert of_row == sorted(of_row)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reader(Step[dict[str, Any]]):
+    """Tells the edges that end in the second and third chunk."""
+
+    kind, version, title = "reader", 1, "reader"
+    score: Scores
+    crossing: Crossing
+
+    def cost(self) -> Cost:
+        return Cost()
+
+    def run(self, task: Task, start: int, stop: int) -> dict[str, Any]:
+        bounds = CHUNK_ROWS, 3 * CHUNK_ROWS
+        pieces = Incident(task, self.score, self.crossing).read(*bounds)
+        ends = np.concatenate([np.stack(piece[:2], axis=1) for piece in pieces])
+        return {"bounds": bounds, "edges": ends.tolist()}
+
+
+def test_forests_of_blocks_propagate_as_all_edges(tmp_path: Path) -> None:
+    expected = propagate(N, *random_edges(), min_score=0.4, max_size=30, step=0.05)
+    given: dict[str, Any] = {"score": SCORE, "chosen": None, "given": {"min_score": 0.4, "max_size": 30}}
+    given |= {"precision_bias": 0.0, "learned": True}
+    forest = StrongestEdges(num_rows=N, **given)
+    step = Propagated(forest=forest, step=0.05, **given)
+    score = run_tasks(tmp_path, SCORE, chunks(0, 4), {})
+    for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
+        root = tmp_path / str(number)
+        inputs = {"score": score, "forest": run_tasks(root, forest, cuts, {"score": score})}
+        assert np.array_equal(read_npy(run_tasks(root, step, [0, 1], inputs), "roots"), expected)
 
 
 def test_pieces_of_several_chunks_hold_the_edges_of_single_ones(tmp_path: Path) -> None:
@@ -231,15 +297,30 @@ def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp
 
 def test_density_peaks_are_the_kernels_over_all_edges(tmp_path: Path) -> None:
     expected = density_peaks(N, *random_edges(), 0.55)
-    step = DensityLinked(score=SCORE, chosen=None, given={"min_score": 0.55}, precision_bias=0.0, learned=True)
+    given: dict[str, Any] = {"score": SCORE, "chosen": None, "given": {"min_score": 0.55}}
+    given |= {"precision_bias": 0.0, "learned": True}
+    densities = Densities(num_rows=N, crossing=CROSSING, **given)
+    links = Links(num_rows=N, crossing=CROSSING, densities=densities, **given)
     for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
-        score = run_tasks(tmp_path / str(number), SCORE, cuts, {})
-        folder = run_tasks(tmp_path / str(number), step, [0, 1], {"score": score})
+        root = tmp_path / str(number)
+        inputs = {"score": run_tasks(root, SCORE, cuts, {})}
+        inputs["crossing"] = run_tasks(root, CROSSING, cuts, inputs)
+        dense = run_tasks(root, densities, cuts, inputs)
+        linked = run_tasks(root, links, chunks(0, 4), {**inputs, "densities": dense})
+        folder = run_tasks(root, DensityLinked(links=links, **given), [0, 1], {**inputs, "links": linked})
         assert np.array_equal(read_npy(folder, "roots"), expected)
-    (stage,) = planned(Settings(method="cosine", partition={"method": "density_peaks", "min_score": 0.4}))
+    *_, stage = planned(Settings(method="cosine", partition={"method": "density_peaks", "min_score": 0.4}))
     assert stage.params["given"] == {"min_score": 0.4}
     found = [stage.name for stage in planned(Settings(method="cosine", partition={"method": "density_peaks"}))]
-    assert found == ["point", "roots"]  # where no floor is set one is chosen
+    assert found == [
+        "point_forest",
+        "point_tree",
+        "point_walk",
+        "point",
+        "densities",
+        "links",
+        "roots",
+    ]  # where no floor is set
 
 
 def planned(settings: Settings, model=None):  # type: ignore[no-untyped-def]
@@ -277,11 +358,11 @@ def test_a_precision_bias_doubles_the_odds_asked_for(tmp_path: Path) -> None:
     assert (stage.params["precision_bias"], stage.params["learned"]) == (0.5, True)
 
 
-@pytest.mark.parametrize(("method", "read"), [("self_trained", {"knn", "score"}), ("cosine", {"knn", "features"})])
+@pytest.mark.parametrize(("method", "read"), [("self_trained", {"knn", "score"}), ("cosine", {"knn"})])
 def test_a_least_score_is_found_on_what_is_scored(method: str, read: set[str]) -> None:
     settings = Settings(method=method, partition={"method": "propagation"})  # type: ignore[arg-type]
     first = partition_stages(described_graph(3_000, 8, 20), settings)[0]
-    assert (first.name, set(first.inputs)) == ("point", read)
+    assert (first.name, set(first.inputs)) == ("point_forest", read)
 
 
 def test_of_equal_neighbours_the_denser_is_the_lower_id() -> None:

@@ -8,7 +8,7 @@
            -> a method's steps -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
                       or roots                      (propagation, density peaks, map equation; a method's own)
-           -> labels -> crossing -> evidence -> explain -> questions
+           -> labels -> crossing -> row_evidence -> explain -> questions
                      -> crossing -> figures  -> analysis
 
 Training has the same steps up to ``score``, of the labelled source, with ``fit`` before and ``select`` after.

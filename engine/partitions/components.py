@@ -70,7 +70,7 @@ class KeptAdjacency(EdgeThresholds, RowStep[Facts]):
         """Project the edges of a range for each thread, and the lists of the rows."""
         n, k = self.num_rows, self.score.knn.k
         return Cost(
-            bytes_per_thread=min(n, READ_ROWS) * k * 40,
+            bytes_per_thread=min(n, READ_ROWS) * k * 60,
             bytes_per_row=12 * k + 24,
             disk_bytes=n * (4 * k + 12),
             seconds=n * k / 1.5e7,

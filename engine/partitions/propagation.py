@@ -51,7 +51,7 @@ class StrongestEdges(EdgeThresholds, RowStep[Facts]):
         """Project the edges of a range for each thread, and the forest of the rows."""
         n, k = self.num_rows, self.score.knn.k
         return Cost(
-            bytes_per_thread=min(n, READ_ROWS) * (k * 40 + 200),
+            bytes_per_thread=min(n, READ_ROWS) * (k * 40 + 340),
             bytes_per_row=12 * 4 + 84 * 3,
             disk_bytes=n * 12 * 2,
             seconds=n * k / 1.5e7,

@@ -51,7 +51,7 @@ class Analysis(Labelled[Facts]):
 
     def cost(self) -> Cost:
         """Project the labels, the vertices' components at a threshold, and identities where there are any."""
-        n, per_row = self.score.num_rows, 80 if self.labels else 40
+        n, per_row = self.score.num_rows, 200 if self.labels else 50
         return Cost(fixed_bytes=n * per_row, disk_bytes=1 << 20, seconds=n / (5e5 if self.labels else 3e6))
 
     def run(self, task: Task, start: int, stop: int) -> Facts:

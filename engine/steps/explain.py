@@ -1,6 +1,6 @@
 """Steps of the explanation: how sure the clustering is of each row and cluster, by the scored edges.
 
-    crossing -> evidence (rows, in parallel) -> explain
+    crossing -> row_evidence (in parallel) -> explain
 
 ``explain`` writes ``confidence``, ``nearest`` and ``nearest_score`` (N,), by source row, and the table ``clusters``.
 The columns are those of ``engine.evaluation.explain``.
@@ -65,7 +65,7 @@ class Evidence(RowStep[None]):
     probabilities, else cosines. A copy belongs to the row that stands for it, for certain.
     """
 
-    kind, version, title = "evidence", 1, "evidence"
+    kind, version, title = "explain.evidence", 1, "row_evidence"
     labels: Labels
     score: Scores
     crossing: Crossing
@@ -78,7 +78,7 @@ class Evidence(RowStep[None]):
         n, k = self.num_rows, self.score.knn.k
         return Cost(
             fixed_bytes=n * 8 if self.copies is not None else 0,
-            bytes_per_thread=min(n, READ_ROWS) * (k * 60 + 200),
+            bytes_per_thread=min(n, READ_ROWS) * (k * 80 + 340),
             bytes_per_row=100,
             disk_bytes=n * 60,
             seconds=n * k / 1.2e7,

@@ -54,7 +54,7 @@ class Figures(Labelled[FigureFacts], RowStep[FigureFacts]):
         n, k = self.num_rows, self.score.knn.k
         return Cost(
             fixed_bytes=n * 16 if self.labels else 0,
-            bytes_per_thread=min(n, READ_ROWS) * (k * 60 + 200),
+            bytes_per_thread=min(n, READ_ROWS) * (k * 70 + 340),
             bytes_per_row=2 * 9 * 4,
             disk_bytes=n * 2 * 9 * 2,
             seconds=n * k / 8e6,

@@ -61,7 +61,7 @@ class PointForest(OfPoint, RowStep[Facts]):
         """Project the lists of a range for each thread, and the forest of the rows."""
         n, k = self.num_rows, self.knn.k
         return Cost(
-            bytes_per_thread=min(n, READ_ROWS) * (k * 60 + 200),
+            bytes_per_thread=min(n, READ_ROWS) * (k * 60 + 340),
             bytes_per_row=12 * 4,
             disk_bytes=n * 12 * 3,
             seconds=n * k / 1.2e7,

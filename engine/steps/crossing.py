@@ -25,7 +25,7 @@ from engine.tiles import map_tiles, tile_bounds
 from engine.units import CHUNK_ROWS
 
 READ_ROWS = 1 << 15  # rows whose edges are read at a time
-# Crossing edges per listed neighbour, for projections: all edges may cross where vertices are not in the order of cells.
+# Crossing edges per listed neighbour, for projections: all edges may cross where vertices are in no order of cells.
 # Of the stand-in's in that order a third does.
 CROSSING_SHARE = 0.7
 _COLUMNS = ("end", "other", "score")

@@ -70,7 +70,7 @@ class Densities(OfDensity):
 class Links(OfDensity):
     """The best denser neighbour of each vertex, ``parents`` (N,) int32, -1 for a peak."""
 
-    kind, version, title = "density_peaks.links", 1, "links"
+    kind, version, title = "density_peaks.links", 1, "density_links"
     densities: Densities
 
     def run(self, task: Task, start: int, stop: int) -> Facts:

@@ -23,7 +23,7 @@ from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.copies import NoCopies
 from engine.steps.decisions import AnsweredScores, Held
-from engine.steps.explain import Explain
+from engine.steps.explain import Evidence
 from engine.steps.ingest import Vectors
 from engine.steps.knn import Knn, Order, Vertices
 from engine.steps.metric import WEIGHTS, Project
@@ -111,7 +111,7 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
     that is not finished.
     """
     found = _Finder(root)
-    explain = next((stage.step for stage in stages if isinstance(stage.step, Explain)), None)
+    explain = next((stage.step for stage in stages if isinstance(stage.step, Evidence)), None)
     if explain is None:
         raise ConfigError(f"{root}: a run of a method that clusters by itself has no scores to update")
     score, slope, offset = found.standing(explain.score), 1.0, 0.0

@@ -22,7 +22,7 @@ from engine.commands.resources import Resources, count_threads, load_resources
 from engine.commands.run_folder import labels_of, open_run, vectors_folder
 from engine.commands.updates import Update, kept_of, open_collection, update
 from engine.errors import ConfigError, DataError
-from engine.evaluation.explain import Explainer, ScoredEdges
+from engine.evaluation.explain import ClusterTable, RowTable, ScoredEdges, explain_labels
 from engine.steps.ingest import row_column
 from engine.steps.source import normalise
 from engine.storage.cache import local_copy
@@ -64,7 +64,7 @@ class Collection:
 
     def rows(self) -> Table:
         """Give the table of rows: ``id``, ``cluster``, and how sure that is, as in an export."""
-        rows = self._explainer.rows()
+        rows, _ = self._explained
         return {"id": self.row_ids, "cluster": self.labels, **rows.__dict__}
 
     def clusters(self) -> Table:
@@ -74,7 +74,7 @@ class Collection:
         row that is most similar to all others; ``keep``: the id of the row to keep if one is to stand for all, which
         is the first copy of the medoid.
         """
-        explained = self._explainer.clusters(self._explainer.rows())
+        _, explained = self._explained
         medoids, kept = cluster_table(self._state, explained.labels)
         ids = self._state.ids
         return {
@@ -135,7 +135,7 @@ class Collection:
         return done
 
     def _forget(self) -> None:
-        for name in ("labels", "row_ids", "_state", "_explainer", "_scorer"):
+        for name in ("labels", "row_ids", "_state", "_explained", "_scorer"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -159,18 +159,18 @@ class Collection:
         return assign_batch(self._state, rows.unit_ND, rows.zeros, self._scorer, self.threads)
 
     @cached_property
-    def _explainer(self) -> Explainer:
+    def _explained(self) -> tuple[RowTable, ClusterTable]:
         state, learned = self._state, self._version.kept.learned
-        explainer = Explainer(self.labels)
-        for weigh in (explainer.look, explainer.weigh):
+
+        def edges() -> Iterator[ScoredEdges]:
             for sources, targets, scores in state.edges():
                 evidence = scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
-                ends = state.row_numbers[sources], state.row_numbers[targets]
-                weigh(ScoredEdges(*ends, scores, evidence))
+                yield ScoredEdges(state.row_numbers[sources], state.row_numbers[targets], scores, evidence)
             rows = np.flatnonzero(state.leaders_N != np.arange(state.num_rows)).astype(np.int32)
             certain = np.ones(len(rows), np.float32)
-            weigh(ScoredEdges(state.leaders_N[rows], rows, certain, certain))
-        return explainer
+            yield ScoredEdges(state.leaders_N[rows], rows, certain, certain)
+
+        return explain_labels(self.labels, edges)
 
 
 def open_run_collection(run: str | Path, *, threads: int = 0) -> Collection:

@@ -5,14 +5,17 @@ E edges, N rows, C clusters. Scores below 0 count as 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine.clustering.forest import MaximumForest
 from engine.clustering.union_find import find_root
+from engine.evaluation.metrics import Labels
 
 NOBODY = -1
 
@@ -131,6 +134,26 @@ class Explainer:
             self._inside_n[:, 2].astype(np.int32),
             _mean(self._outside_n, 0),
         )
+
+
+def explain_labels(labels_N: Labels, edges: Callable[[], Iterable[ScoredEdges]]) -> tuple[RowTable, ClusterTable]:
+    """Explain labels >= -1, numbered in any way, from edges in memory; ``edges()`` gives the same blocks each time."""
+    labels_C, clusters = np.unique(labels_N[labels_N >= 0], return_inverse=True)
+    clusters_N = np.full(len(labels_N), NOBODY, np.int32)
+    clusters_N[labels_N >= 0] = clusters
+    explainer, forest = Explainer(0, len(labels_N)), MaximumForest(len(labels_N))
+    for give in (explainer.look, explainer.weigh):
+        for block in edges():
+            own, others = clusters_N[block.sources], clusters_N[block.targets]
+            give(ClusteredEdges(*block, own, others))
+            if give == explainer.look:
+                inside = (own == others) & (own >= 0)
+                forest.add(block.sources[inside], block.targets[inside], block.scores[inside])
+    evidence = explainer.evidence()
+    rows = explain_rows(clusters_N, len(labels_C), evidence)
+    table = explain_clusters(clusters_N, len(labels_C), evidence, rows, forest.edges())
+    named = np.append(labels_C, NOBODY).astype(np.int64)
+    return replace(rows, nearest=named[rows.nearest]), replace(table, labels=named[:-1], nearest=named[table.nearest])
 
 
 def explain_rows(clusters_N: NDArray[np.int32], num_clusters: int, evidence: RowEvidence) -> RowTable:

@@ -59,7 +59,7 @@ _SMALL = 4 << 20
 class KeptAdjacency(EdgeThresholds, RowStep[Facts]):
     """The neighbours of each row by edges of the least score and more, unbiased.
 
-    ``first`` and ``count`` (N,), and a table ``lists``: the list of a row begins at place ``first`` of the task's table,
+    ``first`` and ``count`` (N,), and a table ``lists``: a row's list begins at place ``first`` of the task's table,
     ascends, and has ``count`` neighbours.
     """
 

@@ -179,10 +179,10 @@ class Reader(Step[dict[str, Any]]):
 
 def test_forests_of_blocks_propagate_as_all_edges(tmp_path: Path) -> None:
     expected = propagate(N, *random_edges(), min_score=0.4, max_size=30, step=0.05)
-    given: dict[str, Any] = {"score": SCORE, "chosen": None, "given": {"min_score": 0.4, "max_size": 30}}
+    given: dict[str, Any] = {"score": SCORE, "chosen": None, "given": {"min_score": 0.4, "max_size": 30}, "step": 0.05}
     given |= {"precision_bias": 0.0, "learned": True}
     forest = StrongestEdges(num_rows=N, **given)
-    step = Propagated(forest=forest, step=0.05, **given)
+    step = Propagated(forest=forest, **given)
     score = run_tasks(tmp_path, SCORE, chunks(0, 4), {})
     for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
         root = tmp_path / str(number)

@@ -24,10 +24,13 @@ from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.source import Source, describe_source, file_stats
 from engine.storage import manifest
+from engine.storage.cache import local_copy
 from engine.storage.context import stage_facts
+from engine.storage.formats.registry import open_source
 from engine.storage.paths import check_file
 from engine.storage.places import open_place
 from engine.storage.remote import absolute, is_url
+from engine.storage.row_ids import RowIds
 
 MOST_LAYERS = 16
 COMPACTION = "+compaction"  # after the digest of the update before
@@ -103,6 +106,8 @@ def update(
         delete_old(here, version)  # which a kill may have kept the last update from
         _check_order(here, begun, version, source)
         if features is not None:
+            if begun is None:
+                _check_ids(source, request, version.ids(here))  # before anything is written
             stages = addition_stages(here, version, source, settings)
         else:
             if begun is None:
@@ -126,6 +131,15 @@ def _addition_source(here: Path, features: str | Path, request: Request) -> Sour
     if source.dim != _dim(here):
         raise DataError(f"{features}: vectors of {source.dim} dimensions, the collection's have {_dim(here)}")
     return source
+
+
+def _check_ids(source: Source, request: Request, known: RowIds) -> None:
+    """Refuse new rows without an id, of an id that is there already, or with ids of another kind than ``known``."""
+    ids = open_source(local_copy(source.path), dim=request.dim, column=request.column).ids()
+    if ids is not None:
+        known.joined(RowIds(ids, source.path))
+    elif known.are_texts:
+        raise DataError(f"{source.path}: no column id, but the rows of the collection have texts as ids")
 
 
 def _compact(

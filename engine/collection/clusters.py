@@ -45,6 +45,9 @@ def repartition(state: State, touched_V: Array, unplaced_N: Array, threads: int)
     rows_V = state.row_numbers
     before_V = state.labels_N[rows_V]
     stands_V = state.leaders_N[rows_V] == rows_V  # copies have no edges of their own
+    copied_N = np.zeros(state.num_rows, np.bool_)
+    copied_N[state.leaders_N[unplaced_N]] = True  # what a new row is a copy of takes it in
+    touched_V = touched_V | copied_N[rows_V]
     opened = np.unique(before_V[touched_V & (before_V >= 0)])
     free_V = (np.isin(before_V, opened) | unplaced_N[rows_V]) & stands_V
     if state.point_partition == "map_equation":

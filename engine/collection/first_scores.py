@@ -23,11 +23,6 @@ Array = np.ndarray[Any, Any]
 def first_scores(state: State, edges: EdgeList) -> Array:
     """Score edges of the first graph, (E,) float32."""
     total = max(state.num_rows, int(edges.targets.max(initial=-1)) + 1)
-    if state.kept.no_gap:
-        label_V = np.full(total, -1, np.int64)
-        label_V[: state.num_rows] = state.labels_N[state.row_numbers[: state.num_rows]]
-        label_V = np.where(label_V < 0, label_V[_origins(state, label_V >= 0)], label_V)
-        return ((label_V[edges.sources] == label_V[edges.targets]) & (label_V[edges.sources] >= 0)).astype(np.float32)
     odds = edge_log_odds(lines_of(state, total), edges.sources, edges.targets, edges.similarities)
     return (1 / (1 + np.exp(-odds))).astype(np.float32)
 

@@ -17,6 +17,7 @@ from engine.methods.cosine.steps import CosineScores
 from engine.methods.fitting import FITTED_WEIGHTS
 from engine.methods.self_trained.odds import CorrectedScores
 from engine.methods.self_trained.steps import EvidenceScores
+from engine.methods.self_trained.strangers import BACKGROUND_RANKS
 from engine.methods.structural.steps import NeighborhoodStep, StructuralScores
 from engine.runs.step import Outside, Step
 from engine.settings import Settings
@@ -58,7 +59,7 @@ class Kept:
     ``point``: the operating point.
     ``next_row``: the number that the next row without an id gets as id. ``removed``: how many rows were removed so far.
     ``answers``: the folder of decided pairs of rows. ``strangers``: the folder of what scored edges where first
-    clusters taught no scorer; with ``no_gap`` these clusters are certain.
+    clusters taught no scorer.
     """
 
     num_rows: int
@@ -80,7 +81,6 @@ class Kept:
     removed: int = 0
     answers: str | None = None
     strangers: str | None = None
-    no_gap: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -154,7 +154,13 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
         )
     if score.first is not None and score.fit is not None and not found.facts(score.fit)["trees"]:
         assert isinstance(score.otherwise, EvidenceScores)
-        shared |= {"strangers": found.folder(score.otherwise.strangers), "no_gap": found.facts(score.first)["no_gap"]}
+        distinct = score.num_rows - (found.facts(copies)["copies"] if copies is not None else 0)
+        if found.facts(score.first)["no_gap"] or distinct <= BACKGROUND_RANKS:
+            raise ConfigError(
+                f"{root}: its {distinct:,} distinct rows do not tell what new rows belong to; cluster all vectors in a "
+                f"new run instead"
+            )
+        shared["strangers"] = found.folder(score.otherwise.strangers)
         return Kept(graphs=(_plain_graph(found, score.knn, explain.order),), scorer=None, **shared)
     scorer = f"{found.folder(score.fit)}/{FITTED_WEIGHTS}" if score.fit is not None else score.weights
     graphs = [_scored_graph(found, score, score.order or score.knn.order, score.prior)]

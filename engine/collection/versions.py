@@ -24,6 +24,7 @@ from engine.collection.state import Layer, State, kept_ids, layer_ids, open_stat
 from engine.errors import DataError
 from engine.storage import manifest
 from engine.storage.context import read_npy
+from engine.storage.places import GIVEN_FOLDER
 from engine.storage.row_ids import RowIds
 
 UPDATES = "updates"
@@ -150,7 +151,7 @@ def delete_old(root: Path, version: Version) -> list[str]:
     gone = [update_folder(root, number) for number in update_numbers(root) if number < version.oldest]
     if version.kept.removed:
         gone += [path for path in sorted(root.iterdir()) if _STAGE_FOLDER.fullmatch(path.name)]
-        gone += [root / name for name in REPORTS if (root / name).exists()]
+        gone += [root / name for name in (*REPORTS, GIVEN_FOLDER) if (root / name).exists()]
     for path in gone:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return [path.name for path in gone]

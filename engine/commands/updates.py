@@ -22,10 +22,12 @@ from engine.errors import ConfigError, DataError
 from engine.runs.plan import make_plan
 from engine.settings import Settings
 from engine.stages import Stage
+from engine.steps.decisions import DecisionFile
 from engine.steps.source import Source, describe_source, file_stats
 from engine.storage import manifest
 from engine.storage.cache import local_copy
 from engine.storage.context import stage_facts
+from engine.storage.decisions import DECISIONS_FILE
 from engine.storage.formats.registry import open_source
 from engine.storage.paths import check_file
 from engine.storage.places import open_place
@@ -98,6 +100,7 @@ def update(
         assert remove is not None
         source = _removal_source(Path(absolute(remove)))
     request, resources = replace(request, features=source.path), resources or Resources()
+    _check_answers(here, request)
     with open_place(here).locked():
         version = current_version(here, lambda: kept_of(here))
         begun = unfinished_update(here)
@@ -114,7 +117,12 @@ def update(
                 rows_named(Path(source.path), version.ids(here))  # refuses before anything is written
             stages = removal_stages(here, version, _dim(here), Path(source.path), source.version)
         number = version.number + 1
-        _run(here, number, request, source, stages, resources, progress)
+        try:
+            _run(here, number, request, source, stages, resources, progress)
+        except DataError:
+            if begun is None:  # rows that cannot be taken stand in the way of no other update
+                shutil.rmtree(update_folder(here, number), ignore_errors=True)
+            raise
         version = current_version(here, lambda: kept_of(here))
         done = _told(here, number, version, added=features is not None)
         if len(version.layers) > MOST_LAYERS:
@@ -131,6 +139,22 @@ def _addition_source(here: Path, features: str | Path, request: Request) -> Sour
     if source.dim != _dim(here):
         raise DataError(f"{features}: vectors of {source.dim} dimensions, the collection's have {_dim(here)}")
     return source
+
+
+def _check_answers(here: Path, request: Request) -> None:
+    """Refuse an update of a run whose reviewer has given answers that its clusters do not hold yet."""
+    path = request.decisions or str(here / DECISIONS_FILE)
+    if not is_url(path) and not Path(path).exists():
+        return
+    stages = manifest.read_run(here)["plan"]["stages"]
+    held = next((stage["params"]["decisions"] for stage in stages if stage["name"] == "answers"), None)
+    found = DecisionFile.describe(path)
+    assert found is not None
+    if found.digest != held:
+        raise ConfigError(
+            f"{path}: holds answers that the clusters of {here} do not hold yet, and after an update they could not be "
+            f"applied; apply them in asterism review {here}, or run again with --decisions {path}, then update"
+        )
 
 
 def _check_ids(source: Source, request: Request, known: RowIds) -> None:

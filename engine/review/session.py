@@ -22,10 +22,9 @@ from engine.evaluation.questions import SAMPLE
 from engine.review.catalogue import Catalogue, Tree
 from engine.steps.decisions import DecisionFile, settle
 from engine.storage import manifest
-from engine.storage.decisions import Decision, append_decisions, read_decisions
+from engine.storage.decisions import DECISIONS_FILE, Decision, append_decisions, read_decisions
 from engine.storage.remote import is_url
 
-DECISIONS_FILE = "decisions.parquet"
 SAMPLE_EVERY = 5  # each fifth question is about a pair drawn at random
 ANSWERS = ("same", "different", "unsure")
 

@@ -24,6 +24,7 @@ from engine.errors import DataError
 from engine.storage.manifest import write_atomic
 from engine.storage.paths import check_file
 
+DECISIONS_FILE = "decisions.parquet"  # of a run, where a review writes
 Decided = Literal["same", "different", "confirmed", "unsure", "withdrawn"]
 Asked = Literal["merge", "split", "sample"]
 _SCHEMA = pa.schema(

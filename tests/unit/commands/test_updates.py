@@ -11,11 +11,12 @@ import pytest
 from pyarrow import parquet
 
 import engine
-from engine import api, evaluate
+from engine import api, cluster, evaluate
 from engine.commands import updates
 from engine.commands.collection import assign
 from engine.commands.differences import difference
 from engine.errors import ConfigError, DataError
+from engine.storage.decisions import DECISIONS_FILE, Decision, append_decisions
 from tests.support.toy_graphs import unit
 
 pytestmark = pytest.mark.slow
@@ -123,3 +124,41 @@ def test_many_updates_are_written_anew_in_one_piece(run: Path, tmp_path: Path, m
     assert len(collection._version.layers) <= 2
     assert collection.row_ids == NAMES.tolist()
     assert evaluate(collection.labels, LABELS)["pairwise_f"] > 0.98
+
+
+def test_copies_join_what_they_are_copies_of(run: Path, tmp_path: Path) -> None:
+    columns = {"id": ["again-0", "again-1"], "text": ["", ""], "vector": list(VECTORS[[0, 1]])}
+    parquet.write_table(pa.table(columns), tmp_path / "copies.parquet")
+    old = engine.open(run).labels
+    updates.update(run, features=tmp_path / "copies.parquet", items_column="text", progress=False)
+    collection = engine.open(run)
+    assert collection.labels[-2:].tolist() == collection.labels[:2].tolist()
+    assert (collection.labels[:FIRST] == old).all()
+    assert set(collection.lineage()["event"]) == {"grown"}
+
+
+def test_rows_that_cannot_be_taken_stand_in_the_way_of_no_others(run: Path, tmp_path: Path) -> None:
+    new = np.arange(FIRST, FIRST + 20)
+    zeros = np.where(np.arange(len(VECTORS))[:, None] == FIRST + 3, 0, VECTORS).astype(np.float32)
+    bad = write(tmp_path / "zero.parquet", new, zeros)
+    with pytest.raises(DataError, match="row"):
+        updates.update(run, features=bad, items_column="text", progress=False)
+    done = updates.update(run, features=write(tmp_path / "good.parquet", new), items_column="text", progress=False)
+    assert done.added == 20
+
+
+def test_an_answer_that_is_not_applied_is_not_lost(run: Path, tmp_path: Path) -> None:
+    append_decisions(run / DECISIONS_FILE, [Decision("same", str(NAMES[0]), str(NAMES[1]))])
+    with pytest.raises(ConfigError, match="do not hold yet"):
+        updates.update(run, features=write(tmp_path / "new.parquet", np.arange(FIRST, FIRST + 9)), progress=False)
+
+
+def test_what_python_gave_is_removed_too_and_few_rows_tell_nothing_of_new_ones(tmp_path: Path) -> None:
+    few = cluster(np.repeat(VECTORS[:1], 40, axis=0), workspace=tmp_path / "equal").run
+    with pytest.raises(ConfigError, match="1 distinct rows"):
+        engine.open(few)
+    collection = engine.open(cluster(VECTORS[:300], workspace=tmp_path / "run", method="cosine").run)
+    assert (tmp_path / "run" / "given").exists()
+    collection.remove([7])
+    left = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not [path for path in left if VECTORS[7].tobytes() in path.read_bytes()]

@@ -67,10 +67,23 @@ def print_status(folder: str, found: Mapping[str, Any]) -> None:
         tasks = f"{stage['tasks_committed']} of {stage['tasks']}"
         table.add_row(stage["stage"], share, tasks, f"{stage['task_seconds']:,.1f}", peak)
     console.say(f"{found['kind']} {folder}: {found['state']}")
-    console.print(table)
+    if found["stages"]:
+        console.print(table)
     console.say(str(Effort(**found["effort"])))
+    _print_updates(folder, found["updates"])
     if found["state"] == "stopped":
         console.say(f"nothing works on it now; asterism resume {folder}")
+
+
+def _print_updates(folder: str, found: Mapping[str, Any]) -> None:
+    """Print how many updates a run has had, and whether one is not finished."""
+    if found["last"]:
+        gone = "; the full run's stages were deleted when rows were removed" if found["stages_deleted"] else ""
+        console.say(f"updates: {found['last']}, rows now: {found['rows']:,}{gone}")
+    begun = found["unfinished"]
+    if begun is not None:
+        doing = "running" if begun["state"] == "running" else "not finished; give it again, which takes it up"
+        console.say(f"update {begun['update']} of {folder}, by {begun['by']}: {doing}")
 
 
 def print_projection(found: Projection) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.collection.versions import finished_updates
 from engine.commands.execution import execute
 from engine.commands.preparation import prepare
 from engine.commands.request import Request
@@ -30,9 +31,17 @@ ANSWERS = ("same", "different", "unsure")
 
 
 class Session:
-    """What one page, or several pages of one person, do to one run. Every call may come from another thread."""
+    """What one page, or several pages of one person, do to one run. Every call may come from another thread.
+
+    Raises ``DataError`` for a run that has updates: its questions and clusters are those of before them.
+    """
 
     def __init__(self, root: Path, decisions: Path | None, resources: Resources) -> None:
+        if finished_updates(root):
+            raise DataError(
+                f"{root} has updates, and a review works on a full run: asterism run on all rows with another --out, "
+                f"then review that"
+            )
         self._lock = threading.RLock()
         self.root, self._resources = root, resources
         self.path = decisions_path(root, decisions)

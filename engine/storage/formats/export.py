@@ -109,14 +109,14 @@ def stream_table(path: str | Path, blocks: Iterable[Mapping[str, Any]], format: 
 
     def write(file: BinaryIO) -> None:
         nonlocal rows
-        writer = None
+        writer, schema = None, None
         try:
             for block in blocks:
                 table = pa.table({name: pa.array(values) for name, values in block.items()})
                 if writer is None:
                     kind = pq.ParquetWriter if format == "parquet" else pacsv.CSVWriter
-                    writer = kind(file, table.schema)
-                writer.write_table(table.cast(writer.schema))
+                    writer, schema = kind(file, table.schema), table.schema
+                writer.write_table(table.cast(schema))
                 rows += len(table)
         finally:
             if writer is not None:

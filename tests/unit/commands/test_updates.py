@@ -15,6 +15,7 @@ from engine import api, cluster, evaluate
 from engine.commands import updates
 from engine.commands.collection import assign
 from engine.commands.differences import difference
+from engine.commands.status import run_status
 from engine.errors import ConfigError, DataError
 from engine.storage.decisions import DECISIONS_FILE, Decision, append_decisions
 from tests.support.toy_graphs import unit
@@ -62,6 +63,9 @@ def test_new_rows_join_as_queries_say_and_others_stay(run: Path, tmp_path: Path)
     done = updates.update(run, features=new, items_column="text", progress=False)
     after = engine.open(run)
     assert (done.rows, done.added) == (len(VECTORS), len(VECTORS) - FIRST)
+    told = run_status(run)
+    assert told["updates"] == {"last": 1, "rows": len(VECTORS), "stages_deleted": False, "unfinished": None}
+    assert all(stage["rows_committed"] == stage["rows"] for stage in told["stages"])
     assert after.row_ids == NAMES.tolist()
     assert (after.labels[:FIRST] == old).mean() > 0.98  # a new row joins clusters that only it shows to be one
     joined = assigned["cluster"].to_numpy()
@@ -96,6 +100,9 @@ def test_nothing_is_left_of_a_removed_row(run: Path, tmp_path: Path) -> None:
     after = engine.open(run)
     assert after.row_ids == NAMES[stays].tolist()
     assert evaluate(after.labels, before[stays])["pairwise_f"] > 0.99
+    told = run_status(run)
+    assert told["stages"] == []
+    assert told["updates"] == {"last": 1, "rows": FIRST - 3, "stages_deleted": True, "unfinished": None}
     with pytest.raises(ConfigError, match="done already"):
         updates.update(run, remove=ids, progress=False)
     ids.write_text(f"{NAMES[3]}\n")

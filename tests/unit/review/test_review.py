@@ -22,6 +22,7 @@ from engine.errors import DataError
 from engine.evaluation.changes import changes
 from engine.review.server import _listen, make_app
 from engine.review.session import Session
+from engine.storage import manifest
 from engine.storage.decisions import read_decisions
 from tests.support.browser import browsing, find_browser
 
@@ -95,6 +96,13 @@ def test_answers_are_kept_undone_and_applied(session: Session) -> None:
     assert state["changes"]["num_changed"] >= 1
     after = run_labels(session.root)
     assert after[0] == after[71]
+
+
+def test_a_run_with_updates_is_refused(session: Session) -> None:
+    root = session.root
+    manifest.write_run(root / "updates" / "000001", manifest.read_run(root))
+    with pytest.raises(DataError, match=f"{root} has updates, and a review works on a full run"):
+        Session(root, None, Resources(threads=1))
 
 
 def test_what_has_no_token_or_comes_from_elsewhere_is_refused(served: tuple[Session, int]) -> None:

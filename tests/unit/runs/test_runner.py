@@ -275,6 +275,19 @@ def test_stages_are_left_out_once_a_check_says_enough(tmp_path: Path, passes: in
     assert steered(root, passes) == []
 
 
+def test_an_update_that_was_begun_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    steered(root, 0)
+    assert run_status(root)["updates"] == {"last": 0, "rows": None, "stages_deleted": False, "unfinished": None}
+    held = manifest.read_run(root)
+    source = {**held["request"]["source"], "path": "new.npy"}
+    begun = {"state": "running", "request": {**held["request"], "source": source}}
+    manifest.write_run(root / "updates" / "000001", {**held, **begun})
+    told = run_status(root)["updates"]
+    assert told["unfinished"] == {"update": 1, "state": "stopped", "by": "new.npy"}
+    assert told["last"] == 0
+
+
 def test_before_its_check_a_stage_may_be_needed(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         steered(tmp_path / "run", 0, CrashingExecutor(1))

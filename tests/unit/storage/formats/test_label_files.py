@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError, DataError
-from engine.storage.formats.export import TABLES, BinWriter, MetaWriter, choose_format, write_labels
+from engine.storage.formats.export import TABLES, BinWriter, MetaWriter, choose_format, stream_table, write_labels
 from engine.storage.formats.label_files import read_labels
 
 LABELS = np.array([0, 5, -1, 9_000_000_000, 2, 2], np.int64)
@@ -29,6 +30,21 @@ def test_written_labels_read_back(tmp_path, format):
     assert labels.dtype == np.int64
     np.testing.assert_array_equal(labels, LABELS)
     assert written.num_bytes == path.stat().st_size
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_a_table_is_written_block_by_block(tmp_path, format):
+    path = tmp_path / f"t.{format}"
+    blocks = [
+        {"row": np.arange(2), "id": ["a", "b"], "p": np.array([0.5, 1], np.float32)},
+        {"row": np.arange(2, 3, dtype=np.int32), "id": ["c"], "p": np.array([0.25], np.float32)},
+    ]
+    assert stream_table(path, blocks, format) == 3
+    read = pq.read_table(path) if format == "parquet" else pyarrow.csv.read_csv(path)
+    assert read.to_pydict() == {"row": [0, 1, 2], "id": ["a", "b", "c"], "p": [0.5, 1, 0.25]}
+    with pytest.raises(DataError, match="no rows to write"):
+        stream_table(tmp_path / "none", [], format)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 

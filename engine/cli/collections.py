@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from engine import api
 from engine.cli.options import ItemsColumn, Json, OutFile, Quiet, ResourceOptions, RunFolder, VectorOptions, lasting
 from engine.cli.printing import console
-from engine.storage.remote import absolute
 
 
 def update(
@@ -29,6 +27,9 @@ def update(
     as_json: Json = False,
 ) -> None:
     """Add rows to a finished run, or remove some for good; clusters keep their ids. Run again, it resumes."""
+    from engine import api
+    from engine.storage.remote import absolute
+
     done = api.update(
         folder,
         features=None if features is None else absolute(features),
@@ -61,6 +62,8 @@ def assign(
     as_json: Json = False,
 ) -> None:
     """Tell which cluster each vector would join, how likely, and the runners-up; nothing changes."""
+    from engine import api
+
     place, rows = api.assign(
         folder, features, lasting(out), dim=vectors.dim, column=vectors.column, resources=resources.load()
     )
@@ -77,6 +80,8 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show what was merged, split, moved, born or gone between two clusterings, by the rows' ids."""
+    from engine import api
+
     place = None if out is None else lasting(out)
     found = api.difference(folder, other, place)
     counts = {event: found.count(event) for event in ("merged", "split", "moved", "gone", "born")}

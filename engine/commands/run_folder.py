@@ -60,9 +60,9 @@ def stage_folder(root: Path, name: str, *reads: str) -> Path | None:
     ``DataError`` for a damaged output.
     """
     stages = manifest.read_run(root)["plan"]["stages"]
-    for stage in sorted(stages, key=lambda stage: stage["instead"] != name):  # what may replace a stage comes first
+    for stage in sorted(stages, key=lambda stage: stage.get("instead") != name):  # what may replace a stage comes first
         folder = root / f"{stage['name']}-{stage['digest'][:12]}"
-        replaces = stage["instead"] == name != stage["unless"]  # else it is a check
+        replaces = stage.get("instead") == name != stage.get("unless")  # else it is a check
         if (stage["name"] == name or replaces) and is_committed(folder, stage["digest"], stage["num_rows"]):
             break
     else:

@@ -18,6 +18,7 @@ import pytest
 from engine.errors import DataError, TaskFailed
 from engine.executors.local import LocalExecutor
 from engine.executors.protocol import Executor, Outcome
+from engine.installation import install_hint
 from engine.storage.arrays import map_array
 from engine.storage.manifest import read_records
 from engine.units import CHUNK_ROWS
@@ -229,4 +230,4 @@ def test_without_ray_the_error_names_the_extra() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 1
     assert "DependencyMissing" in ran.stderr
-    assert "pip install 'asterism[ray]'" in ran.stderr
+    assert install_hint("ray") in ran.stderr

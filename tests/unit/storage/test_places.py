@@ -123,7 +123,7 @@ def test_a_model_a_store_and_labels_at_urls(source: str, tmp_path: Path, on_host
     assert len(found.labels) == 600
     assert "memory://bucket/model" in found.report.read_text()
     assert api.evaluate(found.labels, labels)["pairwise_f"] > 0.5
-    with pytest.raises(ConfigError, match="cannot be kept beside"):
+    with pytest.raises(ConfigError, match="cannot be kept at"):
         api.train(np.zeros((3, 2)), np.zeros(3, int), model)
 
 

@@ -200,7 +200,7 @@ class _Finder:
         self.root = root
         held = read_run(root)
         self._digests = {stage["name"]: (stage["digest"], stage["num_rows"]) for stage in held["plan"]["stages"]}
-        self._unless = {stage["name"]: stage.get("instead", "") for stage in held["plan"]["stages"] if stage.get("instead")}
+        self._unless = {stage["name"]: stage["instead"] for stage in held["plan"]["stages"] if stage.get("instead")}
 
     def folder(self, step: Step[Any]) -> str:
         """The folder of a finished step; of the one that stands for it if it was not needed."""

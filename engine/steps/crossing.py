@@ -24,7 +24,7 @@ from engine.storage.tables import read_columns
 from engine.tiles import map_tiles, tile_bounds
 from engine.units import CHUNK_ROWS
 
-READ_ROWS = 1 << 15  # rows whose edges are read at a time
+READ_ROWS = 2 * CHUNK_ROWS  # that a thread reads at once
 # Crossing edges per listed neighbour, for projections: all edges may cross where vertices are in no order of cells.
 # Of the stand-in's in that order a third does.
 CROSSING_SHARE = 0.7

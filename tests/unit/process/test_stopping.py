@@ -169,7 +169,7 @@ with stopping.temporary(Path({str(tmp_path / ".x.tmp")!r})) as path:
 JOBS = [f"jobs/{name}.py" for name in ("cluster", "train", "scale_test", "demo")]
 
 
-@pytest.mark.parametrize("command", ["-m engine", *JOBS])
+@pytest.mark.parametrize("command", ["-m engine doctor", *JOBS])
 def test_while_the_engine_loads(command: str, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(f"import time\n{READY}\ntime.sleep(60)\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])

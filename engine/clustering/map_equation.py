@@ -75,7 +75,6 @@ def map_equation(
     pair of linked modules of the first blocks (few pairs in cell order; up to the graph's own size for random ids).
     Raises ``DataError`` for arrays that disagree, ids outside the vertices and weights that are not finite.
     """
-    _check_graph(indptr, indices, weights, threads)
     seed %= _MOST_SEEDS
     graph = _walk(indptr, indices, weights, threads)
     roots = _merge_modules(graph, _search_blocks(graph, seed, threads), seed, threads)
@@ -98,7 +97,6 @@ def refine_modules(
     Vertices move, modules merge, and modules that have changed are searched for parts, until a round saves nothing.
     Graph and errors as for ``map_equation``.
     """
-    _check_graph(indptr, indices, weights, threads)
     seed %= _MOST_SEEDS
     graph = _walk(indptr, indices, weights, threads)
     given = np.ascontiguousarray(roots_N, np.int32)
@@ -140,11 +138,8 @@ def join_modules(
 
     Otherwise as ``map_equation``.
     """
-    _check_graph(indptr, indices, weights, threads)
     graph = _walk(indptr, indices, weights, threads)
-    roots = _merge_modules(graph, roots_N, seed % _MOST_SEEDS, threads)
-    num_modules = int(np.count_nonzero(roots == np.arange(len(roots))))
-    return WalkModules(roots, num_modules, _codelength(graph, roots, threads), 0)
+    return _modules(graph, _merge_modules(graph, roots_N, seed % _MOST_SEEDS, threads), 0, threads)
 
 
 def codelength(
@@ -162,11 +157,11 @@ def codelength(
     sum (Rosvall and Bergstrom, PNAS 105, 1118, 2008; their expanded form, with the flow of undirected links).
     ``labels_N``: any integers. Graph and errors as for ``map_equation``; 0 for a graph without weight.
     """
-    _check_graph(indptr, indices, weights, threads)
+    graph = _walk(indptr, indices, weights, threads)
     if np.shape(labels_N) != (len(indptr) - 1,):
         raise DataError(f"codelength: labels of shape {np.shape(labels_N)} for {len(indptr) - 1} vertices")
     labels = np.unique(labels_N, return_inverse=True)[1].astype(np.int32)
-    return _codelength(_walk(indptr, indices, weights, threads), labels, threads)
+    return _codelength(graph, labels, threads)
 
 
 @dataclass(frozen=True)
@@ -214,7 +209,8 @@ def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) ->
 
 
 def _walk(indptr: Array, indices: Array, weights: Array, threads: int) -> _Graph:
-    """Give the graph with the stationary flow of an undirected walk: each vertex's share of all weights."""
+    """Check a graph, and give it with the stationary flow of an undirected walk: each vertex's share of all weights."""
+    _check_graph(indptr, indices, weights, threads)
     num_vertices = len(indptr) - 1
     strengths, out = np.zeros(num_vertices), np.zeros(num_vertices)
     map_tiles(

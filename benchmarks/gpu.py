@@ -51,8 +51,9 @@ def cluster_with_model(data: Path, folder: Path, model: Path) -> dict[str, Any]:
         api.make_standin(train, PARTS["part1"], 0)
         given = ["train", "--method", "star_fc", "--features", str(train / "features.bin")]
         given += ["--labels", str(train / "labels.meta")]
-        row["train_seconds"] = round(run([*given, *words, "--out", str(model)], model)[0], 1)
-        row["train_stages"] = stage_table(model)
+        training = Path(api.training_folder(model))
+        row["train_seconds"] = round(run([*given, *words, "--out", str(model)], training)[0], 1)
+        row["train_stages"] = stage_table(training)
     given = ["run", "--features", str(data / "features.bin"), "--model", str(model)]
     row["seconds"] = round(run([*given, *words, "--out", str(folder)], folder)[0], 1)
     stages = stage_table(folder)

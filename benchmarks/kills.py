@@ -130,7 +130,7 @@ def all_commands(folder: Path) -> list[Command]:
     found = [Command("ingest", ("ingest", test[1], *test[2:], "--out", "{out}", *SHARED))]
     for name in LEARNED:
         steps = STEPS if METHODS[name].reads("train.max_steps", training=True) else ()
-        words = ("train", *train, "--method", name, "--out", "{out}", *SHARED, *GRAPH, *steps)
+        words = ("train", *train, "--method", name, "--out", "{out}/model", *SHARED, *GRAPH, *steps)
         found.append(Command(f"train {name}", words))
     models = {name: folder / f"model-{name}" for name in ("structural", "star_fc")}
     for name, model in models.items():
@@ -138,7 +138,7 @@ def all_commands(folder: Path) -> list[Command]:
     run = ("run", *test, "--out", "{out}", *SHARED)
     for name, given in (
         ("cosine", ("--method", "cosine", *GRAPH)), ("self_trained", ("--method", "self_trained", *GRAPH)),
-        *((name, ("--model", str(model))) for name, model in models.items()),
+        *((name, ("--model", str(model / "model"))) for name, model in models.items()),
     ):  # fmt: skip
         found += [Command(f"run {name}", (*run, *given)), Command(f"run {name} in passes", (*run, *given, *IN_PASSES))]
     finished = folder / "finished"

@@ -36,7 +36,8 @@ def measure(kind: str, words: list[str], prepared: api.Prepared, memory: str) ->
     """Run what was prepared and compare: a row per stage that ran, and the whole run's ratios."""
     root = prepared.root
     speeds = measure_speeds(root, prepared.threads)
-    command = [*words, "--out", str(root), "--memory", memory, "--threads", str(prepared.threads), "--quiet"]
+    command = [*words, "--out", prepared.request.out or str(root)]
+    command += ["--memory", memory, "--threads", str(prepared.threads), "--quiet"]
     most_bytes = run(command, root)[1]
     measured = {row["stage"]: row for row in stage_table(root)}
     rows = [
@@ -105,8 +106,10 @@ def main() -> None:
             request = api.Request(
                 features=str(data / "features.bin"), dim=256, labels=labels and str(labels), model=given and str(given),
                 settings=load_settings(method="star_fc" if kind == "training" else None),
+                out=str(out) if kind == "training" else None,
             )  # fmt: skip
-            prepared = api.prepare("training" if kind == "training" else "run", out, request, resources)
+            folder = api.training_folder(out) if kind == "training" else out
+            prepared = api.prepare("training" if kind == "training" else "run", folder, request, resources)
             words = ["train" if kind == "training" else "run", "--features", request.features, "--dim", "256"]
             words += ["--labels", str(labels)] if labels else []
             words += ["--method", "star_fc"] if kind == "training" else []

@@ -23,11 +23,13 @@ from engine.commands.request import Given, Request, items_folders, labels_of_any
 from engine.commands.resources import load_resources
 from engine.commands.run_folder import labels_of, open_run, run_labels
 from engine.commands.standin_files import make_standin
+from engine.commands.trained_model import training_folder
 from engine.commands.updates import update
 from engine.errors import DataError
 from engine.evaluation.metrics import evaluate_labels
 from engine.storage.formats.packed_bits import Bits
 from engine.storage.outputs import out_folder
+from engine.storage.remote import absolute
 
 __all__ = [
     "ClusterResult",
@@ -50,6 +52,7 @@ __all__ = [
     "resume",
     "run_labels",
     "train",
+    "training_folder",
     "update",
 ]
 
@@ -134,12 +137,15 @@ def train(
 ) -> str | Path:
     """Train a method on labelled vectors and write the model's folder ``out``; run again, it resumes.
 
+    The model is ``model.json``, ``model.safetensors`` and ``README.md``, which says what it learned from and how good
+    it is. The training works in the folder ``out`` with ``-training`` after its name; once it is finished that may go.
+
     ``method``: any that learns, or chooses parameters; default: the configuration's, else by size and settings (see
     ``choose_trained``).
     ``labels``: (N,) identities, numbers or names, as data or a path; rows of -1 are not trained on. Thresholds are
     chosen on held-out identities and stored with the model. Other arguments as in ``cluster``.
     """
-    root = out_folder(out, option="out")
+    root = training_folder(out, option="out")
     with Given(root) as given:
         request = Request(
             features=given.vectors(features),
@@ -147,6 +153,7 @@ def train(
             settings=load_settings(config, settings, method=method),
             dim=dim,
             bits=bits,
+            out=absolute(out),
         )
         prepared = prepare("training", root, request, load_resources(config, **(resources or {})))
     execute(prepared, progress=progress)

@@ -15,12 +15,14 @@ if __name__ == "__main__":
 
 import argparse
 import json
+from pathlib import Path
 
 from submission import add_source, announce, given_settings, make_parser, print_effort, run_job
 
 from engine import train
-from engine.api import open_run
+from engine.api import training_folder
 from engine.process.terminal import shown
+from engine.storage.cache import local_copy
 
 
 def main() -> int:
@@ -40,11 +42,11 @@ def work(arguments: argparse.Namespace) -> None:
         arguments.features, arguments.labels, arguments.out, dim=arguments.dim, config=arguments.config,
         progress=True, **given_settings(arguments),
     )  # fmt: skip
-    model = json.loads((open_run(out) / "model.json").read_text())
+    model = json.loads(Path(local_copy(out), "model.json").read_text())
     print(shown(f"{model['method']} model: {out}"))
     for name, point in model["operating_points"].items():
         print(shown(f"  {name}{' (preferred)' if name == model['preferred'] else ''}: {json.dumps(point)}"))
-    print_effort(arguments.out)
+    print_effort(training_folder(arguments.out))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from engine.cli.options import (
     run_request,
 )
 from engine.cli.printing import print_comparison, print_result, tell
+from engine.units import human_bytes
 
 
 def ingest(
@@ -96,6 +97,8 @@ def train(
 ) -> None:
     """Train a method on labelled vectors; thresholds are chosen on held-out identities. Run again, it resumes."""
     from engine import api
+    from engine.storage.cache import local_copy
+    from engine.storage.manifest import bytes_below
     from engine.storage.remote import absolute
 
     request = api.Request(
@@ -107,16 +110,24 @@ def train(
         bits=vectors.packed,
         knn_graph=absolute_place(knn_graph),
         settings=settings.load(rows, method),
+        out=absolute(lasting(out)),
     )
-    prepared = api.prepare("training", lasting(out), request, resources.load(settings.config))
+    folder = api.training_folder(out)
+    prepared = api.prepare("training", folder, request, resources.load(settings.config))
     api.execute(prepared, progress=not quiet)
-    model = json.loads((prepared.root / "model.json").read_text())
+    model = json.loads(Path(local_copy(out), "model.json").read_text())
     points = {
         f"{name} (preferred)" if name == model["preferred"] else name: point
         for name, point in model["operating_points"].items()
     }
     lines = [f"  {name}: {json.dumps(point)}" for name, point in points.items()]
-    tell({"folder": out, **model}, f"{model['method']} model: {out}", *lines, as_json=as_json)
+    after = (
+        f"what it learned from, and how good it is: {out}/README.md",
+        f"the training worked in {prepared.place} ({human_bytes(bytes_below(prepared.root))}), which you may delete; "
+        f"with it, training with other settings does again only what they change",
+    )
+    told = {"folder": out, "training": str(prepared.place), **model}
+    tell(told, f"{model['method']} model: {out}", *lines, *after, as_json=as_json)
 
 
 def run(

@@ -28,7 +28,7 @@ def execute(prepared: Prepared, *, progress: bool = True) -> dict[str, Path]:
         if prepared.kind == "run":
             write_report(prepared.place)
         if prepared.kind == "training":
-            leave_model(prepared.place, folders, prepared.plan, prepared.request.settings)
+            leave_model(prepared.place, folders, prepared.plan, prepared.request, prepared.source)
     finally:
         executor.close()
         display.close()

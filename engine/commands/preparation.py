@@ -12,6 +12,7 @@ from engine.collection.versions import finished_updates
 from engine.commands.request import Kind, Request
 from engine.commands.resolution import resolve
 from engine.commands.resources import Resources, choose_device, count_threads, count_workers, memory_budget, on_cluster
+from engine.commands.trained_model import check_model_folder
 from engine.errors import DataError, DiskBudgetExceeded, ManifestMismatch, MemoryBudgetExceeded
 from engine.methods.model_card import Model
 from engine.runs.plan import Plan, largest_fitting, make_plan, stage_digests
@@ -92,6 +93,8 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
         raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
     check_limit(source.num_rows)
     check_folder(place, plan, {"source": source.as_dict()})
+    if kind == "training":
+        check_model_folder(request, place)
     return Prepared(kind, place, request, source, model, plan, resources, choose_device(resources), threads)
 
 

@@ -45,6 +45,7 @@ class Request:
     labels_column: str | None = None
     decisions: str | None = None
     items_root: tuple[str, ...] | None = None  # folders of pictures for the report, besides the source's
+    out: str | None = None  # of a training: where its model goes
 
     def as_dict(self) -> dict[str, Any]:
         tree = {**self.__dict__, "settings": self.settings.model_dump(mode="json", exclude_unset=True)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.collection.versions import updated_labels
 from engine.errors import DataError
+from engine.methods.model_card import MODEL_FILE
 from engine.storage import manifest
 from engine.storage.context import check_outputs, is_committed, read_npy, stage_facts
 from engine.storage.formats.texts import ITEMS_FILE
@@ -114,7 +115,12 @@ def places_read(here: Path, root: str | Path) -> list[str]:
 
 
 def refuse_comparison(root: Path) -> None:
-    """Raise ``DataError`` for the folder of a comparison."""
+    """Raise ``DataError`` for the folder of a comparison, or of a model."""
+    if not (root / manifest.RUN_FILE).exists() and (root / MODEL_FILE).exists():
+        raise DataError(
+            f"{root} holds a trained model, not a run: asterism run --model {root} clusters with it; its training is "
+            f"in {root}-training unless that was deleted or the model moved"
+        )
     if not (root / manifest.RUN_FILE).exists() and (root / COMPARISON_STORE / manifest.RUN_FILE).exists():
         raise DataError(
             f"{root} holds a comparison, not a run: {COMPARISON_PAGE} there is its page, runs/ has each method's "
@@ -126,5 +132,10 @@ def refuse_others(root: Path) -> None:
     """Raise ``DataError`` for the folder of a store or a training, which has no clusters."""
     kind = manifest.read_run(root)["kind"]
     if kind != "run":
-        held, option = ("a trained model", "--model") if kind == "training" else ("ingested vectors", "--features")
-        raise DataError(f"{root} holds {held}, no clusters: asterism run {option} {root} makes some")
+        request = manifest.read_run(root)["request"]
+        held, option, place = (
+            ("a training", "--model", request.get("out"))
+            if kind == "training"
+            else ("ingested vectors", "--features", root)
+        )
+        raise DataError(f"{root} holds {held}, no clusters: asterism run {option} {place} makes some")

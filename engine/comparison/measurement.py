@@ -20,7 +20,6 @@ from engine.comparison.page import ComparisonRow
 from engine.comparison.parts import MADE_AGAIN, Part
 from engine.errors import DataError, EngineError, RunBusy
 from engine.evaluation.metrics import evaluate_labels
-from engine.methods.model_card import MODEL_FILE, WEIGHTS_FILE
 from engine.methods.registry import METHODS
 from engine.runs.events import read_events
 from engine.storage import manifest
@@ -64,12 +63,11 @@ def measure(
     settings, model, spent = each.settings(given, seed), None, 0.0
     try:
         if METHODS[each.method].trains:
-            folder = out / "training"
-            execute_apart("training", folder, parts[0].asked(settings), resources, progress=progress)
+            folder, model = out / "training", out / "models" / each.slug
+            manifest.remove_place(model)
+            request = replace(parts[0].asked(settings), out=str(model))
+            execute_apart("training", folder, request, resources, progress=progress)
             spent = _cost(folder)[0]
-            model = out / "models" / each.slug
-            for name in (MODEL_FILE, WEIGHTS_FILE):
-                manifest.copy_atomic(folder / name, model / name)
         folder = out / "run"
         request = replace(parts[1].asked(settings), model=None if model is None else str(model), labels=None)
         execute_apart("run", folder, request, resources, progress=progress)

@@ -155,6 +155,7 @@ class RequestFile(Sealed):
     labels_column: Text | None = None
     decisions: Text | None = None
     items_root: list[Text] | None = None
+    out: Text | None = None
 
 
 def _planned(stage: Stage) -> Stage:

@@ -32,9 +32,7 @@ MIRROR_FILE = "mirror.json"
 RUNS = "runs"  # folder of the mirrors in this host's cache
 # Files that are mirrored under the names that a storage lists; no other listed name is used on this host.
 _OF_A_STAGE = re.compile(r"stage\.json|consumed\.json|records/[0-9]+-[0-9]+\.json")
-_METADATA = re.compile(
-    rf"run\.json|events\.jsonl|model\.json|[a-z_0-9]+-[0-9a-f]{{12}}/(progress\.json|{_OF_A_STAGE.pattern})"
-)
+_METADATA = re.compile(rf"run\.json|events\.jsonl|[a-z_0-9]+-[0-9a-f]{{12}}/(progress\.json|{_OF_A_STAGE.pattern})")
 
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)

@@ -284,19 +284,24 @@ def test_a_damaged_training_is_named_or_mended(kept: Kept, tmp_path: Path) -> No
                     b"run", str(kept.model), f"run --model: {name}, {damage.__name__}",
                 )  # fmt: skip
                 assert not taken, f"{name}, {damage.__name__}"
-    for number, path in enumerate(path for path in files(kept.model) if path.suffix in (".json", ".safetensors")):
-        if path.parts[0].partition("-")[0] not in ("fit", "select", *names, "run.json"):
+    training = Path(api.training_folder(kept.model))
+    shutil.copytree(kept.model, tmp_path / "model")
+    for number, path in enumerate(path for path in files(training) if path.suffix in (".json", ".safetensors")):
+        if path.parts[0].partition("-")[0] not in ("fit", "select", "run.json"):
             continue
         damage = DAMAGES[number % len(DAMAGES)]
         root = tmp_path / str(number)
-        shutil.copytree(kept.model, root)
+        shutil.copytree(training, root)
         damage(root / path)
+        shutil.rmtree(kept.model, ignore_errors=True)
 
         def act(root: Path = root) -> bytes:
             resume(root)
-            return b"".join((root / name).read_bytes() for name in names)
+            return b"".join((kept.model / name).read_bytes() for name in names)
 
         ends_well(act, whole, str(root), f"resume: {path}, {damage.__name__}")
+    shutil.rmtree(kept.model, ignore_errors=True)
+    shutil.copytree(tmp_path / "model", kept.model)
 
 
 def key_damages(tree: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[str, Callable[[Any], None]]]:

@@ -103,7 +103,7 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     assert rows[1].scores["pairwise_f"] == evaluate(found[truth >= 0], truth[truth >= 0])["pairwise_f"]
     with pytest.raises(DataError, match="holds a comparison, not a run"):
         run_labels(tmp_path / "out")
-    with pytest.raises(DataError, match="holds a trained model, no clusters: asterism run --model"):
+    with pytest.raises(DataError, match="holds a training, no clusters: asterism run --model"):
         run_labels(tmp_path / "out/training")
     halves = [np.load(path) for path in sorted((tmp_path / "out").glob("t*-*/labels.npy"))]
     assert len(halves) == 2

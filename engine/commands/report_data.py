@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ from engine.report.data import (
     StageRow,
     ValueHistogram,
 )
-from engine.report.images import Pictures
+from engine.report.images import MAX_PAGE_BYTES, Pictures, is_tiny
 from engine.runs.events import read_events
 from engine.steps.explain import read_clusters
 from engine.storage import manifest
 from engine.storage.context import committed_records
+from engine.storage.formats.registry import open_source
 from engine.storage.owned import read_owned
 from engine.storage.remote import is_url
 
@@ -79,6 +80,15 @@ def picture_folders(held: Mapping[str, Any], items_root: Sequence[str]) -> list[
     return [*beside, *map(Path, (*request.get("items_root", ()), *items_root))]
 
 
+def picture_cells(held: Mapping[str, Any]) -> Callable[[Iterable[str]], Mapping[str, bytes | str]] | None:
+    """Return what reads the source's own pictures, if it still has a column of them and lies on this machine."""
+    spec = held["request"]["source"]["spec"]
+    try:
+        return None if is_url(spec["path"]) else open_source(**spec).pictures
+    except EngineError:  # it was moved, or changed: the report says which pictures are missing
+        return None
+
+
 def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
     held = manifest.read_run(root)
     source, settings = held["request"]["source"], held["request"]["settings"]
@@ -89,7 +99,8 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
     method, point = held["plan"]["facts"]["method"], value["point"]
     own = METHODS[method].clusters_itself
     recall = recall_estimate(root)
-    pictures = Pictures(picture_folders(held, items_root))
+    pictures = Pictures(picture_folders(held, items_root), picture_cells(held), room=MAX_PAGE_BYTES)
+    pictures.fetch(text for name in _GALLERIES for tree in value["galleries"][name] for text in _texts(tree))
     galleries = [_gallery(name, value["galleries"][name], pictures) for name in _GALLERIES]
     histograms = {
         name: ValueHistogram(
@@ -182,7 +193,12 @@ def _gallery(name: str, clusters: list[dict[str, Any]], pictures: Pictures) -> G
     title, explanation = _GALLERIES[name]
     shown = [_gallery_cluster(tree, pictures) for tree in clusters]
     parts = [*shown, *(cluster.beside for cluster in shown if cluster.beside)]
-    return Gallery(title, explanation, shown, any(item.image for cluster in parts for item in cluster.items))
+    images = [item.image for cluster in parts for item in cluster.items if item.image]
+    return Gallery(title, explanation, shown, bool(images) and all(map(is_tiny, images)))
+
+
+def _texts(tree: Mapping[str, Any]) -> list[str]:
+    return [*tree["items"], *(_texts(tree["beside"]) if "beside" in tree else [])]
 
 
 def _gallery_cluster(tree: dict[str, Any], pictures: Pictures) -> GalleryCluster:

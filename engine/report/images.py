@@ -9,7 +9,7 @@ import stat
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,12 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DataError
+from engine.installation import install_hint
+from engine.report.thumbnails import can_shrink, shrink
+from engine.storage.picture_kinds import picture_kind
 
-MAX_BYTES = 100_000
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
+MAX_BYTES = 100_000  # of a picture as it is
+SHRUNK_BYTES = 16_000  # a larger picture becomes a thumbnail, if it can
+MAX_FILE_BYTES = 64_000_000
+MAX_PAGE_BYTES = 4_000_000  # of all pictures of a page
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 _DATA_URI = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/]+={0,2})")
 _LONGEST_PATH = 4096
+_TINY = 64  # pixels
+_MISSING, _OUTSIDE = "missing", "outside the source's folder"
 
 
 def digit_png(pixels_HW: NDArray[Any], white: float | None = None) -> str:
@@ -49,51 +56,91 @@ def digit_png(pixels_HW: NDArray[Any], white: float | None = None) -> str:
 
 
 class Pictures:
-    """The pictures that a report may embed: files below ``folders``, links resolved, and data URIs; no other file.
+    """The pictures that a report may embed: files below ``folders``, links resolved, data URIs, cells of the source.
 
     A report is shown to others, and an item may come from anyone. A name such as ``../private.png`` must not put a
-    file of this machine into the page.
+    file of this machine into the page. ``cells``: what the source's own column of pictures holds, by the items that
+    stand for it. ``room``: bytes that all pictures may have; ``None`` means any.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(
+        self, folders: Sequence[Path], cells: Callable[[Iterable[str]], Mapping[str, bytes | str]] | None = None,
+        room: int | None = None,
+    ) -> None:  # fmt: skip
         self._folders = [str(folder) for folder in folders]
+        self._cells = cells
+        self._room = room
         self._found: dict[str, str | None] = {}
         self._refused: Counter[str] = Counter()
+
+    def fetch(self, items: Iterable[str]) -> None:
+        """Find the pictures of many items, whose cells are then read in their order."""
+        missing = [item for item in dict.fromkeys(items) if item not in self._found]
+        cells = self._cells(missing) if self._cells is not None and missing else {}
+        for item in missing:
+            self._found[item] = self._find(item, cells.get(item))
 
     def find(self, item: str) -> str | None:
         """Return the picture that an item holds or names, as a data URI; ``None`` if the item has no picture to show.
 
         A relative name is tried in each folder, in order.
         """
-        if item not in self._found:
-            self._found[item] = self._find(item)
-        return self._found[item]
+        self.fetch([item])
+        found = self._found[item]
+        if found is None or self._room is None:
+            return found
+        if len(found) > self._room:
+            self._refused["for which the page has no room"] += 1
+            return None
+        self._room -= len(found)
+        return found
 
     def refused(self) -> list[str]:
         """Return at most one sentence: how many pictures were not embedded, and why."""
         if not self._refused:
             return []
         why = ", ".join(f"{count:,} {reason}" for reason, count in self._refused.items())
-        return [f"Pictures that are not shown: {why}. Name their folder with --items-root."]
+        elsewhere = " Name their folder with --items-root." if {_MISSING, _OUTSIDE} & set(self._refused) else ""
+        return [f"Pictures that are not shown: {why}.{elsewhere}"]
 
-    def _find(self, item: str) -> str | None:
+    def _find(self, item: str, cell: bytes | str | None) -> str | None:
+        if isinstance(cell, bytes):
+            return self._embed(cell)
         if item.startswith("data:"):
             return item if is_picture(item) else None
-        name = _path_of(item)
+        name = _path_of(item if cell is None else cell)
         if name is None:
             return None
         places = [os.path.realpath(os.path.join(folder, name)) for folder in self._folders]
         inside = [place for place in places if any(_lies_in(place, folder) for folder in self._folders)]
         there = [place for place in inside if os.path.lexists(place)]
         if not there:
-            self._refused["missing" if inside else "outside the source's folder"] += 1
+            self._refused[_MISSING if inside else _OUTSIDE] += 1
             return None
-        content = _read_small(there[0])
-        kind = None if content is None else _kind(content)
-        if content is None or kind is None:
-            self._refused[f"other than PNG, JPEG, GIF or WebP files of up to {MAX_BYTES // 1000} kB"] += 1
-            return None
-        return _data_uri(kind, content)
+        return self._embed(_read_file(there[0]))
+
+    def _embed(self, content: bytes | None) -> str | None:
+        kind = None if content is None else picture_kind(content)
+        if content is not None and kind is not None:
+            small = shrink(content) if len(content) > SHRUNK_BYTES and can_shrink() else None
+            if small is not None:
+                return _data_uri("jpeg", small)
+            if len(content) <= MAX_BYTES:
+                return _data_uri(kind, content)
+            if not can_shrink():
+                self._refused[f"of more than {MAX_BYTES // 1000} kB, which takes {install_hint('pictures')}"] += 1
+                return None
+        self._refused[f"other than whole PNG, JPEG, GIF or WebP files of up to {MAX_FILE_BYTES // 10**6} MB"] += 1
+        return None
+
+
+def is_tiny(uri: str) -> bool:
+    """Tell whether a picture has so few pixels that they should be seen: a PNG of at most ``_TINY`` a side."""
+    match = _DATA_URI.fullmatch(uri)
+    if match is None or match[1] != "png":
+        return False
+    width, height = struct.unpack(">II", base64.b64decode(match[2][:32])[16:24])
+    return bool(max(width, height) <= _TINY)
 
 
 def is_picture(uri: str) -> bool:
@@ -102,7 +149,7 @@ def is_picture(uri: str) -> bool:
     if match is None:
         return False
     try:
-        return _kind(base64.b64decode(match[2])) == match[1]
+        return picture_kind(base64.b64decode(match[2])) == match[1]
     except ValueError:  # not a whole number of bytes
         return False
 
@@ -124,24 +171,20 @@ def _lies_in(place: str, folder: str) -> bool:
     return place.startswith(os.path.realpath(folder).rstrip("/") + "/")
 
 
-def _read_small(place: str) -> bytes | None:
-    """Read a regular file of up to ``MAX_BYTES``; open nothing else."""
+def _read_file(place: str) -> bytes | None:
+    """Read a regular file of up to ``MAX_FILE_BYTES``; open nothing else."""
     try:
         if not stat.S_ISREG(os.stat(place).st_mode):
             return None
         with open(place, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
-            content = file.read(MAX_BYTES + 1)
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                return None
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError:
         return None
-    return content if len(content) <= MAX_BYTES else None
-
-
-def _kind(content: bytes) -> str | None:
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "webp"
-    return next((kind for signature, kind in _SIGNATURES.items() if content.startswith(signature)), None)
+    return content if len(content) <= MAX_FILE_BYTES else None
 
 
 def _data_uri(kind: str, content: bytes) -> str:

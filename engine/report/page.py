@@ -145,8 +145,11 @@ def _bias(data: ReportData, step: int) -> str:
     """Word the precision bias one step from this run's, with the clusters that it gives where that is known."""
     value = data.precision_bias + step
     found = next((row for row in data.curve if abs(row.threshold - value) < 1e-9), None)
-    counts = "" if found is None else f"{found.num_clusters:,} instead of {data.num_clusters:,}"
-    gives = f" ({counts} clusters and single rows)" if counts else ""
+    gives = ""
+    if found is not None and found.num_clusters == data.num_clusters:
+        gives = " (as many clusters and single rows)"
+    elif found is not None:
+        gives = f" ({found.num_clusters:,} instead of {data.num_clusters:,} clusters and single rows)"
     return f"<code>--precision-bias {value:g}</code>{gives}"
 
 

@@ -75,6 +75,21 @@
     sort("weakest");
   })();
 
+  // A click on a picture shows it at its own size.
+  document.addEventListener("click", (event) => {
+    const picture = event.target instanceof Element ? event.target.closest(".montage img") : null;
+    if (!picture) return;
+    const dialog = document.createElement("dialog"), large = picture.cloneNode(), caption = document.createElement("p");
+    dialog.className = picture.closest(".pixelated") ? "large pixelated" : "large";
+    large.removeAttribute("class");
+    caption.textContent = picture.alt;
+    dialog.append(large, caption);
+    dialog.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+
   const tip = document.getElementById("tip");
   const show = (event) => {
     const mark = event.target instanceof Element ? event.target.closest("[data-tip]") : null;

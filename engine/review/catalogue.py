@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.commands.report_data import picture_folders
+from engine.commands.report_data import picture_cells, picture_folders
 from engine.commands.run_folder import labels_of, stage_folder, vectors_folder
 from engine.errors import DataError
 from engine.report.images import Pictures
@@ -52,7 +52,7 @@ class Catalogue:
         vectors = vectors_folder(root, "rows")
         self._features_ND = map_array(vectors, "features")
         self._ids, self._items = row_column(vectors, "id"), row_column(vectors, "item")
-        self._pictures = Pictures(picture_folders(held, ()))
+        self._pictures = Pictures(picture_folders(held, ()), picture_cells(held))
 
     @property
     def num_rows(self) -> int:

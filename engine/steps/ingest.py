@@ -64,7 +64,7 @@ class Rows(Vectors[IngestFacts]):
 class Ingest(Rows):
     """Reads, checks and normalises the source's vectors. ``item_bytes``: bytes of a value in the source."""
 
-    kind, version, title = "ingest", 2, "ingest"
+    kind, version, title = "ingest", 3, "ingest"
     dtype: str
     zero_vectors: str
     bad_rows: str = "error"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import DataError
+from engine.storage.formats import picture_column
 from engine.storage.formats.parquet_arrow import Piece, TableColumn, TableFile
+from engine.storage.formats.picture_column import PictureColumn, may_hold_pictures
 from engine.storage.formats.sources import Vectors, check_matrix, check_promise
 
 ID_COLUMNS = ("id", "ids", "key", "uid", "image_id")
 _ROWS_AT_ONCE = 1024
 ITEM_COLUMNS = ("item", "image_path", "path", "text", "caption", "url", "name", "title")
+_ITEMS = "items; choose with --items-column"
 
 
 class ColumnVectors:
@@ -85,9 +88,10 @@ class ColumnNames:
 
     def __init__(self, tables: Sequence[TableFile], items_column: str | None) -> None:
         id_column = _common_column(tables, ID_COLUMNS, "ids")
-        items_column = items_column or _common_column(tables, ITEM_COLUMNS, "items; choose with --items-column")
+        items_column = items_column or _picture_column(tables) or _common_column(tables, ITEM_COLUMNS, _ITEMS)
         self._ids = None if id_column is None else TableColumn(tables, id_column)
         self._items = None if items_column is None else TableColumn(tables, items_column)
+        self._pictures = None if self._items is None else _pictures(self._items)
         self._tables = tables
         for table in tables if id_column is not None else ():
             if table.schema.field(id_column).type != tables[0].schema.field(id_column).type:
@@ -105,11 +109,32 @@ class ColumnNames:
     def items(self, start: int, stop: int) -> list[str] | None:
         if self._items is None:
             return None
+        if self._pictures is not None:
+            return self._pictures.items(start, stop)
         values = (value for piece in self._items.read(start, stop) for value in piece.array.to_pylist())
-        return ["" if value is None else str(value) for value in values]
+        return ["" if value is None else _text(value) for value in values]
+
+    def pictures(self, items: Iterable[str]) -> dict[str, bytes | str]:
+        return {} if self._pictures is None else self._pictures.pictures(items)
 
     def files(self) -> list[Path]:
         return [table.path for table in self._tables]
+
+
+def _pictures(items: TableColumn) -> PictureColumn | None:
+    column = PictureColumn(items)
+    return column if may_hold_pictures(items.type) and column.holds_pictures() else None
+
+
+def _picture_column(tables: Sequence[TableFile]) -> str | None:
+    """Return the first column that all files have and whose name and type say that it holds pictures."""
+    schema = tables[0].schema
+    shared = (name for name in picture_column.NAMES if all(name in table.schema.names for table in tables))
+    return next((name for name in shared if may_hold_pictures(schema.field(name).type)), None)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _common_column(tables: Sequence[TableFile], known: Sequence[str], what: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,7 @@ class RowNames(Protocol):
 
     def ids(self) -> pa.ChunkedArray | None: ...
     def items(self, start: int, stop: int) -> list[str] | None: ...
+    def pictures(self, items: Iterable[str]) -> dict[str, bytes | str]: ...
     def files(self) -> list[Path]: ...
 
 
@@ -148,6 +149,10 @@ class VectorSource:
         """
         check_range(self.path, start, stop, self.num_rows)
         return None if self._names is None else self._names.items(start, stop)
+
+    def pictures(self, items: Iterable[str]) -> dict[str, bytes | str]:
+        """Return the pictures that items stand for: bytes, or a path. Items that stand for none are left out."""
+        return {} if self._names is None else self._names.pictures(items)
 
     def files(self) -> list[Path]:
         """Return every file that holds vectors, in row order."""

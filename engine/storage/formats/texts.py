@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ class TextNames:
             for row in range(start - start % _LINES_PER_MARK, start):
                 self._text(file.readline(_LINE_BYTES + 1), row)
             return [self._text(file.readline(_LINE_BYTES + 1), row) for row in range(start, stop)]
+
+    def pictures(self, items: Iterable[str]) -> dict[str, bytes | str]:
+        return {}
 
     def files(self) -> list[Path]:
         return [self._path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import TypeAdapter
 
 from engine.errors import DataError
@@ -33,8 +35,9 @@ from engine.report.data import (
     ValueHistogram,
 )
 from engine.report.gallery import SHOWN_CHARACTERS
-from engine.report.images import MAX_BYTES, Pictures, digit_png, is_picture
+from engine.report.images import MAX_BYTES, Pictures, digit_png, is_picture, is_tiny
 from engine.report.page import ReportData, expected_errors, headline, render_report
+from engine.report.thumbnails import SIDE_PIXELS, shrink
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>&lt;"""
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -385,7 +388,7 @@ def test_what_is_no_small_picture_is_not_opened_or_not_embedded(album):
         stream.write(PICTURE)
         stream.truncate(1 << 40)
     (source / "limit.png").write_bytes(PICTURE.ljust(MAX_BYTES, b"x"))
-    (source / "over.png").write_bytes(PICTURE.ljust(MAX_BYTES + 1, b"x"))
+    (source / "over.png").write_bytes(PICTURE[:40].ljust(MAX_BYTES + 1, b"x"))  # no whole picture
     pictures = Pictures([source])
     assert pictures.find("limit.png") is not None
     for name in ("fifo", "folder", "svg", "circle", "huge", "over", "device", "missing"):
@@ -395,7 +398,55 @@ def test_what_is_no_small_picture_is_not_opened_or_not_embedded(album):
     (sentence,) = pictures.refused()
     assert "1 missing" in sentence
     assert "1 outside the source's folder" in sentence  # the device
-    assert "6 other than PNG, JPEG, GIF or WebP files of up to 100 kB" in sentence
+    assert "6 other than whole PNG, JPEG, GIF or WebP files of up to 64 MB" in sentence
+
+
+def noise(pixels: int) -> bytes:
+    """A picture of random pixels, which no format makes smaller."""
+    drawn = np.random.default_rng(0).integers(0, 256, (pixels, pixels), np.uint8)
+    return base64.b64decode(digit_png(drawn).split(",")[1])
+
+
+def test_a_large_picture_becomes_a_thumbnail(album, monkeypatch):
+    (album / "source/large.png").write_bytes(noise(700))
+    found = Pictures([album / "source"]).find("large.png")
+    assert found.startswith("data:image/jpeg;base64,")
+    assert is_picture(found)
+    with Image.open(io.BytesIO(base64.b64decode(found.partition(",")[2]))) as picture:
+        assert picture.size == (SIDE_PIXELS, SIDE_PIXELS)
+    monkeypatch.setattr("engine.report.images.can_shrink", lambda: False)
+    pictures = Pictures([album / "source"])
+    assert pictures.find("large.png") is None
+    assert "1 of more than 100 kB, which takes pip install '" in pictures.refused()[0]
+    assert "[pictures]'" in pictures.refused()[0]
+
+
+def test_a_picture_that_unpacks_to_too_much_is_left(monkeypatch):
+    monkeypatch.setattr("engine.report.thumbnails._MOST_PIXELS", 700 * 700 - 1)
+    assert shrink(noise(700)) is None
+    assert shrink(b"BM" + bytes(200_000)) is None
+
+
+def test_pictures_fill_a_page_no_further_than_its_room(album):
+    uri = digit_png(np.eye(4))
+    pictures = Pictures([album / "source"], room=len(uri))
+    assert pictures.find("a.png") == uri
+    assert pictures.find("a.png") is None
+    assert "1 for which the page has no room" in pictures.refused()[0]
+
+
+def test_cells_of_the_source_are_pictures_or_their_paths(album):
+    cells = {"image[0]": PICTURE, "image[1]": "a.png", "image[2]": "../private/a.png", "image[3]": b"no picture"}
+    pictures = Pictures([album / "source"], lambda items: {item: cells[item] for item in items if item in cells})
+    uri = digit_png(np.eye(4))
+    pictures.fetch([*cells, "image[4]", "a.png"])
+    assert [pictures.find(item) for item in (*cells, "image[4]")] == [uri, uri, None, None, None]
+
+
+def test_only_few_pixels_are_shown_as_squares():
+    assert is_tiny(digit_png(np.eye(64)))
+    assert not is_tiny(digit_png(np.eye(65)))
+    assert not is_tiny("data:image/jpeg;base64,/9j/")
 
 
 def test_data_uris_must_be_what_they_say():

@@ -334,3 +334,28 @@ def test_image_embeddings(tmp_path, nested):
     metadata_file.unlink()
     with pytest.raises(DataError, match=r"11 img_emb_\*\.npy files, but 10 metadata"):
         open_source(tmp_path)
+
+
+PNG = b"\x89PNG\r\n\x1a\n and so on"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "records"])
+def test_pictures_in_cells_stay_there_until_they_are_asked_for(tmp_path, kind):
+    cells = [None if row == 3 else PNG + bytes([row]) for row in range(len(X))]
+    if kind == "records":
+        cells = [{"bytes": None if row == 5 else cell, "path": f"{row}.png"} for row, cell in enumerate(cells)]
+        cells[3] = None
+    write_parquet(tmp_path / "x.parquet", table_of(X, image=pa.array(cells), text=["a text"] * len(X)))
+    source = open_source(tmp_path / "x.parquet")
+    assert source.items(0, 2) == ["image[0]", "image[1]"]
+    found = source.pictures(["image[22]", "image[3]", "image[5]", "image[23]", "vector[1]", "image[-1]", "image[0]"])
+    sixth = "5.png" if kind == "records" else PNG + b"\5"
+    assert found == {"image[0]": PNG + b"\0", "image[5]": sixth, "image[22]": PNG + b"\26"}
+
+
+def test_texts_stored_as_bytes_are_texts(tmp_path):
+    table = table_of(X, said=pa.array([f"né {row}".encode() for row in range(len(X))]))
+    write_parquet(tmp_path / "x.parquet", table)
+    source = open_source(tmp_path / "x.parquet", items_column="said")
+    assert source.items(1, 3) == ["né 1", "né 2"]
+    assert source.pictures(["said[1]"]) == {}

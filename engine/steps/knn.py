@@ -25,7 +25,7 @@ from engine.steps.source import files_at, refuse_changed
 from engine.storage.context import hold, table_parts
 from engine.storage.formats.knn_graph import normalise_knn_block, open_knn_graph
 from engine.storage.tables import read_columns
-from engine.units import NO_NEIGHBOR, NO_SIMILARITY
+from engine.units import CHUNK_ROWS, NO_NEIGHBOR, NO_SIMILARITY
 
 VERSION = 3  # of every step here
 RECALL_FLOOR = 0.5
@@ -295,11 +295,11 @@ class Sampled(RowStep[None]):
 
     def cost(self) -> Cost:
         """Project the comparison of the sample with all rows, and each task's lists."""
-        dim, samples = self.features.dim, self.samples
+        dim, samples = self.features.dim, min(self.samples, self.num_rows)
         return Cost(
             fixed_bytes=samples * (self.k * 40 + dim * 4) + self.num_rows,
             bytes_per_thread=knn.DATABASE_BLOCK_ROWS * (knn.EXACT_TILE_ROWS + dim) * 4,
-            disk_bytes=samples * self.k * 8 * 64,
+            disk_bytes=samples * self.k * 8 * min(-(-self.num_rows // CHUNK_ROWS), 64),
             seconds=2.0 * samples * self.features.num_rows * dim / FLOPS,
             kind="floats",
         )

@@ -256,7 +256,13 @@ def folder_digest(folder: Path) -> str:
 def run_call(
     call: TaskCall, function: Callable[..., dict[str, Any]], start_companions: StartCompanions = start_here
 ) -> Record:
-    """Run one task and commit it; the record is written last. Inputs and outputs may be at URLs."""
+    """Run one task and commit it; the record is written last. Inputs and outputs may be at URLs.
+
+    What tasks of another stage held is dropped, because no stage's cost counts it.
+    """
+    if _HELD_FOR != [call.digest]:
+        release_held()
+        _HELD_FOR[:] = [call.digest]
     started = time.perf_counter()
     with _at_hand(call) as (local, place):
         context = TaskContext(local, place, call, start_companions)
@@ -311,11 +317,12 @@ def _copied(value: Any, use: ExitStack, copies: dict[str, str]) -> Any:
 
 
 _HELD: OrderedDict[Any, Any] = OrderedDict()
+_HELD_FOR: list[str] = []  # the digest of the stage whose tasks hold it
 _HELD_LIMIT = 16
 
 
 def hold(key: Any, load: Callable[[], T]) -> T:
-    """Load something costly once per process and keep it between tasks; the least recently used goes first."""
+    """Load something costly once per process and keep it between a stage's tasks; the least recently used goes first."""
     if key not in _HELD:
         _HELD[key] = load()
         while len(_HELD) > _HELD_LIMIT:

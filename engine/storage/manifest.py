@@ -58,7 +58,7 @@ RECORD = FileKind(Record, RESUME)
 
 @contextmanager
 def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turn the error of a full or read-only disk into one that says what to do; committed work stays."""
+    """Turn the error of a full or read-only disk, or of a folder in the way, into one that says what to do."""
     try:
         yield
     except OSError as error:
@@ -71,6 +71,8 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             raise DiskBudgetExceeded(
                 f"cannot write {path}: {error.strerror}; choose another --out or change its permissions"
             ) from error
+        if error.errno in (errno.EISDIR, errno.ENOTDIR):
+            raise DataError(f"cannot write {path}: {error.strerror}; move away what is there") from error
         raise
 
 

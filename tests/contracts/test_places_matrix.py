@@ -375,7 +375,7 @@ def mounted(disk: Path, options: str) -> None:
 def disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted(disk, "size=8m")
+    mounted(disk, "size=16m")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 

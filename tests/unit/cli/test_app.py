@@ -63,8 +63,8 @@ def test_run_status_export_evaluate_report(
     run = data / "run"
     source = ("--features", data / "x.bin", "--dim", "64")
     plan = json.loads(call("plan", *source, *POINT, "--json"))
-    names = "ingest knn truth recall score roots curve labels explain questions analysis"
-    assert {stage["name"] for stage in plan["stages"]} == set(names.split())
+    names = {stage["name"] for stage in plan["stages"]}
+    assert names >= set("ingest knn truth recall score roots curve labels explain questions analysis".split())
     assert plan["memory_bytes"] > 0
     assert plan["seconds"] > 0
     assert set(plan["speeds"]) == {"codes", "floats", "memory", "disk"}

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ from engine.control_groups import core_quota
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_THIS_THREAD = threading.local()
 
 
 @contextmanager
@@ -54,14 +57,19 @@ def map_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> l
     """Apply ``function`` to each tile on ``threads`` threads; results in the order of ``tiles``.
 
     ``function`` should spend its time in code that releases the GIL. The first exception is raised after the running
-    tiles finish.
+    tiles finish. The threads are kept for later calls; a call from one of them works through its tiles itself.
     """
     items = list(tiles)
     with single_threaded_kernels():
-        if threads <= 1 or len(items) <= 1:
+        if threads <= 1 or len(items) <= 1 or getattr(_THIS_THREAD, "in_pool", False):
             return [function(item) for item in items]
-        with ThreadPoolExecutor(max_workers=min(threads, len(items)), initializer=_pin_thread) as pool:
-            return list(pool.map(function, items))
+        futures = [_pool(threads).submit(function, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
 
 
 def stream_tiles(function: Callable[[T], R], tiles: Iterable[T], threads: int) -> Iterator[R]:
@@ -90,5 +98,16 @@ def tile_bounds(start: int, stop: int, tile_rows: int) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairwise(edges) if a < b]
 
 
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The threads of ``map_tiles``, kept because to start them takes longer than many a tile."""
+    return ThreadPoolExecutor(threads, "tiles", initializer=_pin_thread)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # because threads do not outlive a fork
+
+
 def _pin_thread() -> None:
     torch.set_num_threads(1)
+    _THIS_THREAD.in_pool = True

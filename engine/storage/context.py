@@ -260,7 +260,7 @@ def run_call(
 
     What tasks of another stage held is dropped, because no stage's cost counts it.
     """
-    if _HELD_FOR != [call.digest]:
+    if call.digest not in _HELD_FOR:
         release_held()
         _HELD_FOR[:] = [call.digest]
     started = time.perf_counter()
@@ -322,7 +322,7 @@ _HELD_LIMIT = 16
 
 
 def hold(key: Any, load: Callable[[], T]) -> T:
-    """Load something costly once per process and keep it between a stage's tasks; the least recently used goes first."""
+    """Load something costly once per process and keep it for a stage's tasks; the least recently used goes first."""
     if key not in _HELD:
         _HELD[key] = load()
         while len(_HELD) > _HELD_LIMIT:

@@ -14,17 +14,18 @@ from engine.commands.collection import Collection, assign
 from engine.commands.collection import open_run_collection as open_collection
 from engine.commands.configuration import load_settings
 from engine.commands.differences import difference
-from engine.commands.execution import execute, resume
+from engine.commands.execution import execute
 from engine.commands.exports import export
 from engine.commands.preparation import Prepared, prepare
 from engine.commands.projection import project
 from engine.commands.reporting import REPORT_FILE, report
 from engine.commands.request import Given, Request, items_folders, labels_of_any, place_of
 from engine.commands.resources import load_resources
+from engine.commands.resuming import resume
 from engine.commands.run_folder import labels_of, open_run, run_labels
 from engine.commands.standin_files import make_standin
 from engine.commands.trained_model import training_folder
-from engine.commands.updates import update
+from engine.commands.updates import Update, update
 from engine.errors import DataError
 from engine.evaluation.metrics import evaluate_labels
 from engine.storage.formats.packed_bits import Bits
@@ -36,6 +37,7 @@ __all__ = [
     "Collection",
     "Prepared",
     "Request",
+    "Update",
     "assign",
     "cluster",
     "difference",

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-import shlex
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from engine.cli.options import ItemsColumn, Json, OutFile, Quiet, ResourceOptions, RunFolder, VectorOptions, lasting
-from engine.cli.printing import console
+from engine.cli.options import (
+    BadRows,
+    ItemsColumn,
+    Json,
+    OutFile,
+    Quiet,
+    ResourceOptions,
+    RowOptions,
+    RunFolder,
+    VectorOptions,
+    lasting,
+)
+from engine.cli.printing import console, print_update
 
 
 def update(
@@ -22,6 +31,7 @@ def update(
     remove: Annotated[str | None, typer.Option("--remove", help="a file of ids of rows that go, one to a line")] = None,
     vectors: VectorOptions,
     items_column: ItemsColumn = None,
+    rows: RowOptions,
     resources: ResourceOptions,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -37,19 +47,13 @@ def update(
         dim=vectors.dim,
         column=vectors.column,
         items_column=items_column,
+        bits=vectors.packed,
+        zero_vectors=rows.zero_vectors and rows.zero_vectors.value,
+        bad_rows=rows.bad_rows and rows.bad_rows.value,
         resources=resources.load(),
         progress=not quiet,
     )
-    if as_json:
-        print(json.dumps(asdict(done)))
-        return
-    moved = f"{done.added:,} rows added" if done.added else f"{done.removed:,} rows removed"
-    console.say(f"{absolute(folder)}, update {done.number}: {moved}; {done.rows:,} rows -> {done.clusters:,} clusters")
-    if done.lineage:
-        console.say("clusters: " + ", ".join(f"{count:,} {event}" for event, count in done.lineage.items()))
-    if done.due:
-        console.say(f"a full run is due: {done.due}")
-    console.say(f"labels: asterism export {shlex.quote(absolute(folder))} --out labels.parquet")
+    print_update(absolute(folder), done, as_json=as_json)
 
 
 def assign(
@@ -58,6 +62,7 @@ def assign(
     features: Annotated[str, typer.Option("--features", help="queries, as vectors in any supported format")],
     out: OutFile,
     vectors: VectorOptions,
+    bad_rows: BadRows = None,
     resources: ResourceOptions,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +70,14 @@ def assign(
     from engine import api
 
     place, rows = api.assign(
-        folder, features, lasting(out), dim=vectors.dim, column=vectors.column, resources=resources.load()
+        folder,
+        features,
+        lasting(out),
+        dim=vectors.dim,
+        column=vectors.column,
+        bits=vectors.packed,
+        bad_rows=bad_rows.value if bad_rows else "error",
+        resources=resources.load(),
     )
     if as_json:
         print(json.dumps({"rows": rows, "assigned": place}))

@@ -76,6 +76,10 @@ LabelsColumn = Annotated[str | None, typer.Option("--labels-column", help="colum
 KnnGraph = Annotated[
     str | None, typer.Option("--knn-graph", help="KNN graph made elsewhere: faiss_k_80.npz, ids .npy, or a folder")
 ]
+BadRows = Annotated[
+    BadRowPolicy | None,
+    typer.Option("--bad-rows", help="rows with NaN or missing values; drop: label -1; default: error"),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="one setting, for example knn.k=40; may be repeated")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="seed of everything random")]
 Memory = Annotated[str | None, typer.Option("--memory", help="memory budget, for example 8GB; default 70 % of free")]
@@ -113,10 +117,7 @@ class RowOptions:
     zero_vectors: Annotated[
         ZeroVectorPolicy | None, typer.Option("--zero-vectors", help="rows of norm 0; default: error")
     ] = None
-    bad_rows: Annotated[
-        BadRowPolicy | None,
-        typer.Option("--bad-rows", help="rows with NaN or missing values; drop: label -1; default: error"),
-    ] = None
+    bad_rows: BadRows = None
 
 
 @dataclass(frozen=True, kw_only=True)

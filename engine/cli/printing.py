@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from engine.units import human_bytes
 
 if TYPE_CHECKING:
     from engine.commands.projection import Projection
+    from engine.commands.updates import Update
     from engine.comparison.page import ComparisonRow
     from engine.runs.plan import Plan
     from engine.steps.source import Source
@@ -76,14 +78,35 @@ def print_status(folder: str, found: Mapping[str, Any]) -> None:
 
 
 def _print_updates(folder: str, found: Mapping[str, Any]) -> None:
-    """Print how many updates a run has had, and whether one is not finished."""
+    """Print how many updates a run has had, whether one is not finished, and whether a full run is due."""
     if found["last"]:
         gone = "; the full run's stages were deleted when rows were removed" if found["stages_deleted"] else ""
-        console.say(f"updates: {found['last']}, rows now: {found['rows']:,}{gone}")
+        since = f"{found['added']:,} rows added and {found['removed']:,} removed since the full run"
+        console.say(f"updates: {found['last']}, {since}; rows now: {found['rows']:,}{gone}")
+    if found["due"]:
+        console.say(f"a full run is due: {found['due']}")
     begun = found["unfinished"]
     if begun is not None:
-        doing = "running" if begun["state"] == "running" else "not finished; give it again, which takes it up"
-        console.say(f"update {begun['update']} of {folder}, by {begun['by']}: {doing}")
+        doing = "running" if begun["state"] == "running" else f"not finished; asterism resume {folder} takes it up"
+        by = f"by {begun['by']}" if begun["by"] else "which writes all anew in one piece"
+        console.say(f"update {begun['update']}, {by}: {doing}")
+
+
+def print_update(folder: str, done: Update, *, as_json: bool) -> None:
+    """Print what an update did."""
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return
+    moved = f"{done.added:,} rows added" if done.added or not done.removed else f"{done.removed:,} rows removed"
+    console.say(f"{folder}, update {done.number}: {moved}; {done.rows:,} rows -> {done.clusters:,} clusters")
+    if done.lineage:
+        console.say("clusters: " + ", ".join(f"{count:,} {event}" for event, count in done.lineage.items()))
+    if done.copies:
+        console.say(f"{done.copies:,} of the rows added are copies of rows that were there, and joined them")
+    if done.due:
+        console.say(f"a full run is due: {done.due}")
+    console.say(f"labels: asterism export {shlex.quote(folder)} --out labels.parquet")
+    console.say(f"report: asterism report {shlex.quote(folder)}")
 
 
 def print_projection(found: Projection) -> None:

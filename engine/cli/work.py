@@ -36,7 +36,7 @@ from engine.cli.options import (
     lasting,
     run_request,
 )
-from engine.cli.printing import print_comparison, print_result, tell
+from engine.cli.printing import print_comparison, print_result, print_update, tell
 from engine.units import human_bytes
 
 
@@ -223,11 +223,13 @@ def convert(
 
 
 def resume(*, folder: RunFolder, resources: ResourceOptions, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Finish a run, store or training from its folder alone; what is committed is skipped."""
+    """Finish a run, store, training or update from its folder alone; what is committed is skipped."""
     from engine import api
 
     prepared = api.resume(folder, resources.load(), progress=not quiet)
-    if prepared.kind == "run":
+    if isinstance(prepared, api.Update):
+        print_update(folder, prepared, as_json=as_json)
+    elif prepared.kind == "run":
         print_result(prepared.place, as_json=as_json)
     else:
         tell({"folder": str(prepared.place), "kind": prepared.kind, "state": "finished"}, as_json=as_json)

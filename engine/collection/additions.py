@@ -36,7 +36,6 @@ Array = np.ndarray[Any, Any]
 
 NUM_PROBES = 48
 ONE_IN = 10  # a row's edges are scored anew once one in so many entries of its list has changed
-FAR_QUANTILE = 20
 SPARE = 8  # further neighbours that a search finds, because copies are taken out of lists
 _SURELY_APART = np.float32(0.99)  # cosine below which two rows are no copies of each other
 
@@ -49,22 +48,11 @@ class GraphAddition:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """How far new rows lie from those of the full run.
-
-    ``near``: the similarity of the nearest neighbour that one in ``FAR_QUANTILE`` of the full run's rows stays below.
-    ``far_share``: the share of the new rows that stay below it.
-    """
-
-    near: float
-    far_share: float
-
-
-@dataclass(frozen=True)
 class Addition:
     """What an update adds: to each graph, the edges scored, the vertices ``redone`` and the new rows' leaders (n,).
 
-    ``edges``: sources, targets, similarities, scores, ordered by (source, target).
+    ``edges``: sources, targets, similarities, scores, ordered by (source, target). ``far_share``: of the new rows,
+    those that lie as far from all others as one in ``FAR_QUANTILE`` of the full run's rows; 0 for queries.
     """
 
     graphs: tuple[GraphAddition, ...]
@@ -72,7 +60,7 @@ class Addition:
     redone: Array
     leaders: Array
     listable: Array
-    drift: Drift
+    far_share: float
 
 
 class Scorer:
@@ -188,18 +176,15 @@ def add_rows(
     edges = _edges_to_score(state, redone, start, stop)
     scores = scorer.score(state, edges, threads)
     leaders, joins = _row_leaders(state, leaders, start), listable[start:]
-    return Addition(tuple(parts), (*edges, scores), redone, leaders, joins, _drift(state, start))
+    far_share = _far_share(state, start) if undo is None else 0.0
+    return Addition(tuple(parts), (*edges, scores), redone, leaders, joins, far_share)
 
 
-def _drift(state: State, start: int) -> Drift:
-    """Compare the nearest neighbours of the rows from ``start`` on with those of the full run's rows."""
-    nearest = state.graphs[0].similarities[:, 0]
-    before, new = nearest[: state.kept.num_rows], nearest[start:]
-    before, new = before[before > NO_SIMILARITY], new[new > NO_SIMILARITY]
-    if not len(before) or not len(new):
-        return Drift(0.0, 0.0)
-    near = float(np.quantile(before, 1 / FAR_QUANTILE))
-    return Drift(near, float((new < near).mean()))
+def _far_share(state: State, start: int) -> float:
+    """The share of the rows from ``start`` on that lie as far from all others as few rows of the full run did."""
+    new = state.graphs[0].similarities[start:, 0]
+    new = new[new > NO_SIMILARITY]
+    return float((new < state.near_similarity()).mean()) if len(new) else 0.0
 
 
 def _projected(graph: GraphState, vectors_nD: Array, zeros: Array, threads: int) -> Array:

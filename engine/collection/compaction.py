@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.collection.first_scores import lines_of
 from engine.collection.kept import PREFIXES, KeptGraph, Where
+from engine.collection.since import since_full_run
 from engine.collection.state import GraphState, State, read_lineage
 from engine.collection.versions import KEPT_FILE
 from engine.graph.insertion import drop_entries
@@ -35,6 +36,7 @@ SCORER_FILE = "scorer.safetensors"
 
 def compact(task: Task, state: State, gone: Array) -> Facts:
     """Write all that a version holds but the rows ``gone``. What ``Kept`` names is written to the task's folder."""
+    since, near = since_full_run(state.kept, state.layers).without(state.ids.numbers(gone)), state.near_similarity()
     keep_N = np.ones(state.num_rows, np.bool_)
     keep_N[gone] = False
     hurt, lost = np.unique(state.labels_N[gone], return_counts=True)
@@ -83,7 +85,13 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         removed=state.kept.removed + len(gone),
         answers=folder if len(state.pairs) else None,
         strangers=folder if state.kept.strangers is not None else None,
-        facts={**state.kept.facts, "next_cluster": state.next_cluster, "lineage": folder},
+        facts={
+            **state.kept.facts,
+            **since.facts(),
+            "near": near,
+            "next_cluster": state.next_cluster,
+            "lineage": folder,
+        },
     )
     task.write_json(KEPT_FILE.removesuffix(".json"), asdict(kept))
     zeros_N = np.zeros(state.num_rows, np.bool_)

@@ -41,7 +41,7 @@ def compaction_stages(root: Path, version: Version, dim: int) -> list[Stage]:
 
 def _on_version(root: Path, version: Version, dim: int) -> dict[str, Any]:
     """The fields of a step that reads a version."""
-    layers = tuple((str(each.added), str(each.rows), str(each.clusters)) for each in version.layers)
+    layers = tuple(layer.as_dict() for layer in version.layers)
     place = Place(str(root), asdict(version.kept), layers, str(version.clusters or ""))
     held = version.kept.num_rows + sum(layer.num_rows for layer in version.layers)
     return {

@@ -25,7 +25,7 @@ from engine.stages import Stage
 from engine.steps.copies import NoCopies
 from engine.steps.decisions import AnsweredScores, Held
 from engine.steps.explain import Evidence
-from engine.steps.ingest import Vectors
+from engine.steps.ingest import Vectors, row_column
 from engine.steps.knn import Knn, Order, Vertices
 from engine.steps.metric import WEIGHTS, Project
 from engine.storage.context import is_committed, stage_facts
@@ -59,7 +59,7 @@ class Kept:
     ``point``: the operating point.
     ``next_row``: the number that the next row without an id gets as id. ``removed``: how many rows were removed so far.
     ``answers``: the folder of decided pairs of rows. ``strangers``: the folder of what scored edges where first
-    clusters taught no scorer.
+    clusters taught no scorer. ``facts``: how the partition was set, and what ``engine.collection.since`` adds up.
     """
 
     num_rows: int
@@ -145,6 +145,8 @@ def kept_by_run(root: Path, stages: Sequence[Stage], settings: Settings) -> Kept
         "next_row": score.num_rows,
         "facts": {"step": settings.partition.step, "precision_bias": settings.partition.precision_bias},
     }
+    named = row_column(found.root / shared["rows"], "id") is not None
+    shared["facts"] |= {"named": named, "contents": [] if named else [[found.source, 0, score.num_rows, 0]]}
     if isinstance(score, CosineScores):
         return Kept(graphs=(_plain_graph(found, score.knn, explain.order),), scorer=None, **shared)
     if not isinstance(score, StructuralScores):
@@ -194,11 +196,12 @@ def _scored_graph(found: _Finder, step: NeighborhoodStep[Any], order: Order | No
 
 
 class _Finder:
-    """Folders of a run's steps, as its manifest names them."""
+    """Folders of a run's steps, as its manifest names them. ``source``: the digest of the run's vectors."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         held = read_run(root)
+        self.source = str(held["request"]["source"]["digest"])
         self._digests = {stage["name"]: (stage["digest"], stage["num_rows"]) for stage in held["plan"]["stages"]}
         self._unless = {stage["name"]: stage["instead"] for stage in held["plan"]["stages"] if stage.get("instead")}
 

@@ -8,7 +8,7 @@ Legend: N vertices, K neighbours, D dimensions, P profile, n new rows, I inserti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from engine.storage.tables import read_columns
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 Array = np.ndarray[Any, Any]
-EMPTY_TABLE = np.empty((0, 0), np.uint16)
+FAR_QUANTILE = 20
 
 
 @dataclass
@@ -76,11 +76,25 @@ class GraphState:
 
 @dataclass(frozen=True)
 class Layer:
-    """What an update has committed: folders of its stages. ``rows``: ids and items of the new rows."""
+    """What an update has committed: folders of its stages. ``rows``: ids and items of the new rows.
+
+    ``source``: the digest of the file that they came in. ``update``: its number.
+    """
 
     added: Path
     rows: Path
     clusters: Path | None = None
+    source: str = ""
+    update: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The layer as plain data."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in self.__dict__.items()}
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Layer:
+        """Read what ``as_dict`` gave."""
+        return cls(**{**tree, **{name: Path(tree[name]) for name in ("added", "rows", "clusters") if tree[name]}})
 
     @property
     def num_rows(self) -> int:
@@ -152,6 +166,14 @@ class State:
                 kept = ~(gone[block[0]] | gone[block[1]]) if any(len(rows) for rows in later) else slice(None)
                 yield tuple(column[kept] for column in block)
 
+    def near_similarity(self) -> float:
+        """The similarity that the nearest neighbours of one in ``FAR_QUANTILE`` rows of the full run stay below."""
+        if "near" in self.kept.facts:
+            return float(self.kept.facts["near"])
+        nearest = self.graphs[0].similarities[: self.kept.num_rows, 0]
+        nearest = nearest[nearest > NO_SIMILARITY]
+        return float(np.quantile(nearest, 1 / FAR_QUANTILE)) if len(nearest) else float(NO_SIMILARITY)
+
     def scored_by(self, number: int) -> Iterator[tuple[Array, ...]]:
         """Give (source, target, score) of the edges that a layer scored, in blocks."""
         return iterate_edges(self.layers[number].added, SCORED)
@@ -208,8 +230,8 @@ class State:
         self.cut.append(redone)
         self.layers.append(layer)
         self.labels_N = np.concatenate([self.labels_N, np.full(stop - start, -1, np.int64)])
-        self.ids = self.ids.joined(layer_ids(layer.rows, self.next_row, stop - start))
-        self.next_row += stop - start
+        new_ids = layer_ids(layer.rows, self.next_row, stop - start)
+        self.ids, self.next_row = self.ids.joined(new_ids), new_ids.next_number(self.next_row)
         if layer.clusters is not None:
             self.read_clusters(layer.clusters)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from engine.storage.manifest import file_checksum, read_json
 from engine.storage.row_ids import RowIds
 from engine.units import CHUNK_ROWS
 
-VERSION = 1  # of every step here
+VERSION = 2  # of every step here
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Place:
 
     root: str
     kept: dict[str, Any]
-    layers: tuple[tuple[str, str, str], ...]
+    layers: tuple[dict[str, Any], ...]
     clusters: str
 
     def open(self, *, room: int = 0, threads: int = 1) -> State:
         """Open the version."""
-        layers = [Layer(Path(added), Path(rows), Path(clusters)) for added, rows, clusters in self.layers]
+        layers = [Layer.from_dict(tree) for tree in self.layers]
         kept, clusters = Kept.from_json(self.kept), Path(self.clusters) if self.clusters else None
         return open_state(Path(self.root), kept, layers, clusters, room=room, threads=threads)
 
@@ -57,8 +57,7 @@ class OnVersion(Step[Facts]):
 
     def state(self, task: Task, room: int = 0) -> State:
         """Open the version before."""
-        place = Place(**{**self.place, "layers": tuple(tuple(layer) for layer in self.place["layers"])})
-        return place.open(room=room, threads=task.threads)
+        return Place(**self.place).open(room=room, threads=task.threads)
 
     def lists_bytes(self) -> int:
         """Project the pages of lists that are changed in memory, of two graphs."""
@@ -105,7 +104,7 @@ class Added(OnVersion):
             "edges": len(sources),
             "copies": int((added.leaders < state.num_rows).sum()),
             "redone": len(added.redone),
-            **asdict(added.drift),
+            "far_share": added.far_share,
         }
 
 
@@ -115,7 +114,8 @@ def rows_named(path: Path, ids: RowIds) -> np.ndarray:
     Raises ``DataError`` for an id that names no row, and if no row or every row is named.
     """
     try:
-        names = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = path.read_bytes().decode("utf-8").split("\n")  # not splitlines, as an id may hold other breaks
+        names = [name for line in lines if (name := line.removesuffix("\r")).strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no UTF-8 text of ids, one to a line ({error})") from None
     try:

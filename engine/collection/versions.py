@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from engine.collection.kept import Kept
+from engine.collection.since import Since, since_full_run
 from engine.collection.state import Layer, State, kept_ids, layer_ids, open_state
 from engine.errors import DataError
 from engine.storage import manifest
@@ -28,8 +29,9 @@ from engine.storage.places import GIVEN_FOLDER
 from engine.storage.row_ids import RowIds
 
 UPDATES = "updates"
+COMPACTION = "+compaction"  # after the digest of the update before
 KEPT_FILE = "kept.json"
-REPORTS = ("report.html",)
+GIVEN_TO_UPDATES = ("rows", "ids")  # what names of files begin with that a Python caller gave to an update
 _NUMBERED = re.compile(r"[0-9]{6}")
 _STAGE_FOLDER = re.compile(r"[a-z_0-9]+-[0-9a-f]{12}")
 
@@ -67,9 +69,13 @@ class Version:
         """Read the ids of all rows."""
         ids, next_row = kept_ids(root, self.kept), self.kept.next_row
         for layer in self.layers:
-            ids = ids.joined(layer_ids(layer.rows, next_row, layer.num_rows))
-            next_row += layer.num_rows
+            new_ids = layer_ids(layer.rows, next_row, layer.num_rows)
+            ids, next_row = ids.joined(new_ids), new_ids.next_number(next_row)
         return ids
+
+    def since(self) -> Since:
+        """Tell what has changed since the full run."""
+        return since_full_run(self.kept, self.layers)
 
     def open(self, root: Path, *, room: int = 0, threads: int = 1) -> State:
         """Open the version, with room for so many further rows."""
@@ -103,16 +109,19 @@ def unfinished_update(root: Path) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
+def is_compaction(held: dict[str, Any]) -> bool:
+    """Tell whether an update's manifest is that of a compaction, which nobody asked for."""
+    return str(held["request"]["source"]["digest"]).endswith(COMPACTION)
+
+
 def current_version(root: Path, kept_by_run: Any) -> Version:
     """The last version. ``kept_by_run`` gives what the full run keeps; it is asked if no compaction stands for it."""
-    numbers = finished_updates(root)
-    compacted = [number for number in numbers if "compacted" in _stages(root, number)]
-    if not compacted:
+    numbers, folder = finished_updates(root), _last_compaction(root)
+    if folder is None:
         version = Version(0, kept_by_run())
     else:
-        last, stages = compacted[-1], _stages(root, compacted[-1])
-        folder = stages["compacted"]
-        version = Version(last, _kept(folder), (), stages.get("clusters"), _source(root, last), last)
+        last = int(folder.parent.name)
+        version = Version(last, _kept(folder), (), _stages(root, last).get("clusters"), _source(root, last), last)
     for number in numbers:
         if number <= version.number:
             continue
@@ -120,19 +129,23 @@ def current_version(root: Path, kept_by_run: Any) -> Version:
             raise DataError(f"{update_folder(root, version.number + 1)} is missing: the collection cannot be read")
         stages = _stages(root, number)
         layers = version.layers
+        source = _source(root, number)
         if "added" in stages:
-            layers = (*layers, Layer(stages["added"], stages["ingest"], stages["clusters"]))
-        version = Version(number, version.kept, layers, version.clusters, _source(root, number), version.oldest)
+            layers = (*layers, Layer(stages["added"], stages["ingest"], stages["clusters"], source, number))
+        version = Version(number, version.kept, layers, version.clusters, source, version.oldest)
     return version
 
 
 def rows_removed(root: Path) -> bool:
     """Tell whether an update has removed rows, and with them all that the full run has left."""
-    for number in reversed(finished_updates(root)):
-        stages = _stages(root, number)
-        if "compacted" in stages:
-            return _kept(stages["compacted"]).removed > 0
-    return False
+    folder = _last_compaction(root)
+    return folder is not None and _kept(folder).removed > 0
+
+
+def _last_compaction(root: Path) -> Path | None:
+    """The folder of the last finished stage that wrote all anew; ``None`` if there is none."""
+    stages = (_stages(root, number) for number in reversed(finished_updates(root)))
+    return next((each["compacted"] for each in stages if "compacted" in each), None)
 
 
 def updated_labels(root: Path) -> np.ndarray | None:
@@ -146,12 +159,22 @@ def updated_labels(root: Path) -> np.ndarray | None:
     return None
 
 
-def delete_old(root: Path, version: Version) -> list[str]:
-    """Delete what no version reads any more; return the names of what was deleted."""
+def delete_old(root: Path, version: Version, keep: str = "") -> list[str]:
+    """Delete what no version reads any more; return the names of what was deleted.
+
+    ``keep``: the file of the update that is about to be made. What a caller gave to earlier ones goes, too.
+    """
     gone = [update_folder(root, number) for number in update_numbers(root) if number < version.oldest]
+    begun = unfinished_update(root)
+    kept = {keep, str(begun[1]["request"]["features"]) if begun is not None else ""}
+    given = sorted((root / GIVEN_FOLDER).iterdir()) if (root / GIVEN_FOLDER).is_dir() else []
+    gone += [
+        path
+        for path in given
+        if str(path) not in kept and (version.kept.removed or path.name.startswith(tuple(GIVEN_TO_UPDATES)))
+    ]
     if version.kept.removed:
         gone += [path for path in sorted(root.iterdir()) if _STAGE_FOLDER.fullmatch(path.name)]
-        gone += [root / name for name in (*REPORTS, GIVEN_FOLDER) if (root / name).exists()]
     for path in gone:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return [path.name for path in gone]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -11,31 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
-from engine.clustering.matching import EVENTS
 from engine.collection.additions import Scorer
-from engine.collection.assigning import Assignment, assign_batch, batch_rows
-from engine.collection.state import State, read_lineage
-from engine.collection.tables import cluster_table
-from engine.collection.versions import Version, current_version
-from engine.commands.resources import Resources, count_threads, load_resources
+from engine.collection.assigning import NAMED, Assignment, assign_batch, batch_rows
+from engine.collection.versions import GIVEN_TO_UPDATES, Version, current_version, unfinished_update
+from engine.commands.collection_tables import CollectionTables, Table
+from engine.commands.opening import kept_of
+from engine.commands.request import Given, Request
+from engine.commands.resources import Resources, load_resources
 from engine.commands.run_folder import labels_of, open_run, vectors_folder
-from engine.commands.updates import Update, kept_of, open_collection, update
+from engine.commands.updates import Update, update
 from engine.errors import ConfigError, DataError
-from engine.evaluation.explain import ClusterTable, RowTable, ScoredEdges, explain_labels
 from engine.steps.ingest import row_column
 from engine.steps.source import normalise
-from engine.storage.cache import local_copy
+from engine.storage.cache import local_copy, original_names
 from engine.storage.formats.export import TABLES, choose_format, stream_table
+from engine.storage.formats.in_memory import is_place
+from engine.storage.formats.packed_bits import Bits
 from engine.storage.formats.registry import open_source
+from engine.storage.manifest import read_run
 from engine.storage.outputs import out_file, write_out
 from engine.storage.row_ids import RowIds
 from engine.units import CHUNK_ROWS
 
-Table = dict[str, Any]
+ROWS, IDS = GIVEN_TO_UPDATES
 
 
-class Collection:
+class Collection(CollectionTables):
     """The last version of a run's collection, as ``open`` returns it.
 
     Rows are numbered in the order of the run's source, then of each update; after a removal the rows that stay are
@@ -43,134 +43,69 @@ class Collection:
     object shows one version; ``update`` and ``remove`` go on to the next one.
     """
 
-    def __init__(self, root: str | Path, *, threads: int = 0) -> None:
-        self.threads = count_threads(Resources(threads=threads))
-        self.root, self._version = open_collection(root)
-
-    @property
-    def version(self) -> int:
-        """The number of the last update, 0 for the run itself."""
-        return self._version.number
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """The cluster of each row, (N,) int64; -1 for a row that was dropped."""
-        return self._version.labels(self.root)
-
-    @cached_property
-    def row_ids(self) -> list[Any]:
-        """The id of each row, as the source names it; its number where the source has no ids."""
-        return self._version.ids(self.root).to_list()
-
-    def rows(self) -> Table:
-        """Give the table of rows: ``id``, ``cluster``, and how sure that is, as in an export."""
-        rows, _ = self._explained
-        return {"id": self.row_ids, "cluster": self.labels, **rows.__dict__}
-
-    def clusters(self) -> Table:
-        """Give the table of clusters, by id.
-
-        ``cluster``, ``rows``, ``confidence``, ``cohesion`` and ``nearest`` as in an export; ``medoid``: the id of the
-        row that is most similar to all others; ``keep``: the id of the row to keep if one is to stand for all, which
-        is the first copy of the medoid.
-        """
-        _, explained = self._explained
-        medoids, kept = cluster_table(self._state, explained.labels)
-        ids = self._state.ids
-        return {
-            "cluster": explained.labels,
-            "rows": explained.sizes,
-            "medoid": ids.take(medoids).to_list(),
-            "keep": ids.take(kept).to_list(),
-            "confidence": explained.confidence,
-            "cohesion": explained.cohesion,
-            "nearest": explained.nearest,
-        }
-
-    def lineage(self) -> Table:
-        """Give what became of clusters: ``update``, ``event``, ``cluster``, ``other``, ``rows``, oldest first.
-
-        Events are those of ``engine.clustering.matching.Lineage``.
-        """
-        table: Table = dict(read_lineage(self._state.history))
-        return table | {"event": [EVENTS[int(code)] for code in table["event"]]}
-
-    def assign(self, vectors: np.ndarray) -> Assignment:
+    def assign(self, vectors: np.ndarray, *, bad_rows: str = "error") -> Assignment:
         """Tell which cluster each vector would join, (n, D), of any length but 0; nothing changes.
 
-        Raises ``DataError`` for vectors of another dimension, and for values that are not finite.
+        A vector of zeros joins none. Raises ``DataError`` for vectors of another dimension, and for values that are not
+        finite; with ``bad_rows`` of ``drop`` a vector that holds one joins none.
         """
         given = np.atleast_2d(np.asarray(vectors))
-        dim = self._dim
+        dim = self.state.dim
         if given.ndim != 2 or given.shape[1] != dim or given.dtype.kind not in "fiu":
             raise DataError(f"vectors of shape {given.shape} and type {given.dtype}: expected (n, {dim}) numbers")
-        parts = [self._assign(given[begin : begin + self._batch], begin) for begin in range(0, len(given), self._batch)]
-        if not parts:
-            return Assignment(np.empty(0, np.int64), np.empty((0, 3), np.int64), np.empty((0, 3), np.float32))
-        return Assignment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return self._assign(given, 0, "vectors", bad_rows == "drop")
 
-    def update(self, features: np.ndarray | str | Path, **how: Any) -> Update:
-        """Add rows: an (n, D) array, or the path of any supported source. ``how``: as in ``engine.commands.updates``.
+    def update(self, features: Any = None, **how: Any) -> Update:
+        """Add rows: an (n, D) array or what else ``cluster`` takes, or the path of any supported source.
 
-        Of an array rows are named by the next numbers, which only a collection without ids of its own takes.
+        Data are named by the next numbers, which only a collection without ids of its own takes. ``how``: as in
+        ``engine.commands.updates.update``.
         """
-        if isinstance(features, str | Path):
+        if features is None or is_place(features):
             return self._changed(features=features, **how)
-        with tempfile.TemporaryDirectory(prefix="asterism-") as folder:
-            path = Path(folder) / "rows.npy"
-            np.save(path, np.asarray(features), allow_pickle=False)
-            return self._changed(features=path, **how)
+        return self._changed_by(lambda given: given.vectors(features, ROWS), ROWS, "features", how)
 
     def remove(self, ids: Iterable[Any], **how: Any) -> Update:
         """Remove rows by their ids; nothing of them is left in the run's folder."""
-        with tempfile.TemporaryDirectory(prefix="asterism-") as folder:
-            path = Path(folder) / "ids.txt"
-            path.write_text("".join(f"{each}\n" for each in ids), "utf-8")
-            return self._changed(remove=path, **how)
+        named = [ids] if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) else list(ids)
+        return self._changed_by(lambda given: given.ids(named, IDS), IDS, "remove", how)
+
+    def _changed_by(self, keep: Callable[[Given], str], what: str, name: str, how: dict[str, Any]) -> Update:
+        """Update by data of the caller, which stay in the run's folder until the update is done."""
+        with Given(self.root) as given:
+            path = keep(given)
+        try:
+            with original_names({path: f"the {what} given"}):
+                return self._changed(**{name: path}, **how)
+        finally:
+            begun = unfinished_update(self.root)
+            if begun is None or begun[1]["request"]["features"] != path:
+                Path(path).unlink(missing_ok=True)
 
     def _changed(self, **how: Any) -> Update:
         self._forget()
         done = update(self.root, **{"progress": False, **how})
-        self._version = current_version(self.root, lambda: kept_of(self.root))
+        self.held = current_version(self.root, lambda: kept_of(self.root))
         return done
 
     def _forget(self) -> None:
-        for name in ("labels", "row_ids", "_state", "_explained", "_scorer"):
+        for name in ("labels", "row_ids", "state", "explained", "_scorer"):
             self.__dict__.pop(name, None)
 
     @cached_property
-    def _state(self) -> State:
-        return self._version.open(self.root, room=self._batch, threads=self.threads)
-
-    @cached_property
     def _scorer(self) -> Scorer:
-        return Scorer(self._state)
+        return Scorer(self.state)
 
-    @property
-    def _batch(self) -> int:
-        return batch_rows(len(self.labels))
-
-    @property
-    def _dim(self) -> int:
-        return int(self._state.dim)
-
-    def _assign(self, given: np.ndarray, first: int) -> Assignment:
-        rows = normalise(np.ascontiguousarray(given), first, "vectors")
-        return assign_batch(self._state, rows.unit_ND, rows.zeros, self._scorer, self.threads)
-
-    @cached_property
-    def _explained(self) -> tuple[RowTable, ClusterTable]:
-        state, learned = self._state, self._version.kept.learned
-
-        def edges() -> Iterator[ScoredEdges]:
-            for sources, targets, scores in state.edges():
-                evidence = scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
-                yield ScoredEdges(state.row_numbers[sources], state.row_numbers[targets], scores, evidence)
-            rows = np.flatnonzero(state.leaders_N != np.arange(state.num_rows)).astype(np.int32)
-            certain = np.ones(len(rows), np.float32)
-            yield ScoredEdges(state.leaders_N[rows], rows, certain, certain)
-
-        return explain_labels(self.labels, edges)
+    def _assign(self, given: np.ndarray, first: int, place: str, drop_bad: bool) -> Assignment:
+        batch, parts = batch_rows(len(self.labels)), []
+        for begin in range(0, len(given), batch):
+            block = np.ascontiguousarray(given[begin : begin + batch])
+            rows = normalise(block, first + begin, place, drop_bad=drop_bad)
+            nowhere = np.union1d(rows.zeros, rows.bad)
+            parts.append(assign_batch(self.state, rows.unit_ND, nowhere, self._scorer, self.threads))
+        if not parts:
+            return Assignment(np.empty(0, np.int64), np.empty((0, NAMED), np.int64), np.empty((0, NAMED), np.float32))
+        return Assignment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def open_run_collection(run: str | Path, *, threads: int = 0) -> Collection:
@@ -188,6 +123,8 @@ def assign(
     *,
     dim: int | None = None,
     column: str | None = None,
+    bits: Bits | None = None,
+    bad_rows: str = "error",
     resources: Resources | None = None,
 ) -> tuple[str, int]:
     """Write which cluster each vector of a source would join, as Parquet or CSV; return the place and the rows.
@@ -197,16 +134,17 @@ def assign(
     """
     kind = choose_format(out, None, TABLES)
     collection = Collection(root, threads=(resources or load_resources(None)).threads)
-    source = open_source(local_copy(features), dim=dim, column=column)
+    request = Request.from_dict(read_run(collection.root)["request"])
+    source = open_source(local_copy(features), dim=dim or request.dim, column=column, bits=bits or request.bits)
     place = out_file(out, never=[str(collection.root), str(features)])
-    if source.dim != collection._dim:
-        raise DataError(f"{features}: vectors of {source.dim} dimensions, the collection's have {collection._dim}")
+    if source.dim != collection.state.dim:
+        raise DataError(f"{features}: vectors of {source.dim} dimensions, the collection's have {collection.state.dim}")
     ids = source.ids()
 
     def blocks() -> Iterator[Mapping[str, Any]]:
         for begin in range(0, source.num_rows, CHUNK_ROWS):
             end = min(begin + CHUNK_ROWS, source.num_rows)
-            found = collection.assign(source.read(begin, end))
+            found = collection._assign(source.read(begin, end), begin, str(features), bad_rows == "drop")
             block: Table = {"row": np.arange(begin, end)}
             if ids is not None:
                 block["id"] = ids[begin:end].combine_chunks()

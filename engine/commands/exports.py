@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.collection.versions import finished_updates
-from engine.commands.collection import Collection
+from engine.commands.collection_tables import CollectionTables
 from engine.commands.run_folder import labels_of, open_run, places_read, stage_folder, vectors_folder
 from engine.errors import DataError
 from engine.evaluation.explain import as_columns
@@ -57,7 +57,7 @@ def export(root: str | Path, out: str | Path, file_format: str | None = None, *,
 
 def _export_collection(here: Path, place: str, kind: str, *, clusters: bool) -> str:
     """Write what the last version of a collection says."""
-    collection = Collection(here)
+    collection = CollectionTables(here)
     if clusters:
         write_out(place, lambda path: write_table(path, collection.clusters(), kind))
         return place

@@ -46,16 +46,19 @@ class Prepared:
         return self.place.root
 
 
-def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources | None = None) -> Prepared:
-    """Check the request and make its plan; writes nothing. Raises ``EngineError`` for what cannot work."""
+def prepare(
+    kind: Kind, root: str | Path, request: Request, resources: Resources | None = None, *, mends: bool = False
+) -> Prepared:
+    """Check the request and make its plan; writes nothing. Raises ``EngineError`` for what cannot work.
+
+    ``mends``: the folder may be a collection's, if the plan is the one that its full run had.
+    """
     place, resources = open_place(out_folder(root)), resources or Resources()
     place.refresh()
     root = place.root
-    if finished_updates(root):
-        raise ManifestMismatch(
-            f"{place} is a collection with updates, which another run there would lose: choose another --out, or go on "
-            f"with asterism update {place}; nothing was changed"
-        )
+    updated = bool(finished_updates(root))
+    if updated and not mends:
+        raise _would_lose(place)
     held = _known_request(root)
     source = describe_source(
         request.features,
@@ -91,6 +94,8 @@ def prepare(kind: Kind, root: str | Path, request: Request, resources: Resources
     except (MemoryBudgetExceeded, DiskBudgetExceeded) as error:
         k = largest_fitting(lambda k: _fits(plan_at, settings.with_k(k)), min(settings.knn.k, source.num_rows - 1))
         raise type(error)(f"{error}" + (f", or lower --set knn.k={k}" if k else "")) from None
+    if updated and [stage.digest for stage in plan.stages] != [stage["digest"] for stage in _known_stages(root)]:
+        raise _would_lose(place)
     check_limit(source.num_rows)
     check_folder(place, plan, {"source": source.as_dict()})
     if kind == "training":
@@ -111,6 +116,17 @@ def _known_request(root: Path) -> dict[str, Any]:
         return dict(manifest.read_run(root)["request"])
     except DataError:  # ``check_folder`` says what can be done
         return {}
+
+
+def _known_stages(root: Path) -> list[dict[str, Any]]:
+    return list(manifest.read_run(root)["plan"]["stages"])
+
+
+def _would_lose(place: Place) -> ManifestMismatch:
+    return ManifestMismatch(
+        f"{place} is a collection with updates, which another run there would lose: choose another --out, or go on "
+        f"with asterism update {place}; nothing was changed"
+    )
 
 
 def _fits(plan_at: Callable[[Settings], Plan], settings: Settings) -> bool:

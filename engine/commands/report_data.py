@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from engine.commands.committed import all_committed, not_needed
 from engine.commands.machine import hardware, versions
 from engine.commands.report_words import word_notes, word_partition, word_point
 from engine.commands.run_folder import recall_estimate, refuse_others, stage_folder
-from engine.commands.status import all_committed, not_needed
 from engine.errors import DataError, EngineError
 from engine.evaluation.files import ANALYSIS, CURVE
 from engine.evaluation.galleries import SizeBin
@@ -41,7 +41,16 @@ from engine.storage.formats.registry import open_source
 from engine.storage.owned import read_owned
 from engine.storage.remote import is_url
 
-_GALLERIES = {
+
+class ItemPictures(Protocol):
+    """What finds the pictures of items, as ``engine.report.images.Pictures`` does."""
+
+    def fetch(self, items: Iterable[str]) -> None: ...
+
+    def find(self, item: str) -> str | None: ...
+
+
+GALLERIES = {
     "likely_merges": (
         "Likely merges",
         "A smaller cluster beside the one that its rows lean to most: look here for one identity in two clusters.",
@@ -100,8 +109,7 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
     own = METHODS[method].clusters_itself
     recall = recall_estimate(root)
     pictures = Pictures(picture_folders(held, items_root), picture_cells(held), room=MAX_PAGE_BYTES)
-    pictures.fetch(text for name in _GALLERIES for tree in value["galleries"][name] for text in _texts(tree))
-    galleries = [_gallery(name, value["galleries"][name], pictures) for name in _GALLERIES]
+    galleries = make_galleries(value["galleries"], pictures)
     histograms = {
         name: ValueHistogram(
             tree["bin_edges"],
@@ -149,8 +157,8 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
         reliability=_reliability(value.get("reliability")),
         galleries=galleries,
         clusters=_clusters(root),
-        stages=_stage_rows(root, held),
-        settings=_flat({name: each for name, each in settings.items() if METHODS[method].reads(name, training=False)}),
+        stages=stage_rows(root, held),
+        settings=settings_shown(held, method),
         versions=versions(),
         hardware=hardware(),
     )
@@ -189,8 +197,14 @@ def _reliability(tree: dict[str, Any] | None) -> Reliability | None:
     return Reliability(*(list(column) for column in zip(*filled, strict=True))) if len(filled) > 1 else None
 
 
-def _gallery(name: str, clusters: list[dict[str, Any]], pictures: Pictures) -> Gallery:
-    title, explanation = _GALLERIES[name]
+def make_galleries(trees: Mapping[str, list[dict[str, Any]]], pictures: ItemPictures) -> list[Gallery]:
+    """Make the galleries of the clusters that ``describe_galleries`` described."""
+    pictures.fetch(text for name in GALLERIES for tree in trees[name] for text in _texts(tree))
+    return [_gallery(name, trees[name], pictures) for name in GALLERIES]
+
+
+def _gallery(name: str, clusters: list[dict[str, Any]], pictures: ItemPictures) -> Gallery:
+    title, explanation = GALLERIES[name]
     shown = [_gallery_cluster(tree, pictures) for tree in clusters]
     parts = [*shown, *(cluster.beside for cluster in shown if cluster.beside)]
     images = [item.image for cluster in parts for item in cluster.items if item.image]
@@ -201,7 +215,7 @@ def _texts(tree: Mapping[str, Any]) -> list[str]:
     return [*tree["items"], *(_texts(tree["beside"]) if "beside" in tree else [])]
 
 
-def _gallery_cluster(tree: dict[str, Any], pictures: Pictures) -> GalleryCluster:
+def _gallery_cluster(tree: dict[str, Any], pictures: ItemPictures) -> GalleryCluster:
     return GalleryCluster(
         label=tree["label"],
         size=tree["size"],
@@ -216,12 +230,19 @@ def _gallery_cluster(tree: dict[str, Any], pictures: Pictures) -> GalleryCluster
     )
 
 
-def _item(text: str, pictures: Pictures) -> GalleryItem:
+def _item(text: str, pictures: ItemPictures) -> GalleryItem:
     image = pictures.find(text)
     return GalleryItem("" if image else text, image)
 
 
-def _stage_rows(root: Path, held: dict[str, Any]) -> list[StageRow]:
+def settings_shown(held: Mapping[str, Any], method: str) -> dict[str, str]:
+    """The settings that a run was given and that its method reads, by dotted name."""
+    settings = held["request"]["settings"]
+    return _flat({name: each for name, each in settings.items() if METHODS[method].reads(name, training=False)})
+
+
+def stage_rows(root: Path, held: dict[str, Any], before: str = "") -> list[StageRow]:
+    """The time and memory of the stages that were needed; ``before``: what their names begin with."""
     peaks: dict[str, int] = {}
     for event in read_events(root):
         if event["event"] == "stage_finished" and event["tasks_run"]:
@@ -233,7 +254,7 @@ def _stage_rows(root: Path, held: dict[str, Any]) -> list[StageRow]:
         records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
         seconds = sum(record.seconds for record in records)
         rate = stage["num_rows"] / seconds if seconds > 0 and stage["num_rows"] > 1 else None
-        rows.append(StageRow(stage["name"], len(records), seconds, peaks.get(stage["digest"]), rate))
+        rows.append(StageRow(before + stage["name"], len(records), seconds, peaks.get(stage["digest"]), rate))
     return rows
 
 

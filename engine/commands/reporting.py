@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.collection.versions import rows_removed
+from engine.collection.versions import finished_updates
+from engine.commands.collection_report import collection_report_data
 from engine.commands.report_data import report_data
 from engine.commands.request import items_folders
 from engine.commands.run_folder import open_run, places_read
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 from engine.report.page import render_report
 from engine.storage import manifest
 from engine.storage.outputs import out_file, write_out
@@ -29,22 +30,22 @@ def write_report(place: Place, items_root: Sequence[str] = ()) -> tuple[str, lis
 
 def report_page(root: Path, items_root: Sequence[str] = ()) -> tuple[bytes, list[str]]:
     """Render the report of a finished run from its committed stages and event log; return the page and its warnings."""
-    data = report_data(root, items_root)
+    data = collection_report_data(root, items_root) if finished_updates(root) else report_data(root, items_root)
     return render_report(data).encode("utf-8", "backslashreplace"), data.warnings  # a path may be no UTF-8
 
 
 def report(
     root: str | Path, out: str | Path | None = None, *, items_root: Sequence[str | Path] = ()
 ) -> tuple[str, list[str]]:
-    """Render a finished run's HTML report again: into the run, or to ``out``, a file or URL, and only read the run.
+    """Render the HTML report of a finished run again, of a collection as it is now.
+
+    It goes into the run, or to ``out``, a file or URL; then the run is only read.
 
     ``items_root``: folders, besides those that the run was given, of pictures to show. Returns where the report is, and
     its warnings. Raises ``ConfigError`` and ``DataError`` as ``export`` does.
     """
     folders = items_folders(items_root) or ()
     here = open_run(root)
-    if rows_removed(here):
-        raise DataError(f"{root}: rows were removed, and the report went with them; asterism export writes the rest")
     if out is None:
         return write_report(open_place(root), folders)
     place = out_file(out, never=places_read(here, root))

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from engine.commands.configuration import read_settings
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.settings import Settings
 from engine.storage import manifest
 from engine.storage.cache import local_copy
@@ -98,6 +98,21 @@ class Given:
     def labels(self, value: Any, name: str = "labels") -> str:
         """Return the absolute path or URL of labels, likewise."""
         return absolute(value) if is_place(value) else self._keep(as_labels(value, name), name)
+
+    def ids(self, values: Sequence[Any], name: str = "ids") -> str:
+        """Return the path of a file with rows' ids, one to a line. Raises ``DataError`` for one that holds a break."""
+        names = [str(each) for each in values]
+        broken = next((name for name in names if "\n" in name), None)
+        if broken is not None:
+            raise DataError(f"id {broken!r} holds a line break; a file of ids has one to a line")
+        text = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass")
+        path = (
+            Path(out_folder(self._root, option="out"))
+            / GIVEN_FOLDER
+            / f"{name}-{manifest.bytes_checksum(text)[:12]}.txt"
+        )
+        manifest.write_atomic(path, lambda stream: stream.write(text))
+        return str(path)
 
     def _keep(self, array: np.ndarray, name: str) -> str:
         """Save an array under a name that follows from its content, unless it is there already."""

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.collection.versions import finished_updates, rows_removed, unfinished_update, update_folder
-from engine.runs import scratch
+from engine.collection.versions import current_version, finished_updates, is_compaction, rows_removed, unfinished_update
+from engine.commands.committed import not_needed, planned_stage
+from engine.commands.opening import kept_of
 from engine.runs.effort import run_effort
 from engine.runs.events import read_events
 from engine.runs.plan import count_pending
-from engine.stages import Cost, Stage
 from engine.storage import manifest
-from engine.storage.context import committed_records, stage_facts
+from engine.storage.context import committed_records
 from engine.storage.places import open_place
 
 
@@ -32,7 +32,7 @@ def run_status(root: Path) -> dict[str, Any]:
             continue
         records = committed_records(root / f"{stage['name']}-{stage['digest'][:12]}", stage["digest"])
         done = sum(record.stop - record.start for record in records)
-        planned = _planned(stage)
+        planned = planned_stage(stage)
         stages.append(
             {
                 "stage": stage["name"],
@@ -50,37 +50,22 @@ def run_status(root: Path) -> dict[str, Any]:
     return told | {"updates": _updates(root, deleted=deleted, running=running)}
 
 
-def all_committed(root: Path, held: dict[str, Any]) -> bool:
-    """Tell whether every stage that is needed was committed."""
-    unneeded = not_needed(root, held)
-    stages = [_planned(stage) for stage in held["plan"]["stages"] if stage["name"] not in unneeded]
-    return all(stage.scratch or scratch.is_finished(root / stage.folder, stage) for stage in stages)
-
-
-def not_needed(root: Path, held: dict[str, Any]) -> set[str]:
-    """Name the planned stages that a finished check has made unnecessary."""
-    return scratch.not_needed([_planned(stage) for stage in held["plan"]["stages"]], root)
-
-
 def _updates(root: Path, *, deleted: bool, running: bool) -> dict[str, Any]:
     """Tell the number of the last finished update, 0 if there is none, the rows after it, and what is unfinished.
 
-    ``rows``: ``None`` without a finished update. ``unfinished``: an update's number, its state, and the file that it
-    is by; ``None`` if all are finished.
+    ``rows``: ``None`` without a finished update. ``added``, ``removed``: rows since the full run. ``due``: why another
+    one is due, or an empty text. ``unfinished``: an update's number, its state, and the file that it is by, which is
+    ``None`` for a compaction; ``None`` if all are finished.
     """
     last, begun = max(finished_updates(root), default=0), unfinished_update(root)
-    told: dict[str, Any] = {"last": last, "rows": None, "stages_deleted": deleted, "unfinished": None}
+    told: dict[str, Any] = {"last": last, "rows": None, "added": 0, "removed": 0, "due": ""}
+    told |= {"stages_deleted": deleted, "unfinished": None}
     if last:
-        folder = update_folder(root, last)
-        ends = {stage["name"]: stage["digest"][:12] for stage in manifest.read_run(folder)["plan"]["stages"]}
-        name = "clusters" if "clusters" in ends else "compacted"  # a compaction alone makes no clusters
-        told["rows"] = stage_facts(folder / f"{name}-{ends[name]}")[0]["rows"]
+        version = current_version(root, lambda: kept_of(root))
+        since = version.since()
+        told |= {"rows": len(version.labels(root)), "added": since.added, "removed": version.kept.removed}
+        told["due"] = since.due
     if begun is not None:
-        path = begun[1]["request"]["source"]["path"]
+        path = None if is_compaction(begun[1]) else begun[1]["request"]["source"]["path"]
         told["unfinished"] = {"update": begun[0], "state": "running" if running else "stopped", "by": path}
     return told
-
-
-def _planned(stage: dict[str, Any]) -> Stage:
-    """Read a stage from the entry of a run's manifest."""
-    return Stage(**{**stage, "cost": Cost(**stage["cost"])})

@@ -8,19 +8,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.collection.flow import addition_stages, compaction_stages, removal_stages
-from engine.collection.kept import Kept, kept_by_run
 from engine.collection.steps import rows_named
-from engine.collection.versions import Version, current_version, delete_old, unfinished_update, update_folder
+from engine.collection.versions import (
+    COMPACTION,
+    Version,
+    current_version,
+    delete_old,
+    is_compaction,
+    unfinished_update,
+    update_folder,
+)
+from engine.commands.configuration import read_settings
 from engine.commands.execution import execute
+from engine.commands.opening import kept_of, local_run
 from engine.commands.preparation import Prepared
+from engine.commands.reporting import REPORT_FILE
 from engine.commands.request import Request
-from engine.commands.resolution import resolve
 from engine.commands.resources import Resources, choose_device, count_threads, count_workers, memory_budget, on_cluster
-from engine.commands.run_folder import open_run, refuse_others
+from engine.commands.run_folder import refuse_others
 from engine.errors import ConfigError, DataError
 from engine.runs.plan import make_plan
-from engine.settings import Settings
 from engine.stages import Stage
 from engine.steps.decisions import DecisionFile
 from engine.steps.source import Source, describe_source, file_stats
@@ -28,49 +38,33 @@ from engine.storage import manifest
 from engine.storage.cache import local_copy
 from engine.storage.context import stage_facts
 from engine.storage.decisions import DECISIONS_FILE
+from engine.storage.formats.packed_bits import Bits
 from engine.storage.formats.registry import open_source
 from engine.storage.paths import check_file
-from engine.storage.places import open_place
+from engine.storage.places import GIVEN_FOLDER, open_place
 from engine.storage.remote import absolute, is_url
 from engine.storage.row_ids import RowIds
 
 MOST_LAYERS = 16
-COMPACTION = "+compaction"  # after the digest of the update before
-MOST_GROWTH = 0.25  # share of the full run's rows that updates add before a full run is due
-FAR_SHARE = 0.25  # share of an update's rows far from all others, from which the data have drifted
+REMOVAL = "remove:"  # before the digest of a file of ids
 
 
 @dataclass(frozen=True)
 class Update:
     """What an update did: the version's number, its rows and clusters, and how many clusters met which event.
 
-    ``due``: why a full run is due, or an empty text.
+    ``copies``: how many of the rows added have the very vector of a row that was there. ``due``: why a full run is due,
+    or an empty text.
     """
 
     number: int
     rows: int
     clusters: int
     added: int
+    copies: int
     removed: int
     lineage: dict[str, int]
     due: str
-
-
-def open_collection(root: str | Path) -> tuple[Path, Version]:
-    """Open the last version of a run's collection. Raises ``DataError`` or ``ConfigError`` if it has none."""
-    here = _local(root)
-    return here, current_version(here, lambda: kept_of(here))
-
-
-def kept_of(here: Path) -> Kept:
-    """What the full run in a folder keeps."""
-    refuse_others(here)
-    held = manifest.read_run(here)
-    if held["state"] != "finished":
-        raise DataError(f"{here} is not finished: asterism resume {here}")
-    request = replace(Request.from_dict(held["request"]), labels=None)
-    settings, _, build = resolve("run", request, Source(**held["request"]["source"]))
-    return kept_by_run(here, build(settings), settings)
 
 
 def update(
@@ -82,41 +76,72 @@ def update(
     dim: int | None = None,
     column: str | None = None,
     items_column: str | None = None,
+    bits: Bits | None = None,
+    zero_vectors: str | None = None,
+    bad_rows: str | None = None,
     progress: bool = True,
 ) -> Update:
     """Add the rows of ``features`` to a run, or remove those whose ids a file names, one to a line.
 
-    An update that was killed is taken up by the same call. Raises ``ConfigError`` for one that an unfinished update
-    stands in the way of, or that is done already, and ``DataError`` for rows that the collection cannot take.
+    ``zero_vectors``, ``bad_rows``: as in the settings ``ingest``; default: as in the run. An update that was killed is
+    taken up by the same call. Raises ``ConfigError`` for one that an unfinished update stands in the way of, or that is
+    done already, and ``DataError`` for rows that the collection cannot take.
     """
     if (features is None) == (remove is None):
         raise ConfigError("an update adds rows (--features) or removes some (--remove): give one of both")
-    here = _local(root)
+    here = local_run(root)
     refuse_others(here)
-    request, settings = _request(here, dim, column, items_column)
+    given = {"dim": dim, "column": column, "items_column": items_column, "bits": bits}
+    request = _request(here, given, {"zero_vectors": zero_vectors, "bad_rows": bad_rows})
     if features is not None:
         source = _addition_source(here, features, request)
     else:
         assert remove is not None
         source = _removal_source(Path(absolute(remove)))
-    request, resources = replace(request, features=source.path), resources or Resources()
     _check_answers(here, request)
+    return _carry_out(here, replace(request, features=source.path), source, resources or Resources(), progress)
+
+
+def resume_update(here: Path, resources: Resources | None = None, *, progress: bool = True) -> Update:
+    """Take up the update of a collection that was begun and is not finished; tell of the last one if all are.
+
+    Raises as ``update``.
+    """
+    begun, resources = unfinished_update(here), resources or Resources()
+    if begun is None:
+        return _told(here, current_version(here, lambda: kept_of(here)))
+    request = Request.from_dict(begun[1]["request"])
+    if is_compaction(begun[1]):
+        with open_place(here).locked():
+            version = current_version(here, lambda: kept_of(here))
+            version = _compact(here, version, request, Source(**begun[1]["request"]["source"]), resources, progress)
+            delete_old(here, version)
+            return _told(here, version)
+    removal = str(begun[1]["request"]["source"]["digest"]).startswith(REMOVAL)
+    source = _removal_source(Path(request.features)) if removal else _addition_source(here, request.features, request)
+    return _carry_out(here, request, source, resources, progress)
+
+
+def _carry_out(here: Path, request: Request, source: Source, resources: Resources, progress: bool) -> Update:
+    """Run an update, or what is left of it, and what it makes due."""
+    removal = source.digest.startswith(REMOVAL)
     with open_place(here).locked():
         version = current_version(here, lambda: kept_of(here))
         begun = unfinished_update(here)
-        if begun is not None and begun[1]["request"]["source"]["digest"].endswith(COMPACTION):
+        if begun is not None and is_compaction(begun[1]):
             version, begun = _compact(here, version, request, source, resources, progress), None
-        delete_old(here, version)  # which a kill may have kept the last update from
+        delete_old(here, version, source.path)  # which a kill may have kept the last update from
         _check_order(here, begun, version, source)
-        if features is not None:
+        if not removal:
             if begun is None:
-                _check_ids(source, request, version.ids(here))  # before anything is written
-            stages = addition_stages(here, version, source, settings)
+                _check_new(source, request, version, here)  # before anything is written
+            stages = addition_stages(here, version, source, request.settings)
         else:
             if begun is None:
                 rows_named(Path(source.path), version.ids(here))  # refuses before anything is written
             stages = removal_stages(here, version, _dim(here), Path(source.path), source.version)
         number = version.number + 1
+        (here / REPORT_FILE).unlink(missing_ok=True)  # it shows the version before
         try:
             _run(here, number, request, source, stages, resources, progress)
         except DataError:
@@ -124,16 +149,20 @@ def update(
                 shutil.rmtree(update_folder(here, number), ignore_errors=True)
             raise
         version = current_version(here, lambda: kept_of(here))
-        done = _told(here, number, version, added=features is not None)
+        done = _told(here, version)
         if len(version.layers) > MOST_LAYERS:
             version = _compact(here, version, request, source, resources, progress)
         delete_old(here, version)
+        if Path(source.path).parent == here / GIVEN_FOLDER:
+            Path(source.path).unlink(missing_ok=True)  # the update holds its rows now
     return done
 
 
 def _addition_source(here: Path, features: str | Path, request: Request) -> Source:
     """Describe the vectors of an update; raises ``ConfigError`` for a store, ``DataError`` for another dimension."""
-    source = describe_source(features, dim=request.dim, column=request.column, items_column=request.items_column)
+    source = describe_source(
+        features, dim=request.dim, column=request.column, items_column=request.items_column, bits=request.bits
+    )
     if source.store is not None:
         raise ConfigError(f"{features} is a store; an update takes the vectors themselves")
     if source.dim != _dim(here):
@@ -157,13 +186,25 @@ def _check_answers(here: Path, request: Request) -> None:
         )
 
 
-def _check_ids(source: Source, request: Request, known: RowIds) -> None:
-    """Refuse new rows without an id, of an id that is there already, or with ids of another kind than ``known``."""
-    ids = open_source(local_copy(source.path), dim=request.dim, column=request.column).ids()
+def _check_new(source: Source, request: Request, version: Version, here: Path) -> None:
+    """Refuse new rows without an id, of an id that is there already, or with ids of another kind; or a file twice.
+
+    Rows without ids cannot be told from those that are there, so a file of them whose rows are all there is refused.
+    """
+    given = local_copy(source.path)
+    ids, known = open_source(given, dim=request.dim, column=request.column, bits=request.bits).ids(), version.ids(here)
     if ids is not None:
         known.joined(RowIds(ids, source.path))
-    elif known.are_texts:
-        raise DataError(f"{source.path}: no column id, but the rows of the collection have texts as ids")
+        return
+    if version.kept.facts.get("named", known.are_texts):
+        raise DataError(f"{source.path}: no column id, but the rows of the collection have ids of their source")
+    twice = next((each for each in version.since().contents if each.digest == source.digest), None)
+    if twice is not None:
+        by = f"by update {twice.update}" if twice.update else "from the run on"
+        raise ConfigError(
+            f"{source.path}: this very content is in the collection {by}, as rows {twice.start:,} to "
+            f"{twice.stop - 1:,}; rows without ids are not added twice"
+        )
 
 
 def _compact(
@@ -175,24 +216,13 @@ def _compact(
     return current_version(here, lambda: kept_of(here))
 
 
-def _local(root: str | Path) -> Path:
-    if is_url(root):
-        raise ConfigError(f"{root}: a collection lies in a folder; copy the run to one")
-    return open_run(root)
-
-
-def _request(here: Path, dim: int | None, column: str | None, items_column: str | None) -> tuple[Request, Settings]:
-    """What the run was asked, but for the columns given, and its settings."""
+def _request(here: Path, given: dict[str, Any], rows: dict[str, Any]) -> Request:
+    """What the run was asked, but for what is given now: how to read the vectors, and settings of ``ingest``."""
     held = Request.from_dict(manifest.read_run(here)["request"])
-    request = replace(
-        held,
-        labels=None,
-        knn_graph=None,
-        dim=dim or held.dim,
-        column=column or held.column,
-        items_column=items_column or held.items_column,
-    )
-    return request, request.settings
+    told = {name: value for name, value in given.items() if value is not None}
+    settings = held.settings.model_dump(mode="json", exclude_unset=True)
+    settings["ingest"] = {**settings.get("ingest", {}), **{name: value for name, value in rows.items() if value}}
+    return replace(held, labels=None, knn_graph=None, settings=read_settings(settings), **told)
 
 
 def _dim(here: Path) -> int:
@@ -203,7 +233,9 @@ def _removal_source(path: Path) -> Source:
     """A file of ids as the source of an update. Its ids are not kept."""
     path = check_file(path)
     digest = manifest.file_checksum(path)
-    return Source(str(path), {"path": str(path)}, 0, 0, 0, f"remove:{digest}", None, file_stats([path]), version=digest)
+    return Source(
+        str(path), {"path": str(path)}, 0, 0, 0, f"{REMOVAL}{digest}", None, file_stats([path]), version=digest
+    )
 
 
 def _check_order(here: Path, begun: tuple[int, dict[str, Any]] | None, version: Version, source: Source) -> None:
@@ -212,8 +244,8 @@ def _check_order(here: Path, begun: tuple[int, dict[str, Any]] | None, version: 
         asked = begun[1]["request"]["source"]
         if asked["digest"] != source.digest:
             raise ConfigError(
-                f"{update_folder(here, begun[0])}: an update by {asked['path']} is not finished; give it again, which "
-                f"takes it up, or delete that folder to give it up"
+                f"{update_folder(here, begun[0])}: an update by {asked['path']} is not finished; asterism resume "
+                f"{here} takes it up, or delete that folder to give it up"
             )
     elif version.source.removesuffix(COMPACTION) == source.digest:
         raise ConfigError(f"{source.path}: the last update of {here} was by this very content; it is done already")
@@ -251,30 +283,23 @@ def _free(here: Path) -> int:
     return shutil.disk_usage(here).free
 
 
-def _told(here: Path, number: int, version: Version, *, added: bool) -> Update:
-    """What the committed records say of an update."""
-    folder = update_folder(here, number)
+def _told(here: Path, version: Version) -> Update:
+    """What the committed records say of the last update."""
+    folder = update_folder(here, version.number)
     stages = {stage["name"]: stage for stage in manifest.read_run(folder)["plan"]["stages"]}
 
     def facts(name: str) -> dict[str, Any]:
-        return stage_facts(folder / f"{name}-{stages[name]['digest'][:12]}")[0]
+        return stage_facts(folder / f"{name}-{stages[name]['digest'][:12]}")[0] if name in stages else {}
 
-    clusters, first = facts("clusters"), facts("added" if added else "compacted")
-    later = sum(layer.num_rows for layer in version.layers)
-    due = ""
-    if added and first["far_share"] > FAR_SHARE:
-        due = (
-            f"the data have drifted: {first['far_share']:.0%} of the new rows lie as far from all others as one in 20 "
-            f"rows of the full run did"
-        )
-    elif later > MOST_GROWTH * version.kept.num_rows:
-        due = f"{later:,} rows were added to {version.kept.num_rows:,}"
+    labels = version.labels(here)
+    added, compacted = facts("added"), facts("compacted")
     return Update(
-        number,
-        clusters["rows"],
-        clusters["clusters"],
-        first["rows"] if added else 0,
-        0 if added else first["removed"],
-        clusters["lineage"],
-        due,
+        number=version.number,
+        rows=len(labels),
+        clusters=len(np.unique(labels[labels >= 0])),
+        added=added.get("rows", 0),
+        copies=added.get("copies", 0),
+        removed=compacted.get("removed", 0),
+        lineage=facts("clusters").get("lineage", {}),
+        due=version.since().due,
     )

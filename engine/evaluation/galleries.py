@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from engine.evaluation.explain import ClusterTable
 
+GALLERY_CLUSTERS = 9
+GALLERY_ROWS = 24
+CONFIDENCE_BINS = 20
 LEAST_ROWS = 3  # a smaller cluster is never called uncertain, because its confidence follows from one score
 
 
@@ -89,3 +92,47 @@ def _lowest(values_C: NDArray[np.float64]) -> list[int]:
     order = np.argsort(values_C, kind="stable")
     found: list[int] = order[: int(np.count_nonzero(~np.isnan(values_C)))].tolist()
     return found
+
+
+def confidence_histogram(confidence_N: np.ndarray) -> dict[str, Any]:
+    """Count rows by confidence; rows without one are left out."""
+    counts, edges = np.histogram(confidence_N[~np.isnan(confidence_N)], CONFIDENCE_BINS, (0.0, 1.0))
+    return {"bin_edges": edges.tolist(), "rows": counts.tolist()}
+
+
+def describe_galleries(items: Any, table: ClusterTable, places_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Describe the clusters to look at, by some of their rows and items; a likely merge has both, one as ``beside``.
+
+    ``places_N``: the place of each row's cluster in the table, -1 for none. ``items``: an Arrow column, or ``None``.
+    """
+    picks: ClusterPicks = pick_clusters(table, GALLERY_CLUSTERS)
+    shown = np.zeros(len(table.labels) + 1, np.bool_)
+    pairs = [place for places in picks.likely_merges for place in places]
+    shown[[*pairs, *picks.likely_splits, *picks.least_certain, *picks.largest]] = True
+    members_N = np.flatnonzero(shown[places_N])  # -1 is the last place
+    places_of_members = places_N[members_N]
+
+    def describe(place: int, marked: tuple[int, ...] = ()) -> dict[str, Any]:
+        label = int(table.labels[place])
+        members = members_N[places_of_members == place]
+        rows = sorted({*marked, *members[: GALLERY_ROWS - len(marked)].tolist()})
+        numbers = {name: getattr(table, name)[place] for name in ("confidence", "cohesion", "weakest_score")}
+        return {
+            "label": label,
+            "size": int(table.sizes[place]),
+            "rows": rows,
+            "marked": list(marked),
+            "items": [] if items is None else [items[row].as_py() for row in rows],
+            **{name: None if np.isnan(number) else float(number) for name, number in numbers.items()},
+        }
+
+    def pair(places: tuple[int, int]) -> dict[str, Any]:
+        larger, smaller = sorted(places, key=lambda place: (-int(table.sizes[place]), place))
+        return {**describe(larger), "beside": describe(smaller), "affinity": float(table.affinity[smaller])}
+
+    return {
+        "likely_merges": [pair(places) for places in picks.likely_merges],
+        "likely_splits": [describe(place, tuple(table.bridge_rows[place].tolist())) for place in picks.likely_splits],
+        "least_certain": [describe(place) for place in picks.least_certain],
+        "largest": [describe(place) for place in picks.largest],
+    }

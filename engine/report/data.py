@@ -78,7 +78,7 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class GalleryCluster:
-    """A cluster with those of its ``rows`` (global row numbers) and ``items`` that the report shows.
+    """A cluster with those of its ``rows`` and ``items`` that the report shows; rows are named by numbers or ids.
 
     ``weakest_score``: the score at which the cluster would fall apart. ``marked_rows``: rows to point out, such as the
     ends of a bridge. ``beside``: a cluster of the same identity, maybe, with ``affinity`` between both.
@@ -86,11 +86,11 @@ class GalleryCluster:
 
     label: int
     size: int
-    rows: list[int]
+    rows: list[int | str]
     items: list[GalleryItem]
     cohesion: float | None = None
     weakest_score: float | None = None
-    marked_rows: list[int] = field(default_factory=list)
+    marked_rows: list[int | str] = field(default_factory=list)
     confidence: float | None = None
     beside: GalleryCluster | None = None
     affinity: float | None = None
@@ -112,6 +112,18 @@ class ClusterList:
 
     count: int
     packed: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an update did to clusters: how many met each event, by ``engine.clustering.matching.EVENTS``.
+
+    ``moves``: the mergers and splits of most rows, as (event, cluster, other, rows).
+    """
+
+    update: int
+    events: dict[str, int]
+    moves: list[tuple[str, int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,7 @@ class ReportData:
     reliability: Reliability | None = None
     galleries: list[Gallery] = field(default_factory=list)
     clusters: ClusterList | None = None
+    changes: list[Change] = field(default_factory=list)  # by updates, the last one first
     stages: list[StageRow] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

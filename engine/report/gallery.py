@@ -57,13 +57,13 @@ def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:
     pictures = "".join(_picture(row, item, row in cluster.marked_rows) for row, item in pairs if _is_picture(item))
     bare = not any(item.text or item.image for item in cluster.items)
     numbers_of_rows = ", ".join(
-        f"<b class=marked>{row}</b>" if row in cluster.marked_rows else str(row) for row in cluster.rows
+        f"<b class=marked>{_name(row)}</b>" if row in cluster.marked_rows else _name(row) for row in cluster.rows
     )
     texts = (
         ""
         if bare
         else "".join(
-            f"<li{_mark(row in cluster.marked_rows)}><span class=row>{row}</span>"
+            f"<li{_mark(row in cluster.marked_rows)}><span class=row>{_name(row)}</span>"
             f"<span>{escape(_cut(item.text))}</span></li>"
             for row, item in pairs
             if not _is_picture(item)
@@ -92,6 +92,11 @@ def _mark(marked: bool) -> str:
     return ' class="marked"' if marked else ""
 
 
-def _picture(row: int, item: GalleryItem, marked: bool) -> str:
-    caption = escape(f"{_cut(item.text)} · row {row}" if item.text else f"row {row}")
+def _name(row: int | str) -> str:
+    return escape(_cut(str(row)))
+
+
+def _picture(row: int | str, item: GalleryItem, marked: bool) -> str:
+    name = f"row {_cut(str(row))}"
+    caption = escape(f"{_cut(item.text)} · {name}" if item.text else name)
     return f'<img{_mark(marked)} src="{item.image}" alt="{caption}" title="{caption}" loading="lazy">'

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import pairwise
 
+from engine.clustering.matching import EVENTS
 from engine.evaluation.sweep import SweepRow
 from engine.report import charts
 from engine.report.charts import Marker, Series, decimal, short
 from engine.report.cluster_list import render_list
-from engine.report.data import MetricsRow, RecallEstimate, ReportData, StageRow, ValueHistogram
+from engine.report.data import Change, MetricsRow, RecallEstimate, ReportData, StageRow, ValueHistogram
 from engine.report.document import duration_words, meter, page, panel, percent, plural, size_words
 from engine.report.gallery import render_gallery
 
@@ -67,6 +68,7 @@ def render_report(data: ReportData) -> str:
     """
     sections = [
         ("quality", "Quality", _quality(data.metrics)),
+        ("changes", "Changes", _changes(data.changes)),
         ("galleries", "Galleries", _galleries(data)),
         ("clusters", "Clusters", _sizes(data)),
         ("list", "List", render_list(data.clusters, data.score_name) if data.clusters and data.clusters.count else ""),
@@ -185,6 +187,32 @@ def _quality(rows: list[MetricsRow]) -> str:
         f'<div class=scroll><table class="metrics"><thead><tr><th></th>{upper}<th colspan="{rest}"></th></tr>'
         f"<tr><th></th>{lower}</tr></thead><tbody>{body}</tbody></table></div>",
     )
+
+
+def _changes(changes: list[Change]) -> str:
+    """Render what updates did to clusters: a line for each update, and the mergers and splits of the last one."""
+    if not changes:
+        return ""
+    head = "".join(f"<th>{escape(event)}</th>" for event in EVENTS)
+    body = "".join(
+        f"<tr><th>update {change.update}</th>"
+        + "".join(f"<td>{change.events[event]:,}</td>" if event in change.events else "<td>–</td>" for event in EVENTS)
+        + "</tr>"
+        for change in changes
+    )
+    table = (
+        f'<div class=scroll><table class="numbers"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+    panels = [panel("What became of clusters", "How many clusters met each event, by update.", table)]
+    if changes[0].moves:
+        lines = "".join(
+            f"<li><span class=row>{rows:,}</span><span>cluster {cluster} {escape(event)} {other}</span></li>"
+            for event, cluster, other, rows in changes[0].moves
+        )
+        text = f"By update {changes[0].update}, with how many rows moved; those of most rows first."
+        panels.append(panel("Mergers and splits", text, f'<ol class="lines">{lines}</ol>'))
+    return f'<div class="columns">{"".join(panels)}</div>'
 
 
 def _sizes(data: ReportData) -> str:

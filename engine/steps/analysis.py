@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.union_find import UnionFind
-from engine.evaluation.explain import ClusterTable
-from engine.evaluation.galleries import ClusterPicks, cluster_size_histogram, pick_clusters
+from engine.evaluation.galleries import cluster_size_histogram, confidence_histogram, describe_galleries
 from engine.evaluation.metrics import evaluate_labels
 from engine.evaluation.sweep import sweep_levels
 from engine.runs.step import Facts, Step, Task
@@ -25,10 +24,6 @@ from engine.steps.ingest import Rows, row_column
 from engine.steps.knn import Order, by_vertex
 from engine.steps.labels import Labelled, Labels
 from engine.tiles import map_tiles
-
-GALLERY_CLUSTERS = 9
-GALLERY_ROWS = 24
-CONFIDENCE_BINS = 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,8 +83,8 @@ class Analysis(Labelled[Facts]):
             "histograms": {name: histogram.as_dict() for name, histogram in histograms.items()},
             "unscored_edges": facts.unscored,
             "sweeps": swept,
-            "confidence": _confidence(np.asarray(task.npy(self.explain, "confidence"))),
-            "galleries": _galleries(row_column(task.input(self.rows), "item"), table, labels_N),
+            "confidence": confidence_histogram(np.asarray(task.npy(self.explain, "confidence"))),
+            "galleries": describe_galleries(row_column(task.input(self.rows), "item"), table, labels_N),
         }
         if reliability is not None:
             value["reliability"] = reliability.as_dict()
@@ -110,43 +105,3 @@ def _plain_thresholding(edges: SweptEdges, rows: list[dict[str, Any]], identitie
             union.add(sources, targets)
     metrics = evaluate_labels(union.roots(), identities_V).as_dict()
     return {"threshold": rows[best]["threshold"], "metrics": metrics}
-
-
-def _confidence(confidence_N: np.ndarray) -> dict[str, Any]:
-    counts, edges = np.histogram(confidence_N[~np.isnan(confidence_N)], CONFIDENCE_BINS, (0.0, 1.0))
-    return {"bin_edges": edges.tolist(), "rows": counts.tolist()}
-
-
-def _galleries(items: Any, table: ClusterTable, labels_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Describe the clusters to look at, by some of their rows and items; a likely merge has both, one as ``beside``."""
-    picks: ClusterPicks = pick_clusters(table, GALLERY_CLUSTERS)
-    shown = np.zeros(len(table.labels) + 1, np.bool_)
-    pairs = [place for places in picks.likely_merges for place in places]
-    shown[[*pairs, *picks.likely_splits, *picks.least_certain, *picks.largest]] = True
-    members_N = np.flatnonzero(shown[labels_N])  # labels are places in the table; -1 is the last one
-    labels_of_members = labels_N[members_N]
-
-    def describe(place: int, marked: tuple[int, ...] = ()) -> dict[str, Any]:
-        label = int(table.labels[place])
-        members = members_N[labels_of_members == label]
-        rows = sorted({*marked, *members[: GALLERY_ROWS - len(marked)].tolist()})
-        numbers = {name: getattr(table, name)[place] for name in ("confidence", "cohesion", "weakest_score")}
-        return {
-            "label": label,
-            "size": int(table.sizes[place]),
-            "rows": rows,
-            "marked": list(marked),
-            "items": [] if items is None else [items[row].as_py() for row in rows],
-            **{name: None if np.isnan(number) else float(number) for name, number in numbers.items()},
-        }
-
-    def pair(places: tuple[int, int]) -> dict[str, Any]:
-        larger, smaller = sorted(places, key=lambda place: (-int(table.sizes[place]), place))
-        return {**describe(larger), "beside": describe(smaller), "affinity": float(table.affinity[smaller])}
-
-    return {
-        "likely_merges": [pair(places) for places in picks.likely_merges],
-        "likely_splits": [describe(place, tuple(table.bridge_rows[place].tolist())) for place in picks.likely_splits],
-        "least_certain": [describe(place) for place in picks.least_certain],
-        "largest": [describe(place) for place in picks.largest],
-    }

@@ -57,6 +57,17 @@ class RowIds:
         """Whether ids are texts; else they are integers."""
         return bool(pa.types.is_large_string(self.values.type))
 
+    def numbers(self, rows: Array) -> Array:
+        """The ids of these rows if ids are integers, int64; else none."""
+        if self.are_texts:
+            return np.empty(0, np.int64)
+        return np.asarray(self.take(rows).values.to_numpy(zero_copy_only=False), np.int64)
+
+    def next_number(self, at_least: int) -> int:
+        """The first number from ``at_least`` on that is greater than all ids here, if they are integers."""
+        greatest = None if self.are_texts else pc.max(self.values).as_py()
+        return at_least if greatest is None else max(at_least, greatest + 1)
+
     def joined(self, other: RowIds) -> RowIds:
         """These rows' ids and then those of further rows, of the same kind and all different.
 

@@ -29,6 +29,10 @@ def update(
         str | None, typer.Option("--features", help="new rows, as vectors in any supported format")
     ] = None,
     remove: Annotated[str | None, typer.Option("--remove", help="a file of ids of rows that go, one to a line")] = None,
+    decisions: Annotated[
+        str | None,
+        typer.Option("--decisions", help="decisions.parquet to hold, alone or with either; default: the run's"),
+    ] = None,
     vectors: VectorOptions,
     items_column: ItemsColumn = None,
     rows: RowOptions,
@@ -44,6 +48,7 @@ def update(
         folder,
         features=None if features is None else absolute(features),
         remove=remove,
+        decisions=decisions,
         dim=vectors.dim,
         column=vectors.column,
         items_column=items_column,

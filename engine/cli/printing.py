@@ -97,7 +97,8 @@ def print_update(folder: str, done: Update, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(done)))
         return
-    moved = f"{done.added:,} rows added" if done.added or not done.removed else f"{done.removed:,} rows removed"
+    counts = {"rows added": done.added, "rows removed": done.removed}
+    moved = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "answers hold"
     console.say(f"{folder}, update {done.number}: {moved}; {done.rows:,} rows -> {done.clusters:,} clusters")
     if done.lineage:
         console.say("clusters: " + ", ".join(f"{count:,} {event}" for event, count in done.lineage.items()))

@@ -50,7 +50,9 @@ def repartition(state: State, touched_V: Array, unplaced_N: Array, threads: int)
     touched_V = touched_V | copied_N[rows_V]
     opened = np.unique(before_V[touched_V & (before_V >= 0)])
     free_V = (np.isin(before_V, opened) | unplaced_N[rows_V]) & stands_V
-    if state.point_partition == "map_equation":
+    if not free_V.any():
+        groups_V, affected_V = np.full(len(before_V), -1, np.int64), np.zeros(len(before_V), np.bool_)
+    elif state.point_partition == "map_equation":
         groups_V, affected_V = _walk_again(state, before_V, free_V, stands_V, threads)
     else:
         groups_V, affected_V = _cluster_again(state, before_V, free_V, threads)

@@ -217,7 +217,7 @@ def _edges(state: State, vertex_M: Array, keep_N: Array) -> tuple[dict[str, Arra
 
 def _write_rows(task: Task, state: State, rows_M: Array) -> None:
     """Write the ids and items of the rows that stay. Rows that the source gave no id have their number as one."""
-    folders = [state.root / state.kept.rows, *(layer.rows for layer in state.layers)]
+    folders = [state.root / state.kept.rows, *(layer.folders[1] for layer in state.layers)]
     counts = [state.kept.num_rows, *(layer.num_rows for layer in state.layers)]
     columns: dict[str, Any] = {"id": state.ids.take(rows_M).values}
     items = take_joined([row_column(folder, "item") for folder in folders], counts, rows_M)
@@ -230,7 +230,7 @@ def _zeros(state: State) -> Array:
     """The rows without a direction."""
     found, start = [zero_rows(state.root / state.kept.rows)], state.kept.num_rows
     for layer in state.layers:
-        found.append(zero_rows(layer.rows) + start)
+        found.append(zero_rows(layer.folders[1]) + start)
         start += layer.num_rows
     return np.concatenate(found)
 

@@ -7,7 +7,7 @@ compaction: compacted
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,39 @@ from engine.stages import Stage
 from engine.steps.source import Source
 
 
-def addition_stages(root: Path, version: Version, source: Source, settings: Settings) -> list[Stage]:
+@dataclass(frozen=True)
+class AnswersFile:
+    """A file of decisions that an update is to hold, and its checksum; both empty for none."""
+
+    path: str = ""
+    checksum: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the step that reads it."""
+        return {"decisions": self.checksum, "decisions_path": self.path}
+
+
+def addition_stages(
+    root: Path, version: Version, source: Source, settings: Settings, answers: AnswersFile
+) -> list[Stage]:
     """The stages that add the rows of a source."""
     rows, held = ingest(source, settings), _on_version(root, version, source.dim)
     added = Added(rows=rows, **held)
-    return in_order(Clusters(added=added, rows=rows, **held))
+    return in_order(Clusters(added=added, rows=rows, **answers.fields(), **held))
 
 
-def removal_stages(root: Path, version: Version, dim: int, path: Path, digest: str) -> list[Stage]:
+def removal_stages(
+    root: Path, version: Version, dim: int, path: Path, digest: str, answers: AnswersFile
+) -> list[Stage]:
     """The stages that remove the rows whose ids a file of this digest holds."""
     held = _on_version(root, version, dim)
     gone = Gone(digest=digest, path=str(path), **held)
-    return in_order(Clusters(compacted=Compacted(gone=gone, **held), **held))
+    return in_order(Clusters(compacted=Compacted(gone=gone, **held), **answers.fields(), **held))
+
+
+def answer_stages(root: Path, version: Version, dim: int, answers: AnswersFile) -> list[Stage]:
+    """The stage that makes clusters hold what people decided."""
+    return in_order(Clusters(**answers.fields(), **_on_version(root, version, dim)))
 
 
 def compaction_stages(root: Path, version: Version, dim: int) -> list[Stage]:

@@ -69,12 +69,13 @@ def since_full_run(kept: Kept, layers: Sequence[Layer]) -> Since:
     facts, next_row = kept.facts, kept.next_row
     added, far = int(facts.get("added", 0)), int(facts.get("far", 0))
     contents = [Content(*each) for each in facts.get("contents", ())]
-    for layer in layers:
-        told = stage_facts(layer.added)[0]
+    for layer in (each for each in layers if each.added is not None):
+        folder, rows = layer.folders
+        told = stage_facts(folder)[0]
         added += told["rows"]
         far += round(told["far_share"] * told["rows"])
-        ids = layer_ids(layer.rows, next_row, told["rows"])
-        if row_column(layer.rows, "id") is None:
+        ids = layer_ids(rows, next_row, told["rows"])
+        if row_column(rows, "id") is None:
             contents.append(Content(layer.source, next_row, next_row + told["rows"], layer.update))
         next_row = ids.next_number(next_row)
     return Since(int(facts.get("full_rows", kept.num_rows)), added, far, tuple(contents))

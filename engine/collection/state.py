@@ -24,7 +24,7 @@ from engine.methods.structural.scorer import Neighborhoods, SecondScores
 from engine.steps.edges import SCORED, iterate_edges
 from engine.steps.ingest import row_column, zero_rows
 from engine.storage.arrays import map_extended
-from engine.storage.context import read_npy, table_parts
+from engine.storage.context import read_npy, stage_facts, table_parts
 from engine.storage.row_ids import RowIds
 from engine.storage.tables import read_columns
 from engine.units import NO_NEIGHBOR, NO_SIMILARITY
@@ -78,11 +78,12 @@ class GraphState:
 class Layer:
     """What an update has committed: folders of its stages. ``rows``: ids and items of the new rows.
 
-    ``source``: the digest of the file that they came in. ``update``: its number.
+    An update by answers alone has only ``clusters``. ``source``: the digest of the file that the rows came in.
+    ``update``: its number.
     """
 
-    added: Path
-    rows: Path
+    added: Path | None = None
+    rows: Path | None = None
     clusters: Path | None = None
     source: str = ""
     update: int = 0
@@ -99,7 +100,14 @@ class Layer:
     @property
     def num_rows(self) -> int:
         """How many rows the update has added."""
-        return len(read_npy(self.added, "leaders"))
+        return 0 if self.added is None else len(read_npy(self.added, "leaders"))
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """The folders of ``added`` and ``rows``."""
+        assert self.added is not None
+        assert self.rows is not None
+        return self.added, self.rows
 
 
 @dataclass
@@ -156,7 +164,7 @@ class State:
 
     def edges(self, names: tuple[str, ...] = SCORED) -> Iterator[tuple[Array, ...]]:
         """Give columns of all scored edges by vertex, each undirected edge once, in blocks."""
-        sources = [self.root / self.kept.edges, *(layer.added for layer in self.layers)]
+        sources = [self.root / self.kept.edges, *(layer.folders[0] for layer in self.layers)]
         for number, folder in enumerate(sources):
             later = self.cut[number:]
             gone = np.zeros(self.num_rows, np.bool_)
@@ -176,7 +184,7 @@ class State:
 
     def scored_by(self, number: int) -> Iterator[tuple[Array, ...]]:
         """Give (source, target, score) of the edges that a layer scored, in blocks."""
-        return iterate_edges(self.layers[number].added, SCORED)
+        return iterate_edges(self.layers[number].folders[0], SCORED)
 
     def second_scores(self) -> SecondScores | None:
         """What the second graph says, by vertices of the first; ``None`` if there is none."""
@@ -191,12 +199,16 @@ class State:
 
     def add_layer(self, layer: Layer, threads: int) -> None:
         """Take in what an update has committed; there must be room for its rows."""
-        start = self.num_rows
-        facts = read_npy(layer.added, "leaders")
+        if layer.added is None:
+            assert layer.clusters is not None
+            self.read_clusters(layer.clusters)
+            return
+        start, (folder, rows_folder) = self.num_rows, layer.folders
+        facts = read_npy(folder, "leaders")
         stop = start + len(facts)
-        redone = np.asarray(read_npy(layer.added, "redone"))
+        redone = np.asarray(read_npy(folder, "redone"))
         for prefix, graph in zip(PREFIXES, self.graphs, strict=False):
-            read = _Reader(layer.added, prefix)
+            read = _Reader(folder, prefix)
             graph.features[start:stop] = read("features")
             if graph.originals is not None:
                 graph.originals[start:stop] = read("originals")
@@ -226,11 +238,11 @@ class State:
                 np.add.at(self.changed_V, rows[places >= 0], 1)
                 self.changed_V[redone] = 0
         self.leaders_N = np.concatenate([self.leaders_N, np.asarray(facts, np.int32)])
-        self.listable_V = np.concatenate([self.listable_V, np.asarray(read_npy(layer.added, "listable"))])
+        self.listable_V = np.concatenate([self.listable_V, np.asarray(read_npy(folder, "listable"))])
         self.cut.append(redone)
         self.layers.append(layer)
         self.labels_N = np.concatenate([self.labels_N, np.full(stop - start, -1, np.int64)])
-        new_ids = layer_ids(layer.rows, self.next_row, stop - start)
+        new_ids = layer_ids(rows_folder, self.next_row, stop - start)
         self.ids, self.next_row = self.ids.joined(new_ids), new_ids.next_number(self.next_row)
         if layer.clusters is not None:
             self.read_clusters(layer.clusters)
@@ -240,6 +252,19 @@ class State:
         self.history.append(folder)
         self.labels_N = np.array(read_npy(folder, "labels"))
         self.next_cluster = int(read_npy(folder, "next_cluster")[0])
+        answers = answers_of(folder)
+        if answers is not None:
+            self.pairs, self.same = answers
+
+
+def answers_of(clusters: Path) -> tuple[Array, Array] | None:
+    """The decided pairs (P, 2) by row that a stage ``clusters`` holds, and which are the same; ``None`` if untold."""
+    told = stage_facts(clusters)[0].get("pairs")
+    if told is None:
+        return None
+    if not told:
+        return np.empty((0, 2), np.int64), np.empty(0, np.bool_)
+    return np.array(read_npy(clusters, "pairs")), np.array(read_npy(clusters, "same"))
 
 
 class _Reader:

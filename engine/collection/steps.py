@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.clustering.matching import EVENTS, with_lost
 from engine.collection.additions import Scorer, add_rows
+from engine.collection.answers import joined_answers
 from engine.collection.clusters import Repartition, repartition, touch_ends
 from engine.collection.compaction import compact
 from engine.collection.kept import PREFIXES, Kept
@@ -25,7 +26,7 @@ from engine.storage.manifest import file_checksum, read_json
 from engine.storage.row_ids import RowIds
 from engine.units import CHUNK_ROWS
 
-VERSION = 2  # of every step here
+VERSION = 3  # of every step here
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,14 @@ class Compacted(OnVersion):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clusters(OnVersion):
-    """``labels`` (N,) int64, the cluster of each row; ``next_cluster`` (1,); the table ``lineage`` of the update."""
+    """``labels`` (N,) int64, the cluster of each row; ``next_cluster`` (1,); the table ``lineage`` of the update.
+
+    ``pairs`` (P, 2) and ``same`` (P,): what people decided, if anything; of a file of the checksum ``decisions``, too.
+    """
 
     kind, version, title = "collection.clusters", VERSION, "clusters"
+    decisions: str = ""
+    decisions_path: str = where("")
     added: Added | None = None
     compacted: Compacted | None = None
     rows: Ingest | None = None
@@ -218,26 +224,49 @@ class Clusters(OnVersion):
             touched_V[state.cut[-1]] = True
             for edges in state.scored_by(len(state.layers) - 1):
                 touch_ends(state, edges, touched_V)
-        else:
-            assert self.compacted is not None
+        elif self.compacted is not None:
             folder = task.input(self.compacted)
             kept = Kept.from_json(read_json(folder / KEPT_FILE))
             state = open_state(Path(self.place["root"]), kept, (), threads=task.threads)
             unplaced_N = np.zeros(state.num_rows, np.bool_)
-            touched_V = np.asarray(task.npy(self.compacted, "touched"))
+            touched_V = np.array(task.npy(self.compacted, "touched"))
             lost = np.asarray(task.npy(self.compacted, "lost"))
+        else:
+            state = self.state(task)
+            unplaced_N, touched_V = np.zeros(state.num_rows, np.bool_), np.zeros(state.num_rows, np.bool_)
+        if self.decisions:
+            taken_back = self._read_answers(state)
+            touched_V[state.vertices[state.leaders_N[taken_back]]] = True
         done = repartition(state, touched_V, unplaced_N, task.threads)
         if self.compacted is not None:
             done = replace(done, lineage=with_lost(done.lineage, lost[0], lost[1], state.labels_N, done.labels_N))
-        return write_clusters(task, done, self.update, state.num_rows)
+        return self._write(task, done, state)
 
+    def _read_answers(self, state: State) -> np.ndarray:
+        """Let a version hold what the file of decisions says, too; give the rows of pairs that it does not hold now."""
+        path = self.decisions_path
+        if file_checksum(Path(path)) != self.decisions:
+            raise DataError(f"{path}: changed since the update was planned; start it again")
+        removed = state.kept.removed > 0
+        before = state.pairs, state.same
+        state.pairs, state.same = joined_answers(state.ids, *before, path, removed=removed)
+        held = set(zip(*state.pairs.T.tolist(), state.same.tolist(), strict=True))
+        gone = [pair for *pair, same in zip(*before[0].T.tolist(), before[1].tolist(), strict=True)
+                if not {(*pair, same), (*pair[::-1], same)} & held]  # fmt: skip
+        return np.array(gone, np.int64).ravel()
 
-def write_clusters(task: Task, done: Repartition, number: int, num_rows: int) -> Facts:
-    """Write the clusters after a change as every later version reads them."""
-    task.write_npy("labels", done.labels_N)
-    task.write_npy("next_cluster", np.array([done.next_cluster], np.int64))
-    lineage = done.lineage
-    task.write_table("lineage", lineage.columns(number))
-    counts = {EVENTS[code]: int(count) for code, count in enumerate(np.bincount(lineage.events)) if count}
-    clusters = len(np.unique(done.labels_N[done.labels_N >= 0]))
-    return {"rows": num_rows, "clusters": clusters, "lineage": counts}
+    def _write(self, task: Task, done: Repartition, state: State) -> Facts:
+        """Write the clusters after a change as every later version reads them."""
+        for row in state.pairs[done.labels_N[state.pairs] < 0][:1].tolist():
+            name = state.ids.take(np.array([row])).to_list()[0]
+            raise DataError(f"{self.decisions_path}: names row {name!r}, which is in no cluster; withdraw that")
+        if len(state.pairs):
+            task.write_npy("pairs", state.pairs)
+            task.write_npy("same", state.same)
+        task.write_npy("labels", done.labels_N)
+        task.write_npy("next_cluster", np.array([done.next_cluster], np.int64))
+        lineage = done.lineage
+        task.write_table("lineage", lineage.columns(self.update))
+        counts = {EVENTS[code]: int(count) for code, count in enumerate(np.bincount(lineage.events)) if count}
+        clusters = len(np.unique(done.labels_N[done.labels_N >= 0]))
+        return {"rows": state.num_rows, "clusters": clusters, "lineage": counts, "pairs": len(state.pairs)}

@@ -69,8 +69,9 @@ class Version:
         """Read the ids of all rows."""
         ids, next_row = kept_ids(root, self.kept), self.kept.next_row
         for layer in self.layers:
-            new_ids = layer_ids(layer.rows, next_row, layer.num_rows)
-            ids, next_row = ids.joined(new_ids), new_ids.next_number(next_row)
+            if layer.added is not None:
+                new_ids = layer_ids(layer.folders[1], next_row, layer.num_rows)
+                ids, next_row = ids.joined(new_ids), new_ids.next_number(next_row)
         return ids
 
     def since(self) -> Since:
@@ -130,8 +131,9 @@ def current_version(root: Path, kept_by_run: Any) -> Version:
         stages = _stages(root, number)
         layers = version.layers
         source = _source(root, number)
-        if "added" in stages:
-            layers = (*layers, Layer(stages["added"], stages["ingest"], stages["clusters"], source, number))
+        if "clusters" in stages:
+            rows = stages.get("added"), stages.get("ingest")
+            layers = (*layers, Layer(*rows, stages["clusters"], source, number))
         version = Version(number, version.kept, layers, version.clusters, source, version.oldest)
     return version
 

@@ -147,7 +147,7 @@ def _pictures(collection: CollectionTables, held: dict[str, Any], items_root: Se
     """The pictures of what the collection rests on, and of its layers."""
     version = collection.held
     whole = not version.kept.facts.get("added", 0)  # else rows of several sources were written as one
-    layers = [manifest.read_run(update_folder(collection.root, layer.update)) for layer in version.layers]
+    layers = [manifest.read_run(update_folder(collection.root, layer.update)) for layer in collection.state.layers]
     return SourcesPictures([held if whole else None, *layers], items_root)
 
 
@@ -177,7 +177,7 @@ def _galleries(collection: CollectionTables, pictures: SourcesPictures) -> list[
 
 def _items(state: State) -> Any:
     """The texts of all rows, an Arrow column; ``None`` if there are none."""
-    folders = [state.root / state.kept.rows, *(layer.rows for layer in state.layers)]
+    folders = [state.root / state.kept.rows, *(layer.folders[1] for layer in state.layers)]
     counts = [state.kept.num_rows, *(layer.num_rows for layer in state.layers)]
     return take_joined([row_column(folder, "item") for folder in folders], counts, np.arange(state.num_rows))
 

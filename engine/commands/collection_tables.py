@@ -76,6 +76,12 @@ class CollectionTables:
         table: Table = dict(read_lineage(self.state.history))
         return table | {"event": [EVENTS[int(code)] for code in table["event"]]}
 
+    def decisions(self) -> Table:
+        """Give what people decided and clusters hold: ``a``, ``b`` (ids of rows), ``same``."""
+        a, b = self.state.pairs.T
+        ids = self.state.ids
+        return {"a": ids.take(a).to_list(), "b": ids.take(b).to_list(), "same": self.state.same}
+
     @cached_property
     def state(self) -> State:
         """The version in memory, with room for queries."""

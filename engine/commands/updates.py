@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.collection.flow import addition_stages, compaction_stages, removal_stages
+from engine.collection.answers import without_rows
+from engine.collection.flow import AnswersFile, addition_stages, answer_stages, compaction_stages, removal_stages
 from engine.collection.steps import rows_named
 from engine.collection.versions import (
     COMPACTION,
@@ -32,12 +33,12 @@ from engine.commands.run_folder import refuse_others
 from engine.errors import ConfigError, DataError
 from engine.runs.plan import make_plan
 from engine.stages import Stage
-from engine.steps.decisions import DecisionFile
+from engine.steps.decisions import settle
 from engine.steps.source import Source, describe_source, file_stats
 from engine.storage import manifest
 from engine.storage.cache import local_copy
 from engine.storage.context import stage_facts
-from engine.storage.decisions import DECISIONS_FILE
+from engine.storage.decisions import DECISIONS_FILE, read_decisions, write_decisions
 from engine.storage.formats.packed_bits import Bits
 from engine.storage.formats.registry import open_source
 from engine.storage.paths import check_file
@@ -46,7 +47,7 @@ from engine.storage.remote import absolute, is_url
 from engine.storage.row_ids import RowIds
 
 MOST_LAYERS = 16
-REMOVAL = "remove:"  # before the digest of a file of ids
+REMOVAL, ANSWERS = "remove:", "answers:"  # before the digest of a file of ids, and of decisions
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def update(
     *,
     features: str | Path | None = None,
     remove: str | Path | None = None,
+    decisions: str | Path | None = None,
     resources: Resources | None = None,
     dim: int | None = None,
     column: str | None = None,
@@ -81,24 +83,31 @@ def update(
     bad_rows: str | None = None,
     progress: bool = True,
 ) -> Update:
-    """Add the rows of ``features`` to a run, or remove those whose ids a file names, one to a line.
+    """Add the rows of ``features`` to a run, or remove those whose ids a file names, one to a line, or neither.
 
+    ``decisions``: a file of decisions, all of which hold then; by default the run's own, or that of its review.
     ``zero_vectors``, ``bad_rows``: as in the settings ``ingest``; default: as in the run. An update that was killed is
     taken up by the same call. Raises ``ConfigError`` for one that an unfinished update stands in the way of, or that is
     done already, and ``DataError`` for rows that the collection cannot take.
     """
-    if (features is None) == (remove is None):
-        raise ConfigError("an update adds rows (--features) or removes some (--remove): give one of both")
+    if (features is not None and remove is not None) or (features is None and remove is None and decisions is None):
+        raise ConfigError(
+            "an update adds rows (--features), or removes some (--remove), or applies answers (--decisions) alone"
+        )
     here = local_run(root)
     refuse_others(here)
     given = {"dim": dim, "column": column, "items_column": items_column, "bits": bits}
     request = _request(here, given, {"zero_vectors": zero_vectors, "bad_rows": bad_rows})
     if features is not None:
         source = _addition_source(here, features, request)
+    elif remove is not None:
+        source = _file_source(Path(absolute(remove)), REMOVAL)
     else:
-        assert remove is not None
-        source = _removal_source(Path(absolute(remove)))
-    _check_answers(here, request)
+        assert decisions is not None
+        source = _file_source(local_copy(decisions), ANSWERS)
+    if decisions is not None:
+        check_file(local_copy(decisions))
+        request = replace(request, decisions=absolute(decisions))
     return _carry_out(here, replace(request, features=source.path), source, resources or Resources(), progress)
 
 
@@ -117,14 +126,18 @@ def resume_update(here: Path, resources: Resources | None = None, *, progress: b
             version = _compact(here, version, request, Source(**begun[1]["request"]["source"]), resources, progress)
             delete_old(here, version)
             return _told(here, version)
-    removal = str(begun[1]["request"]["source"]["digest"]).startswith(REMOVAL)
-    source = _removal_source(Path(request.features)) if removal else _addition_source(here, request.features, request)
+    digest = str(begun[1]["request"]["source"]["digest"])
+    kind = next((each for each in (REMOVAL, ANSWERS) if digest.startswith(each)), None)
+    if kind is None:
+        source = _addition_source(here, request.features, request)
+    else:
+        source = _file_source(local_copy(request.features), kind)
     return _carry_out(here, request, source, resources, progress)
 
 
 def _carry_out(here: Path, request: Request, source: Source, resources: Resources, progress: bool) -> Update:
     """Run an update, or what is left of it, and what it makes due."""
-    removal = source.digest.startswith(REMOVAL)
+    removal, alone = source.digest.startswith(REMOVAL), source.digest.startswith(ANSWERS)
     with open_place(here).locked():
         version = current_version(here, lambda: kept_of(here))
         begun = unfinished_update(here)
@@ -132,14 +145,18 @@ def _carry_out(here: Path, request: Request, source: Source, resources: Resource
             version, begun = _compact(here, version, request, source, resources, progress), None
         delete_old(here, version, source.path)  # which a kill may have kept the last update from
         _check_order(here, begun, version, source)
-        if not removal:
+        _forget_answers(here, version)
+        answers = _answers(here, request)
+        if alone:
+            stages = answer_stages(here, version, _dim(here), answers)
+        elif not removal:
             if begun is None:
                 _check_new(source, request, version, here)  # before anything is written
-            stages = addition_stages(here, version, source, request.settings)
+            stages = addition_stages(here, version, source, request.settings, answers)
         else:
             if begun is None:
                 rows_named(Path(source.path), version.ids(here))  # refuses before anything is written
-            stages = removal_stages(here, version, _dim(here), Path(source.path), source.version)
+            stages = removal_stages(here, version, _dim(here), Path(source.path), source.version, answers)
         number = version.number + 1
         (here / REPORT_FILE).unlink(missing_ok=True)  # it shows the version before
         try:
@@ -153,6 +170,7 @@ def _carry_out(here: Path, request: Request, source: Source, resources: Resource
         if len(version.layers) > MOST_LAYERS:
             version = _compact(here, version, request, source, resources, progress)
         delete_old(here, version)
+        _forget_answers(here, version)
         if Path(source.path).parent == here / GIVEN_FOLDER:
             Path(source.path).unlink(missing_ok=True)  # the update holds its rows now
     return done
@@ -170,20 +188,28 @@ def _addition_source(here: Path, features: str | Path, request: Request) -> Sour
     return source
 
 
-def _check_answers(here: Path, request: Request) -> None:
-    """Refuse an update of a run whose reviewer has given answers that its clusters do not hold yet."""
-    path = request.decisions or str(here / DECISIONS_FILE)
-    if not is_url(path) and not Path(path).exists():
+def _answers(here: Path, request: Request) -> AnswersFile:
+    """The file of decisions that an update is to hold: the one given, else the run's own, else a review's.
+
+    Raises ``DataError`` for one that contradicts itself.
+    """
+    place = request.decisions or str(here / DECISIONS_FILE)
+    if not is_url(place) and not Path(place).exists():
+        return AnswersFile()  # those that the collection holds still hold
+    path = str(local_copy(place))
+    settle(read_decisions(path), path)
+    return AnswersFile(path, manifest.file_checksum(Path(path)))
+
+
+def _forget_answers(here: Path, version: Version) -> None:
+    """Take decisions about rows that were removed out of the file that a review wrote in the run's folder."""
+    path = here / DECISIONS_FILE
+    if not version.kept.removed or not path.exists():
         return
-    stages = manifest.read_run(here)["plan"]["stages"]
-    held = next((stage["params"]["decisions"] for stage in stages if stage["name"] == "answers"), None)
-    found = DecisionFile.describe(path)
-    assert found is not None
-    if found.digest != held:
-        raise ConfigError(
-            f"{path}: holds answers that the clusters of {here} do not hold yet, and after an update they could not be "
-            f"applied; apply them in asterism review {here}, or run again with --decisions {path}, then update"
-        )
+    told = read_decisions(path)
+    left = without_rows(told, version.ids(here))
+    if len(left) < len(told):
+        write_decisions(path, left)
 
 
 def _check_new(source: Source, request: Request, version: Version, here: Path) -> None:
@@ -229,13 +255,11 @@ def _dim(here: Path) -> int:
     return int(manifest.read_run(here)["request"]["source"]["dim"])
 
 
-def _removal_source(path: Path) -> Source:
-    """A file of ids as the source of an update. Its ids are not kept."""
+def _file_source(path: Path, kind: str) -> Source:
+    """A file of ids, or of decisions, as the source of an update. What it names is not kept."""
     path = check_file(path)
     digest = manifest.file_checksum(path)
-    return Source(
-        str(path), {"path": str(path)}, 0, 0, 0, f"{REMOVAL}{digest}", None, file_stats([path]), version=digest
-    )
+    return Source(str(path), {"path": str(path)}, 0, 0, 0, f"{kind}{digest}", None, file_stats([path]), version=digest)
 
 
 def _check_order(here: Path, begun: tuple[int, dict[str, Any]] | None, version: Version, source: Source) -> None:

@@ -69,11 +69,9 @@ def nearest_cells(queries_nD: Array, centroids: Array, num_probes: int, threads:
 
     def run(tile: tuple[int, int]) -> Array:
         products = np.asarray(queries_nD[slice(*tile)], np.float32) @ centroids.T
-        found = np.argpartition(-products, probes - 1, axis=1)[:, :probes] if probes < len(centroids) else None
-        if found is None:
-            found = np.broadcast_to(np.arange(len(centroids)), products.shape)
-        near = np.take_along_axis(products, found, axis=1)
-        return np.take_along_axis(found, np.lexsort((found, -near), axis=1), axis=1).astype(np.int32)
+        found = np.empty((len(products), probes), np.int32)
+        _greatest(products, found)
+        return found
 
     parts = map_tiles(run, tile_bounds(0, len(queries_nD), TILE_QUERIES), threads)
     return np.concatenate([np.empty((0, probes), np.int32), *parts])
@@ -231,6 +229,25 @@ def drop_entries(neighbors, similarities, table, keep):  # type: ignore[no-untyp
                 if table.shape[1] == width:
                     table[row, rank] = 0
     return lost
+
+
+@njit(nogil=True, cache=True)
+def _greatest(values, out):  # type: ignore[no-untyped-def]
+    """Write the columns of each row's greatest values, the greatest first, ties to the lower column."""
+    wanted = out.shape[1]
+    best = np.empty(wanted, values.dtype)
+    for row in range(len(values)):
+        count = 0
+        for column in range(values.shape[1]):
+            value = values[row, column]
+            if count == wanted and value <= best[wanted - 1]:
+                continue
+            place = min(count, wanted - 1)
+            while place > 0 and best[place - 1] < value:
+                best[place], out[row, place] = best[place - 1], out[row, place - 1]
+                place -= 1
+            best[place], out[row, place] = value, column
+            count = min(count + 1, wanted)
 
 
 @njit(nogil=True, cache=True)

@@ -32,13 +32,14 @@ FEWEST_ANSWERS = 10  # about pairs that are edges, below which scores stay as th
 _BINS = 40
 
 
-def settle(decisions: Iterable[Decision], path: str) -> list[Decision]:
+def settle(decisions: Iterable[Decision], path: str, *, first: int = 0) -> list[Decision]:
     """Keep the last word on each pair, unless it is that nothing is known, in the order of the pairs' last words.
 
-    Raises ``DataError`` naming the chain of rows if the pairs contradict each other.
+    ``first``: the number of the first entry; those below 0 stand in no file. Raises ``DataError`` naming the chain of
+    rows if the pairs contradict each other.
     """
     last: dict[tuple[str, str], tuple[int, Decision]] = {}
-    for number, each in enumerate(decisions):
+    for number, each in enumerate(decisions, first):
         last.pop(pair := (min(each.a, each.b), max(each.a, each.b)), None)
         last[pair] = number, each
     kept = [(number, each) for number, each in last.values() if each.decision not in ("unsure", "withdrawn")]
@@ -53,12 +54,16 @@ def settle(decisions: Iterable[Decision], path: str) -> list[Decision]:
     found = contradiction(len(names), pairs(joined), pairs(apart))
     if found is not None:
         number, entry = apart[found[0]]
-        chain = ", ".join(f"{each.a} = {each.b} (entry {n})" for n, each in (joined[place] for place in found[1]))
+        chain = ", ".join(f"{each.a} = {each.b} ({_entry(n)})" for n, each in (joined[place] for place in found[1]))
         raise DataError(
-            f"{path}: rows {entry.a} and {entry.b} were decided to be different (entry {number}), but others make them "
-            f"the same: {chain or 'they are one row'}; withdraw one of these"
+            f"{path}: rows {entry.a} and {entry.b} were decided to be different ({_entry(number)}), but others make "
+            f"them the same: {chain or 'they are one row'}; withdraw one of these"
         )
     return [each for _, each in kept]
+
+
+def _entry(number: int) -> str:
+    return f"entry {number}" if number >= 0 else "held already"
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,13 @@ def append_decisions(path: str | Path, added: Sequence[Decision]) -> None:
     before = read_decisions(place) if place.exists() else []
     for number, each in enumerate(added):
         _check(path, len(before) + number, asdict(each))
-    table = pa.Table.from_pylist([asdict(each) for each in (*before, *added)], schema=_SCHEMA)
-    write_atomic(place, lambda stream: pq.write_table(table, stream))
+    write_decisions(place, [*before, *added])
+
+
+def write_decisions(path: Path, entries: Sequence[Decision]) -> None:
+    """Write entries that are known to be whole in place of the file."""
+    table = pa.Table.from_pylist([asdict(each) for each in entries], schema=_SCHEMA)
+    write_atomic(path, lambda stream: pq.write_table(table, stream))
 
 
 def find_rows(ids: Any, names: Sequence[str], num_rows: int, path: str) -> np.ndarray:

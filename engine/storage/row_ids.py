@@ -57,6 +57,16 @@ class RowIds:
         """Whether ids are texts; else they are integers."""
         return bool(pa.types.is_large_string(self.values.type))
 
+    def texts(self, rows: Array) -> list[str]:
+        """The ids of these rows as texts, as decisions name rows."""
+        return list(self.take(rows).values.cast(pa.large_string()).to_pylist())
+
+    def find_texts(self, names: list[str]) -> Array:
+        """The row of each id, which is given as a text, int64; -1 for an id that is not here."""
+        wanted = pa.array(names, pa.large_string())
+        found = pc.fill_null(pc.index_in(wanted, value_set=self.values.cast(pa.large_string())), -1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
     def numbers(self, rows: Array) -> Array:
         """The ids of these rows if ids are integers, int64; else none."""
         if self.are_texts:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.collection.flow import addition_stages, compaction_stages, removal_stages
+from engine.collection.flow import AnswersFile, addition_stages, answer_stages, compaction_stages, removal_stages
 from engine.collection.kept import Kept
 from engine.collection.versions import Version
 from engine.commands.configuration import load_settings
@@ -43,9 +43,10 @@ def all_stages(folder: Path, num_rows: int = 500) -> Iterator[Stage]:
     """
     source, labels, graph = _write(folder, num_rows)
     yield from store_stages(source, load_settings())
-    version = Version(0, kept_of_nothing(num_rows))
-    yield from addition_stages(folder, version, source, load_settings())
-    yield from removal_stages(folder, version, DIM, folder / "gone.txt", "digest")
+    version, answers = Version(0, kept_of_nothing(num_rows)), AnswersFile(str(folder / "decisions.parquet"), "digest")
+    yield from addition_stages(folder, version, source, load_settings(), answers)
+    yield from removal_stages(folder, version, DIM, folder / "gone.txt", "digest", answers)
+    yield from answer_stages(folder, version, DIM, answers)
     yield from compaction_stages(folder, version, DIM)
     for name, method in METHODS.items():
         for given in _given(name):

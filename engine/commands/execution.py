@@ -10,6 +10,7 @@ from engine.commands.resources import count_workers, on_cluster
 from engine.commands.trained_model import leave_model
 from engine.executors.local import LocalExecutor
 from engine.executors.protocol import Executor
+from engine.process.logs import LOG
 from engine.runs.progress import make_display
 from engine.runs.runner import Workshop, run_plan
 
@@ -26,7 +27,10 @@ def execute(prepared: Prepared, *, progress: bool = True, report: bool = True) -
     try:
         folders = run_plan(prepared.plan, workshop, request)
         if prepared.kind == "run" and report:
-            write_report(prepared.place)
+            path, warnings = write_report(prepared.place)
+            for warning in warnings:
+                LOG.info("%s", warning)
+            LOG.info("report: %s", path)
         if prepared.kind == "training":
             leave_model(prepared.place, folders, prepared.plan, prepared.request, prepared.source)
     finally:

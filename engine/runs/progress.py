@@ -1,4 +1,4 @@
-"""Progress of a run: bars with rate and time left on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars on a terminal, one bar in a notebook, plain lines elsewhere; all of it in the log."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from html import escape
+from importlib import import_module
+from typing import Any, Protocol, TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from engine.process.logs import LOG
 from engine.process.masking import masked
 from engine.process.terminal import PlainConsole, shown
 from engine.stages import Stage
 
 PLAIN_INTERVAL_S = 10.0
+NOTEBOOK_INTERVAL_S = 0.25
 
 
 class Display(Protocol):
@@ -151,11 +155,105 @@ def rate_and_left(stage: Stage, fraction: float, first_rows: int, elapsed_s: flo
     return rate, f"{left // 60}:{left % 60:02} left"
 
 
+class Notebook(Quiet):
+    """One bar in the output of a notebook's cell: the stage that runs, its rate and time left, then the total.
+
+    ``show``: ``IPython.display.display``, or what does as it does. Messages are lines below each other.
+    """
+
+    def __init__(self, show: Callable[..., Any]) -> None:
+        self._show = show
+        self._handle: Any = None
+        self._began = time.monotonic()
+        self._started = self._drawn = 0.0
+        self._first = self._done = self._finished = self._peak_bytes = 0
+
+    def message(self, text: str) -> None:
+        self._show({"text/plain": shown(masked(text))}, raw=True)
+
+    def begin(self, stage: Stage, done_rows: int) -> None:
+        self._started, self._first, self._done = time.monotonic(), done_rows, done_rows
+        self._draw(stage.name, done_rows / stage.num_rows, "")
+
+    def advance(self, stage: Stage, rows: int) -> None:
+        self._done += rows
+        self.note(stage, self._done / stage.num_rows, "")
+
+    def note(self, stage: Stage, fraction: float, text: str) -> None:
+        rate, left = rate_and_left(stage, fraction, self._first, time.monotonic() - self._started)
+        self._draw(stage.name, fraction, f"{rate} {left} {text}".strip())
+
+    def end(self, stage: Stage, seconds: float, peak_bytes: int, skipped: bool) -> None:
+        self._finished += 1
+        self._peak_bytes = max(self._peak_bytes, peak_bytes)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            took = f"{self._finished} stages in {time.monotonic() - self._began:.1f} s"
+            self._draw(took, 1.0, f"peak {self._peak_bytes / 1e9:.2f} GB", at_once=True)
+
+    def _draw(self, name: str, fraction: float, facts: str, *, at_once: bool = False) -> None:
+        if not at_once and time.monotonic() - self._drawn < NOTEBOOK_INTERVAL_S:
+            return
+        self._drawn = time.monotonic()
+        plain = f"{name}: {fraction:.0%} {facts}".rstrip()
+        bar = f'<progress value="{fraction:.3f}" max="1" style="width: 16em; vertical-align: middle"></progress>'
+        page = {"text/plain": plain, "text/html": f"{bar} <b>{escape(name)}</b> {escape(facts)}"}
+        if self._handle is None:
+            self._handle = self._show(page, raw=True, display_id=True)
+        else:
+            self._handle.update(page, raw=True)
+
+
+class Logged:
+    """A display whose words also go to the logger ``asterism``."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+
+    def message(self, text: str) -> None:
+        LOG.info("%s", shown(masked(text)))
+        self.display.message(text)
+
+    def begin(self, stage: Stage, done_rows: int) -> None:
+        LOG.debug("%s: begins, %s of %s rows are committed", stage.name, f"{done_rows:,}", f"{stage.num_rows:,}")
+        self.display.begin(stage, done_rows)
+
+    def advance(self, stage: Stage, rows: int) -> None:
+        self.display.advance(stage, rows)
+
+    def note(self, stage: Stage, fraction: float, text: str) -> None:
+        self.display.note(stage, fraction, text)
+
+    def end(self, stage: Stage, seconds: float, peak_bytes: int, skipped: bool) -> None:
+        if skipped:
+            LOG.debug("%s: already committed", stage.name)
+        else:
+            LOG.info("%s: done in %.1f s, peak %.2f GB", stage.name, seconds, peak_bytes / 1e9)
+        self.display.end(stage, seconds, peak_bytes, skipped)
+
+    def close(self) -> None:
+        self.display.close()
+
+
 def make_display(show: bool) -> Display:
-    """Choose bars on a terminal, lines elsewhere, and nothing without ``show``."""
+    """Choose bars on a terminal, one bar in a notebook, lines elsewhere, nothing without ``show``; all is logged."""
     if not show:
-        return Quiet()
-    return Bars() if sys.stderr.isatty() else Plain()
+        return Logged(Quiet())
+    notebook = notebook_display()
+    if notebook is not None:
+        return Logged(Notebook(notebook))
+    return Logged(Bars() if sys.stderr.isatty() else Plain())
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """Return ``IPython.display.display`` if this process is the kernel of a notebook, else ``None``."""
+    ipython = sys.modules.get("IPython")  # a kernel has loaded it
+    shell = None if ipython is None else ipython.get_ipython()
+    if type(shell).__name__ != "ZMQInteractiveShell":
+        return None
+    display: Callable[..., Any] = import_module("IPython.display").display
+    return display
 
 
 class Ticker:

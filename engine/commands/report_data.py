@@ -183,7 +183,7 @@ def _metrics(value: dict[str, Any]) -> list[MetricsRow]:
     remark = f"cosine ≥ {value['plain']['threshold']:.3g}, the best threshold there is, chosen on these very identities"
     return [
         MetricsRow("this run", value["metrics"], emphasis=True),
-        MetricsRow("plain thresholding, oracle", value["plain"]["metrics"], remark=remark),
+        MetricsRow("plain thresholding, its best", value["plain"]["metrics"], remark=remark),
     ]
 
 

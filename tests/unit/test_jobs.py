@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,16 @@ def test_parts_are_refused_before_any_is_made(
     assert job("scale_test", "--out", tmp_path / "out", "--parts", parts) == 2
     assert "expected one of part1, part3" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_ends_with_what_to_open_and_to_type(
+    job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    demo = importlib.import_module("demo")
+    demo.say_what_is_next(tmp_path / "my out")
+    said = capsys.readouterr().out.splitlines()
+    assert f"  {tmp_path}/my out/records-run/report.html" in said
+    commands = [shlex.split(line) for line in said if line.startswith("  asterism ")]
+    assert commands[0] == ["asterism", "export", "my out/records-run", "--out", "people.csv"]
+    assert [words[1] for words in commands] == ["export", "run", "run"]

@@ -12,8 +12,9 @@ from typing import Any
 from engine.errors import DataError
 from engine.storage.formats.binary import FvecsVectors, RawVectors, open_bin, open_fbin, open_npy, open_npz
 from engine.storage.formats.columns import ColumnNames, ColumnVectors
+from engine.storage.formats.lance_table import is_lance, lance_files, open_lance
 from engine.storage.formats.packed_bits import UnpackedBits
-from engine.storage.formats.parquet_arrow import FOLDER_SUFFIXES, TABLE_SUFFIXES, open_table, table_files
+from engine.storage.formats.parquet_arrow import FOLDER_SUFFIXES, TABLE_SUFFIXES, TableFile, open_table, table_files
 from engine.storage.formats.sources import SourceOptions, VectorSource, natural_order
 from engine.storage.formats.texts import TextNames, companion_items, line_offsets
 from engine.storage.formats.wide import WideTable, as_wide
@@ -110,8 +111,16 @@ def _open_tables(path: Path, options: SourceOptions) -> VectorSource:
     return _of_tables(path, options, table_files(path) if path.is_dir() else [path])
 
 
+def _open_lance(path: Path, options: SourceOptions) -> VectorSource:
+    return _of_opened(path, options, lance_files(path), list(open_lance(path)))
+
+
 def _of_tables(path: Path, options: SourceOptions, files: list[Path]) -> VectorSource:
-    tables = as_wide([open_table(file) for file in files], options.column)
+    return _of_opened(path, options, files, [open_table(file) for file in files])
+
+
+def _of_opened(path: Path, options: SourceOptions, files: list[Path], opened: list[TableFile]) -> VectorSource:
+    tables = as_wide(opened, options.column)
     wide = next((table.vector for table in tables if isinstance(table, WideTable)), None)
     part = ColumnVectors(tables, wide or options.column)
     names = ColumnNames(tables, options.items_column)
@@ -230,6 +239,7 @@ FORMATS: tuple[Format, ...] = (
         _open_hugging_face,
         "a folder of save_to_disk",
     ),
+    Format("lance", is_lance, _open_lance, "a Lance dataset"),
     Format("hugging_face_splits", lambda path: lies_there(path / "dataset_dict.json"), _refuse_splits),
     Format(
         "cdp",

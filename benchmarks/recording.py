@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from engine.commands.machine import hardware, versions
 
 RECORDS = Path(__file__).parent / "records"
+_IN_PAGES = ("accuracy", "without_labels", "installs")  # of docs/results
 
 
 def write_record(name: str, settings: dict[str, Any], rows: Any) -> Path:
@@ -46,4 +48,6 @@ def _write(record: dict[str, Any]) -> Path:
     path = RECORDS / f"{record['benchmark']}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"record: {path}")
+    if record["benchmark"] in _IN_PAGES:
+        import_module("results_pages").write()
     return path

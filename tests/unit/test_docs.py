@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -91,3 +92,11 @@ def test_examples_of_adding_work(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(examples) // 2} passed" in done.stdout
+
+
+def test_tables_of_results_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails: python benchmarks/results_pages.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    pages = importlib.import_module("results_pages").pages()
+    held = {name: (ROOT / "docs/results" / name).read_text("utf-8") for name in pages}
+    assert held == pages

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-fast test-lowest lint wheel clean
+.PHONY: setup demo test test-fast test-lowest lint wheel site clean
 
 setup: $(STAMP)
 
@@ -45,6 +45,11 @@ lint: setup
 
 wheel: setup
 	$(BIN)/python -m build --wheel
+
+# The pages of docs/ as a site in build/site; the tool is installed for this alone.
+site: setup
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5'
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info demo-output

@@ -26,7 +26,8 @@ def test_hints_name_the_installed_distribution(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_there_is_can_be_listed() -> None:
-    assert {"cluster", "evaluate", "train", "compare"} <= set(dir(engine))
+    public = {name for name in dir(engine) if not name.startswith("_")}
+    assert public == {"ClusterResult", "cluster", "compare", "evaluate", "graph_propagation", "open", "train"}
 
 
 def test_help_and_import_load_nothing_heavy() -> None:

@@ -11,8 +11,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.version import Version
 
+from engine.version import __version__
 from tests.support import ROOT
 
 
@@ -40,6 +42,12 @@ def test_a_wheel_builds_installs_and_runs(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert str(site) in done.stdout
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
+    assert citation["cff-version"] == "1.2.0"
 
 
 def test_the_lowest_versions_are_those_that_are_tested() -> None:

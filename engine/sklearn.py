@@ -6,13 +6,14 @@ N rows, M new rows, D dimensions, C clusters.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engine.api import cluster
+from engine.api import Collection, cluster, open_collection
 from engine.commands.run_folder import stage_folder
 from engine.errors import ConfigError, DependencyMissing
 from engine.evaluation.metrics import f_from_counts, pair_counts
@@ -56,6 +57,9 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     decisions : str or Path, optional
         ``decisions.parquet``: pairs of rows of ``X`` that people called the same or different; all of them hold. Rows
         are named by their number.
+    workspace : str or Path, optional
+        Folder that keeps the run of ``fit``, for data of one fit. ``predict`` then asks that run, as ``engine.open`` of
+        it would: a row that belongs to none of its clusters is noise. Without one ``predict`` names the nearest row's.
     seed : int, default 0
         Seed of everything random. Equal seeds give equal labels.
     settings : mapping, optional
@@ -73,6 +77,8 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         How much closer the row is to its cluster than to the nearest other, from 0 to 1; 0 for noise.
     medoids_ : (C,) int64
         The row of each cluster that is nearest to the cluster's mean direction: the one to keep of duplicates.
+    run_ : Path
+        The run's folder, if ``workspace`` is given.
     n_features_in_ : int
         Number of columns of ``X``; ``feature_names_in_`` has their names if they are texts.
     """
@@ -88,6 +94,7 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         precision_bias: float = 0.0,
         min_cluster_size: int = 1,
         decisions: str | Path | None = None,
+        workspace: str | Path | None = None,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
         threads: int | None = None,
@@ -101,6 +108,7 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.precision_bias = precision_bias
         self.min_cluster_size = min_cluster_size
         self.decisions = decisions
+        self.workspace = workspace
         self.seed = seed
         self.settings = settings
         self.threads = threads
@@ -116,6 +124,7 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             model=self.model,
             method=self.method,
             decisions=self.decisions,
+            workspace=self.workspace,
             resources={"threads": self.threads, "memory_bytes": self.memory_bytes},
             **self._settings(),
         )
@@ -125,6 +134,13 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         kept_N = np.bincount(found.labels)[found.labels] >= self.min_cluster_size
         self.labels_ = np.full(len(rows_ND), NOISE, np.int64)
         self.labels_[kept_N] = np.unique(found.labels[kept_N], return_inverse=True)[1]
+        self._label_of_cluster = np.full(int(found.labels.max(initial=-1)) + 1, NOISE, np.int64)
+        self._label_of_cluster[found.labels[kept_N]] = self.labels_[kept_N]
+        self._collection: Collection | None = None
+        if self.workspace is not None:
+            self.run_ = found.run
+            with suppress(ConfigError):  # its method has no scores to ask for: the nearest row is named
+                self._collection = open_collection(found.run, threads=self.threads or 0)
         self.probabilities_ = np.where(kept_N, confidence_N, np.float32(0))
         self._rows_ND = _unit(rows_ND)
         self.medoids_ = _medoids(self._rows_ND, self.labels_)
@@ -133,16 +149,34 @@ class IdentityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """Give each row of ``X`` (M, D) the label (M,) of the fitted row of greatest cosine; ties go to the lower row.
 
-        Every fitted row is compared, so rows of the fit get their own label back.
+        Every fitted row is compared, so rows of the fit get their own label back. With a ``workspace`` it is the label
+        of the cluster that the row would join, noise if it would join none.
         """
         check_is_fitted(self)
-        rows_MD = _unit(validate_data(self, X, dtype=_TYPES, reset=False))
+        given_MD = validate_data(self, X, dtype=_TYPES, reset=False)
+        if self._collection is not None:
+            clusters_M = self._collection.assign(given_MD).clusters
+            known_M = (clusters_M >= 0) & (clusters_M < len(self._label_of_cluster))  # others came by later updates
+            return np.where(known_M, self._label_of_cluster[np.where(known_M, clusters_M, 0)], NOISE)
+        rows_MD = _unit(given_MD)
         nearest = [np.empty(0, np.int64)]
         for start, stop in tile_bounds(0, len(rows_MD), _TILE_ROWS):
             tile_TD = np.zeros((_TILE_ROWS, rows_MD.shape[1]), np.float32)  # one shape, so that products round alike
             tile_TD[: stop - start] = rows_MD[start:stop]
             nearest.append((tile_TD @ self._rows_ND.T)[: stop - start].argmax(axis=1))
         return self.labels_[np.concatenate(nearest)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the opened run out, because it maps files; ``__setstate__`` opens it again."""
+        state = dict(super().__getstate__())
+        if "_collection" in state:
+            state["_collection"] = state["_collection"] is not None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_collection" in state:
+            self._collection = open_collection(self.run_, threads=self.threads or 0) if state["_collection"] else None
 
     def _settings(self) -> dict[str, Any]:
         named = {

@@ -97,8 +97,9 @@ def print_update(folder: str, done: Update, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(done)))
         return
-    counts = {"rows added": done.added, "rows removed": done.removed}
-    moved = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "answers hold"
+    counts = {"added": done.added, "removed": done.removed}
+    moved = ", ".join(f"{count:,} {'row' if count == 1 else 'rows'} {what}" for what, count in counts.items() if count)
+    moved = moved or "answers hold"
     console.say(f"{folder}, update {done.number}: {moved}; {done.rows:,} rows -> {done.clusters:,} clusters")
     if done.lineage:
         console.say("clusters: " + ", ".join(f"{count:,} {event}" for event, count in done.lineage.items()))

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import check_estimator
 
+import engine
 from engine.sklearn import NOISE, IdentityClusterer, pairwise_f
 
 GIVEN: dict[str, Any] = {"method": "cosine", "min_score": 0.6, "threads": 1, "settings": {"partition.max_size": 50}}
@@ -40,6 +41,18 @@ def test_labels_noise_medoids_and_prediction() -> None:
     again = pickle.loads(pickle.dumps(clusterer))
     np.testing.assert_array_equal(again.predict(rows + 0.01), labels)
     assert clusterer.get_params()["min_cluster_size"] == 2
+
+
+def test_predictions_of_a_kept_run_are_those_of_its_collection(tmp_path: Path) -> None:
+    rows, _ = blobs()
+    others = np.random.default_rng(1).normal(size=(3, 32))
+    clusterer = IdentityClusterer(**GIVEN, min_cluster_size=2, workspace=tmp_path / "run").fit(rows)
+    np.testing.assert_array_equal(clusterer.predict(rows + 0.01), clusterer.labels_)
+    again = pickle.loads(pickle.dumps(clusterer))
+    assert (again.predict(others) == NOISE).all()  # they belong to no cluster, whichever is nearest
+    assert (IdentityClusterer(**GIVEN).fit(rows).predict(others) >= 0).all()
+    found = engine.open(clusterer.run_).assign(rows).clusters
+    assert pairwise_f(found, clusterer.labels_) == 1.0
 
 
 @pytest.mark.slow

@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "the map equation may be worse than components",
         "engine/clustering/map_equation.py",
-        "return choices[int(np.argmin(bits))]",
-        "return choices[0]",
+        "best = int(np.argmin(bits))",
+        "best = 0",
         _tests("unit/clustering/map_equation", "properties/clustering"),
     ),
     # Thresholds and scores

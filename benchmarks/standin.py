@@ -31,7 +31,7 @@ from engine.clustering.union_find import component_roots
 from engine.commands.machine import hardware, versions
 from engine.commands.standin import PARTS, synthesize
 from engine.evaluation.metrics import Scores, evaluate_labels
-from engine.evaluation.sweep import ThresholdSweep
+from engine.evaluation.sweep import threshold_sweep
 from engine.graph.adjacency import undirected_edges
 from engine.graph.knn import exact_neighbors, neighbors_of_rows
 from engine.tiles import usable_cores
@@ -98,9 +98,7 @@ def calibrate(seed: int, threads: int) -> dict[str, Any]:
     forest = strongest_forest(*edges)
     results: dict[str, dict[str, float]] = {}
     for name, thresholds in COMPONENT_THRESHOLDS.items():
-        sweep = ThresholdSweep(n, thresholds, labels_N)
-        sweep.add(*forest)
-        best = max(sweep.rows(), key=lambda row: row.pairwise_f or 0)
+        best = max(threshold_sweep(n, *forest, thresholds, labels_N), key=lambda row: row.pairwise_f or 0)
         kept = forest[2] >= np.float32(best.threshold)
         scores = evaluate_labels(component_roots(n, forest[0][kept], forest[1][kept]), labels_N)
         results[name] = _percent(scores, best.threshold)

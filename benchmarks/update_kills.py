@@ -1,6 +1,6 @@
 """Kills at random moments of updates: ``python benchmarks/update_kills.py --kills 200``.
 
-A small run is made once. Rows are added, answers applied, rows removed and added again, undisturbed; then the same on copies of the run, each
+A small run is made once. Rows are added, removed and added again, undisturbed; then the same on copies of the run, each
 command killed with SIGKILL at moments drawn from how long it took, and started again until it is done. At the end the
 labels, the ids and the lineage must be the same, and no temporary file be left. Writes
 ``benchmarks/records/update_kills.json``; ends with 1 if a claim fails.
@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from recording import write_record
 
 import engine
-from engine.storage.decisions import Decision, append_decisions
 from tests.support.vectors import standin
 
 IDENTITIES = 40  # about 2,700 rows
@@ -76,18 +75,13 @@ def prepare(folder: Path, method: str) -> list[Any]:
     np.save(folder / "first.npy", vectors[base:half])
     np.save(folder / "second.npy", vectors[half:])
     (folder / "gone.txt").write_text("".join(f"{row}\n" for row in (*range(0, base, 97), base + 1)))
-    labels = engine.cluster(vectors[:base], workspace=folder / "run", method=method).labels
-    first, other = 10, int(np.flatnonzero(labels != labels[10])[0])
-    alike = int(np.flatnonzero(labels == labels[first])[-1])
-    answers = [Decision("same", str(first), str(other)), Decision("different", str(first), str(alike))]
-    append_decisions(folder / "decisions.parquet", answers[: 1 + (alike != first)])
+    engine.cluster(vectors[:base], workspace=folder / "run", method=method)
 
     def line(*words: str) -> Any:
         return lambda root: [sys.executable, "-m", "engine", "update", str(root), *words, "--quiet", "--threads", "1"]
 
     return [
         line("--features", str(folder / "first.npy")),
-        line("--decisions", str(folder / "decisions.parquet")),
         line("--remove", str(folder / "gone.txt")),
         line("--features", str(folder / "second.npy")),
     ]

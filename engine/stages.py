@@ -33,6 +33,9 @@ class Cost:
     are those of the whole stage on the reference machine (two quiet AVX2 cores). ``seconds_per_task``: seconds that
     each task adds, however few rows it has. ``kind``: what limits the speed, which is integer products (codes), float
     products, memory accesses, or the disk.
+
+    A task with ``companions`` shares ``companion_bytes`` and ``companion_seconds`` out among up to so many of them, on
+    hosts of their own. Where there is one worker, its task has all of it.
     """
 
     fixed_bytes: int = 0
@@ -43,9 +46,13 @@ class Cost:
     seconds_per_task: float = 0.0
     kind: Literal["codes", "floats", "memory", "disk"] = "memory"
     gpu_speed: float = 0.0  # how many times as fast a GPU is as two cores; 0: no faster
+    companions: int = 1
+    companion_bytes: int = 0
+    companion_seconds: float = 0.0
 
     def task_bytes(self, rows: int, threads: int) -> int:
-        return int(self.fixed_bytes + self.bytes_per_thread * threads + self.bytes_per_row * rows)
+        shared = self.companion_bytes
+        return int(self.fixed_bytes + shared + self.bytes_per_thread * threads + self.bytes_per_row * rows)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Stage:
     @property
     def total_seconds(self) -> float:
         """Projected seconds of all tasks, one after the other, on the reference machine."""
-        return self.cost.seconds + self.cost.seconds_per_task * self.num_tasks()
+        return self.cost.seconds + self.cost.companion_seconds + self.cost.seconds_per_task * self.num_tasks()
 
     def seconds(self, speeds: Mapping[str, float]) -> float:
         """Projected seconds on a machine of these speeds, each a multiple of the reference machine's."""

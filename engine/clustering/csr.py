@@ -49,14 +49,27 @@ def adjacent_rows(
     start: int, stop: int, blocks: Iterable[tuple[Ids, Ids]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Build rows ``start..stop`` of ``build_adjacency`` from the edges that end in them: indptr_n+1, indices."""
-    sources_E, targets_E = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    indptr, indices, _ = _build_rows(start, stop, *(np.concatenate(column) for column in zip(*blocks, strict=True)))
+    return indptr, indices
+
+
+def weighted_rows(
+    start: int, stop: int, blocks: Iterable[tuple[Ids, Ids, NDArray[np.float32]]]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """Build rows ``start..stop`` of ``build_weighted_adjacency`` from the edges that end in them."""
+    return _build_rows(start, stop, *(np.concatenate(column) for column in zip(*blocks, strict=True)))
+
+
+def _build_rows(start: int, stop: int, sources_E: Ids, targets_E: Ids, values_E: Any = None) -> Any:
     indptr = np.zeros(stop - start + 1, np.int64)
     _count_rows(indptr, sources_E, targets_E, start)
     np.cumsum(indptr, out=indptr)
     indices = np.empty(indptr[-1], np.int32)
-    _fill_rows(indptr[:-1].copy(), indices, sources_E, targets_E, start)
-    _sort_rows(indptr, indices, None, 0, stop - start)
-    return indptr, indices[: _drop_repeats(indptr, indices, None)]
+    weights = None if values_E is None else np.empty(indptr[-1], np.float32)
+    _fill_rows(indptr[:-1].copy(), indices, weights, sources_E, targets_E, values_E, start)
+    _sort_rows(indptr, indices, weights, 0, stop - start)
+    kept = _drop_repeats(indptr, indices, weights)
+    return indptr, indices[:kept], None if weights is None else weights[:kept]
 
 
 def _build(num_vertices: int, blocks: Callable[[], Iterable[Any]], threads: int, *, weighted: bool) -> Any:
@@ -119,13 +132,15 @@ def _count_rows(indptr, sources, targets, start):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True)
-def _fill_rows(places, indices, sources, targets, start):  # type: ignore[no-untyped-def]
+def _fill_rows(places, indices, weights, sources, targets, values, start):  # type: ignore[no-untyped-def]
     stop = start + len(places)
     for edge in range(len(sources)):
         if sources[edge] != targets[edge]:
             for row, other in ((sources[edge], targets[edge]), (targets[edge], sources[edge])):
                 if start <= row < stop:
                     indices[places[row - start]] = other
+                    if weights is not None:
+                        weights[places[row - start]] = values[edge]
                     places[row - start] += 1
 
 

@@ -1,58 +1,54 @@
 """Clusters that describe a random walk on a weighted graph in the fewest bits: the two-level map equation.
 
 The search is local moving and aggregation (Rosvall and Bergstrom, PNAS 2008), then rounds of single vertices' and
-submodules' moves (Rosvall, Axelsson and Bergstrom, EPJ ST 178, 2009) until a round saves nothing.
+submodules' moves (Rosvall, Axelsson and Bergstrom, EPJ ST 178, 2009) until a round saves little.
 
-The search runs in parallel and gives the same bits for any number of threads. The vertices start in fixed blocks by id.
-Each block is searched alone, as if the other blocks were a copy of it. Then the modules of all blocks are moved as the
-nodes of one small graph, one after another. Afterwards every vertex is asked, in tiles, whether it would move if no
-other vertex did; only vertices that would are moved, one after another.
-Shape suffixes: N vertices, n nodes of a level, M modules, P parts.
+Vertices move in turns, all of a turn at once (``module_rounds``; as Hamann, Strasser, Wagner and Zeitz, Euro-Par 2018,
+do), so they may lie in ranges that several processes hold. Modules move one after another, as nodes of a graph that is
+small enough for one process. The result is the same bytes for any ranges and threads.
+Shape suffixes: N vertices, n nodes of a level, M modules.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from math import frexp
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from engine.clustering.module_flows import add_leaving, add_strengths, find_wrong_link, sum_bits
-from engine.clustering.module_moves import (
-    MAX_LEVELS,
-    MAX_PASSES,
-    link_modules,
-    move_nodes,
-    number_modules,
-    order_members,
-    propose_moves,
-    solve_graph,
-    solve_parts,
-)
-from engine.clustering.union_find import flatten, union
+from engine.clustering.module_flows import plogp, sum_bits
+from engine.clustering.module_moves import move_all, number_modules, order_members, solve_graph, sum_modules
+from engine.clustering.module_rounds import BIT_UNITS, TURNS, ModuleRange
+from engine.clustering.union_find import compact_ids, flatten, union_edges
 from engine.errors import DataError
-from engine.tiles import map_tiles, tile_bounds
+from engine.storage.companions import Companions, CompanionsHere
 
-BLOCK_VERTICES = 1 << 15  # vertices of a block; results depend on it
-TILE_VERTICES = 1 << 15
 MAX_ROUNDS = 20
+MAX_CYCLES = 64
 _MOST_SEEDS = 2**62  # a seed below it plus the number of rounds fits an int64
-LEAST_IMPROVEMENT = 1e-10  # a round that saves a smaller share of the codelength is the last
+LEAST_IMPROVEMENT = 1e-5  # a round that saves a smaller share of the codelength is the last
+FEW_MOVES = 0.002  # a cycle in which a smaller share of the vertices moves is the last
+SUM_BITS = 52  # of the sum of all weights, in units of the rounding
+LEAST_FLOAT32 = 2.0**-149
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class WalkModules:
-    """A graph's modules: ``roots_N``, the lowest vertex id of each vertex's module (int32), and their codelength."""
+    """A graph's modules: ``roots_N``, the lowest vertex id of each vertex's module (int32), and their codelength.
+
+    ``num_edges``: of the graph.
+    """
 
     roots_N: NDArray[np.int32]
     num_modules: int
     codelength: float
     num_rounds: int
+    num_edges: int
 
 
 def map_equation(
@@ -69,18 +65,11 @@ def map_equation(
     ``build_weighted_adjacency`` gives it. Weights up to 0 are ignored; a self loop counts once towards its vertex's
     flow. A vertex without links is a module of its own. Every module is connected, and the codelength exceeds neither
     that of the connected components nor that of vertices alone.
-    The result is equal for any number of threads. With rows in another order, sums may round differently and ties may
-    fall differently. ``seed`` sets the order in which vertices are visited. The search is fast if vertices with close
-    ids are close in the graph. Memory besides the graph: about 175 bytes per vertex, 30 MB per thread, and 8 bytes per
-    pair of linked modules of the first blocks (few pairs in cell order; up to the graph's own size for random ids).
+    The result is equal for any number of threads and any order of the rows' links. ``seed`` sets the turns in which
+    vertices move. Memory besides the graph: about 150 bytes per vertex, 4 per link, and 12 per pair of linked modules.
     Raises ``DataError`` for arrays that disagree, ids outside the vertices and weights that are not finite.
     """
-    seed %= _MOST_SEEDS
-    graph = _walk(indptr, indices, weights, threads)
-    roots = _merge_modules(graph, _search_blocks(graph, seed, threads), seed, threads)
-    roots, num_rounds = _tune(graph, roots, None, seed, threads)
-    roots = _fall_back(graph, _split_modules(graph, roots, threads), threads)
-    return _modules(graph, roots, num_rounds, threads)
+    return find_modules(in_one_range(indptr, indices, weights.copy(), threads), seed)
 
 
 def refine_modules(
@@ -94,52 +83,14 @@ def refine_modules(
 ) -> WalkModules:
     """Improve given modules, the lowest vertex of each vertex's module, as ``map_equation`` improves those it finds.
 
-    Vertices move, modules merge, and modules that have changed are searched for parts, until a round saves nothing.
+    Vertices move, modules merge, and modules that have changed are searched for parts, until a round saves little.
     Graph and errors as for ``map_equation``.
     """
+    vertices = VertexModules(in_one_range(indptr, indices, weights.copy(), threads))
+    vertices.place(roots_N, searched=True)
     seed %= _MOST_SEEDS
-    graph = _walk(indptr, indices, weights, threads)
-    given = np.ascontiguousarray(roots_N, np.int32)
-    roots, num_rounds = _tune(graph, _merge_modules(graph, given, seed, threads), given, seed, threads)
-    return _modules(graph, _split_modules(graph, roots, threads), num_rounds, threads)
-
-
-def _tune(graph: _Graph, roots: Array, searched: Array | None, seed: int, threads: int) -> tuple[Array, int]:
-    """Move vertices, submodules and modules in rounds until a round saves nothing; count the rounds."""
-    bits = _codelength(graph, roots, threads)
-    num_rounds = 0
-    while num_rounds < MAX_ROUNDS:
-        num_rounds += 1
-        roots = _split_modules(graph, _tune_nodes(graph, roots, threads), threads)
-        roots = _merge_modules(graph, roots, seed + num_rounds, threads)
-        tuned = _tune_submodules(graph, roots, searched, seed + num_rounds, threads)
-        roots, searched = tuned, roots
-        before, bits = bits, _codelength(graph, roots, threads)
-        if not before - bits > LEAST_IMPROVEMENT * before:
-            break
-    return roots, num_rounds
-
-
-def _modules(graph: _Graph, roots: Array, num_rounds: int, threads: int) -> WalkModules:
-    num_modules = int(np.count_nonzero(roots == np.arange(len(roots))))
-    return WalkModules(roots, num_modules, _codelength(graph, roots, threads), num_rounds)
-
-
-def join_modules(
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    roots_N: NDArray[np.int32],
-    *,
-    threads: int = 1,
-    seed: int = 0,
-) -> WalkModules:
-    """Join whole modules of a graph where that saves bits; ``roots_N``: the lowest vertex id of each vertex's module.
-
-    Otherwise as ``map_equation``.
-    """
-    graph = _walk(indptr, indices, weights, threads)
-    return _modules(graph, _merge_modules(graph, roots_N, seed % _MOST_SEEDS, threads), 0, threads)
+    vertices.merge(seed)
+    return vertices.tune(seed)
 
 
 def codelength(
@@ -157,33 +108,38 @@ def codelength(
     sum (Rosvall and Bergstrom, PNAS 105, 1118, 2008; their expanded form, with the flow of undirected links).
     ``labels_N``: any integers. Graph and errors as for ``map_equation``; 0 for a graph without weight.
     """
-    graph = _walk(indptr, indices, weights, threads)
+    vertices = VertexModules(in_one_range(indptr, indices, weights.copy(), threads))
     if np.shape(labels_N) != (len(indptr) - 1,):
         raise DataError(f"codelength: labels of shape {np.shape(labels_N)} for {len(indptr) - 1} vertices")
-    labels = np.unique(labels_N, return_inverse=True)[1].astype(np.int32)
-    return _codelength(graph, labels, threads)
+    _, firsts, numbers = np.unique(labels_N, return_index=True, return_inverse=True)
+    vertices.place(firsts[numbers])
+    return vertices.codelength()
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """A level of the search: its links, the flow of each node, and each node's flow to other nodes."""
-
-    indptr: Array
-    indices: Array
-    weights: Array
-    scale: float
-    flow_n: Array
-    out_n: Array
-
-    @property
-    def links(self) -> tuple[Array, Array, Array]:
-        return self.indptr, self.indices, self.weights
-
-    def __len__(self) -> int:
-        return len(self.flow_n)
+def find_modules(ranges: Companions, seed: int) -> WalkModules:
+    """Find modules of a graph in ``ModuleRange`` companions, as ``map_equation`` does."""
+    seed %= _MOST_SEEDS
+    vertices = VertexModules(ranges)
+    vertices.place(None)
+    vertices.move(seed)
+    vertices.split()
+    vertices.merge(seed)
+    return vertices.tune(seed)
 
 
-def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) -> None:
+def join_modules(ranges: Companions, roots_N: NDArray[np.int32], seed: int) -> WalkModules:
+    """Join whole modules of a graph in ``ModuleRange`` companions where that saves bits; ``roots_N`` as they are given.
+
+    ``roots_N``: the lowest vertex id of each vertex's module.
+    """
+    vertices = VertexModules(ranges)
+    vertices.place(roots_N)
+    vertices.merge(seed % _MOST_SEEDS)
+    return vertices.found(0)
+
+
+def in_one_range(indptr: Array, indices: Array, weights: Array, threads: int) -> Companions:
+    """Check a graph's arrays, and hold it in one range in this process, which changes the weights."""
     wanted = {"indptr": (indptr, np.int64), "indices": (indices, np.int32), "weights": (weights, np.float32)}
     for name, (array, dtype) in wanted.items():
         if array.ndim != 1 or array.dtype != dtype:
@@ -195,249 +151,210 @@ def _check_graph(indptr: Array, indices: Array, weights: Array, threads: int) ->
         )
     if (np.diff(indptr) < 0).any():
         raise DataError("map equation: indptr decreases")
-    tiles = tile_bounds(0, len(indices), TILE_VERTICES << 5)
-    wrong = [
-        link
-        for link in map_tiles(lambda tile: find_wrong_link(indices, weights, len(indptr) - 1, *tile), tiles, threads)
-        if link >= 0
-    ]
-    if wrong:
-        raise DataError(
-            f"map equation: link {wrong[0]} goes to vertex {indices[wrong[0]]} of {len(indptr) - 1} with weight "
-            f"{weights[wrong[0]]}; expected one of the vertices and a finite number"
+    return CompanionsHere([ModuleRange(0, len(indptr) - 1, indptr, indices, weights, threads=threads)])
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A graph whose nodes are modules: its links, the flow of each node, and each node's flow to other nodes.
+
+    ``names``: each module's name, ascending. ``parents``: the name of what it is a part of, if it is one.
+    """
+
+    indptr: Array
+    indices: Array
+    weights: Array
+    scale: float
+    flow_n: Array
+    out_n: Array
+    names: Array
+    parents: Array
+
+    @property
+    def walk(self) -> tuple[Any, ...]:
+        return self.indptr, self.indices, self.weights, self.scale, self.flow_n, self.out_n
+
+
+class VertexModules:
+    """The modules of a graph whose vertices lie in ``ModuleRange`` companions, numbered as their ranges are."""
+
+    def __init__(self, ranges: Companions) -> None:
+        """Make all sums of weights exact; raises ``DataError`` for links that lead nowhere."""
+        self._ranges = ranges
+        looked = self._all("look")
+        num_links = sum(count for _, count in looked)
+        self._num_edges = num_links // 2
+        most = max(top for top, _ in looked) * max(1, num_links)
+        total = sum(self._all("round", max(2.0 ** (frexp(most)[1] - SUM_BITS), LEAST_FLOAT32)))
+        self._scale = 2.0 ** -frexp(total)[1] if total > 0 else 0.0
+        vertices, alone, out = (sum(column) for column in zip(*self._all("scale", self._scale), strict=True))
+        # Flows add up to this share of 1. The terms of the map equation that are linear in flows add up to 0, so it is
+        # the value at these flows over the share.
+        self._share = total * self._scale or 1.0
+        self._bits_of_vertices = vertices / BIT_UNITS
+        self._bits_alone = alone / BIT_UNITS + float(plogp(out))
+
+    def place(self, roots_N: Array | None, *, searched: bool = False) -> None:
+        """Set the modules, each vertex alone for ``None``; ``searched``: look for parts only in those that change."""
+        self._all("place", roots_N)
+        self._count()
+        if searched:
+            self._all("take_as_searched")
+
+    def codelength(self) -> float:
+        """Return the map equation of the modules."""
+        (bits,) = self._ranges.wait([self._ranges.begin(0, "bits")])
+        return float((bits - self._bits_of_vertices) / self._share)
+
+    def move(self, seed: int, *, everywhere: bool = True) -> None:
+        """Move vertices, a turn's all at once, until few still move; ``everywhere`` as ``begin_moves`` has it."""
+        ranges, numbers = self._ranges, range(len(self._ranges))
+        num_vertices = len(self._roots())
+        self._all("begin_moves", seed, everywhere)
+        moved = 0
+        for turn in range(MAX_CYCLES * TURNS):
+            moves = [ranges.begin(number, "propose", turn) for number in numbers]
+            moved += ranges.wait([ranges.begin(number, "hear", *moves) for number in numbers])[0]
+            changes = [ranges.begin(number, "weigh", number) for number in numbers]
+            ranges.wait([ranges.begin(number, "move", turn, *changes) for number in numbers])
+            if turn % TURNS == TURNS - 1:
+                if moved <= FEW_MOVES * num_vertices:
+                    break
+                moved = 0
+
+    def split(self) -> None:
+        """Make each connected piece of a module a module, which never adds a bit.
+
+        Separating two pieces saves P h(P₁/P) − 2 q h(q₁/q) with P = p + q ≥ 2 q and the binary entropy h: at least 0.
+        """
+        a, b = (np.concatenate(column) for column in zip(*self._all("find_pieces"), strict=True))
+        names, first, second = compact_ids(a, b)
+        parents = np.arange(len(names), dtype=np.int32)
+        union_edges(parents, first, second)
+        flatten(parents)
+        renamed = parents != np.arange(len(names))
+        pieces = names[renamed], names[parents[renamed]]
+        labels = [self._ranges.begin(number, "tell_pieces", *pieces) for number in range(len(self._ranges))]
+        self._all("take_labels", *labels)
+        self._count()
+
+    def merge(self, seed: int) -> None:
+        """Move whole modules, then modules of modules, until nothing moves."""
+        level = self._level()
+        self._join(level, solve_graph(*level.walk, np.arange(len(level.names), dtype=np.int32), seed))
+
+    def tune(self, seed: int) -> WalkModules:
+        """Move vertices, submodules and modules in rounds until a round saves little; return what is then found."""
+        bits, num_rounds = self.codelength(), 0
+        while num_rounds < MAX_ROUNDS:
+            num_rounds += 1
+            known = all(self._all("keep"))
+            self.move(seed + num_rounds, everywhere=not known)
+            self.split()
+            self.merge(seed + num_rounds)
+            self._tune_submodules(seed + num_rounds)
+            before, bits = bits, self.codelength()
+            if not bits < before:
+                self._all("give_back")
+                self._count()
+            if not before - bits > LEAST_IMPROVEMENT * before:
+                break
+        self.split()
+        self.fall_back()
+        return self.found(num_rounds)
+
+    def found(self, num_rounds: int) -> WalkModules:
+        """Return the modules, after so many rounds of tuning."""
+        roots = self._roots()
+        num_modules = int(np.count_nonzero(roots == np.arange(len(roots))))
+        return WalkModules(roots, num_modules, self.codelength(), num_rounds, self._num_edges)
+
+    def _tune_submodules(self, seed: int) -> None:
+        """Search each module alone for submodules, move these, then whole modules."""
+        self._all("open_modules")
+        self._count()
+        self.move(seed)
+        self.split()
+        self._all("close_modules")
+        level = self._level()
+        nodes = np.arange(len(level.names), dtype=np.int32)
+        labels = np.unique(level.parents, return_inverse=True)[1].astype(np.int32)
+        move_all(*level.walk, labels, nodes)
+        self._join(level, solve_graph(*level.walk, labels, seed))
+
+    def fall_back(self) -> None:
+        """Replace the modules by the connected components, or by vertices alone, if their codelength is less."""
+        level = self._level()
+        parents = np.arange(len(level.names), dtype=np.int32)
+        union_edges(parents, np.repeat(parents, np.diff(level.indptr)), level.indices)
+        flatten(parents)
+        joined = np.bincount(parents, level.flow_n, len(parents)).astype(np.float64, copy=False)
+        bits = [sum_bits(level.flow_n, level.out_n), sum_bits(joined, np.zeros_like(joined)), self._bits_alone]
+        best = int(np.argmin(bits))
+        if best == 1:
+            self._join(level, parents)
+        elif best == 2:
+            self.place(None)
+
+    def _level(self) -> _Level:
+        """Make each module a node."""
+        (found,) = self._ranges.wait([self._ranges.begin(0, "modules")])
+        names, flow_n, out_n, parents = found
+        numbers = np.empty(int(names.max(initial=-1)) + 1, np.int32)
+        numbers[names] = np.arange(len(names), dtype=np.int32)
+        sources, targets, weights = (np.concatenate(column) for column in zip(*self._all("link"), strict=True))
+        indptr, indices, summed = _sum_links(len(names), numbers[sources], numbers[targets], weights)
+        return _Level(indptr, indices, summed, self._scale, flow_n, out_n, names, parents)
+
+    def _join(self, level: _Level, labels_n: Array) -> None:
+        """Join the modules that have one label; the lowest name stands."""
+        numbers, num_modules = number_modules(labels_n, len(labels_n))
+        members, starts = order_members(numbers, num_modules)
+        firsts = members[starts[:-1]]
+        flow_n, exit_n = np.zeros(len(numbers)), np.zeros(len(numbers))
+        flow_n[firsts], exit_n[firsts] = sum_modules(*level.walk[:5], numbers, num_modules)
+        self._all("join", level.names, level.names[firsts][numbers], flow_n, exit_n)
+
+    def _count(self) -> None:
+        told = [self._ranges.begin(number, "tell_modules") for number in range(len(self._ranges))]
+        self._ranges.wait(
+            [self._ranges.begin(number, "take_modules", number, *told) for number in range(len(self._ranges))]
+        )
+
+    def _roots(self) -> Array:
+        (roots,) = self._ranges.wait([self._ranges.begin(0, "labels")])
+        return np.asarray(roots)
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return self._ranges.wait(
+            [self._ranges.begin(number, method, *arguments) for number in range(len(self._ranges))]
         )
 
 
-def _walk(indptr: Array, indices: Array, weights: Array, threads: int) -> _Graph:
-    """Check a graph, and give it with the stationary flow of an undirected walk: each vertex's share of all weights."""
-    _check_graph(indptr, indices, weights, threads)
-    num_vertices = len(indptr) - 1
-    strengths, out = np.zeros(num_vertices), np.zeros(num_vertices)
-    map_tiles(
-        lambda tile: add_strengths(indptr, indices, weights, *tile, strengths, out),
-        tile_bounds(0, num_vertices, TILE_VERTICES),
-        threads,
-    )
-    total = float(strengths.sum())
-    scale = 1 / total if total > 0 else 0.0
-    return _Graph(indptr, indices, weights, scale, strengths * scale, out * scale)
-
-
-def _search_blocks(graph: _Graph, seed: int, threads: int) -> Array:
-    """Find modules in each block of vertices alone, taking the block as a fair sample of the graph."""
-    num_vertices = len(graph)
-    vertices = np.arange(num_vertices, dtype=np.int32)
-    starts = np.append(np.arange(0, num_vertices, BLOCK_VERTICES), num_vertices)
-    shares = np.array([graph.flow_n[a:b].sum() for a, b in pairwise(starts)])
-    asked = shares > 0
-    return _search_parts(graph, (vertices, starts), asked, np.zeros(len(shares)), shares, MAX_LEVELS, seed, threads)
-
-
-def _search_parts(
-    graph: _Graph,
-    parts: tuple[Array, Array],
-    asked_P: Array,
-    other_exit_P: Array,
-    share_P: Array,
-    max_levels: int,
-    seed: int,
-    threads: int,
-) -> Array:
-    """Search parts (members, starts) alone; give each node its module's lowest node."""
-    members, starts = parts
-    positions, modules = np.empty_like(members), np.empty_like(members)
-    positions[members] = np.arange(len(members), dtype=np.int32)
-    map_tiles(
-        lambda tile: solve_parts(
-            *graph.links,
-            graph.scale,
-            graph.flow_n,
-            graph.out_n,
-            members,
-            positions,
-            starts,
-            *tile,
-            asked_P,
-            other_exit_P,
-            share_P,
-            seed,
-            max_levels,
-            modules,
-        ),
-        _cut_parts(starts),
-        threads,
-    )
-    return _name_by_lowest(modules, members, starts)
-
-
-def _merge_modules(graph: _Graph, roots: Array, seed: int, threads: int) -> Array:
-    """Move whole modules, then modules of modules, until nothing moves."""
-    level, numbers, firsts = _aggregate(graph, roots, threads)
-    merged = solve_graph(*level.links, level.scale, level.flow_n, level.out_n, 0.0, 1.0, seed, MAX_LEVELS)
-    return _lowest(merged, firsts)[numbers]
-
-
-def _tune_nodes(graph: _Graph, roots: Array, threads: int) -> Array:
-    """Move single nodes until no move saves bits."""
-    num_nodes = len(graph)
-    labels = roots.copy()
-    flow_M, exit_M = _module_flows(graph, labels, threads)
-    size_M = np.bincount(labels, minlength=num_nodes).astype(np.int32)
-    free, unused = np.empty(num_nodes, np.int32), np.flatnonzero(size_M == 0)
-    free[: len(unused)], num_free = unused, len(unused)
-    totals = np.array([exit_M.sum(), 0.0, 0.0])
-    state = (*graph.links, graph.scale, graph.flow_n, graph.out_n, labels, flow_M, exit_M, size_M, totals)
-    active, wanted = np.ones(num_nodes, np.bool_), np.empty(num_nodes, np.bool_)
-    tiles = tile_bounds(0, num_nodes, TILE_VERTICES)
-    for _ in range(MAX_PASSES):
-        map_tiles(lambda tile: propose_moves(*state, *tile, active, wanted), tiles, threads)
-        nodes = np.flatnonzero(wanted).astype(np.int32)
-        active[:] = wanted
-        num_moved, num_free = move_nodes(*state, nodes, active, free, num_free)
-        if num_moved == 0:
-            break
-    return labels
-
-
-def _tune_submodules(graph: _Graph, roots: Array, searched: Array | None, seed: int, threads: int) -> Array:
-    """Search each module alone for submodules, move these, then whole modules.
-
-    A module that was already one in ``searched`` stays in one piece.
-    """
-    numbers, num_modules = number_modules(roots, len(graph))
-    members, starts = order_members(numbers, num_modules)
-    _, exit_M = _module_flows(graph, numbers, threads)
-    asked = np.ones(num_modules, np.bool_)
-    if searched is not None:
-        moved = roots != searched
-        asked[:] = False
-        asked[numbers[moved]] = True
-        asked[numbers[searched[moved]]] = True
-    module_P, starts = _cut_blocks(starts)
-    pieces = _search_parts(
-        graph,
-        (members, starts),
-        asked[module_P],
-        (exit_M.sum() - exit_M)[module_P],
-        np.ones(len(module_P)),
-        1,
-        seed,
-        threads,
-    )
-    level, numbers, firsts = _aggregate(graph, pieces, threads)
-    tuned = _tune_nodes(level, number_modules(roots[firsts], len(graph))[0], threads)
-    return _lowest(_merge_modules(level, tuned, seed, threads), firsts)[numbers]
-
-
-def _split_modules(graph: _Graph, roots: Array, threads: int) -> Array:
-    """Make each connected piece of a module a module, which never adds a bit.
-
-    Separating two pieces saves P h(P₁/P) − 2 q h(q₁/q) with P = p + q ≥ 2 q and the binary entropy h: at least 0.
-    """
-    numbers, num_modules = number_modules(roots, len(graph))
-    members, starts = order_members(numbers, num_modules)
-    parents = np.arange(len(graph), dtype=np.int32)
-    map_tiles(
-        lambda tile: _unite_inside(*graph.links, numbers, members, starts, *tile, parents), _cut_parts(starts), threads
-    )
-    flatten(parents)
-    return parents
-
-
-def _fall_back(graph: _Graph, roots: Array, threads: int) -> Array:
-    """Replace the modules by the connected components, or by vertices alone, if their codelength is less."""
-    level, numbers, firsts = _aggregate(graph, roots, threads)
-    parents = np.arange(len(level), dtype=np.int32)
-    _unite_inside(*level.links, np.zeros_like(parents), parents, np.array([0, len(level)]), 0, 1, parents)
-    flatten(parents)
-    joined = _sum_by_label(parents, level.flow_n, len(level))
-    bits = [
-        sum_bits(level.flow_n, level.out_n, graph.flow_n),
-        sum_bits(joined, np.zeros_like(joined), graph.flow_n),
-        sum_bits(graph.flow_n, graph.out_n, graph.flow_n),
-    ]
-    choices = [roots, firsts[parents][numbers], np.arange(len(graph), dtype=np.int32)]
-    return choices[int(np.argmin(bits))]
-
-
-def _aggregate(graph: _Graph, roots: Array, threads: int) -> tuple[_Graph, Array, Array]:
-    """Make each module a node; give also each node's module number and each module's lowest node."""
-    numbers, num_modules = number_modules(roots, len(graph))
-    members, starts = order_members(numbers, num_modules)
-    tiles = map_tiles(
-        lambda tile: link_modules(*graph.links, numbers, members, starts, *tile), _cut_parts(starts), threads
-    )
-    empty = (np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-    degrees, indices, weights = (np.concatenate(column) for column in zip(empty, *tiles, strict=True))
-    out = np.zeros(num_modules)
-    indptr = np.cumsum(degrees)
-    add_strengths(indptr, indices, weights, 0, num_modules, np.empty(num_modules), out)
-    flow = _sum_by_label(numbers, graph.flow_n, num_modules)
-    return _Graph(indptr, indices, weights, graph.scale, flow, out * graph.scale), numbers, members[starts[:-1]]
-
-
-def _module_flows(graph: _Graph, labels: Array, threads: int) -> tuple[Array, Array]:
-    """Give modules' flow and exit flow, indexed by label."""
-    leaving = np.empty(len(graph))
-    map_tiles(
-        lambda tile: add_leaving(*graph.links, labels, *tile, leaving),
-        tile_bounds(0, len(graph), TILE_VERTICES),
-        threads,
-    )
-    return _sum_by_label(labels, graph.flow_n, len(graph)), _sum_by_label(labels, leaving * graph.scale, len(graph))
-
-
-def _sum_by_label(labels: Array, values: Array, num_labels: int) -> Array:
-    return np.bincount(labels, values, num_labels).astype(np.float64, copy=False)  # an empty array would give integers
-
-
-def _codelength(graph: _Graph, labels: Array, threads: int) -> float:
-    flow_M, exit_M = _module_flows(graph, labels, threads)
-    return float(sum_bits(flow_M, exit_M, graph.flow_n))
-
-
-def _cut_parts(starts: Array) -> list[tuple[int, int]]:
-    """Cut parts into runs of about ``TILE_VERTICES`` nodes."""
-    cuts = np.searchsorted(starts, np.arange(0, starts[-1] + TILE_VERTICES, TILE_VERTICES))
-    cuts = np.unique(np.minimum(cuts, len(starts) - 1))
-    return [(int(a), int(b)) for a, b in pairwise(cuts)]
-
-
-def _cut_blocks(starts: Array) -> tuple[Array, Array]:
-    """Cut parts into blocks, because a large module would not fit memory twice: (the part of each block, starts)."""
-    num_blocks = -(-np.diff(starts) // BLOCK_VERTICES)
-    part = np.repeat(np.arange(len(num_blocks)), num_blocks)
-    number = np.arange(len(part)) - np.repeat(np.cumsum(num_blocks) - num_blocks, num_blocks)
-    return part, np.append(starts[part] + number * BLOCK_VERTICES, starts[-1])
-
-
-def _lowest(labels: Array, names: Array) -> Array:
-    """Name each node's module by the entry of ``names`` (ascending) of the module's lowest node."""
-    numbers, num_modules = number_modules(labels, len(labels))
-    members, starts = order_members(numbers, num_modules)
-    return names[members[starts[:-1]]][numbers]
-
-
 @njit(nogil=True, cache=True)
-def _name_by_lowest(modules, members, starts):  # type: ignore[no-untyped-def]
-    """Replace module numbers, given within each part by first member, by the module's lowest node."""
-    roots, firsts = np.empty_like(modules), np.empty(len(modules), np.int32)
-    for part in range(len(starts) - 1):
-        known = 0
-        for position in range(starts[part], starts[part + 1]):
-            node = members[position]
-            if modules[node] == known:
-                firsts[known] = node
-                known += 1
-            roots[node] = firsts[modules[node]]
-    return roots
-
-
-@njit(nogil=True, cache=True)
-def _unite_inside(indptr, indices, weights, numbers, members, starts, first, last, parents):  # type: ignore[no-untyped-def]
-    for position in range(starts[first], starts[last]):
-        node = members[position]
-        for entry in range(indptr[node], indptr[node + 1]):
-            other = indices[entry]
-            if other < node and weights[entry] > 0 and numbers[other] == numbers[node]:
-                union(parents, node, other)
+def _sum_links(num_nodes, sources, targets, weights):  # type: ignore[no-untyped-def]
+    """Build a CSR of links between nodes, rows and columns ascending; the weights of links that repeat are added."""
+    for _ in range(2):  # sorted by target, then by source, which keeps the targets' order
+        starts = np.zeros(num_nodes + 1, np.int64)
+        for target in targets:
+            starts[target + 1] += 1
+        for node in range(num_nodes):
+            starts[node + 1] += starts[node]
+        places = starts[:-1].copy()
+        first, second, values = np.empty_like(sources), np.empty_like(targets), np.empty_like(weights)
+        for link in range(len(targets)):
+            place = places[targets[link]]
+            places[targets[link]] += 1
+            first[place], second[place], values[place] = sources[link], targets[link], weights[link]
+        sources, targets, weights = second, first, values
+    indptr, filled = np.zeros(num_nodes + 1, np.int64), 0
+    for link in range(len(targets)):
+        if link and sources[link] == sources[link - 1] and targets[link] == targets[link - 1]:
+            weights[filled - 1] += weights[link]
+            continue
+        targets[filled], weights[filled] = targets[link], weights[link]
+        indptr[sources[link] + 1] += 1
+        filled += 1
+    for node in range(num_nodes):
+        indptr[node + 1] += indptr[node]
+    return indptr, targets[:filled].copy(), weights[:filled].copy()

@@ -1,10 +1,9 @@
 """Moves of the map equation's search: nodes between modules, and modules made nodes of a coarser graph.
 
-A graph here is a symmetric CSR (``indptr``, ``indices``, float32 ``weights``), each node's stationary ``flow``, and its
-flow ``out`` to all other nodes; if the graph is part of a larger one, nodes outside it count too. Self loops and
-weights that are not positive are ignored. ``scale`` turns weights into flow. Labels are module ids below the
-number of nodes. Single-threaded numba; ``map_equation`` runs it in tiles.
-Shape suffixes: M modules, P parts, S slots of a hash table (a power of two).
+A graph here is a symmetric CSR without self loops (``indptr``, ``indices``, ``weights``), each node's stationary
+``flow``, and its flow ``out`` to all other nodes. Weights that are not positive are ignored. ``scale`` turns weights
+into flow. Labels are module ids below the number of nodes. Single-threaded numba.
+Shape suffixes: M modules, S slots of a hash table (a power of two).
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ def make_table(num_keys):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def gather_links(indptr, indices, weights, labels, node, keys_S, sums_S, used, num_used):  # type: ignore[no-untyped-def]
-    """Add a node's weights to other nodes to ``sums_S``, by module; return the number of slots now used (numba)."""
+    """Add a node's weights to ``sums_S``, by the other's module; return the number of slots now used (numba)."""
     mask = len(keys_S) - 1
     last, slot = -1, _ZERO
     for entry in range(indptr[node], indptr[node + 1]):
         other, weight = indices[entry], weights[entry]
-        if other == node or not weight > 0:
+        if not weight > 0:
             continue
         module = labels[other]
         if module != last:  # in cell order, a row's links to one module mostly come together
@@ -75,25 +74,23 @@ def clear_table(keys_S, sums_S, used, num_used):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def best_move(keys_S, sums_S, used, num_used, scale, flow, out, own, flow_M, exit_M, size_M, totals):  # type: ignore[no-untyped-def]
+def best_move(keys_S, sums_S, used, num_used, scale, flow, out, own, flow_M, exit_M, size_M, total):  # type: ignore[no-untyped-def]
     """Find the module that a node of module ``own`` should be in: (module or NEW, flow to own, flow to it) (numba).
 
-    The node's links are in the table. ``totals``: the exit flow of this graph's modules, that of modules elsewhere, and
-    the log2 of the share c of all flow that these two cover; the index codebook costs c plogp(exit flow / c). Of moves
-    that save the same, the one into the lowest module counts.
+    The node's links are in the table. ``total``: the exit flow of all modules. Of moves that save the same, the one
+    into the lowest module counts.
     """
     inside = 0.0
     for position in range(num_used):
         if keys_S[used[position]] == own:
             inside = sums_S[used[position]] * scale
-    total, offset = totals[0] + totals[1], totals[2]
     base = -plogp(total) - (plogp(flow_M[own] + exit_M[own]) - 2 * plogp(exit_M[own]))
     if size_M[own] > 1:
         left = exit_M[own] - out + 2 * inside
         base += plogp(flow_M[own] - flow + left) - 2 * plogp(left)
     best, target, link = -max(LEAST_GAIN * flow, 1e-15), own, inside
     if size_M[own] > 1:
-        bits = base + plogp(total + 2 * inside) - 2 * inside * offset + plogp(flow + out) - 2 * plogp(out)
+        bits = base + plogp(total + 2 * inside) + plogp(flow + out) - 2 * plogp(out)
         if bits < best:
             best, target, link = bits, _NONE, 0.0
     for position in range(num_used):
@@ -101,43 +98,12 @@ def best_move(keys_S, sums_S, used, num_used, scale, flow, out, own, flow_M, exi
         if module == own:
             continue
         linked = sums_S[used[position]] * scale
-        joined, change = exit_M[module] + out - 2 * linked, 2 * (inside - linked)
-        bits = (
-            base + plogp(total + change) - change * offset + plogp(flow_M[module] + flow + joined) - 2 * plogp(joined)
-        )
+        joined = exit_M[module] + out - 2 * linked
+        bits = base + plogp(total + 2 * (inside - linked)) + plogp(flow_M[module] + flow + joined) - 2 * plogp(joined)
         bits -= plogp(flow_M[module] + exit_M[module]) - 2 * plogp(exit_M[module])
         if bits < best or (bits == best and target >= 0 and target != own and module < target):
             best, target, link = bits, module, linked
     return target, inside, link
-
-
-@njit(nogil=True, cache=True)
-def propose_moves(  # type: ignore[no-untyped-def]
-    indptr, indices, weights, scale, flow, out, labels, flow_M, exit_M, size_M, totals, start, stop, active, wanted
-):
-    """Set ``wanted`` for the active nodes of ``start..stop`` that would move if no other node did (numba)."""
-    most = _ZERO
-    for node in range(start, stop):
-        most = max(most, indptr[node + 1] - indptr[node])
-    keys_S, sums_S, used = make_table(most)
-    for node in range(start, stop):
-        wanted[node] = False
-        if not active[node]:
-            continue
-        own = labels[node]
-        away = False
-        for entry in range(indptr[node], indptr[node + 1]):
-            away |= labels[indices[entry]] != own
-        if not away:
-            continue
-        size = table_slots(indptr[node + 1] - indptr[node])
-        keys, sums = keys_S[:size], sums_S[:size]
-        num_used = gather_links(indptr, indices, weights, labels, node, keys, sums, used, _ZERO)
-        target, _, _ = best_move(
-            keys, sums, used, num_used, scale, flow[node], out[node], own, flow_M, exit_M, size_M, totals
-        )
-        clear_table(keys, sums, used, num_used)
-        wanted[node] = target != own
 
 
 @njit(nogil=True, cache=True)
@@ -165,7 +131,7 @@ def move_nodes(  # type: ignore[no-untyped-def]
         if num_used == 0:
             continue
         target, inside, link = best_move(
-            keys, sums, used, num_used, scale, flow[node], out[node], own, flow_M, exit_M, size_M, totals
+            keys, sums, used, num_used, scale, flow[node], out[node], own, flow_M, exit_M, size_M, totals[0]
         )
         clear_table(keys, sums, used, num_used)
         if target == own:
@@ -233,19 +199,20 @@ def order_members(numbers, num_modules):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def link_modules(indptr, indices, weights, numbers, members, starts, first, last):  # type: ignore[no-untyped-def]
-    """Sum the links of modules ``first..last`` to other modules: (degree of each, other modules, weights) (numba).
+def link_modules(indptr, indices, weights, labels, names, members, starts, first, last, limit):  # type: ignore[no-untyped-def]
+    """Sum the links of modules ``first..last`` to other modules: (degree of each, other labels, weights) (numba).
 
-    A module's other modules come in the order of their first link.
+    ``names``: the label of each module, of ``limit`` labels. A module's other modules come in the order of their first
+    link.
     """
     rooms = np.zeros(last - first, np.int64)
     total = most = _ZERO
     for module in range(first, last):
         for position in range(starts[module], starts[module + 1]):
             rooms[module - first] += indptr[members[position] + 1] - indptr[members[position]]
-        rooms[module - first] = min(rooms[module - first], len(starts) - 1)
+        rooms[module - first] = min(rooms[module - first], limit)
         total, most = total + rooms[module - first], max(most, rooms[module - first])
-    others, sums = np.empty(total, np.int32), np.empty(total, np.float32)
+    others, sums = np.empty(total, np.int32), np.empty(total)
     keys_S, sums_S, used = make_table(most)
     degrees = np.zeros(last - first, np.int64)
     filled = 0
@@ -254,9 +221,9 @@ def link_modules(indptr, indices, weights, numbers, members, starts, first, last
         keys, values = keys_S[:size], sums_S[:size]
         num_used = _ZERO
         for position in range(starts[module], starts[module + 1]):
-            num_used = gather_links(indptr, indices, weights, numbers, members[position], keys, values, used, num_used)
+            num_used = gather_links(indptr, indices, weights, labels, members[position], keys, values, used, num_used)
         for position in range(num_used):
-            if keys[used[position]] != module:
+            if keys[used[position]] != names[module]:
                 others[filled] = keys[used[position]]
                 sums[filled] = values[used[position]]
                 filled += 1
@@ -266,130 +233,75 @@ def link_modules(indptr, indices, weights, numbers, members, starts, first, last
 
 
 @njit(nogil=True, cache=True)
-def extract_part(indptr, indices, weights, members, positions, start, stop):  # type: ignore[no-untyped-def]
-    """Cut out the graph among ``members[start:stop]``, numbered from 0; ``positions`` inverts ``members`` (numba)."""
-    part_indptr = np.zeros(stop - start + 1, np.int64)
-    for position in range(start, stop):
-        node, degree = members[position], 0
+def sum_modules(indptr, indices, weights, scale, flow, labels, limit):  # type: ignore[no-untyped-def]
+    """Sum the flow and the exit flow of modules, by label; labels are below ``limit`` (numba)."""
+    flow_M, exit_M = np.zeros(limit), np.zeros(limit)
+    for node in range(len(flow)):
+        flow_M[labels[node]] += flow[node]
         for entry in range(indptr[node], indptr[node + 1]):
-            degree += start <= positions[indices[entry]] < stop
-        part_indptr[position - start + 1] = part_indptr[position - start] + degree
-    part_indices, part_weights = np.empty(part_indptr[-1], np.int32), np.empty(part_indptr[-1], np.float32)
-    filled = 0
-    for position in range(start, stop):
-        node = members[position]
-        for entry in range(indptr[node], indptr[node + 1]):
-            other = positions[indices[entry]]
-            if start <= other < stop:
-                part_indices[filled] = other - start
-                part_weights[filled] = weights[entry]
-                filled += 1
-    return part_indptr, part_indices, part_weights
+            if labels[indices[entry]] != labels[node]:
+                exit_M[labels[node]] += weights[entry] * scale
+    return flow_M, exit_M
 
 
 @njit(nogil=True, cache=True)
-def solve_graph(indptr, indices, weights, scale, flow, out, other_exit, share, seed, max_levels):  # type: ignore[no-untyped-def]
-    """Move nodes, each at first a module of its own, then modules as nodes, up to ``max_levels`` times (numba).
+def move_all(indptr, indices, weights, scale, flow, out, labels, nodes):  # type: ignore[no-untyped-def]
+    """Move nodes from the modules in ``labels``, which change, in the order of ``nodes``, until no move saves bits.
 
-    ``other_exit`` is the exit flow of modules elsewhere and ``share`` the share c, as in ``best_move``'s totals.
+    Returns whether any node moved (numba).
+    """
+    flow_M, exit_M = sum_modules(indptr, indices, weights, scale, flow, labels, len(flow))
+    size_M, free, num_free = np.zeros(len(flow), np.int32), np.empty(len(flow), np.int32), _ZERO
+    for label in labels:
+        size_M[label] += 1
+    for module in range(len(flow)):
+        if size_M[module] == 0:
+            free[num_free] = module
+            num_free += 1
+    totals, active = np.array([exit_M.sum()]), np.ones(len(flow), np.bool_)
+    state = (indptr, indices, weights, scale, flow, out, labels, flow_M, exit_M, size_M, totals, nodes, active, free)
+    any_moved = False
+    for _ in range(MAX_PASSES):
+        num_moved, num_free = move_nodes(*state, num_free)
+        if num_moved == 0:
+            break
+        any_moved = True
+    return any_moved
+
+
+@njit(nogil=True, cache=True)
+def contract_modules(indptr, indices, weights, numbers, num_modules):  # type: ignore[no-untyped-def]
+    """Make modules, numbered by first member, the nodes of a graph: (indptr, indices, weights) (numba)."""
+    members, starts = order_members(numbers, num_modules)
+    names = np.arange(num_modules).astype(np.int32)
+    degrees, others, sums = link_modules(
+        indptr, indices, weights, numbers, names, members, starts, _ZERO, num_modules, num_modules
+    )
+    begins = np.zeros(num_modules + 1, np.int64)
+    for module in range(num_modules):
+        begins[module + 1] = begins[module] + degrees[module]
+    return begins, others, sums
+
+
+@njit(nogil=True, cache=True)
+def solve_graph(indptr, indices, weights, scale, flow, out, labels, seed):  # type: ignore[no-untyped-def]
+    """Move the modules of ``labels`` as nodes, then the modules that these form, until nothing moves (numba).
+
     Returns each node's module, numbered by first member.
     """
-    result = np.arange(len(flow)).astype(np.int32)
-    for _ in range(max_levels):
-        num_nodes = len(flow)
-        labels, nodes = np.arange(num_nodes).astype(np.int32), np.arange(num_nodes).astype(np.int32)
-        flow_M, exit_M, size_M = flow.copy(), out.copy(), np.ones(num_nodes, np.int32)
-        free, num_free = np.empty(num_nodes, np.int32), _ZERO
-        totals = np.array([out.sum(), other_exit, np.log2(share) if share > 0 else 0.0])
-        active = np.ones(num_nodes, np.bool_)
+    numbers, num_modules = number_modules(labels, len(flow))
+    result = numbers
+    for _ in range(MAX_LEVELS):
+        if num_modules < len(flow):
+            flow, out = sum_modules(indptr, indices, weights, scale, flow, numbers, num_modules)
+            indptr, indices, weights = contract_modules(indptr, indices, weights, numbers, num_modules)
+        moved, nodes = np.arange(num_modules).astype(np.int32), np.arange(num_modules).astype(np.int32)
         shuffle(nodes, seed)
-        any_moved = False
-        for _ in range(MAX_PASSES):
-            num_moved, num_free = move_nodes(
-                indptr,
-                indices,
-                weights,
-                scale,
-                flow,
-                out,
-                labels,
-                flow_M,
-                exit_M,
-                size_M,
-                totals,
-                nodes,
-                active,
-                free,
-                num_free,
-            )
-            if num_moved == 0:
-                break
-            any_moved = True
-        if not any_moved:
+        if not move_all(indptr, indices, weights, scale, flow, out, moved, nodes):
             break
-        numbers, num_modules = number_modules(labels, num_nodes)
+        numbers, num_modules = number_modules(moved, num_modules)
         for node in range(len(result)):
             result[node] = numbers[result[node]]
         if num_modules == 1:
             break
-        members, starts = order_members(numbers, num_modules)
-        flow, out = np.empty(num_modules), np.empty(num_modules)
-        for module in range(num_modules):
-            label = labels[members[starts[module]]]
-            flow[module], out[module] = flow_M[label], exit_M[label]
-        degrees, indices, weights = link_modules(indptr, indices, weights, numbers, members, starts, _ZERO, num_modules)
-        indptr = np.zeros(num_modules + 1, np.int64)
-        for module in range(num_modules):
-            indptr[module + 1] = indptr[module] + degrees[module]
     return result
-
-
-@njit(nogil=True, cache=True)
-def solve_parts(  # type: ignore[no-untyped-def]
-    indptr,
-    indices,
-    weights,
-    scale,
-    flow,
-    out,
-    members,
-    positions,
-    starts,
-    first,
-    last,
-    asked_P,
-    other_exit_P,
-    share_P,
-    seed,
-    max_levels,
-    result,
-):
-    """Run ``solve_graph`` on each part of ``first..last`` that is asked for (numba).
-
-    Writes to ``result`` each node's module within its part; a part that is not asked for is one module.
-    """
-    for part in range(first, last):
-        start, stop = starts[part], starts[part + 1]
-        num_nodes = stop - start
-        modules = np.zeros(num_nodes, np.int32)
-        if num_nodes > 1 and asked_P[part]:
-            part_indptr, part_indices, part_weights = extract_part(
-                indptr, indices, weights, members, positions, start, stop
-            )
-            part_flow, part_out = np.empty(num_nodes), np.empty(num_nodes)
-            for node in range(num_nodes):
-                part_flow[node], part_out[node] = flow[members[start + node]], out[members[start + node]]
-            modules = solve_graph(
-                part_indptr,
-                part_indices,
-                part_weights,
-                scale,
-                part_flow,
-                part_out,
-                other_exit_P[part],
-                share_P[part],
-                seed,
-                max_levels,
-            )
-        for node in range(num_nodes):
-            result[members[start + node]] = modules[node]

@@ -24,7 +24,7 @@ from engine.clustering.label_free import (
     NOISE_RATIO,
     NOISE_SHARES,
 )
-from engine.clustering.merge_tree import Cuts, Forest, Sums, Walk, add_sums, cut, merge_tree, walk_block
+from engine.clustering.merge_tree import Cuts, Forest, Sums, Walk, add_sums, cut, merge_tree, parted, walk_block
 from engine.clustering.union_find import id_dtype
 from engine.errors import DataError
 from engine.tiles import map_tiles, tile_bounds
@@ -74,6 +74,29 @@ def choose_operating_point(
     )
     walk = _walk_along(join_forests(forests), neighbors_NK, similarities_NK, threads)
     return choose_cut(walk, lambda: similarities_NK[:, 0], step=step, chance=chance)
+
+
+def choose_scored_point(
+    neighbors_NK: NDArray[Any],
+    similarities_NK: NDArray[Any],
+    edges: Callable[[], Iterable[Edges]],
+    *,
+    step: float = 0.05,
+    threads: int = 1,
+) -> OperatingPoint:
+    """Choose ``min_score`` and ``max_size`` for ``propagate`` over edges scored by a model of other data.
+
+    ``edges()`` gives pieces of (sources, targets, scores), scores being probabilities, the same each time. The rule is
+    that of ``choose_scored_cut``. Memory and time as ``choose_operating_point``, and two passes over the edges.
+    """
+    neighbors_NK, similarities_NK = np.asarray(neighbors_NK), np.asarray(similarities_NK, np.float32)
+    forest = join_forests([strongest_forest(*piece) for piece in edges() if len(piece[0])])
+    walk = _walk_along(forest, neighbors_NK, similarities_NK, threads)
+    tree, held_F, counts = merge_tree(forest, len(neighbors_NK)), np.zeros(len(forest[2]), np.int64), count_scores([])
+    for sources, targets, scores in edges():
+        add_sums(held_F, *parted(sources, targets, tree))
+        counts += count_scores(scores)
+    return choose_scored_cut(walk, held_F, counts, step=step)
 
 
 def choose_cut(

@@ -104,7 +104,9 @@ class Projection:
             "host_bytes": self.host_bytes,
             "seconds": self.seconds(every_pass=False),
             "seconds_every_pass": self.seconds(every_pass=True),
-            "one_worker_seconds": sum(s.seconds for s in self.stages if s.needed and s.workers == 1),
+            "one_worker_seconds": sum(
+                s.seconds for s in self.stages if s.needed and (s.workers == 1 or s.bottleneck == "one worker")
+            ),
         }
 
 
@@ -188,25 +190,31 @@ def _project(
     busy = min(workers, tasks)
     on_gpu = stage.cost.gpu_speed > 0 and cluster.gpus_per_host > 0
     speed = stage.cost.gpu_speed if on_gpu else _cores_speed(cluster.threads)
-    if alone and not on_gpu and not stage.cost.bytes_per_thread and stage.cost.kind == "memory":
+    serial = not stage.cost.bytes_per_thread or stage.cost.companion_seconds
+    if alone and not on_gpu and serial and stage.cost.kind == "memory":
         speed = 1.0
-    compute = -(-tasks // busy) * stage.total_seconds / tasks / speed
+    alone_s = stage.total_seconds - stage.cost.companion_seconds
+    compute = -(-tasks // busy) * alone_s / tasks / speed
+    helpers = min(stage.cost.companions, workers)
+    compute += stage.cost.companion_seconds / _cores_speed(cluster.threads) / helpers
     hosts = min(busy, cluster.hosts)
     moved = stage.disk_bytes
     if not alone:
         moved += sum(written.get(origin, 0) for origin in set(stage.inputs.values()))
         moved += 0 if stage.inputs else source.num_rows * source.dim * source.item_bytes
     storage = moved / hosts / DISK_RATE
-    host_bytes = stage.memory_bytes * -(-busy // cluster.hosts)
+    task_bytes = stage.memory_bytes - stage.cost.companion_bytes * (helpers - 1) // helpers
+    host_bytes = task_bytes * max(-(-busy // cluster.hosts), -(-helpers // cluster.hosts))
     host_bytes += BASELINE_BYTES * (cluster.workers_per_host - -(-busy // cluster.hosts))
     if storage > compute:
         bottleneck = "storage"
     else:
-        bottleneck = "one worker" if busy == 1 else "GPUs" if on_gpu else "cores"
+        one = max(busy, helpers) == 1 or (helpers > 1 and alone_s / speed > compute / 2)
+        bottleneck = "one worker" if one else "GPUs" if on_gpu else "cores"
     return StageProjection(
         stage.name,
         not stage.unless,
-        busy,
+        max(busy, helpers),
         tasks,
         min(stage.block_rows, stage.num_rows),
         host_bytes,

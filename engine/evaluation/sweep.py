@@ -132,6 +132,21 @@ def _pair_counters(identities_N: Labels, held_out_N: NDArray[np.bool_] | None) -
     return [_PairCounter(identities_N, rows) for rows in parts]
 
 
+def threshold_sweep(
+    num_vertices: int,
+    sources_E: NDArray[np.int32],
+    targets_E: NDArray[np.int32],
+    values_E: NDArray[np.float32],
+    thresholds_T: NDArray[np.floating[Any]] | list[float],
+    identities_N: Labels | None = None,
+    held_out_N: NDArray[np.bool_] | None = None,
+) -> list[SweepRow]:
+    """Sweep a threshold over edges held in memory; arguments, result and errors as in ``ThresholdSweep``."""
+    sweep = ThresholdSweep(num_vertices, thresholds_T, identities_N, held_out_N)
+    sweep.add(sources_E, targets_E, values_E)
+    return sweep.rows()
+
+
 class _PairCounter:
     """Counts pairs among some rows for one clustering after another: O(rows) each, no sort."""
 

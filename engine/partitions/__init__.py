@@ -13,7 +13,9 @@ _REGISTERED: tuple[Partition, ...] = (
     MapEquationPartition(),
 )
 PARTITIONS: dict[str, Partition] = {each.name: each for each in _REGISTERED}
-PARTITIONS_VERSION = 0  # in the versions of the steps that choose one: raise it with each partition that is added
+PARTITIONS_VERSION = (
+    1  # in the versions of the steps that choose one: raise it with each partition that is added or changed
+)
 OWN = "own"  # stands for the partition of a method that clusters by itself
 
 __all__ = ["OWN", "PARTITIONS", "PARTITIONS_VERSION", "Clustered", "Edges", "Partition", "Trial", "Work"]

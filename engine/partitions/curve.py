@@ -32,7 +32,7 @@ BIASES = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 class Curve(Labelled[Facts]):
     """``curve.json``: clusters, singletons, the largest and, with labels, pairwise scores at each bias."""
 
-    kind, version, title = "curve", 4, "curve"
+    kind, version, title = "curve", 5, "curve"
     roots: Clustered
     rows: Rows
     zero_vectors: str

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from engine.clustering.biased_modules import BiasedModules
+from engine.clustering.biased_modules import BiasedModules, Inside
+from engine.clustering.csr import build_weighted_adjacency
 from engine.clustering.evidence import biased_score, weigh_edges
 from engine.clustering.label_free import LEAST_COSINE, LEAST_PROBABILITY
+from engine.clustering.map_equation import in_one_range
+from engine.clustering.module_rounds import ModuleRange
 from engine.errors import ConfigError
 from engine.learning.selection import scan_scores
 from engine.partitions.base import (
@@ -25,50 +28,64 @@ from engine.partitions.base import (
     unbiased_score,
 )
 from engine.partitions.settings import PartitionName
-from engine.runs.step import Facts, Task, where
+from engine.runs.step import Facts, Task, companion_task, where
 from engine.stages import Cost
-from engine.steps.edges import SCORED, iterate_edges
+from engine.steps.crossing import Crossing
+from engine.steps.links import linked_rows, module_ranges, walk_cost
+from engine.storage.companions import Companions
+from engine.storage.context import TaskCall
 
-_KEPT = 0.75  # projected edges per listed neighbour: an edge often stands in both ends' lists (part1: 0.4 to 0.7)
+SCORED_RANGE = f"{__name__}:ScoredRange"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Modules(EdgeThresholds, Clustered):
     """Modules by the map equation, over edges of score >= min_score; a bias splits or joins those without one.
 
-    ``offered``: the most edges of a row.
+    ``offered``: the most edges of a row. ``ranges``: of vertices, each held by a companion; 0: as many as there are
+    workers for.
     """
 
-    kind, version = "map_equation.roots", 5
+    kind, version = "map_equation.roots", 6
+    all_workers = True
+    crossing: Crossing
     seed: int
     offered: int = where()
+    ranges: int = where(0)
 
     def cost(self) -> Cost:
-        """Project the weighted graph."""
-        n, edges = self.num_vertices, self.num_vertices * self.offered
-        return Cost(
-            fixed_bytes=int(16 * _KEPT * edges) + 200 * n,
-            bytes_per_thread=32 << 20,
-            disk_bytes=4 * n,
-            seconds=edges / 2.5e6 * (1 + ceil(abs(self.precision_bias))),
-        )
+        """Project the weighted graph, and a search for each step of the bias."""
+        return walk_cost(self.num_vertices, self.offered, 1 + ceil(abs(self.precision_bias)))
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Find the modules."""
         point = self.operating_point(task)
-        edges = task.input(self.score)
-        modules = _modules(
-            lambda: iterate_edges(edges, SCORED), self.num_vertices, point, self.learned, task.threads, self.seed
-        )
-        found, num_edges = modules.at(self.precision_bias)
+
+        def ranges_at(bias: float, inside_N: Inside) -> AbstractContextManager[Companions]:
+            return module_ranges(task, SCORED_RANGE, self.num_vertices, self.ranges, point, bias, inside_N)
+
+        found = BiasedModules(ranges_at, seed=self.seed).at(self.precision_bias)
         task.write_npy("roots", found.roots_N)
         facts = {
             "partition": "map_equation",
-            "edges_kept": num_edges,
+            "edges_kept": found.num_edges,
             "codelength": found.codelength,
             "rounds": found.num_rounds,
         }
         return {**point, **facts}
+
+
+class ScoredRange(ModuleRange):
+    """A range that reads the edges of its rows, weighed at an operating point and a bias."""
+
+    def __init__(self, call: TaskCall, start: int, stop: int, point: Point, bias: float, inside_N: Inside) -> None:
+        step, task = companion_task(call, Modules)
+
+        def weigh(*edges: Array) -> tuple[Array, Array, Array]:
+            return _weigh(edges, point, bias, step.learned, inside_N)
+
+        rows = linked_rows(task, step.score, step.crossing, start, stop, weigh)
+        super().__init__(start, step.num_vertices, *rows, threads=task.threads)
 
 
 class MapEquationPartition(Partition):
@@ -102,6 +119,8 @@ class MapEquationPartition(Partition):
             given["bandwidth"] = config.bandwidth
         return Modules(
             score=work.score,
+            crossing=work.crossing,
+            ranges=config.module_ranges,
             chosen=None,
             given=given,
             precision_bias=config.precision_bias,
@@ -114,34 +133,38 @@ class MapEquationPartition(Partition):
         self, edges: Edges, num_vertices: int, point: Point, *, learned: bool, step: float, seed: int, threads: int
     ) -> Find:
         """Find modules of edges by the point's weights."""
-        modules = _modules(lambda: [edges], num_vertices, point, learned, threads, seed)
-        return lambda bias: modules.at(bias)[0].roots_N
+        modules = _modules(edges, num_vertices, point, learned, threads, seed)
+        return lambda bias: modules.at(bias).roots_N
 
     def search(self, trial: Trial) -> Point:
         """Search ``min_score`` alone, by steps of half a logit; weights are the log-odds above it."""
 
         def modules(min_score: float) -> Point:
             point = {"min_score": min_score, "weight": "log_odds"}
-            found = _modules(lambda: [trial.edges], trial.num_vertices, point, True, trial.threads, trial.seed)
-            return {"min_score": min_score, **trial.measure(found.at(0.0)[0].roots_N)}
+            found = _modules(trial.edges, trial.num_vertices, point, True, trial.threads, trial.seed)
+            return {"min_score": min_score, **trial.measure(found.at(0.0).roots_N)}
 
         return scan_scores(modules)
 
 
-def _modules(
-    edges: Callable[[], Iterable[tuple[Array, ...]]],
-    num_vertices: int,
-    point: Point,
-    learned: bool,
-    threads: int,
-    seed: int,
-) -> BiasedModules:
-    """The modules of scored edges at any bias, by the weights of an operating point."""
-    even, weight, bandwidth = unbiased_score(point), point["weight"], point.get("bandwidth", 1.0)
+def _modules(edges: Edges, num_vertices: int, point: Point, learned: bool, threads: int, seed: int) -> BiasedModules:
+    """The modules of scored edges in memory at any bias, by the weights of an operating point."""
 
-    def weighed(bias: float) -> Iterator[tuple[Array, Array, Array]]:
-        min_score = biased_score(even, bias, learned)
-        for block in edges():
-            yield weigh_edges(block, weight, min_score, bandwidth)
+    def ranges_at(bias: float, inside_N: Inside) -> AbstractContextManager[Companions]:
+        blocks = [_weigh(edges, point, bias, learned, inside_N)]
+        graph = build_weighted_adjacency(num_vertices, lambda: blocks, threads)
+        return nullcontext(in_one_range(*graph, threads))
 
-    return BiasedModules(num_vertices, weighed, threads=threads, seed=seed)
+    return BiasedModules(ranges_at, seed=seed)
+
+
+def _weigh(
+    edges: tuple[Array, ...], point: Point, bias: float, learned: bool, inside_N: Inside
+) -> tuple[Array, Array, Array]:
+    """Pick the edges that count at a bias, those inside the clusters of ``inside_N`` if there are some; weigh them."""
+    min_score = biased_score(unbiased_score(point), bias, learned)
+    sources, targets, weights = weigh_edges(edges, point["weight"], min_score, point.get("bandwidth", 1.0))
+    if inside_N is not None:
+        inside = inside_N[sources] == inside_N[targets]
+        sources, targets, weights = sources[inside], targets[inside], weights[inside]
+    return sources, targets, weights

@@ -52,4 +52,11 @@ class PartitionSettings(Section):
         description="components: ranges of vertices whose parents are held apart, with ray by a process each; "
         "1: all are held together; 0: a range for every 268,435,456 vertices; labels are the same bytes for any number",
     )
+    module_ranges: int = Field(
+        0,
+        ge=0,
+        description="map_equation: ranges of vertices that are searched apart, with ray by a process each; 1: all are "
+        "searched together; 0: a range for every 67,108,864 vertices, up to the number of workers; labels are the same "
+        "bytes for any number",
+    )
     bandwidth: float = Field(0.1, gt=0, description="map_equation: score that makes an exponential weight e times less")

@@ -14,8 +14,7 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 from engine.clustering.forest import block_forest, strongest_forest
 from engine.evaluation.explain import ClusteredEdges, Explainer, RowEvidence, as_columns, explain_clusters, explain_rows
 from engine.evaluation.metrics import evaluate_labels, pair_counts
-from engine.evaluation.sweep import ThresholdSweep
-from tests.support.sweeps import sweep_of
+from engine.evaluation.sweep import ThresholdSweep, threshold_sweep
 
 labellings = (
     st.integers(1, 40)
@@ -93,8 +92,8 @@ def test_a_sweep_equals_components_scored_one_threshold_at_a_time(graph, data):
     identities[0] = max(identities[0], 0)
     held_out = np.array(data.draw(st.lists(st.booleans(), min_size=num, max_size=num)))
     thresholds = [0.8, 0.3, 0.0, -0.2]
-    plain = sweep_of(num, (sources, targets, values), thresholds, identities)
-    touching = sweep_of(num, (sources, targets, values), thresholds, identities, held_out)
+    plain = threshold_sweep(num, sources, targets, values, thresholds, identities)
+    touching = threshold_sweep(num, sources, targets, values, thresholds, identities, held_out)
     for threshold, row, held in zip(thresholds, plain, touching, strict=True):
         kept = values >= np.float32(threshold)
         labels = components(num, sources[kept], targets[kept])
@@ -124,7 +123,7 @@ def test_order_and_blocks_of_edges_never_change_a_sweep(graph, block, random):
         part = order[start : start + block]
         sweep.add(targets[part], sources[part], values[part])
         sweep.rows()  # reading in between changes nothing
-    assert sweep.rows() == sweep_of(num, (sources, targets, values), thresholds, np.arange(num) % 3)
+    assert sweep.rows() == threshold_sweep(num, sources, targets, values, thresholds, np.arange(num) % 3)
 
 
 def explain(labels, sources, targets, values, block, cuts=()):

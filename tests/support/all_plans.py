@@ -72,7 +72,10 @@ def _given(method: str) -> Iterator[dict[str, object]]:
         {**({} if point is None else {"partition.min_score": point}), "partition.method": partition}
         for partition in PARTITIONS for point in (None, 0.5)
     ]  # fmt: skip
-    ranges = [{"partition.method": "components", "partition.min_score": 0.5, "partition.union_find_ranges": 2}]
+    ranges = [
+        {"partition.method": "components", "partition.min_score": 0.5, "partition.union_find_ranges": 2},
+        {"partition.method": "map_equation", "partition.min_score": 0.5, "partition.module_ranges": 2},
+    ]
     for further in [*partitions, *([] if METHODS[method].clusters_itself else ranges)]:
         for graph in GRAPHS:
             given = {"method": method, "knn.k": K, **further, **graph}

@@ -30,6 +30,8 @@ from engine.methods.self_trained.steps import (
     ByEvidence,
     CodelengthForest,
     Edges,
+    EdgesCrossing,
+    EvidenceCrossing,
     EvidenceScores,
     FirstPoint,
     FoundStrangers,
@@ -125,9 +127,12 @@ def opinions(graph: Graph, settings: Settings, copies: Copies, listed: ListedStr
         copies=copies,
         listed=listed,
     )
+    evident = EvidenceScores(strangers=strangers, **edges)
+    crossing: dict[str, Any] = {"num_rows": graph.num_rows, "scratch": True, "prefix": prefix}
     by_evidence = ByEvidence(
         prefix=prefix,
-        score=EvidenceScores(strangers=strangers, **edges),
+        score=evident,
+        crossing=EvidenceCrossing(score=evident, **crossing),
         chosen=None,
         given={"min_score": LEAST_PROBABILITY, "weight": "log_odds"},
         precision_bias=0.0,
@@ -153,6 +158,7 @@ def opinions(graph: Graph, settings: Settings, copies: Copies, listed: ListedStr
         by_codelength=by_codelength,
         strangers=strangers,
         edges=cosines,
+        crossing=EdgesCrossing(score=cosines, **crossing),
         knn=graph.knn,
         seed=settings.seed,
     )

@@ -3,16 +3,15 @@ both agree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from engine.clustering.csr import build_weighted_adjacency
 from engine.clustering.label_free import LEAST_EXPECTED, LOCAL_RANK, TRANSITIVE
-from engine.clustering.map_equation import map_equation
+from engine.clustering.map_equation import find_modules
+from engine.clustering.module_rounds import ModuleRange
 from engine.learning import metric
 from engine.methods.cosine.steps import CosineScores
 from engine.methods.self_trained.strangers import (
@@ -27,18 +26,22 @@ from engine.methods.self_trained.strangers import (
 from engine.methods.structural.steps import WEIGHT_BINS, First, self_tuned_weights, weight_bins
 from engine.partitions.map_equation import Modules
 from engine.partitions.propagation import Propagated, StrongestEdges
-from engine.runs.step import Facts, Step, Task
+from engine.runs.step import Facts, Step, Task, companion_task
 from engine.stages import Cost
 from engine.steps.copies import Copies, leaders_by_vertex
-from engine.steps.edges import EDGE_BYTES, STORED_BYTES, EdgeFacts, Scores, iterate_edges
+from engine.steps.crossing import Crossing, Piece
+from engine.steps.edges import EDGE_BYTES, SCORED, STORED_BYTES, EdgeFacts, Scores, read_edges
 from engine.steps.ingest import Rows, Vectors
 from engine.steps.knn import Knn, Order
+from engine.steps.links import linked_rows, module_ranges, walk_cost
 from engine.steps.metric import WEIGHTS
 from engine.steps.point import ChosenPoint
+from engine.storage.context import TaskCall
 from engine.tiles import tile_bounds
 from engine.units import CHUNK_ROWS
 
 ROUNDING = 1e-6  # mean squared distance of unit rows of float16 from each other that rounding may leave
+TUNED_RANGE = f"{__name__}:TunedRange"
 FILES = ("scale", "place", "classes", "log_odds")  # of ``Lines``
 
 
@@ -165,6 +168,18 @@ class Edges(CosineScores):
     title = "edges"
 
 
+class EdgesCrossing(Crossing):
+    """Those of them that end in another chunk than their owner's."""
+
+    title = "edges_crossing"
+
+
+class EvidenceCrossing(Crossing):
+    """The edges with evidence that end in another chunk than their owner's."""
+
+    title = "evidence_crossing"
+
+
 class FirstPoint(ChosenPoint):
     """Where the graph is cut for the opinion by codelength."""
 
@@ -200,18 +215,22 @@ class Agreed(First):
     share of the edges within modules, by their weight.
     """
 
-    kind, version, title = "self_trained.agreed", 4, "first"
+    kind, version, title = "self_trained.agreed", 5, "first"
+    all_workers = True
     by_evidence: ByEvidence
     by_codelength: ByCodelength
     strangers: FoundStrangers
     edges: Edges
+    crossing: EdgesCrossing
     knn: Knn
     seed: int
 
     def cost(self) -> Cost:
-        """Project a few arrays of all rows, and the whole graph."""
-        n, entries = self.knn.num_rows, self.knn.num_rows * self.knn.k
-        return Cost(fixed_bytes=n * 200 + entries * 12, disk_bytes=n * 12, seconds=n / 5e6)
+        """Project the search in the whole graph, as few data need it, and a few arrays of all rows."""
+        n, searched = self.knn.num_rows, walk_cost(self.knn.num_rows, self.knn.k)
+        return replace(
+            searched, fixed_bytes=searched.fixed_bytes + n * 60, disk_bytes=n * 12, seconds=n / 5e6, companion_seconds=0
+        )
 
     def run(self, task: Task, start: int, stop: int) -> Facts:
         """Write where both agree."""
@@ -230,21 +249,44 @@ class Agreed(First):
         return {"clusters": len(firsts), "no_gap": bool(no_gap)}
 
     def _self_tuned(self, task: Task) -> np.ndarray:
-        similarities_NK = task.array(self.knn, "similarities")
-        near_N = np.maximum(1 - np.asarray(similarities_NK[:, min(LOCAL_RANK, self.knn.k) - 1]), np.float32(1e-6))
+        with module_ranges(task, TUNED_RANGE, self.knn.num_rows, 0) as ranges:
+            roots_N = find_modules(ranges, self.seed).roots_N
+            counted = [ranges.begin(number, "count_edges") for number in range(len(ranges))]
+            counts_B, inside_B = (
+                np.sum(column, axis=0, dtype=np.float64) for column in zip(*ranges.wait(counted), strict=True)
+            )
+        shares_B = falling((inside_B / np.maximum(counts_B, 1))[::-1].copy(), np.maximum(counts_B, 1e-3)[::-1].copy())
+        task.write_npy("near", near_distances(task, self.knn))
+        task.write_npy("inside", shares_B[::-1].astype(np.float32))
+        return roots_N
 
-        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-            for a, b, similarities in iterate_edges(task.input(self.edges), ("source", "target", "similarity")):
-                yield a, b, self_tuned_weights(near_N, a, b, similarities)
 
-        graph = build_weighted_adjacency(len(near_N), blocks, task.threads)
-        roots_N = map_equation(*graph, threads=task.threads, seed=self.seed).roots_N
-        counts_B, inside_B = np.zeros(WEIGHT_BINS), np.zeros(WEIGHT_BINS)
-        for a, b, weights in blocks():
+class TunedRange(ModuleRange):
+    """A range of the whole neighbour graph, whose edges are weighted by how near either end's neighbours are."""
+
+    def __init__(self, call: TaskCall, start: int, stop: int) -> None:
+        step, self._task = companion_task(call, Agreed)
+        self._edges, self._bounds = step.edges, (start, stop)
+        self._near_N = near_distances(self._task, step.knn)
+        rows = linked_rows(self._task, step.edges, step.crossing, start, stop, self._weigh)
+        super().__init__(start, len(self._near_N), *rows, threads=self._task.threads)
+
+    def _weigh(self, sources: np.ndarray, targets: np.ndarray, cosines: np.ndarray) -> Piece:
+        return sources, targets, self_tuned_weights(self._near_N, sources, targets, cosines)
+
+    def count_edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Count the edges of own rows, and those of them within modules, by the bin of their weight."""
+        roots_N = self.labels()
+        counts_B, inside_B = np.zeros(WEIGHT_BINS, np.int64), np.zeros(WEIGHT_BINS, np.int64)
+        for edges in read_edges(self._task.input(self._edges), *self._bounds, SCORED):
+            a, b, weights = self._weigh(*edges)
             bins = weight_bins(weights)
             counts_B += np.bincount(bins, minlength=WEIGHT_BINS)
             inside_B += np.bincount(bins[roots_N[a] == roots_N[b]], minlength=WEIGHT_BINS)
-        shares_B = falling((inside_B / np.maximum(counts_B, 1))[::-1].copy(), np.maximum(counts_B, 1e-3)[::-1].copy())
-        task.write_npy("near", near_N)
-        task.write_npy("inside", shares_B[::-1].astype(np.float32))
-        return roots_N
+        return counts_B, inside_B
+
+
+def near_distances(task: Task, knn: Knn) -> np.ndarray:
+    """How far each row's own scale reaches: the distance (N,) float32 to its neighbour of rank ``LOCAL_RANK``."""
+    similarities_NK = task.array(knn, "similarities")
+    return np.maximum(1 - np.asarray(similarities_NK[:, min(LOCAL_RANK, knn.k) - 1]), np.float32(1e-6))

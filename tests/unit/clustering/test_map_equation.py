@@ -9,11 +9,13 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from engine.clustering import map_equation as module
+from engine.clustering import module_rounds
 from engine.clustering.csr import build_weighted_adjacency
-from engine.clustering.map_equation import WalkModules, codelength, map_equation
+from engine.clustering.map_equation import VertexModules, WalkModules, codelength, map_equation
 from engine.clustering.module_moves import best_move
+from engine.clustering.module_rounds import ModuleRange
 from engine.errors import DataError
+from engine.storage.companions import CompanionsHere
 
 
 def graph_of(num_vertices, pairs, weights=None):
@@ -155,30 +157,13 @@ def test_planted_groups_are_found(seed):
     assert map_equation(*apart).num_modules == 20
 
 
-@pytest.fixture(params=[64, 16])
-def small_tiles(request, monkeypatch):
-    """Blocks and tiles far smaller than the graph, and than modules, so that all of the search's ways are taken."""
-    monkeypatch.setattr(module, "BLOCK_VERTICES", request.param)
-    monkeypatch.setattr(module, "TILE_VERTICES", 50)
-
-
-def test_blocks_smaller_than_groups_find_them_too(small_tiles):
+def test_groups_are_found_in_many_tiles(monkeypatch):
+    monkeypatch.setattr(module_rounds, "TILE_VERTICES", 16)
     for seed in range(3):
         graph, groups = planted(seed, [60] * 12, 0.4, 0.004)
         found = map_equation(*graph, seed=seed)
         check_sound(graph, found)
         assert np.array_equal(found.roots_N, roots_of(groups))
-
-
-def test_threads_and_tiles_do_not_show(small_tiles, monkeypatch):
-    graph, _ = planted(1, [5] * 60 + [40] * 10, 0.4, 0.02)
-    one = map_equation(*graph, threads=1)
-    for threads in (2, 4):
-        assert np.array_equal(one.roots_N, map_equation(*graph, threads=threads).roots_N)
-    monkeypatch.setattr(module, "TILE_VERTICES", 333)
-    other = map_equation(*graph, threads=3)
-    assert np.array_equal(one.roots_N, other.roots_N)
-    assert one.codelength == other.codelength
 
 
 def test_the_order_of_edges_does_not_show():
@@ -221,8 +206,11 @@ def test_labels_of_another_graph_are_refused():
 
 @pytest.mark.parametrize("roots", [[0, 0, 2, 2, 4, 4], [0, 1, 2, 3, 4, 5]])
 def test_the_connected_components_stand_in_for_a_search_that_found_worse(roots):
-    graph = module._walk(*graph_of(6, clique(0, 6)), 1)
-    assert module._fall_back(graph, np.array(roots, np.int32), 1).tolist() == [0] * 6
+    indptr, indices, weights = graph_of(6, clique(0, 6))
+    vertices = VertexModules(CompanionsHere([ModuleRange(0, 6, indptr, indices, weights)]))
+    vertices.place(np.array(roots, np.int32))
+    vertices.fall_back()
+    assert vertices.found(0).roots_N.tolist() == [0] * 6
 
 
 @pytest.mark.parametrize("modules", [[3, 5], [5, 3]])
@@ -230,6 +218,5 @@ def test_of_modules_that_save_as_much_a_node_joins_the_lowest(modules):
     flow, leaving, size = np.full(8, 0.2), np.full(8, 0.1), np.ones(8, np.int32)
     flow[7] = 0.1
     links = np.array(modules, np.int32), np.ones(2), np.arange(2, dtype=np.int32), 2
-    totals = np.array([0.3, 0.0, 0.0])
-    target, _, link = best_move(*links, 0.05, 0.1, 0.1, 7, flow, leaving, size, totals)
+    target, _, link = best_move(*links, 0.05, 0.1, 0.1, 7, flow, leaving, size, 0.3)
     assert (target, link) == (3, 0.05)

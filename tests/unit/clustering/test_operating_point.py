@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
 
-from engine.clustering.forest import strongest_forest
 from engine.clustering.label_free import LEAST_SCORE, STEP_BANDWIDTH, STEP_REACH
-from engine.clustering.merge_tree import UNIT, add_sums, cut, merge_tree, parted, walk_block
+from engine.clustering.merge_tree import UNIT, cut, merge_tree, walk_block
 from engine.clustering.operating_point import (
     choose_operating_point,
-    choose_scored_cut,
-    count_scores,
+    choose_scored_point,
     graph_forest,
     join_forests,
     join_walk,
@@ -156,29 +154,17 @@ def test_arrays_that_disagree_are_refused():
         choose_operating_point(np.zeros((3, 2), int), np.zeros((3, 3)))
 
 
-def scored_point(neighbors, similarities, pieces):
-    """Choose a point over pieces of scored edges, as ``engine.steps.point`` does range by range."""
-    forest = join_forests([strongest_forest(*piece) for piece in pieces])
-    tree = merge_tree(forest, len(neighbors))
-    through, parting = walk_block(neighbors, similarities, 0, tree)
-    held, counts = np.zeros(len(forest[2]), np.int64), count_scores([])
-    for sources, targets, scores in pieces:
-        add_sums(held, *parted(sources, targets, tree))
-        counts += count_scores(scores)
-    return choose_scored_cut(join_walk(forest, len(neighbors), [through], [parting]), held, counts, step=0.05)
-
-
 def test_overconfident_scores_are_held_to_what_the_clusters_hold():
     neighbors, similarities, truth = blobs(60, 10, 0.4)
     sources, targets, values = edges_of(neighbors, similarities)
     fair = 1 / (1 + np.exp(-20 * (values - 0.6)))
     for scores in (fair, fair**0.1):
         pieces = [(sources[a:b], targets[a:b], scores[a:b].astype(np.float32)) for a, b in ((0, 700), (700, None))]
-        point = scored_point(neighbors, similarities, pieces)
+        point = choose_scored_point(neighbors, similarities, lambda pieces=pieces: pieces)
         assert 10 <= point.max_size < 20
         kept = scores >= point.min_score
         same = truth[sources] == truth[targets]
         assert same[kept].mean() > 0.95
         assert kept[same].mean() > 0.95
     assert point.min_score > LEAST_SCORE
-    assert scored_point(neighbors, similarities, []).max_size == 1
+    assert choose_scored_point(neighbors, similarities, list).max_size == 1

@@ -11,8 +11,7 @@ from engine.clustering.forest import MaximumForest
 from engine.errors import ConfigError, DataError
 from engine.evaluation.galleries import SizeBin, cluster_size_histogram
 from engine.evaluation.metrics import PairCounts, dense_labels, evaluate_labels, f_from_counts, pair_counts
-from engine.evaluation.sweep import ThresholdSweep
-from tests.support.sweeps import sweep_of
+from engine.evaluation.sweep import ThresholdSweep, threshold_sweep
 
 KEYS = [
     "pairwise_f",
@@ -108,7 +107,7 @@ def test_bad_labels_are_refused(predicted, identities, message):
 
 
 def test_a_sweep_counts_components_at_each_threshold():
-    rows = sweep_of(5, edges((0, 1, 0.9), (1, 2, 0.7), (3, 4, 0.5), (0, 2, 0.6)), [0.95, 0.7, 0.4])
+    rows = threshold_sweep(5, *edges((0, 1, 0.9), (1, 2, 0.7), (3, 4, 0.5), (0, 2, 0.6)), [0.95, 0.7, 0.4])
     assert [(r.threshold, r.num_clusters, r.num_singletons, r.largest) for r in rows] == [
         (0.95, 5, 5, 1),
         (0.7, 3, 2, 3),  # an edge of exactly the threshold joins

@@ -117,7 +117,7 @@ def test_the_map_equation_has_a_head_start_and_no_more(
     roots = (np.arange(200) // 5 * 5).astype(np.int32)
     roots[4 : 5 * num_apart : 5] = np.arange(4, 5 * num_apart, 5)  # a row of each of so many cliques is alone
     found_by_it = SimpleNamespace(roots_N=roots)
-    monkeypatch.setattr(biased_modules, "map_equation", lambda *_, **__: found_by_it)
+    monkeypatch.setattr(biased_modules, "find_modules", lambda *_, **__: found_by_it)
     found = select((*columns, identities, np.ones(200, bool)))
     assert found["components"]["held_out_f"] == 1.0
     assert (found["map_equation"]["held_out_f"] < 1.0) == (num_apart > 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -286,13 +286,32 @@ def test_modules_are_the_kernels_over_the_edges_above_the_floor(weight: str, tmp
     graph = build_weighted_adjacency(N, lambda: [edges])
     expected = map_equation(*graph, seed=3)
     point = {"min_score": 0.55, "weight": weight, "bandwidth": 0.2}
-    step = Modules(score=SCORE, chosen=None, given=point, precision_bias=0.0, learned=True, seed=3, offered=10)
-    for number, cuts in enumerate((chunks(0), chunks(0, 1, 3))):
-        score = run_tasks(tmp_path / str(number), SCORE, cuts, {})
-        folder = run_tasks(tmp_path / str(number), step, [0, 1], {"score": score})
+    for ranges, cuts in ((1, chunks(0)), (2, chunks(0, 3, 4)), (7, chunks(0, 1, 3)), (64, chunks(0))):
+        root = tmp_path / str(ranges)
+        step = replace(modules(point), ranges=ranges)
+        inputs = {"score": run_tasks(root, SCORE, cuts, {})}
+        inputs["crossing"] = run_tasks(root, CROSSING, cuts, inputs)
+        folder = run_tasks(root, step, [0, 1], inputs)
         assert np.array_equal(read_npy(folder, "roots"), expected.roots_N)
         (facts,) = stage_facts(folder)
         assert (facts["edges_kept"], facts["codelength"]) == (len(graph[1]) // 2, expected.codelength)
+
+
+def modules(point: dict[str, Any], bias: float = 0.0) -> Modules:
+    given: dict[str, Any] = {"chosen": None, "given": point, "precision_bias": bias, "learned": True}
+    return Modules(score=SCORE, crossing=CROSSING, seed=3, offered=10, **given)
+
+
+def test_modules_at_a_bias_are_those_of_the_edges_in_memory(tmp_path: Path) -> None:
+    point = {"min_score": 0.55, "weight": "score"}
+    shared: dict[str, Any] = {"learned": True, "step": 0.05, "seed": 3, "threads": 1}
+    find = PARTITIONS["map_equation"].find(Edges(*random_edges()), N, point, **shared)
+    inputs = {"score": run_tasks(tmp_path, SCORE, chunks(0), {})}
+    inputs["crossing"] = run_tasks(tmp_path, CROSSING, chunks(0), inputs)
+    for bias in (-1.5, 1.0):
+        step = replace(modules(point, bias), ranges=2)
+        folder = run_tasks(tmp_path / str(bias), step, [0, 1], inputs)
+        assert np.array_equal(read_npy(folder, "roots"), find(bias))
 
 
 def test_density_peaks_are_the_kernels_over_all_edges(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
 from engine.collection.additions import Scorer, Undo, add_rows
 from engine.collection.state import State
+from engine.tiles import tile_bounds
 
 Array = np.ndarray[Any, Any]
 
 NAMED = 3  # clusters of each query: the nearest and two runners-up
 MOST_QUERIES, FEWEST_QUERIES, ROWS_PER_QUERY = 2_048, 16, 128  # of a batch
 PROBES = 16
+ROWS_AT_A_TIME = 1 << 18  # whose edges are ranked together
 _BEST = 5  # a query's best edges into a cluster, whose mean is its probability
 
 
@@ -51,19 +53,44 @@ def assign_batch(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, 
     sources, targets, _, scores = added.edges  # a query has a higher number than any row
     first = state.num_rows
     label_V = state.labels_N[state.row_numbers]
-    queries, clusters = targets - first, label_V[sources]
-    point = state.kept.point
-    learned = state.kept.learned
-    weight = point.get("weight", "log_odds" if learned else "exponential")
-    weights = edge_weights(scores, weight, point["min_score"], point.get("bandwidth", COSINE_BANDWIDTH))
-    counted = np.where(scores >= np.float32(point["min_score"]), np.maximum(weights, 0), 0)
-    evidence = scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
-    found = _rank(queries, clusters, counted, evidence, len(vectors_nD))
+    found = _rank(targets - first, label_V[sources], *_weigh(state, scores), len(vectors_nD))
     copies = np.flatnonzero(added.leaders < first)
     found.clusters[copies] = found.nearest[copies, 0] = state.labels_N[added.leaders[copies]]
     found.probabilities[copies, 0] = 1
     found.nearest[copies, 1:], found.probabilities[copies, 1:] = -1, 0
     return found
+
+
+def memberships(state: State) -> tuple[Array, Array]:
+    """Give the clusters that each row has most evidence for, and the probability of each, (N, R) as of a query.
+
+    A row's own cluster need not be the first, because a row follows its neighbours. A copy has those of the row that
+    stands for it; a row without edges has none.
+    """
+    rows_V = state.row_numbers
+    label_V = state.labels_N[rows_V]
+    nearest_V = np.full((state.num_rows, NAMED), -1, np.int64)
+    probabilities_V = np.zeros((state.num_rows, NAMED), np.float32)
+    for begin, end in tile_bounds(0, state.num_rows, ROWS_AT_A_TIME):
+        parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
+        for sources, targets, scores in state.edges():
+            for own, other in ((sources, targets), (targets, sources)):
+                inside = (own >= begin) & (own < end)
+                parts.append((own[inside].astype(np.int64) - begin, label_V[other[inside]], scores[inside]))
+        owners, clusters, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+        found = _rank(owners, clusters, *_weigh(state, scores), end - begin)
+        nearest_V[begin:end], probabilities_V[begin:end] = found.nearest, found.probabilities
+    vertices = state.vertices[state.leaders_N]
+    return nearest_V[vertices], probabilities_V[vertices]
+
+
+def _weigh(state: State, scores: Array) -> tuple[Array, Array]:
+    """What edges count for their clusters, and how likely each is."""
+    point, learned = state.kept.point, state.kept.learned
+    weight = point.get("weight", "log_odds" if learned else "exponential")
+    weights = edge_weights(scores, weight, point["min_score"], point.get("bandwidth", COSINE_BANDWIDTH))
+    counted = np.where(scores >= np.float32(point["min_score"]), np.maximum(weights, 0), 0)
+    return counted, scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
 
 
 def _rank(queries: Array, clusters: Array, weights: Array, evidence: Array, num_queries: int) -> Assignment:

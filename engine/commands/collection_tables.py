@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
 from engine.clustering.matching import EVENTS
-from engine.collection.assigning import batch_rows
+from engine.collection.assigning import batch_rows, memberships
 from engine.collection.state import State, read_lineage
 from engine.collection.tables import cluster_table
 from engine.commands.opening import open_collection
@@ -67,6 +67,14 @@ class CollectionTables:
             "cohesion": explained.cohesion,
             "nearest": explained.nearest,
         }
+
+    def memberships(self) -> Table:
+        """Give each row's clusters of most evidence: ``id``, ``nearest`` and ``probability``, (N, 3) each.
+
+        ``nearest`` is -1 where there are fewer. See ``engine.collection.assigning.memberships``.
+        """
+        nearest, probabilities = memberships(self.state)
+        return {"id": self.row_ids, "nearest": nearest, "probability": probabilities}
 
     def lineage(self) -> Table:
         """Give what became of clusters: ``update``, ``event``, ``cluster``, ``other``, ``rows``, oldest first.

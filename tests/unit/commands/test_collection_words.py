@@ -189,3 +189,13 @@ def test_errors_name_what_the_user_gave_and_options_that_there_are(run: Path) ->
     assert (found.clusters[:3] >= 0).all()
     with pytest.raises(DataError, match="--bad-rows drop"):
         collection.assign(rows)
+
+
+def test_memberships_name_a_rows_own_cluster_first(run: Path) -> None:
+    collection = engine.open(run)
+    collection.update(B)
+    found = collection.memberships()
+    alone = np.bincount(collection.labels)[collection.labels] == 1
+    assert (found["nearest"][~alone, 0] == collection.labels[~alone]).mean() > 0.95
+    assert (np.diff(found["probability"][:, :2], axis=1) <= 0).mean() > 0.95
+    assert found["id"] == collection.row_ids

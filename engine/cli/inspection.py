@@ -141,12 +141,14 @@ def report(
     folder: RunFolder,
     out: Annotated[str | None, typer.Option("--out", help="file or URL to write instead of the run's own")] = None,
     items_root: ItemsRoot = None,
+    cluster_map: Annotated[bool, typer.Option("--map", help="with a map of the clusters; takes some seconds")] = False,
     as_json: Json = False,
 ) -> None:
     """Render a finished run's HTML report again and say where it is; with --out the run itself is only read."""
     from engine import api
 
-    place, warnings = api.report(folder, None if out is None else lasting(out), items_root=items_root or ())
+    target = None if out is None else lasting(out)
+    place, warnings = api.report(folder, target, items_root=items_root or (), cluster_map=cluster_map)
     tell({"report": place, "warnings": warnings}, *(f"report: {each}" for each in warnings), place, as_json=as_json)
 
 

@@ -127,6 +127,18 @@ class Change:
 
 
 @dataclass(frozen=True)
+class MapPoint:
+    """A cluster on the map: its place in the unit square, and the text of one of its rows."""
+
+    label: int
+    size: int
+    x: float
+    y: float
+    weakest_score: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows; the page leaves out empty fields and ``None``."""
 
@@ -158,6 +170,7 @@ class ReportData:
     reliability: Reliability | None = None
     galleries: list[Gallery] = field(default_factory=list)
     clusters: ClusterList | None = None
+    map: list[MapPoint] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)  # by updates, the last one first
     stages: list[StageRow] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)

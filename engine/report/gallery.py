@@ -39,7 +39,8 @@ def _card(cluster: GalleryCluster, pixelated: bool, score: str, review: str | No
 def _act(review: str, label: int) -> str:
     """Render what acts on a cluster: a link into a review that is being served, and the command that serves one."""
     link = f"http://127.0.0.1:{REVIEW_PORT}/#/cluster/{label}"
-    return f'<p class="act"><a href="{link}">Review</a> <code>{escape(f"{review} --cluster {label}")}</code></p>'
+    command = f"{escape(review)} <span class=whole>--cluster {label}</span>"
+    return f'<p class="act"><a href="{link}">Review</a> <code>{command}</code></p>'
 
 
 def _cluster(cluster: GalleryCluster, pixelated: bool, score: str) -> str:

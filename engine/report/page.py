@@ -15,6 +15,7 @@ from engine.evaluation.sweep import SweepRow
 from engine.report import charts
 from engine.report.charts import Marker, Series, decimal, short
 from engine.report.cluster_list import render_list
+from engine.report.cluster_map import render_map
 from engine.report.data import Change, MetricsRow, RecallEstimate, ReportData, StageRow, ValueHistogram
 from engine.report.document import duration_words, meter, page, panel, percent, plural, size_words
 from engine.report.gallery import render_gallery
@@ -40,7 +41,8 @@ _COUNTS = ("num_clusters", "num_singletons")
 def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int) -> str:
     """Return the result as one plain sentence."""
     several = num_clusters - num_singletons
-    alone = f"{num_singletons:,} {'row is' if num_singletons == 1 else 'rows are'} alone"
+    count = f"{num_singletons:,}" if num_singletons else "no"
+    alone = f"{count} {'row is' if num_singletons < 2 else 'rows are'} alone"
     if not several:
         return f"{num_rows:,} {plural(num_rows, 'row')}: none belongs to another"
     return (
@@ -72,6 +74,7 @@ def render_report(data: ReportData) -> str:
         ("galleries", "Galleries", _galleries(data)),
         ("clusters", "Clusters", _sizes(data)),
         ("list", "List", render_list(data.clusters, data.score_name) if data.clusters and data.clusters.count else ""),
+        ("map", "Map", render_map(data.map, data.num_clusters - data.num_singletons)),
         ("certainty", "Certainty", _certainty(data)),
         ("precision", "Precision", _curve(data)),
         ("graph", "Graph", _graph(data)),

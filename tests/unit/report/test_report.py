@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
+from engine.commands.cluster_map import flat
 from engine.errors import DataError
 from engine.evaluation.galleries import SizeBin
 from engine.evaluation.sweep import SweepRow
@@ -28,6 +29,7 @@ from engine.report.data import (
     Gallery,
     GalleryCluster,
     GalleryItem,
+    MapPoint,
     MetricsRow,
     RecallEstimate,
     Reliability,
@@ -141,6 +143,7 @@ def test_the_headline_is_plain():
         "38,085 rows: 3,698 clusters of two and more, the largest of 530; 214 rows are alone"
     )
     assert headline(3, 2, 1, 2) == "3 rows: 1 cluster of two and more, the largest of 2; 1 row is alone"
+    assert headline(4, 2, 0, 2) == "4 rows: 2 clusters of two and more, the largest of 2; no row is alone"
     assert headline(1, 1, 1, 1) == "1 row: none belongs to another"
 
 
@@ -447,6 +450,29 @@ def test_only_few_pixels_are_shown_as_squares():
     assert is_tiny(digit_png(np.eye(64)))
     assert not is_tiny(digit_png(np.eye(65)))
     assert not is_tiny("data:image/jpeg;base64,/9j/")
+
+
+def test_a_map_shows_clusters_by_size_and_the_doubtful_ones():
+    points = [MapPoint(n, 4**n, n / 4, 0.5, weakest_score=n / 4, text=HOSTILE) for n in range(1, 5)]
+    page = Page(render_report(replace(BARE, map=points, num_clusters=9, num_singletons=2)))
+    drawn = [float(value) for tag, name, value in page.attributes if tag == "circle" and name == "r"]
+    assert drawn[-4:] == sorted(drawn[-4:], reverse=True)  # the small ones lie on top
+    assert drawn[-4] == pytest.approx(2 * drawn[-3], abs=0.1)
+    assert "The 4 largest of 7 are shown." in page.words
+    assert [value for tag, name, value in page.attributes if tag == "circle" and name == "class"] == ["b"]
+
+
+def test_clusters_near_each_other_are_near_on_the_map():
+    rng = np.random.default_rng(0)
+    ends = rng.standard_normal((2, 8))
+    places = flat(np.repeat(ends, 5, axis=0) + 0.05 * rng.standard_normal((10, 8)))
+    assert places.min() == 0
+    assert places.max() == 1
+    centres = places.reshape(2, 5, 2).mean(axis=1)
+    assert np.linalg.norm(places - np.repeat(centres, 5, axis=0), axis=1).max() < np.linalg.norm(
+        centres[0] - centres[1]
+    )
+    assert flat(np.arange(1.0, 5.0)[:, np.newaxis]).shape == (4, 2)
 
 
 def test_data_uris_must_be_what_they_say():

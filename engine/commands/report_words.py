@@ -59,7 +59,7 @@ def word_notes(root: Path, value: dict[str, Any], point: dict[str, Any]) -> list
         if stage_facts(said)[0]["enough"]:
             what = "Two estimates that need no labels agree with the model's scores, which stand as they are."
         else:
-            what = "The model learned from other data: two estimates that need no labels find its probabilities far "
+            what = "The model does not fit this data: two estimates that need no labels find its probabilities far "
             what += "off. The run went on without it, as if no model had been given."
         notes.append(what)
     notes += _word_decisions(root)

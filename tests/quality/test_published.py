@@ -32,7 +32,7 @@ STEPS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> float:
     """Pairwise F of cosine components, their threshold chosen on the same train identities."""
-    (vectors, labels), (others, truth) = standin(90, 10), standin(90, 11)
+    (vectors, labels), (others, truth) = standin(50, 10), standin(50, 11)
     model = train(vectors, labels, tmp_path_factory.mktemp("plain") / "model", method="single_linkage", **{"knn.k": 40})
     return evaluate(cluster(others, model=model, **{"knn.k": 40}).labels, truth)["pairwise_f"]
 
@@ -41,7 +41,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> float:
 def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(
     method: str, plain: float, tmp_path: Path
 ) -> None:  # fmt: skip
-    (vectors, labels), (others, truth) = standin(90, 10), standin(90, 11)
+    (vectors, labels), (others, truth) = standin(50, 10), standin(50, 11)
     settings = SHORT | STEPS.get(method, {})
     config = tmp_path / "short.yaml"  # of all methods: what is set by name must be read
     config.write_text(yaml.safe_dump(load_settings(overrides=settings).model_dump(mode="json", exclude_unset=True)))

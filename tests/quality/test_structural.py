@@ -11,7 +11,7 @@ from engine.commands.run_folder import stage_folder
 from engine.storage import manifest
 from tests.support.vectors import standin
 
-FEW = {"trees.num_trees": 60, "trees.levels": 5, "trees.max_edges": 60_000}
+FEW = {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 20_000}
 
 
 def plain_f(run: Path) -> float:
@@ -22,27 +22,25 @@ def plain_f(run: Path) -> float:
 
 
 def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path) -> None:
-    vectors, labels = standin(120, 10)
+    vectors, labels = standin(70, 10)
     train(vectors, labels, tmp_path / "model", method="structural", **FEW)
-    vectors, labels = standin(120, 11)
+    vectors, labels = standin(70, 11)
     np.save(tmp_path / "truth.npy", labels)
     result = cluster(vectors, model=tmp_path / "model", labels=tmp_path / "truth.npy", workspace=tmp_path / "run")
     plain = plain_f(cluster(vectors, method="cosine", labels=tmp_path / "truth.npy", workspace=tmp_path / "cosine").run)
     assert evaluate(result.labels, labels)["pairwise_f"] > plain + 0.05
-    less = {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 20_000, "metric.learn": "none"}
-    train(*standin(60, 10), tmp_path / "plain", method="structural", **less)
+    train(*standin(40, 10), tmp_path / "plain", method="structural", **FEW, **{"metric.learn": "none"})
     narrow = vectors[:, :200].copy()  # a model without a metric has no dimension
     result = cluster(narrow, model=tmp_path / "plain", workspace=tmp_path / "narrow")
     assert evaluate(result.labels, labels)["pairwise_f"] > 0.6
 
 
 def test_labels_and_weights_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
-    vectors, labels = standin(40, 3)
-    less = {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 20_000}
+    vectors, labels = standin(25, 3)
     weights, found = [], []
     for threads, rows in ((1, 0), (2, 4096)):
         resources = {"threads": threads, "block_rows": rows}
-        model = train(vectors, labels, tmp_path / f"model{threads}", method="structural", resources=resources, **less)
+        model = train(vectors, labels, tmp_path / f"model{threads}", method="structural", resources=resources, **FEW)
         weights.append((model / "model.safetensors").read_bytes())
         found.append(
             cluster(vectors, model=model, workspace=tmp_path / f"run{threads}", resources=resources).labels.tobytes()

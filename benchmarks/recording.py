@@ -12,7 +12,7 @@ from typing import Any
 from engine.commands.machine import hardware, versions
 
 RECORDS = Path(__file__).parent / "records"
-_IN_PAGES = ("accuracy", "without_labels", "installs")  # of docs/results
+_IN_PAGES = ("accuracy", "without_labels", "installs", "sensitivity")  # of docs
 
 
 def write_record(name: str, settings: dict[str, Any], rows: Any) -> Path:

@@ -98,5 +98,5 @@ def test_tables_of_results_are_those_of_the_records(monkeypatch: pytest.MonkeyPa
     """If this fails: python benchmarks/results_pages.py."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     pages = importlib.import_module("results_pages").pages()
-    held = {name: (ROOT / "docs/results" / name).read_text("utf-8") for name in pages}
+    held = {name: (ROOT / "docs" / name).read_text("utf-8") for name in pages}
     assert held == pages

@@ -8,7 +8,7 @@
            -> a method's steps -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
                       or roots                      (propagation, density peaks, map equation; a method's own)
-           -> labels -> crossing -> row_evidence -> explain -> questions
+           -> labels -> crossing -> row_evidence -> explain -> question_tree -> question_evidence -> questions
                      -> crossing -> figures  -> analysis
 
 Training has the same steps up to ``score``, of the labelled source, with ``fit`` before and ``select`` after.
@@ -47,7 +47,7 @@ from engine.steps.explain import Evidence, Explain
 from engine.steps.figures import Figures
 from engine.steps.ingest import Rows
 from engine.steps.labels import Labels, OutsideFile
-from engine.steps.questions import Questions
+from engine.steps.questions import QuestionEvidence, Questions, QuestionTree
 from engine.steps.source import Source
 
 
@@ -106,7 +106,19 @@ def run_stages(
         **truth,
     )
     recalls = [member.recall for member in (graph, *graph.committee)]
-    questions = Questions(labels=clusters, explain=explain, answers=answers, copies=copies, **shown)
+    of_clusters: dict[str, Any] = {"labels": clusters, "order": graph.order}
+    tree = QuestionTree(evidence=evidence, answers=answers, **of_clusters)
+    say = QuestionEvidence(
+        explain=explain,
+        tree=tree,
+        num_rows=graph.num_rows,
+        score=score,
+        learned=method.learned,
+        copies=copies,
+        scratch=True,
+        **of_clusters,
+    )
+    questions = Questions(explain=explain, tree=tree, evidence=say, answers=answers, **of_clusters)
     return in_order(*recalls, *found.further, explain, found.curve, analysis, questions)
 
 

@@ -22,16 +22,15 @@ from engine.evaluation.explain import (
     Explainer,
     RowEvidence,
     RowTable,
-    ScoredEdges,
     as_columns,
     explain_clusters,
     explain_rows,
 )
 from engine.runs.step import Facts, RowStep, Step, Task
 from engine.stages import Cost
-from engine.steps.copies import Copies, leaders_by_row, leaders_by_vertex
+from engine.steps.copies import Copies, leaders_by_vertex
 from engine.steps.crossing import READ_ROWS, Crossing, Incident
-from engine.steps.edges import SCORED, Scores, iterate_edges
+from engine.steps.edges import Scores
 from engine.steps.knn import Order, vertex_rows
 from engine.steps.labels import Labels
 from engine.storage.context import hold, table_parts
@@ -39,7 +38,7 @@ from engine.storage.tables import read_columns
 from engine.tiles import map_tiles, tile_bounds
 
 ROW_COLUMNS = tuple(RowTable.__dataclass_fields__)
-_FOREST = ("source", "target", "score")
+FOREST = ("source", "target", "score")
 
 Array = np.ndarray
 
@@ -103,7 +102,7 @@ class Evidence(RowStep[None]):
             column = np.concatenate([getattr(evidence, each.name) for evidence, _ in found])
             task.write_rows(each.name, column, column.dtype)
         columns = [np.concatenate(column) for column in zip(*(forest for _, forest in found), strict=True)]
-        task.write_table("forest", dict(zip(_FOREST, columns, strict=True)))
+        task.write_table("forest", dict(zip(FOREST, columns, strict=True)))
 
     def _scored(self, piece: tuple[Array, Array, Array], clusters: VertexClusters, *, certain: bool) -> ClusteredEdges:
         sources, targets, scores = piece
@@ -156,7 +155,7 @@ class Explain(Step[Facts]):
         rows_V = None if self.order is None else np.asarray(vertex_rows(task, self.order))
         forest = MaximumForest(self.evidence.num_rows)
         for path in table_parts(task.input(self.evidence), "forest"):
-            forest.add(*read_columns(path, _FOREST))
+            forest.add(*read_columns(path, FOREST))
         sources, targets, scores = forest.edges()
         del forest
         if rows_V is not None:
@@ -178,23 +177,6 @@ class Explain(Step[Facts]):
         values_N = np.empty_like(values_V)
         values_N[rows_V] = values_V
         return values_N
-
-
-def edges_by_row(
-    task: Task, score: Scores, order: Order | None, copies: Copies | None, *, learned: bool
-) -> Iterator[ScoredEdges]:
-    """Read all scored edges as edges between source rows, each score also as evidence; then those of copies."""
-    rows_V = None if order is None else np.array(vertex_rows(task, order))
-    for sources, targets, scores in iterate_edges(task.input(score), SCORED):
-        evidence = scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
-        if rows_V is not None:
-            sources, targets = rows_V[sources], rows_V[targets]
-        yield ScoredEdges(sources, targets, scores, evidence)
-    if copies is not None:
-        leaders_N = leaders_by_row(task, copies)
-        rows = np.flatnonzero(leaders_N != np.arange(len(leaders_N))).astype(np.int32)
-        certain = np.ones(len(rows), np.float32)
-        yield ScoredEdges(leaders_N[rows], rows, certain, certain)
 
 
 def read_clusters(folder: Path) -> ClusterTable:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.evaluation.explain import ScoredEdges
-from engine.evaluation.questions import MERGE, SAMPLE, SPLIT, Questioner, QuestionTable
+from engine.clustering.forest import MaximumForest
+from engine.evaluation.explain import ClusteredEdges
+from engine.evaluation.question_evidence import add_merges, cut_tree, draw_pairs, least_of, weigh_cuts, weigh_merges
+from engine.evaluation.questions import MERGE, MUST, SAMPLE, SPLIT, Questioner, QuestionTable
 
 NONE = np.empty((0, 2), np.int64)
 # Cluster 0: rows 0 to 3 and 4 to 6, joined by two poor edges. Cluster 1: rows 7 and 8, near row 6. Row 9: no cluster.
@@ -23,17 +25,27 @@ def ask(
     cannot: np.ndarray = NONE,
     block: int = 100,
     moves: dict[int, tuple[float, float]] | None = None,
+    start: int = 0,
 ) -> QuestionTable:
     ends = np.array([edge[:2] for edge in EDGES], np.int32)
     scores = np.array([edge[2] for edge in EDGES], np.float32)
-    edges = ScoredEdges(ends[:, 0].copy(), ends[:, 1].copy(), scores, scores)
-    blocks = [ScoredEdges(*(column[a : a + block] for column in edges)) for a in range(0, len(scores), block)]
-    questioner = Questioner(LABELS, np.ones(10, np.float32), NEAREST, must, cannot, moves)
-    for each in blocks:
-        questioner.look(each)
-    for each in blocks:
-        questioner.weigh(each, 4)
-    return questioner.questions(10)
+    clusters = LABELS.astype(np.int32)
+    every = ends[:, 0].copy(), ends[:, 1].copy(), scores, scores
+    edges = ClusteredEdges(*every, clusters[ends[:, 0]], clusters[ends[:, 1]])
+    inside = (edges.source_clusters == edges.target_clusters) & (edges.source_clusters >= 0)
+    forest = MaximumForest(10)
+    forest.add(must[:, 0].astype(np.int32), must[:, 1].astype(np.int32), np.full(len(must), MUST))
+    forest.add(*(column[inside] for column in every[:3]))
+    tree, sure = cut_tree(10, *forest.edges()), np.ones(len(scores), np.float32)
+    questioner = Questioner(clusters, NEAREST, must, cannot, tree, moves)
+    merges, drawn = [], []
+    for a in range(0, len(scores), block):
+        each = ClusteredEdges(*(column[a : a + block] for column in edges))
+        sures = sure[a : a + block], sure[a : a + block]
+        questioner.add_cuts(weigh_cuts(tree, each, start, start + 3))
+        merges.append(weigh_merges(each, NEAREST, *sures))
+        drawn.append(draw_pairs(each, each.sources, each.targets, 4))
+    return questioner.questions(add_merges(merges), least_of(drawn, 4), 10)
 
 
 def test_the_weakest_place_and_the_nearest_other_are_asked_about() -> None:
@@ -46,8 +58,9 @@ def test_the_weakest_place_and_the_nearest_other_are_asked_about() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 3])
-def test_blocks_change_nothing(block: int) -> None:
-    one, other = ask(), ask(block=block)
+@pytest.mark.parametrize("start", [0, 5])
+def test_blocks_and_ranges_change_nothing(block: int, start: int) -> None:
+    one, other = ask(), ask(block=block, start=start)
     for name in QuestionTable.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 

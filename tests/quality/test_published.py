@@ -87,6 +87,7 @@ def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: P
     rows = run()
     assert [row.name for row in rows] == seen
     *rows, failed = rows
+    assert not [row.missing for row in rows if row.missing]
     assert all(row.scores["pairwise_f"] > 0.2 and row.run_seconds > 0 and row.peak_bytes > 0 for row in rows)
     assert failed.missing.startswith("baseline.num_clusters = 1000000: method kmeans takes at most")
     rows.append(failed)

@@ -10,6 +10,7 @@ import pytest
 
 from engine import cluster, evaluate, train
 from engine.commands.run_folder import operating_point, stage_folder
+from engine.commands.trained_model import training_folder
 from engine.errors import ConfigError, DataError, ManifestMismatch
 from engine.storage import manifest
 from engine.storage.context import stage_facts
@@ -73,7 +74,7 @@ def test_two_ray_workers_train_as_one(ray_session: None, tmp_path: Path) -> None
     for workers in (1, 2):
         resources = {"executor": "ray" if workers > 1 else "local", "workers": workers, "threads": 1}
         train(vectors, labels, tmp_path / str(workers), method="star_fc", resources=resources, **FEW)
-        fit = stage_folder(tmp_path / str(workers), "fit")
+        fit = stage_folder(Path(training_folder(tmp_path / str(workers))), "fit")
         assert fit is not None
         (facts,) = stage_facts(fit)
         curves.append([(entry["train_loss"], entry["held_out_loss"]) for entry in facts["history"]])

@@ -169,9 +169,8 @@ def test_plan_projects_for_a_compute_cluster(
     assert 0 < found["one_worker_seconds"] < found["seconds"] < found["seconds_every_pass"]
     _, out, _ = asterism(capsys, monkeypatch, *hosts, "--rows", "1e9", "--method", "star_fc")
     assert "does not fit" not in out
-    whole = ("--method", "star_fc", "--set", "partition.method=map_equation")
-    _, out, _ = asterism(capsys, monkeypatch, *hosts, "--rows", "1e9", *whole)
-    assert "does not fit: roots needs" in out
+    _, out, _ = asterism(capsys, monkeypatch, *hosts, "--rows", "1e9", "--method", "gcn_d")
+    assert "does not fit: proposals needs" in out
     source = ("--features", data / "x.bin", "--dim", "64")
     _, out, _ = asterism(capsys, monkeypatch, *hosts, *source, "--labels", data / "x.meta")
     assert "400 x 64 on 16 hosts" in out

@@ -44,10 +44,10 @@ def identities(spread: float, count: int, seed: int) -> tuple[np.ndarray, np.nda
 
 @pytest.mark.slow
 def test_a_model_stands_where_it_learned_and_is_left_elsewhere(tmp_path: Path) -> None:
-    train(*identities(0.9, 80, 1), tmp_path / "model", method="structural", **FEW)
+    train(*identities(0.9, 150, 1), tmp_path / "model", method="structural", **FEW)
     for spread, stands in ((0.9, True), (0.4, False)):
         run = tmp_path / f"run{spread}"
-        vectors, labels = identities(spread, 100, 3)
+        vectors, labels = identities(spread, 200, 3)
         result = cluster(vectors, model=tmp_path / "model", workspace=run)
         without = cluster(vectors, workspace=tmp_path / f"without{spread}")
         assert evaluate(result.labels, labels)["pairwise_f"] >= evaluate(without.labels, labels)["pairwise_f"]

@@ -64,7 +64,7 @@ GIVEN: dict[str, dict[str, str]] = {
     "export": {"folder": "{run}", "out": "{new}"},
     "evaluate": {"labels": "{y}", "run_folder": "{run}"},
     "report": {"folder": "{run}", "out": "{new}"},
-    "update": {"folder": "{run}", "features": "{x}", "quiet": ""},
+    "update": {"folder": "{run}", "features": "{more}", "quiet": ""},
     "assign": {"folder": "{run}", "features": "{x}", "out": "{new}"},
     "diff": {"folder": "{run}", "other": "{run}", "out": "{new}"},
     "synth": {"identities": "3", "out": "{new}"},
@@ -127,10 +127,11 @@ def make_data(here: Path) -> dict[str, str]:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((12, 8))[identities] + 0.05 * rng.standard_normal((60, 8))
     np.save(here / "x.npy", vectors.astype(np.float32))
+    np.save(here / "more.npy", vectors[:20].astype(np.float32)[:, ::-1])
     np.save(here / "y.npy", identities)
     make_state(here / "state.pth")
     api.cluster(here / "x.npy", workspace=here / "run", partition={"min_score": 0.8})
-    names = {"x": "x.npy", "y": "y.npy", "state": "state.pth", "run": "run", "new": "new"}
+    names = {"x": "x.npy", "more": "more.npy", "y": "y.npy", "state": "state.pth", "run": "run", "new": "new"}
     return {name: str(here / path) for name, path in names.items()}
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from engine import cluster, evaluate, train
 from engine.commands.run_folder import stage_folder
+from engine.commands.trained_model import training_folder
 from engine.errors import ConfigError, ManifestMismatch
 from engine.learning.metric import Metric, average_precision, choose_rows, choose_shrinkage, sum_scatter
 from engine.steps.edges import iterate_edges
@@ -129,15 +130,16 @@ def test_training_projects_each_half_by_the_others_metric(tmp_path: Path) -> Non
     labels = np.where(np.arange(len(vectors)) % 11 == 0, -1, identities)
     small = {"trees.num_trees": 5, "trees.levels": 2, "knn.k": 10, "ingest.zero_vectors": "singleton"}
     train(vectors, labels, tmp_path / "model", method="structural", **small)
-    (projected,) = (map_array(folder, "features") for folder in (tmp_path / "model").glob("project-*"))
-    halves = np.load(next((tmp_path / "model").glob("metric-*")) / "halves.npy")
+    training = Path(training_folder(tmp_path / "model"))
+    (projected,) = (map_array(folder, "features") for folder in training.glob("project-*"))
+    halves = np.load(next(training.glob("metric-*")) / "halves.npy")
     assert projected.shape == (len(vectors), 2 * DIM)
     assert all(len(set(halves[labels == identity])) == 1 for identity in range(120))
     for half in (0, 1):
         other = slice((1 - half) * DIM, (2 - half) * DIM)
         assert not projected[halves == half][:, other].any()
     assert not projected[7].any()
-    tensors = load_file(next((tmp_path / "model").glob("metric-*")) / "metric.safetensors")
+    tensors = load_file(next(training.glob("metric-*")) / "metric.safetensors")
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     by_other = Metric(tensors["half_1.mean"], tensors["half_1.projection"]).project(unit.astype(np.float16))
     own = (halves == 0) & (np.arange(len(vectors)) != 7)

@@ -38,6 +38,9 @@ def test_baselines_choose_by_a_single_identity(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", vectors)
     np.save(tmp_path / "y.npy", np.zeros(10, np.int64))
     request = api.Request(
-        features=str(tmp_path / "x.npy"), labels=str(tmp_path / "y.npy"), settings=load_settings(None, method="kmeans")
+        features=str(tmp_path / "x.npy"),
+        labels=str(tmp_path / "y.npy"),
+        settings=load_settings(None, method="kmeans"),
+        out=str(tmp_path / "model"),
     )
-    assert api.prepare("training", tmp_path / "model", request).plan.stages
+    assert api.prepare("training", tmp_path / "training", request).plan.stages

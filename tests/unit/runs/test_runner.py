@@ -278,7 +278,8 @@ def test_stages_are_left_out_once_a_check_says_enough(tmp_path: Path, passes: in
 def test_an_update_that_was_begun_is_told(tmp_path: Path) -> None:
     root = tmp_path / "run"
     steered(root, 0)
-    assert run_status(root)["updates"] == {"last": 0, "rows": None, "stages_deleted": False, "unfinished": None}
+    told = run_status(root)["updates"]
+    assert (told["last"], told["rows"], told["stages_deleted"], told["unfinished"]) == (0, None, False, None)
     held = manifest.read_run(root)
     source = {**held["request"]["source"], "path": "new.npy"}
     begun = {"state": "running", "request": {**held["request"], "source": source}}

@@ -77,8 +77,7 @@ def cuts_of(tree: CutTree, sums_N: Array, counts_N: Array) -> tuple[Array, ...]:
 
 def weigh_cuts(tree: CutTree, edges: ClusteredEdges, start: int, stop: int) -> CutEvidence:
     """Count edges inside clusters for all the tree's edges between their ends; most ends lie in the range."""
-    inside = edges.source_clusters == edges.target_clusters
-    inside &= (edges.source_clusters >= 0) & (edges.sources != edges.targets)
+    inside = _inside(edges)
     sources, targets, evidence = edges.sources[inside], edges.targets[inside], edges.evidence[inside]
     sums_n, counts_n = np.zeros(stop - start, np.int64), np.zeros(stop - start, np.int64)
     room = 3 * len(sources)
@@ -119,8 +118,7 @@ def add_merges(parts: Sequence[MergeEvidence]) -> MergeEvidence:
 
 def draw_pairs(edges: ClusteredEdges, rows_a: Array, rows_b: Array, samples: int) -> DrawnPairs:
     """Keep the edges inside clusters of least hash; ``rows_a``, ``rows_b`` (E,): the numbers that are hashed."""
-    inside = edges.source_clusters == edges.target_clusters
-    inside &= (edges.source_clusters >= 0) & (edges.sources != edges.targets)
+    inside = _inside(edges)
     pairs = np.sort(np.stack([rows_a[inside], rows_b[inside]], axis=1).astype(np.int64), axis=1)
     drawn = DrawnPairs(_hash(pairs), edges.sources[inside], edges.targets[inside], edges.evidence[inside])
     return least_of([drawn], samples)
@@ -131,6 +129,12 @@ def least_of(parts: Sequence[DrawnPairs], samples: int) -> DrawnPairs:
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")[:samples]
     return DrawnPairs(*(column[order] for column in columns))
+
+
+def _inside(edges: ClusteredEdges) -> NDArray[np.bool_]:
+    """Tell which edges (E,) join two vertices of one cluster."""
+    same = edges.source_clusters == edges.target_clusters
+    return np.asarray(same & (edges.source_clusters >= 0) & (edges.sources != edges.targets))
 
 
 def _units(evidence_E: Array) -> NDArray[np.int64]:

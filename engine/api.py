@@ -19,15 +19,14 @@ from engine.commands.exports import export
 from engine.commands.preparation import Prepared, prepare
 from engine.commands.projection import project
 from engine.commands.reporting import REPORT_FILE, report
-from engine.commands.request import Given, Request, items_folders, labels_of_any, place_of
+from engine.commands.request import Given, Request, items_folders, place_of
 from engine.commands.resources import load_resources
 from engine.commands.resuming import resume
 from engine.commands.run_folder import labels_of, open_run, run_labels
+from engine.commands.scoring import evaluate, evaluate_run
 from engine.commands.standin_files import make_standin
 from engine.commands.trained_model import training_folder
 from engine.commands.updates import Update, update
-from engine.errors import DataError
-from engine.evaluation.metrics import evaluate_labels
 from engine.storage.formats.packed_bits import Bits
 from engine.storage.outputs import out_folder
 from engine.storage.remote import absolute
@@ -42,6 +41,7 @@ __all__ = [
     "cluster",
     "difference",
     "evaluate",
+    "evaluate_run",
     "execute",
     "export",
     "items_folders",
@@ -160,17 +160,3 @@ def train(
         prepared = prepare("training", root, request, load_resources(config, **(resources or {})))
     execute(prepared, progress=progress)
     return out
-
-
-def evaluate(predicted: Any, labels: Any, *, labels_column: str | None = None) -> dict[str, float]:
-    """Score predicted labels against identities: pairwise, BCubed, NMI, ARI (fractions) and counts.
-
-    Either is a path, or N numbers or names as an array, list or column (see ``as_labels``). A predicted -1 counts as a
-    cluster of its own; rows of identity -1 are not scored.
-    """
-    truth, found = labels_of_any(labels, column=labels_column), labels_of_any(predicted, "predicted")
-    if len(truth) != len(found):
-        raise DataError(
-            f"{len(found):,} predicted labels and {len(truth):,} identities: one of each per row is expected"
-        )
-    return evaluate_labels(found, truth).as_dict()

@@ -125,9 +125,10 @@ def evaluate(
 
     if (run_folder is None) == (pred is None):
         raise ConfigError("evaluate takes either --run RUN or --pred FILE")
-    predicted = api.run_labels(run_folder) if run_folder is not None else pred
-    assert predicted is not None
-    scores = api.evaluate(predicted, labels, labels_column=labels_column)
+    if run_folder is not None:
+        scores = api.evaluate_run(run_folder, labels, labels_column=labels_column)
+    else:
+        scores = api.evaluate(pred, labels, labels_column=labels_column)
     if as_json:
         print(json.dumps(scores))
         return

@@ -309,7 +309,7 @@ def test_exports_keep_source_order_ids_and_items(tmp_path: Path) -> None:
 
 
 def test_evaluate_wants_matching_lengths() -> None:
-    with pytest.raises(DataError, match="3 predicted labels and 2 identities"):
+    with pytest.raises(DataError, match="labels: 2 identities; expected 3, one for each predicted label"):
         evaluate(np.arange(3), np.arange(2))
     assert json.dumps(evaluate(np.arange(3), np.zeros(3, dtype=int)))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine import api, cluster, evaluate
+from engine import api, cluster
 from engine.collection.since import Content, Since
 from engine.commands import updates
 from engine.commands.status import run_status
@@ -104,7 +104,11 @@ def test_a_report_shows_the_collection_as_it_is(run: Path) -> None:
     assert "asterism review" not in page
     assert "--precision-bias" not in page
     assert done.clusters > 0
-    assert evaluate(api.run_labels(run), collection.labels)["pairwise_f"] == 1
+    assert api.evaluate_run(run, collection.labels)["pairwise_f"] == 1
+    np.savetxt(run.parent / "truth.txt", np.arange(START), "%d")
+    after = rf"truth.txt: {START} identities; expected 139, one for each row of .*{START} of the full run, then 20 that"
+    with pytest.raises(DataError, match=f"{after} updates added.*, without the 1 removed"):
+        api.evaluate_run(run, run.parent / "truth.txt")
 
 
 def test_pictures_are_those_of_the_rows_source(tmp_path: Path) -> None:

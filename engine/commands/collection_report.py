@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,16 @@ import numpy as np
 from engine.clustering.matching import EVENTS, MERGED, SPLIT
 from engine.collection.state import State
 from engine.collection.versions import finished_updates, update_folder
+from engine.commands.collection_items import SourcesPictures, collection_pictures, item_texts, sourced
 from engine.commands.collection_tables import CollectionTables
 from engine.commands.machine import hardware, versions
-from engine.commands.report_data import (
-    GALLERIES,
-    make_galleries,
-    picture_cells,
-    picture_folders,
-    settings_shown,
-    stage_rows,
-)
+from engine.commands.report_data import GALLERIES, make_galleries, review_command, settings_shown, stage_rows
 from engine.commands.report_words import word_partition, word_point
 from engine.evaluation.galleries import cluster_size_histogram, confidence_histogram, describe_galleries
 from engine.report.cluster_list import pack_clusters
 from engine.report.data import Change, Gallery, ReportData, StageRow, ValueHistogram
-from engine.report.images import MAX_PAGE_BYTES, Pictures
-from engine.steps.ingest import row_column
+from engine.report.images import MAX_PAGE_BYTES
 from engine.storage import manifest
-from engine.storage.tables import take_joined
 
 SCORE_BINS = 50
 MOST_CHANGES, MOST_MOVES = 30, 30
@@ -44,7 +36,7 @@ def collection_report_data(root: Path, items_root: Sequence[str] = ()) -> Report
     source, method = held["request"]["source"], held["plan"]["facts"]["method"]
     labels_N = collection.labels
     rows, clusters = collection.explained
-    pictures = _pictures(collection, held, items_root)
+    pictures = collection_pictures(collection, items_root, MAX_PAGE_BYTES)
     galleries = _galleries(collection, pictures)
     histogram = confidence_histogram(rows.confidence)
     return ReportData(
@@ -67,6 +59,7 @@ def collection_report_data(root: Path, items_root: Sequence[str] = ()) -> Report
         galleries=galleries,
         clusters=pack_clusters(clusters.labels, clusters.sizes, clusters.cohesion, clusters.weakest_score),
         changes=_changes(collection.lineage()),
+        review=review_command(root),
         stages=_stages(root),
         settings=settings_shown(held, method),
         versions=versions(),
@@ -106,63 +99,13 @@ def _scores(state: State) -> ValueHistogram:
     return ValueHistogram(edges.tolist(), inside.tolist(), between.tolist(), state.kept.point.get("min_score"))
 
 
-class _Item(str):
-    """The text of a row that came with the source of this number."""
-
-    source: int
-
-
-class SourcesPictures:
-    """The pictures of several sources, each of which may have others of the same names: the run's, and updates'.
-
-    ``sources``: the manifest of each, ``None`` for a source that is not known any more, whose rows' pictures are found
-    below ``--items-root`` alone.
-    """
-
-    def __init__(self, sources: Sequence[dict[str, Any] | None], items_root: Sequence[str]) -> None:
-        room = MAX_PAGE_BYTES // len(sources)
-        self._pictures = [
-            Pictures([Path(folder) for folder in items_root], room=room)
-            if held is None
-            else Pictures(picture_folders(held, items_root), picture_cells(held), room=room)
-            for held in sources
-        ]
-
-    def fetch(self, items: Iterable[str]) -> None:
-        """As in ``Pictures``."""
-        texts = [item for item in items if isinstance(item, _Item)]
-        for number, pictures in enumerate(self._pictures):
-            pictures.fetch(str(item) for item in texts if item.source == number)
-
-    def find(self, item: str) -> str | None:
-        """As in ``Pictures``."""
-        return self._pictures[item.source].find(str(item)) if isinstance(item, _Item) else None
-
-    def refused(self) -> list[str]:
-        """As in ``Pictures``."""
-        return list(dict.fromkeys(text for pictures in self._pictures for text in pictures.refused()))
-
-
-def _pictures(collection: CollectionTables, held: dict[str, Any], items_root: Sequence[str]) -> SourcesPictures:
-    """The pictures of what the collection rests on, and of its layers."""
-    version = collection.held
-    whole = not version.kept.facts.get("added", 0)  # else rows of several sources were written as one
-    layers = [manifest.read_run(update_folder(collection.root, layer.update)) for layer in collection.state.layers]
-    return SourcesPictures([held if whole else None, *layers], items_root)
-
-
 def _galleries(collection: CollectionTables, pictures: SourcesPictures) -> list[Gallery]:
     """The galleries, in which rows are named by their ids."""
     state, (_, table) = collection.state, collection.explained
     labels_N = collection.labels
     places_N = np.where(labels_N >= 0, np.searchsorted(table.labels, labels_N), -1)
-    found = describe_galleries(_items(state), table, places_N)
-    ends = np.cumsum([state.kept.num_rows, *(layer.num_rows for layer in state.layers)])
-
-    def item(row: int, text: str) -> _Item:
-        sourced = _Item(text)
-        sourced.source = int(np.searchsorted(ends, row, side="right"))
-        return sourced
+    found = describe_galleries(item_texts(state), table, places_N)
+    item = sourced(state)
 
     def name(tree: dict[str, Any]) -> dict[str, Any]:
         named: dict[str, Any] = {
@@ -173,13 +116,6 @@ def _galleries(collection: CollectionTables, pictures: SourcesPictures) -> list[
         return {**tree, **named, **({"beside": name(tree["beside"])} if "beside" in tree else {})}
 
     return make_galleries({each: [name(tree) for tree in found[each]] for each in GALLERIES}, pictures)
-
-
-def _items(state: State) -> Any:
-    """The texts of all rows, an Arrow column; ``None`` if there are none."""
-    folders = [state.root / state.kept.rows, *(layer.folders[1] for layer in state.layers)]
-    counts = [state.kept.num_rows, *(layer.num_rows for layer in state.layers)]
-    return take_joined([row_column(folder, "item") for folder in folders], counts, np.arange(state.num_rows))
 
 
 def _changes(lineage: dict[str, Any]) -> list[Change]:

@@ -98,14 +98,14 @@ class CollectionTables:
     @cached_property
     def explained(self) -> tuple[RowTable, ClusterTable]:
         """How sure each row's cluster is, and what edges say of each cluster."""
+        return explain_labels(self.labels, self.scored_edges)
+
+    def scored_edges(self) -> Iterator[ScoredEdges]:
+        """Give all edges by row, in blocks; those between copies and what stands for them come last and are certain."""
         state, learned = self.state, self.held.kept.learned
-
-        def edges() -> Iterator[ScoredEdges]:
-            for sources, targets, scores in state.edges():
-                evidence = scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
-                yield ScoredEdges(state.row_numbers[sources], state.row_numbers[targets], scores, evidence)
-            rows = np.flatnonzero(state.leaders_N != np.arange(state.num_rows)).astype(np.int32)
-            certain = np.ones(len(rows), np.float32)
-            yield ScoredEdges(state.leaders_N[rows], rows, certain, certain)
-
-        return explain_labels(self.labels, edges)
+        for sources, targets, scores in state.edges():
+            evidence = scores if learned else edge_weights(scores, "exponential", bandwidth=COSINE_BANDWIDTH)
+            yield ScoredEdges(state.row_numbers[sources], state.row_numbers[targets], scores, evidence)
+        rows = np.flatnonzero(state.leaders_N != np.arange(state.num_rows)).astype(np.int32)
+        certain = np.ones(len(rows), np.float32)
+        yield ScoredEdges(state.leaders_N[rows], rows, certain, certain)

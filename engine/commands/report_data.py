@@ -98,6 +98,11 @@ def picture_cells(held: Mapping[str, Any]) -> Callable[[Iterable[str]], Mapping[
         return None
 
 
+def review_command(root: Path) -> str:
+    """Return the command that serves a review of a run."""
+    return f"asterism review {shlex.quote(shown(root))}"
+
+
 def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
     held = manifest.read_run(root)
     source, settings = held["request"]["source"], held["request"]["settings"]
@@ -133,7 +138,7 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
         operating_point=word_point(point),
         notes=word_notes(root, value, point),
         warnings=pictures.refused(),
-        review=f"asterism review {shlex.quote(shown(root))}",
+        review=review_command(root),
         size_bins=[SizeBin(**tree) for tree in value["sizes"]],
         metrics=_metrics(value),
         sweep=[] if own else [SweepRow(**row) for row in value["sweeps"]["score"]],

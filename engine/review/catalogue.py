@@ -1,26 +1,17 @@
-"""What a review reads of a finished run: clusters, their rows and neighbours, and the questions. Nothing is changed.
-
-Arrays are mapped, so that a run of millions of clusters opens at once. N rows, C clusters.
-"""
+"""What a review shows: clusters, their rows and neighbours, and the questions. N rows, C clusters."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.commands.report_data import picture_cells, picture_folders
-from engine.commands.run_folder import labels_of, stage_folder, vectors_folder
 from engine.errors import DataError
-from engine.report.images import Pictures
-from engine.steps.ingest import row_column
-from engine.steps.questions import COLUMNS
-from engine.storage import manifest
-from engine.storage.arrays import map_array
-from engine.storage.context import read_npy, table_parts
 from engine.storage.decisions import find_text
-from engine.storage.tables import read_columns
+
+Array = np.ndarray[Any, Any]
 
 SHOWN_ROWS = 24  # of a cluster beside another
 PAGE_ROWS = 120  # of a cluster on its own page
@@ -32,27 +23,38 @@ MOST_FOUND = 30
 Tree = dict[str, Any]
 
 
-class Catalogue:
-    """The clusters of a finished run. Raises ``DataError`` if the run is not finished, or has no questions."""
+@dataclass(frozen=True)
+class Contents:
+    """What a catalogue is of: clusters, by ascending label, and their rows.
 
-    def __init__(self, root: Path) -> None:
-        self.root, held = root, manifest.read_run(root)
-        self.labels_N = labels_of(root, root)
-        explained = stage_folder(root, "explain", "confidence.npy", "nearest.npy", "clusters")
-        asked = stage_folder(root, "questions", "questions", "members.npy", "starts.npy")
-        if explained is None or asked is None:
-            raise DataError(f"{root} is not finished, or was made by a version without reviews: asterism resume {root}")
-        self._confidence_N, self._nearest_N = read_npy(explained, "confidence"), read_npy(explained, "nearest")
-        self._members_N, self._starts_C = read_npy(asked, "members"), read_npy(asked, "starts")
-        (clusters,) = table_parts(explained, "clusters")
-        names = ("confidence", "cohesion", "weakest_score", "nearest", "affinity")
-        self._clusters = dict(zip(names, read_columns(clusters, names), strict=True))
-        (questions,) = table_parts(asked, "questions")
-        self.questions = dict(zip(COLUMNS, read_columns(questions, COLUMNS), strict=True))
-        vectors = vectors_folder(root, "rows")
-        self._features_ND = map_array(vectors, "features")
-        self._ids, self._items = row_column(vectors, "id"), row_column(vectors, "item")
-        self._pictures = Pictures(picture_folders(held, ()), picture_cells(held))
+    ``labels_N``: -1 is no cluster. ``names_C``: the labels, ``None`` if they are 0 to C - 1. ``members_N``: rows by
+    label, then by row; cluster c's begin at ``starts_C[c]``. ``confidence_N``, ``nearest_N`` (labels) and the columns
+    of ``clusters``: as ``engine.evaluation.explain`` has them. ``questions``: columns by name, as the step has them.
+    ``vectors`` gives rows' vectors; ``ids``, ``items``: Arrow columns, ``None`` without any. ``picture`` gives a row's
+    picture, from its text. ``numbered``: people know rows by their numbers, too.
+    """
+
+    labels_N: Array
+    names_C: Array | None
+    members_N: Array
+    starts_C: Array
+    confidence_N: Array
+    nearest_N: Array
+    clusters: dict[str, Array]
+    questions: dict[str, Array]
+    vectors: Callable[[Array], Array]
+    ids: Any
+    items: Any
+    picture: Callable[[int, str], str | None]
+    numbered: bool
+
+
+class Catalogue:
+    """The clusters of a finished run, or of the last version of its collection."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._held = contents
+        self.labels_N, self.questions = contents.labels_N, contents.questions
 
     @property
     def num_rows(self) -> int:
@@ -60,22 +62,30 @@ class Catalogue:
 
     @property
     def num_clusters(self) -> int:
-        return len(self._starts_C) - 1
+        return len(self._held.starts_C) - 1
 
     def id_of(self, row: int) -> str:
         """Return the id that decisions name a row by."""
-        return str(row) if self._ids is None else str(self._ids[row].as_py())
+        return str(row) if self._held.ids is None else str(self._held.ids[row].as_py())
 
     def members(self, label: int) -> np.ndarray:
         """Return the rows of a cluster, ascending. Raises ``DataError`` for a label that no cluster has."""
-        if not 0 <= label < self.num_clusters:
-            raise DataError(f"there is no cluster {label}; labels go from 0 to {self.num_clusters - 1}")
-        return np.asarray(self._members_N[self._starts_C[label] : self._starts_C[label + 1]])
+        place, starts = self._place(label), self._held.starts_C
+        return np.asarray(self._held.members_N[starts[place] : starts[place + 1]])
+
+    def _place(self, label: int) -> int:
+        """Return the place of a cluster among all."""
+        names, last = self._held.names_C, self.num_clusters - 1
+        place = label if names is None else int(np.searchsorted(names, label))
+        if not 0 <= place <= last or (names is not None and names[place] != label):
+            last = last if names is None else int(names.max(initial=-1))
+            raise DataError(f"there is no cluster {label}; labels go from 0 to {last}")
+        return place
 
     def medoid(self, rows: np.ndarray) -> int:
         """Return the row nearest to the mean direction of the rows, of a sample of them if they are many."""
         drawn = rows[:: -(-len(rows) // MEDOID_ROWS)]
-        vectors = np.asarray(self._features_ND[drawn], np.float32)
+        vectors = np.asarray(self._held.vectors(drawn), np.float32)
         return int(drawn[(vectors @ vectors.mean(axis=0)).argmax()])
 
     def question(self, place: int) -> Tree:
@@ -106,8 +116,9 @@ class Catalogue:
         rows = self.members(label)
         medoid = self.medoid(rows)
         ordered = self._doubtful(rows[rows != medoid])
-        numbers = {name: _number(self._clusters[name][label]) for name in ("confidence", "cohesion", "weakest_score")}
-        leaning = self._nearest_N[rows]
+        place, columns = self._place(label), self._held.clusters
+        numbers = {name: _number(columns[name][place]) for name in ("confidence", "cohesion", "weakest_score")}
+        leaning = self._held.nearest_N[rows]
         labels, counts = np.unique(leaning[leaning >= 0], return_counts=True)
         nearest = labels[np.lexsort((labels, -counts))][:NEIGHBOURS]
         shares = dict(zip(labels.tolist(), counts.tolist(), strict=True))
@@ -129,23 +140,23 @@ class Catalogue:
 
     def row(self, row: int) -> Tree:
         """Describe a row: its id, its text or picture, and how sure its cluster is of it."""
-        text = "" if self._items is None else str(self._items[row].as_py() or "")
-        image = self._pictures.find(text)
+        text = "" if self._held.items is None else str(self._held.items[row].as_py() or "")
+        image = self._held.picture(row, text)
         return {
             "row": row,
             "id": self.id_of(row),
             "label": int(self.labels_N[row]),
             "text": "" if image else text[:MOST_CHARACTERS],
             "image": image,
-            "confidence": _number(self._confidence_N[row]),
+            "confidence": _number(self._held.confidence_N[row]),
         }
 
     def search(self, text: str) -> list[Tree]:
         """Find rows by number, by id or by a part of their text, in this order, and clusters by label."""
         rows: list[int] = []
-        if text.isascii() and text.isdigit() and int(text) < self.num_rows:
+        if self._held.numbered and text.isascii() and text.isdigit() and int(text) < self.num_rows:
             rows.append(int(text))
-        for column, whole in ((self._ids, True), (self._items, False)):
+        for column, whole in ((self._held.ids, True), (self._held.items, False)):
             if column is not None and text:
                 rows += find_text(column, text, MOST_FOUND, whole=whole)
         return [self.row(row) for row in list(dict.fromkeys(rows))[:MOST_FOUND]]
@@ -158,12 +169,12 @@ class Catalogue:
         return {"size": len(rows), "asked": asked, "medoid": medoid, "rows": shown, "label": int(self.labels_N[asked])}
 
     def _doubtful(self, rows: np.ndarray) -> np.ndarray:
-        return rows[np.argsort(self._confidence_N[rows], kind="stable")]
+        return rows[np.argsort(self._held.confidence_N[rows], kind="stable")]
 
     def _nearer(self, rows: np.ndarray, row: int, other: int) -> np.ndarray:
         """Tell which rows are nearer to the first of two rows; each of the two is nearest to itself."""
-        ends = np.asarray(self._features_ND[[row, other]], np.float32)
-        cosines = np.asarray(self._features_ND[rows], np.float32) @ ends.T
+        ends = np.asarray(self._held.vectors(np.array([row, other])), np.float32)
+        cosines = np.asarray(self._held.vectors(rows), np.float32) @ ends.T
         nearer: np.ndarray = cosines[:, 0] >= cosines[:, 1]
         nearer[rows == row], nearer[rows == other] = True, False
         return nearer

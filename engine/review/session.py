@@ -7,21 +7,18 @@ import getpass
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.collection.versions import finished_updates
-from engine.commands.execution import execute
-from engine.commands.preparation import prepare
-from engine.commands.request import Request
 from engine.commands.resources import Resources
 from engine.errors import ConfigError, DataError, EngineError
 from engine.evaluation.changes import changes
 from engine.evaluation.questions import SAMPLE
 from engine.review.catalogue import Catalogue, Tree
-from engine.steps.decisions import DecisionFile, settle
+from engine.review.subjects import reviewed
 from engine.storage import manifest
 from engine.storage.decisions import DECISIONS_FILE, Decision, append_decisions, read_decisions
 from engine.storage.remote import is_url
@@ -31,24 +28,16 @@ ANSWERS = ("same", "different", "unsure")
 
 
 class Session:
-    """What one page, or several pages of one person, do to one run. Every call may come from another thread.
-
-    Raises ``DataError`` for a run that has updates: its questions and clusters are those of before them.
-    """
+    """What one page, or several pages of one person, do to one run. Every call may come from another thread."""
 
     def __init__(self, root: Path, decisions: Path | None, resources: Resources) -> None:
-        if finished_updates(root):
-            raise DataError(
-                f"{root} has updates, and a review works on a full run: asterism run on all rows with another --out, "
-                f"then review that"
-            )
         self._lock = threading.RLock()
-        self.root, self._resources = root, resources
-        self.path = decisions_path(root, decisions)
-        self.catalogue = Catalogue(root)
+        self.root, self.path = root, decisions_path(root, decisions)
+        self._subject = reviewed(root, self.path, resources)
         self._said = read_decisions(self.path) if self.path.exists() else []
-        self._done: list[list[Decision]] = []  # what was answered in this review, one item for each undo
-        self._applied = len(self._said) if self._is_applied() else 0
+        self.catalogue = self._subject.catalogue(self._said)
+        self._done: list[list[Decision]] = []  # what puts back each answer of this review
+        self._held = _pairs(self._subject.held(self._said))
         self._applying = ""
         self._changes: Tree | None = None
         self._failure = ""
@@ -66,7 +55,7 @@ class Session:
                 "rows": self.catalogue.num_rows,
                 "clusters": self.catalogue.num_clusters,
                 "answered": len(self._done),
-                "unapplied": len(self._holding(len(self._said)) ^ self._holding(self._applied)),
+                "unapplied": len(_pairs(self._subject.settled(self._said)) ^ self._held),
                 "left": len(self._queue),
                 "done": 1 - float(left / worth.sum()) if worth.sum() > 0 else 1.0,
                 "applying": self._applying,
@@ -108,18 +97,18 @@ class Session:
             self._refuse_while_applying()
             if not self._done:
                 raise DataError("nothing was answered yet in this review")
-            taken = self._done.pop()
-            before = self._said[: self._said.index(taken[0])]
-            self._write([self._before(each, before) for each in taken])
+            self._write([replace(each, when=_now()) for each in self._done.pop()])
             self._skipped.clear()
             self._arrange()
 
-    def _before(self, entry: Decision, said: list[Decision]) -> Decision:
-        """Return the entry that puts back what was said of a pair before."""
-        pair = {entry.a, entry.b}
-        last = next((each for each in reversed(said) if {each.a, each.b} == pair), None)
-        decision = "withdrawn" if last is None else last.decision
-        return Decision(decision, entry.a, entry.b, entry.who, _now(), entry.run)
+    def _backwards(self, entries: list[Decision]) -> list[Decision]:
+        """Return the entries that put back what is said of the same pairs now."""
+        known = [*self._subject.held(self._said), *self._said]
+        last = {frozenset((each.a, each.b)): each.decision for each in known}
+        return [
+            replace(each, decision=last.get(frozenset((each.a, each.b)), "withdrawn"), asked=None, chance=None)
+            for each in entries
+        ]
 
     def apply(self, wait: bool = False) -> None:
         """Make the clusters again from stored scores with all answers, in a thread of its own."""
@@ -139,15 +128,15 @@ class Session:
     def _apply(self) -> None:
         started = time.monotonic()
         try:
-            held = manifest.read_run(self.root)
-            request = Request.from_dict({**held["request"], "decisions": str(self.path)})
             with self._lock:
-                before, number = np.array(self.catalogue.labels_N), len(self._said)
-            execute(prepare("run", self.root, request, self._resources), progress=False)
-            catalogue = Catalogue(self.root)
+                before, said = np.array(self.catalogue.labels_N), list(self._said)
+                unapplied = _pairs(self._subject.settled(said)) != self._held
+            if unapplied:
+                self._subject.apply()
+            catalogue = self._subject.catalogue(said)
             told = changes(before, catalogue.labels_N)
             with self._lock:
-                self.catalogue, self._applied = catalogue, number
+                self.catalogue, self._held = catalogue, _pairs(self._subject.held(said))
                 self._skipped.clear()
                 self._arrange()
                 self._changes = {**told, "seconds": time.monotonic() - started}
@@ -170,26 +159,15 @@ class Session:
         return Decision(decision, *ids, _who(), _now(), str(self.root), asked, chance)
 
     def _add(self, entries: list[Decision]) -> None:
-        settle([*self._said, *entries], str(self.path))
+        self._subject.settled([*self._said, *entries])
+        back = self._backwards(entries)
         self._write(entries)
-        self._done.append(entries)
+        self._done.append(back)
         self._arrange()
 
     def _write(self, entries: list[Decision]) -> None:
         append_decisions(self.path, entries)
         self._said += entries
-
-    def _holding(self, count: int) -> set[tuple[str, str, bool]]:
-        """Return what the first entries come to, pair by pair."""
-        settled = settle(self._said[:count], str(self.path))
-        return {(min(each.a, each.b), max(each.a, each.b), each.decision != "different") for each in settled}
-
-    def _is_applied(self) -> bool:
-        """Tell whether the run was made with the file as it is."""
-        stages = manifest.read_run(self.root)["plan"]["stages"]
-        made = next((stage["params"]["decisions"] for stage in stages if stage["name"] == "answers"), None)
-        found = DecisionFile.describe(str(self.path)) if self._said else None
-        return made == (found.digest if found else None)
 
     def _asked_at(self, place: int, rows: Sequence[int]) -> bool:
         names = ("row", "other_row")
@@ -198,7 +176,7 @@ class Session:
 
     def _arrange(self) -> None:
         """Order the questions that are open: a sample after each four others, and none that answers tell about."""
-        told = _Told(settle(self._said, str(self.path)))
+        told = _Told(self._subject.settled(self._said))
         kinds = self.catalogue.questions["kind"]
         pairs = list(
             zip(self.catalogue.questions["row"].tolist(), self.catalogue.questions["other_row"].tolist(), strict=True)
@@ -240,6 +218,11 @@ class _Told:
         while (parent := self._parents.get(name, name)) != name:
             name = parent
         return name
+
+
+def _pairs(settled: list[Decision]) -> set[tuple[str, str, bool]]:
+    """Return what entries come to, pair by pair."""
+    return {(min(each.a, each.b), max(each.a, each.b), each.decision != "different") for each in settled}
 
 
 def decisions_path(root: Path, given: Path | None) -> Path:

@@ -227,15 +227,22 @@ class Questions(Step[Facts]):
         """Read what the answers to questions say about the chances that were told."""
         if self.answers is None:
             return {}
-        same, asked, chance = (task.npy(self.answers, name) for name in ("same", "asked", "chance"))
-        moves = {}
-        for kind, name in KINDS.items():
-            told = (asked == ASKED.index(name)) & ~np.isnan(chance)
-            if kind != SAMPLE and told.sum() >= FEWEST_ANSWERS:
-                nothing = np.empty(0)
-                odds, ones = chance_odds(chance[told]), np.ones(int(told.sum()))
-                moves[kind] = recalibrate(odds, same[told], ones, nothing, nothing)
-        return moves
+        return chance_moves(*(np.asarray(task.npy(self.answers, name)) for name in ("same", "asked", "chance")))
+
+
+def chance_moves(same: Array, asked: Array, chance: Array) -> dict[int, tuple[float, float]]:
+    """Give by kind of question the slope and offset that correct chances, as answers tell them: (P,) each.
+
+    ``asked``: places in ``ASKED``. ``chance``: what was told when the pair was asked about, NaN if nothing was.
+    """
+    moves = {}
+    for kind, name in KINDS.items():
+        told = (asked == ASKED.index(name)) & ~np.isnan(chance)
+        if kind != SAMPLE and told.sum() >= FEWEST_ANSWERS:
+            nothing = np.empty(0)
+            odds, ones = chance_odds(chance[told]), np.ones(int(told.sum()))
+            moves[kind] = recalibrate(odds, same[told], ones, nothing, nothing)
+    return moves
 
 
 def read_tree(task: Task, tree: QuestionTree) -> CutTree:

@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import uvicorn
 
+import engine
 from engine import cluster
 from engine.commands.resources import Resources
 from engine.commands.run_folder import run_labels
+from engine.commands.updates import update
 from engine.errors import DataError
 from engine.evaluation.changes import changes
 from engine.review.server import _listen, make_app
 from engine.review.session import Session
-from engine.storage import manifest
 from engine.storage.decisions import read_decisions
 from tests.support.browser import browsing, find_browser
 
@@ -98,11 +99,62 @@ def test_answers_are_kept_undone_and_applied(session: Session) -> None:
     assert after[0] == after[71]
 
 
-def test_a_run_with_updates_is_refused(session: Session) -> None:
-    root = session.root
-    manifest.write_run(root / "updates" / "000001", manifest.read_run(root))
-    with pytest.raises(DataError, match=f"{root} has updates, and a review works on a full run"):
-        Session(root, None, Resources(threads=1))
+@pytest.fixture
+def living(tmp_path: Path) -> Session:
+    """A review of a run that two updates have changed: rows came, and others went."""
+    root, rng = make_run(tmp_path), np.random.default_rng(1)
+    vectors = pq.read_table(tmp_path / "rows.parquet")["embedding"].to_pylist()
+    new = np.array(vectors[6:12], np.float32) + 0.2 * rng.normal(size=(6, 24)).astype(np.float32)
+    table = pa.table({"id": [f"new-{row}" for row in range(6)], "item": ["new offer"] * 6, "embedding": list(new)})
+    pq.write_table(table, tmp_path / "new.parquet")
+    (tmp_path / "gone.txt").write_text("id-0\nid-30\n")
+    update(root, features=tmp_path / "new.parquet", items_column="item", progress=False)
+    update(root, remove=tmp_path / "gone.txt", progress=False)
+    return Session(root, None, Resources(threads=1))
+
+
+def test_a_run_that_lives_on_is_reviewed_as_it_is(living: Session) -> None:
+    collection = engine.open(living.root)
+    before, ids = collection.labels, [str(each) for each in collection.row_ids]
+    state = living.state()
+    assert (state["rows"], state["clusters"], state["unapplied"]) == (76, len(np.unique(before)), 0)
+    first = living.question()
+    assert first is not None
+    assert sorted(first["labels"]) == sorted(before[first["rows"]].tolist())
+    label = int(before[ids.index("new-3")])
+    shown = living.read(lambda catalogue: catalogue.cluster(label))
+    assert shown["size"] == (before == label).sum()
+    assert {row["id"] for row in [shown["medoid"], *shown["rows"]]} >= {"new-3", "id-7"}
+    assert [row["id"] for row in living.read(lambda catalogue: catalogue.search("ID-3"))] == []
+    assert living.read(lambda catalogue: catalogue.search("id-31"))[0]["row"] == ids.index("id-31")
+    assert len(living.read(lambda catalogue: catalogue.search("new offer"))) == 6
+    far = int(np.flatnonzero(before != label)[-1])
+    living.answer([ids.index("new-3"), far], "same")
+    with pytest.raises(DataError, match="no cluster 999"):
+        living.confirm([999])
+    living.confirm([label])
+    with pytest.raises(DataError, match=r"were decided to be different .*, but others make them the same"):
+        living.answer([ids.index("id-7"), far], "different")
+    living.apply(wait=True)
+    state = living.state()
+    assert (state["failure"], state["unapplied"]) == ("", 0)
+    assert state["changes"]["num_changed"] >= 1
+    after = engine.open(living.root)
+    assert after.version == collection.version + 1
+    assert after.labels[far] == after.labels[ids.index("new-3")]
+    again = Session(living.root, None, Resources(threads=1))
+    assert again.state()["unapplied"] == 0
+    assert again.question() == living.question()
+    living.undo()
+    living.undo()
+    assert living.state()["unapplied"] > 0
+    living.apply(wait=True)
+    assert living.state()["failure"] == ""
+    told = changes(before, engine.open(living.root).labels)
+    assert (told["joined"], told["parted"]) == (0, 0)
+    last = living.question()
+    assert last is not None
+    assert last["rows"] == first["rows"]
 
 
 def test_what_has_no_token_or_comes_from_elsewhere_is_refused(served: tuple[Session, int]) -> None:

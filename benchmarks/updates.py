@@ -34,7 +34,7 @@ from engine.commands.run_folder import run_labels
 from engine.storage.formats.export import BinWriter
 
 MEASURES = ("update", "batches", "removal", "queries")
-SHARE, BATCHES, QUERIES = 0.01, 20, 20_000
+SHARE, BATCHES, QUERIES = 0.01, 20, 100_000
 KINDS = ("seconds", "processor_seconds")
 
 

@@ -52,7 +52,7 @@ class Addition:
     """What an update adds: to each graph, the edges scored, the vertices ``redone`` and the new rows' leaders (n,).
 
     ``edges``: sources, targets, similarities, scores, ordered by (source, target). ``far_share``: of the new rows,
-    those that lie as far from all others as one in ``FAR_QUANTILE`` of the full run's rows; 0 for queries.
+    those that lie as far from all others as one in ``FAR_QUANTILE`` of the full run's rows.
     """
 
     graphs: tuple[GraphAddition, ...]
@@ -91,48 +91,22 @@ class Scorer:
             return edges.similarities
         graph = state.graphs[0]
         second = state.second_scores() if self.second is not None else None
-        scores = structural.score_edges(self.first, graph.around, graph.priors, edges, second, threads=threads)
-        if self.slope != 1 or self.offset:
-            scores = (1 / (1 + np.exp(-self.slope * log_odds(scores) - self.offset))).astype(np.float32)
-        return scores
+        return self.corrected(
+            structural.score_edges(self.first, graph.around, graph.priors, edges, second, threads=threads)
+        )
+
+    def corrected(self, scores: Array) -> Array:
+        """Move the log-odds of scores as the full run moved them."""
+        if self.slope == 1 and not self.offset:
+            return scores
+        return (1 / (1 + np.exp(-self.slope * log_odds(scores) - self.offset))).astype(np.float32)
 
 
-class Undo:
-    """What ``add_rows`` changes in a state, so that it can be as if no row had come."""
-
-    def __init__(self, state: State) -> None:
-        self._graphs = [(graph, graph.cell_of_later, graph.rows_V) for graph in state.graphs]
-        self._lists: list[tuple[Array, Array, Array]] = []
-
-    def keep(self, graph: GraphState, rows: Array) -> None:
-        """Keep lists that are about to change, and what stands beside them."""
-        for table in (graph.neighbors, graph.similarities, graph.profiles, graph.priors, graph.listed):
-            if len(table):
-                self._lists.append((table, rows, table[rows]))
-
-    def undo(self) -> None:
-        """Put everything back."""
-        for table, rows, values in self._lists:
-            table[rows] = values
-        for graph, cells, rows_V in self._graphs:
-            graph.cell_of_later, graph.rows_V = cells, rows_V
-
-
-def add_rows(
-    state: State,
-    vectors_nD: Array,
-    zeros: Array,
-    scorer: Scorer,
-    threads: int,
-    *,
-    undo: Undo | None = None,
-    num_probes: int = NUM_PROBES,
-) -> Addition:
+def add_rows(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, threads: int) -> Addition:
     """Join new rows to a version that has room for them, and give what an update has to commit.
 
     ``vectors_nD``: unit rows as they were given, float32; ``zeros``: which of them have no direction. The state's
-    arrays are changed: rows that list new ones have them in their lists afterwards. With ``undo`` new rows do not find
-    each other, no row is done anew, and what is changed can be put back.
+    arrays are changed: rows that list new ones have them in their lists afterwards.
     """
     start, stop = state.num_rows, state.num_rows + len(vectors_nD)
     new = np.arange(start, stop, dtype=np.int32)
@@ -141,15 +115,16 @@ def add_rows(
     leaders = new.copy()
     found: list[Insertions] = []
     for number, graph in enumerate(state.graphs):
-        graph.features[start:stop] = _projected(graph, vectors_nD, zeros, threads)
+        graph.features[start:stop] = project_rows(graph, vectors_nD, threads)
+        graph.features[start + zeros] = 0
         if graph.originals is not None:
             graph.originals[start:stop] = vectors_nD
         cells = _join_cells(state, graph, start, stop, threads)
         if graph.rows_V is not None:
             graph.rows_V = np.concatenate([graph.rows_V, new])
         allowed = _by_vertex(listable, state, graph) if number else listable
-        searched = graph.features, graph.neighbors, cells, allowed, start, stop, state.kept.k + SPARE, num_probes
-        ids, similarities = search_new(*searched, threads, among_new=undo is None)
+        searched = graph.features, graph.neighbors, cells, allowed, start, stop, state.kept.k + SPARE, NUM_PROBES
+        ids, similarities = search_new(*searched, threads)
         if number == 0 and state.kept.leaders is not None:
             leaders = _leaders(state, graph, ids, similarities, start)
             listable[start:] &= leaders == new
@@ -160,13 +135,11 @@ def add_rows(
         k = state.kept.k
         graph.neighbors[start:stop], graph.similarities[start:stop] = ids[:, :k], similarities[:, :k]
         taken = reversed_lists(ids[:, :k], similarities[:, :k], start)
-        if undo is not None:
-            undo.keep(graph, np.unique(taken.rows))
         insert_lists(graph.neighbors, graph.similarities, *taken)
         graph.describe(np.unique(np.concatenate([taken.rows, new])), threads)
         found.append(taken)
     redone = np.empty(0, np.int32)
-    if scorer.first is not None and undo is None:
+    if scorer.first is not None:
         redone = _to_redo(state, found[0])
     parts = []
     for number, (graph, taken) in enumerate(zip(state.graphs, found, strict=True)):
@@ -176,8 +149,7 @@ def add_rows(
     edges = _edges_to_score(state, redone, start, stop)
     scores = scorer.score(state, edges, threads)
     leaders, joins = _row_leaders(state, leaders, start), listable[start:]
-    far_share = _far_share(state, start) if undo is None else 0.0
-    return Addition(tuple(parts), (*edges, scores), redone, leaders, joins, far_share)
+    return Addition(tuple(parts), (*edges, scores), redone, leaders, joins, _far_share(state, start))
 
 
 def _far_share(state: State, start: int) -> float:
@@ -187,11 +159,10 @@ def _far_share(state: State, start: int) -> float:
     return float((new < state.near_similarity()).mean()) if len(new) else 0.0
 
 
-def _projected(graph: GraphState, vectors_nD: Array, zeros: Array, threads: int) -> Array:
+def project_rows(graph: GraphState, vectors_nD: Array, threads: int) -> Array:
+    """Give unit rows as the graph's vertices have them, (n, D)."""
     unit = vectors_nD if graph.metric is None else graph.metric.project(vectors_nD, threads=threads)
-    unit = unit.astype(graph.features.dtype)
-    unit[zeros] = 0
-    return unit
+    return unit.astype(graph.features.dtype)
 
 
 def _join_cells(state: State, graph: GraphState, start: int, stop: int, threads: int) -> Any:

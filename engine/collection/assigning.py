@@ -1,33 +1,41 @@
-"""Which cluster a vector would join: its edges are scored as an update would score them, and nothing changes.
+"""Which cluster a vector would join, by its edges to what lies nearest; nothing changes, and queries meet no others.
 
-Queries are joined to the version in small batches and taken out again. A batch is a small share of the rows, so that
-the lists of rows are full of rows, not of queries. Queries do not find each other.
+A query's edges are scored by the graph of the learned metric alone, if there is one, which tells identities apart
+better than the other does. Only its nearest vertices are scored: its cluster has a row among these, and the rest cost
+most of the time.
 Legend: n queries, D dimensions, R clusters that are named, E edges.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
-from engine.collection.additions import Scorer, Undo, add_rows
+from engine.collection.additions import Scorer, project_rows
 from engine.collection.state import State
+from engine.graph.adjacency import EdgeList
+from engine.graph.insertion import search_new
+from engine.graph.overlaps import averages_of
+from engine.graph.querying import CodedGraph, encode_graph, search_queries, take_in
+from engine.graph.similarity import listed_similarities, sort_neighbors
+from engine.methods.structural import scorer as structural
 from engine.tiles import tile_bounds
+from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 Array = np.ndarray[Any, Any]
 
 NAMED = 3  # clusters of each query: the nearest and two runners-up
-MOST_QUERIES, FEWEST_QUERIES, ROWS_PER_QUERY = 2_048, 16, 128  # of a batch
-PROBES = 16
+MOST_QUERIES = 1_024  # of a batch; results do not depend on it
+PROBES = 8
+SCORED = 16  # a query's nearest vertices, to which its edges are scored
+ROOM = MOST_QUERIES * (1 + SCORED)  # rows of a version behind its own that an ``Assigner`` writes to
+SPARE = 16  # further neighbours that a search finds, because products of codes are rounded
 ROWS_AT_A_TIME = 1 << 18  # whose edges are ranked together
 _BEST = 5  # a query's best edges into a cluster, whose mean is its probability
-
-
-def batch_rows(num_rows: int) -> int:
-    """How many queries a batch of a collection of so many rows has; results depend on it."""
-    return int(np.clip(num_rows // ROWS_PER_QUERY, FEWEST_QUERIES, MOST_QUERIES))
+_SURELY_APART = np.float32(0.99)  # cosine below which a query is no copy of a row
 
 
 class Assignment(NamedTuple):
@@ -43,22 +51,121 @@ class Assignment(NamedTuple):
     probabilities: Array
 
 
-def assign_batch(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, threads: int) -> Assignment:
-    """Assign one batch. ``vectors_nD``: unit rows, float32; the state has room for them, and is left as it was."""
-    undo = Undo(state)
-    try:
-        added = add_rows(state, vectors_nD, zeros, scorer, threads, undo=undo, num_probes=PROBES)
-    finally:
-        undo.undo()
-    sources, targets, _, scores = added.edges  # a query has a higher number than any row
-    first = state.num_rows
-    label_V = state.labels_N[state.row_numbers]
-    found = _rank(targets - first, label_V[sources], *_weigh(state, scores), len(vectors_nD))
-    copies = np.flatnonzero(added.leaders < first)
-    found.clusters[copies] = found.nearest[copies, 0] = state.labels_N[added.leaders[copies]]
-    found.probabilities[copies, 0] = 1
-    found.nearest[copies, 1:], found.probabilities[copies, 1:] = -1, 0
-    return found
+class Assigner:
+    """Assigns queries to the clusters of a version that has ``ROOM`` for more rows; made once for many calls.
+
+    A call writes to the room alone, so calls must not overlap. There each query is taken into the lists of doubles of
+    its nearest vertices, because an edge's scorer has learned from ends that list each other.
+    """
+
+    def __init__(self, state: State, threads: int) -> None:
+        self._state, self._threads = state, threads
+        scorer = Scorer(state)
+        self._fitted = scorer.second or scorer.first
+        self._graph = state.graphs[1 if scorer.second is not None else 0]
+        self._scorer = scorer
+        rows = self._graph.rows_V
+        self._row_V = np.arange(state.num_rows, dtype=np.int32) if rows is None else rows[: state.num_rows]
+        self._label_V = state.labels_N[self._row_V]
+        by_row = np.empty(state.num_rows, np.bool_)
+        by_row[state.row_numbers] = state.listable_V
+        self._listable_V = by_row[self._row_V]
+
+    def assign(self, vectors_nD: Array, zeros: Array) -> Assignment:
+        """Assign one batch. ``vectors_nD``: unit rows, float32; ``zeros``: which of them have no direction."""
+        state, graph, n = self._state, self._graph, len(vectors_nD)
+        own = np.arange(state.num_rows, state.num_rows + n, dtype=np.int32)
+        order = self._list_neighbors(vectors_nD, own)
+        graph.neighbors[own[zeros]], graph.similarities[own[zeros]] = NO_NEIGHBOR, NO_SIMILARITY
+        leaders = self._leaders(vectors_nD, own)
+        listed = graph.neighbors[own][order][:, : min(SCORED, state.kept.k)]
+        place, rank = np.nonzero(listed >= 0)
+        query, vertices = order[place], listed[place, rank]
+        scores = self._score(own, query, rank, vertices)
+        found = _rank(query, self._label_V[vertices], *_weigh(state, scores), n)
+        copies = np.flatnonzero(leaders >= 0)
+        found.clusters[copies] = found.nearest[copies, 0] = state.labels_N[leaders[copies]]
+        found.probabilities[copies, 0] = 1
+        found.nearest[copies, 1:], found.probabilities[copies, 1:] = -1, 0
+        return found
+
+    @cached_property
+    def _vertices(self) -> Array:
+        """The first graph's vertex of each row."""
+        return self._state.vertices
+
+    @cached_property
+    def _coded(self) -> CodedGraph | None:
+        """The graph's codes, ``None`` if it was searched without cells."""
+        graph, state = self._graph, self._state
+        cells = graph.cells(state.kept.num_rows)
+        if cells is None:
+            return None
+        return encode_graph(graph.features, cells, graph.neighbors, self._listable_V, MOST_QUERIES, self._threads)
+
+    def _list_neighbors(self, vectors_nD: Array, own: Array) -> Array:
+        """Write the queries' lists behind those of all vertices; give an order in which near queries are together."""
+        graph, k, threads = self._graph, self._state.kept.k, self._threads
+        start, stop = int(own[0]), int(own[-1]) + 1
+        graph.features[start:stop] = project_rows(graph, vectors_nD, threads)
+        if graph.originals is not None:
+            graph.originals[start:stop] = vectors_nD
+        if self._coded is None:
+            listable = np.append(self._listable_V, np.zeros(len(own), np.bool_))
+            searched = graph.features, graph.neighbors, None, listable, start, stop, k, PROBES
+            ids, similarities = search_new(*searched, threads)
+            order = np.arange(len(own))
+        else:
+            ids, order = search_queries(self._coded, graph.features[start:stop], PROBES, k + SPARE, threads)
+            similarities = listed_similarities(graph.features, own, ids, threads=threads)
+            sort_neighbors(ids, similarities, threads=threads)
+        graph.neighbors[start:stop], graph.similarities[start:stop] = ids[:, :k], similarities[:, :k]
+        return order
+
+    def _leaders(self, vectors_nD: Array, own: Array) -> Array:
+        """The row whose very vector a query has, the lowest vertex of those; -1 for none."""
+        leaders = np.full(len(own), -1, np.int64)
+        if self._state.kept.leaders is None:
+            return leaders
+        graph, first = self._graph, self._state.graphs[0]
+        query, rank = np.nonzero(graph.similarities[own] > _SURELY_APART)
+        if not len(query):
+            return leaders
+        asked = np.unique(query)
+        features_qD = project_rows(first, vectors_nD[asked], self._threads).astype(first.features.dtype)
+        rows = self._row_V[graph.neighbors[own[query], rank]]
+        vertices = self._vertices[rows]
+        same = (first.features[vertices] == features_qD[np.searchsorted(asked, query)]).all(axis=1)
+        for place in np.flatnonzero(same)[::-1]:
+            leaders[query[place]] = rows[place]
+        return leaders
+
+    def _score(self, own: Array, query: Array, rank: Array, vertices: Array) -> Array:
+        """Score the edges of queries to the vertices at some ranks of their lists."""
+        graph, fitted, threads = self._graph, self._fitted, self._threads
+        similarities = graph.similarities[own[query], rank]
+        if fitted is None:
+            return self._scorer.score(self._state, EdgeList(vertices, own[query], similarities), threads)
+        graph.describe(own, threads)
+        averages_nAD = averages_of(graph.neighbors[own], graph.features, own, threads=threads)
+        first = int(own[0]) + MOST_QUERIES  # doubles of vertices stand behind the queries
+        doubles = (first + query * SCORED + rank).astype(np.int32)
+        places = np.empty((len(own), SCORED), np.int16)
+        take_in(graph.neighbors, graph.similarities, graph.priors, own, first, SCORED, places)
+        graph.profiles[doubles] = graph.profiles[vertices]
+        for number, averages in enumerate(graph.averages):
+            averages[own], averages[doubles] = averages_nAD[:, number], averages[vertices]
+        if graph.originals is not None:
+            graph.originals[doubles] = graph.originals[vertices]
+        edges = EdgeList(own[query], doubles, similarities)
+        priors = structural.prior_scores(fitted.priors, graph.around, edges, threads=threads)
+        graph.priors[own] = 0
+        graph.priors[own[query], rank] = priors
+        inside = places[query, rank] >= 0
+        graph.priors[doubles[inside], places[query, rank][inside]] = priors[inside]
+        return self._scorer.corrected(
+            structural.score_edges(fitted, graph.around, graph.priors, edges, threads=threads)
+        )
 
 
 def memberships(state: State) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -10,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.collection.additions import Scorer
-from engine.collection.assigning import NAMED, Assignment, assign_batch, batch_rows
+from engine.collection.assigning import MOST_QUERIES, NAMED, Assigner, Assignment
 from engine.collection.versions import GIVEN_TO_UPDATES, Version, current_version, unfinished_update
 from engine.commands.collection_tables import CollectionTables, Table
 from engine.commands.opening import kept_of
@@ -42,6 +42,10 @@ class Collection(CollectionTables):
     numbered anew. Ids of rows and clusters stay. Columns of tables are arrays, or lists where they hold texts. The
     object shows one version; ``update`` and ``remove`` go on to the next one.
     """
+
+    def __init__(self, root: str | Path, *, threads: int = 0) -> None:
+        super().__init__(root, threads=threads)
+        self._assigning = threading.Lock()  # calls of ``assign`` from several threads take turns
 
     def assign(self, vectors: np.ndarray, *, bad_rows: str = "error") -> Assignment:
         """Tell which cluster each vector would join, (n, D), of any length but 0; nothing changes.
@@ -89,20 +93,20 @@ class Collection(CollectionTables):
         return done
 
     def _forget(self) -> None:
-        for name in ("labels", "row_ids", "state", "explained", "_scorer"):
+        for name in ("labels", "row_ids", "state", "explained", "_assigner"):
             self.__dict__.pop(name, None)
 
     @cached_property
-    def _scorer(self) -> Scorer:
-        return Scorer(self.state)
+    def _assigner(self) -> Assigner:
+        return Assigner(self.state, self.threads)
 
     def _assign(self, given: np.ndarray, first: int, place: str, drop_bad: bool) -> Assignment:
-        batch, parts = batch_rows(len(self.labels)), []
-        for begin in range(0, len(given), batch):
-            block = np.ascontiguousarray(given[begin : begin + batch])
+        parts = []
+        for begin in range(0, len(given), MOST_QUERIES):
+            block = np.ascontiguousarray(given[begin : begin + MOST_QUERIES])
             rows = normalise(block, first + begin, place, drop_bad=drop_bad)
-            nowhere = np.union1d(rows.zeros, rows.bad)
-            parts.append(assign_batch(self.state, rows.unit_ND, nowhere, self._scorer, self.threads))
+            with self._assigning:
+                parts.append(self._assigner.assign(rows.unit_ND, np.union1d(rows.zeros, rows.bad)))
         if not parts:
             return Assignment(np.empty(0, np.int64), np.empty((0, NAMED), np.int64), np.empty((0, NAMED), np.float32))
         return Assignment(*(np.concatenate(column) for column in zip(*parts, strict=True)))

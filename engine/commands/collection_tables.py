@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
 from engine.clustering.matching import EVENTS
-from engine.collection.assigning import batch_rows, memberships
+from engine.collection.assigning import ROOM, memberships
 from engine.collection.state import State, read_lineage
 from engine.collection.tables import cluster_table
 from engine.commands.opening import open_collection
@@ -93,7 +93,7 @@ class CollectionTables:
     @cached_property
     def state(self) -> State:
         """The version in memory, with room for queries."""
-        return self.held.open(self.root, room=batch_rows(len(self.labels)), threads=self.threads)
+        return self.held.open(self.root, room=ROOM, threads=self.threads)
 
     @cached_property
     def explained(self) -> tuple[RowTable, ClusterTable]:

@@ -87,16 +87,12 @@ def search_new(
     k: int,
     num_probes: int,
     threads: int,
-    *,
-    among_new: bool = True,
 ) -> tuple[Array, Array]:
     """Find the nearest vertices of rows ``start..stop``: ids (n, k) int32 and similarities (n, k) float32.
 
     A row is compared with the members of its nearest cells, then with what the nearest that it found list. Without
-    cells it is compared with all. A vertex with ``listable_N`` False is found by nobody. With ``among_new`` rows of the
-    tile find each other, if they are members of cells.
+    cells it is compared with all, the new rows among them. A vertex with ``listable_N`` False is found by nobody.
     """
-    last = stop if among_new else start
 
     def run(tile: tuple[int, int]) -> tuple[Array, Array]:
         first, end = tile
@@ -104,7 +100,7 @@ def search_new(
         own = np.arange(first, end, dtype=np.int32)
         similarities = np.full((len(own), k), NO_SIMILARITY, np.float32)
         ids = np.full((len(own), k), np.iinfo(np.int32).max, np.int32)
-        for places, members in _spans(queries, cells, last, num_probes):
+        for places, members in _spans(queries, cells, stop, num_probes):
             block = np.asarray(features_ND[members], np.float32)
             _offer(queries[places] @ block.T, members, own, places, listable_N, similarities, ids)
         if cells is not None:
@@ -131,7 +127,6 @@ def _spans(queries: Array, cells: Cells | None, last: int, num_probes: int) -> I
     asked, firsts = np.unique(probes.ravel()[order], return_index=True)
     for cell, places in zip(asked, np.split((order // probes.shape[1]).astype(np.int32), firsts[1:]), strict=True):
         members = cells.members(int(cell))
-        members = members[members < last]
         for begin in range(0, len(members), CELL_ROWS):
             yield places, members[begin : begin + CELL_ROWS]
 

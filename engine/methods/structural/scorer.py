@@ -171,7 +171,15 @@ def priors_of(
     """As ``prior_rows``, of the rows ``rows_n`` (n,) int32."""
     row, rank, edges = _listed_edges(graph, rows_n)
     priors = np.zeros((len(rows_n), graph.neighbors_NK.shape[1]), np.uint16)
-    found = np.empty(len(row), np.uint16)
+    priors[row, rank] = prior_scores(trees, graph, edges, halves_N, threads=threads)
+    return priors
+
+
+def prior_scores(
+    trees: tuple[Trees, ...], graph: Neighborhoods, edges: EdgeList, halves_N: Array | None = None, *, threads: int = 1
+) -> Array:
+    """Compute the priors of edges: (E,) uint16, as ``prior_rows`` has them."""
+    found = np.empty(len(edges.sources), np.uint16)
 
     def run(tile: tuple[int, int]) -> None:
         part = EdgeList(*(column[slice(*tile)] for column in edges))
@@ -192,9 +200,8 @@ def priors_of(
                 mean[inside] = logits[1 - half][inside]
         found[slice(*tile)] = store_priors(_probability(mean))
 
-    map_tiles(run, tile_bounds(0, len(row), TILE_EDGES), threads)
-    priors[row, rank] = found
-    return priors
+    map_tiles(run, tile_bounds(0, len(found), TILE_EDGES), threads)
+    return found
 
 
 def draw_edges(

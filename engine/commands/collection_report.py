@@ -16,6 +16,7 @@ from engine.commands.collection_tables import CollectionTables
 from engine.commands.machine import hardware, versions
 from engine.commands.report_data import GALLERIES, make_galleries, review_command, settings_shown, stage_rows
 from engine.commands.report_words import word_partition, word_point
+from engine.evaluation.expected import UNIT, expected_errors
 from engine.evaluation.galleries import cluster_size_histogram, confidence_histogram, describe_galleries
 from engine.report.cluster_list import pack_clusters
 from engine.report.data import Change, Gallery, ReportData, StageRow, ValueHistogram
@@ -39,6 +40,7 @@ def collection_report_data(root: Path, items_root: Sequence[str] = ()) -> Report
     pictures = collection_pictures(collection, items_root, MAX_PAGE_BYTES)
     galleries = _galleries(collection, pictures)
     histogram = confidence_histogram(rows.confidence)
+    scores, expected = _scores(state)
     return ReportData(
         title=f"Clusters of {'/'.join(Path(source['path']).parts[-2:])}",
         method=f"{method}, {word_partition(kept.point['partition'])}",
@@ -52,7 +54,8 @@ def collection_report_data(root: Path, items_root: Sequence[str] = ()) -> Report
         notes=_notes(collection),
         warnings=pictures.refused(),
         size_bins=cluster_size_histogram(clusters.sizes),
-        scores=_scores(state),
+        scores=scores,
+        expected_errors=expected if kept.learned else None,
         score_name="score" if kept.learned else "similarity",
         probabilities=kept.learned,
         confidence=ValueHistogram(histogram["bin_edges"], histogram["rows"]),
@@ -87,16 +90,20 @@ def _notes(collection: CollectionTables) -> list[str]:
     return notes
 
 
-def _scores(state: State) -> ValueHistogram:
-    """Count the edges by score, inside clusters and between them."""
+def _scores(state: State) -> tuple[ValueHistogram, tuple[float, float]]:
+    """Count the edges by score, inside clusters and between them, and expect wrong and missed ones."""
     label_V = state.labels_N[state.row_numbers]
     edges = np.linspace(0 if state.kept.learned else -1, 1, SCORE_BINS + 1)
     inside, between = np.zeros(SCORE_BINS, np.int64), np.zeros(SCORE_BINS, np.int64)
+    wrong = missed = 0
     for sources, targets, scores in state.edges():
         together = label_V[sources] == label_V[targets]
         inside += np.histogram(scores[together], edges)[0]
         between += np.histogram(scores[~together], edges)[0]
-    return ValueHistogram(edges.tolist(), inside.tolist(), between.tolist(), state.kept.point.get("min_score"))
+        of_block = expected_errors(scores, together)
+        wrong, missed = wrong + of_block[0], missed + of_block[1]
+    histogram = ValueHistogram(edges.tolist(), inside.tolist(), between.tolist(), state.kept.point.get("min_score"))
+    return histogram, (wrong / UNIT, missed / UNIT)
 
 
 def _galleries(collection: CollectionTables, pictures: SourcesPictures) -> list[Gallery]:

@@ -147,6 +147,7 @@ def _report_data(root: Path, items_root: Sequence[str]) -> ReportData:
         precision_bias=settings.get("partition", {}).get("precision_bias", 0.0),
         similarities=histograms["similarity"],
         scores=None if own or method == "cosine" else histograms["score"],
+        expected_errors=None if own else value.get("expected_errors"),
         score_name="similarity" if own else "score",
         probabilities=METHODS[method].learned and not own,
         recall=RecallEstimate(

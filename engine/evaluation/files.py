@@ -84,6 +84,7 @@ class AnalysisFile(Shown):
     sweeps: dict[Literal["similarity", "score"], Annotated[list[SweepRow], Field(min_length=1)]]
     confidence: ConfidenceFile
     galleries: dict[GalleryName, list[ClusterFile]]
+    expected_errors: tuple[float, float] | None = None
     reliability: HistogramFile | None = None
     metrics: dict[Text, Any] | None = None
     plain: PlainFile | None = None

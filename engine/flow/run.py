@@ -94,7 +94,7 @@ def run_stages(
     read: dict[str, Any] = {**shown, "num_rows": graph.num_rows, "crossing": found.crossing, "scratch": True}
     evidence = Evidence(labels=clusters, copies=copies, **read)
     explain = Explain(labels=clusters, evidence=evidence, order=graph.order)
-    figures = Figures(clusters=clusters, **read, **truth)
+    figures = Figures(clusters=clusters, opinions=found.opinions, **read, **truth)
     analysis = Analysis(
         clusters=clusters,
         roots=found.roots,
@@ -140,6 +140,7 @@ class Found(NamedTuple):
     score: Scores
     crossing: Crossing
     copies: Copies | None
+    opinions: Step[Any] | None
     roots: Step[Any]
     curve: Curve | None
     further: tuple[Step[Any] | None, ...]
@@ -182,7 +183,7 @@ def _cluster(given: Given, settings: Settings, model: Model | None) -> Found:
             answers=given.answers,
             **given.truth,
         )
-    return Found(graph, scoring.score, crossing, scoring.copies, roots, curve, scoring.further)
+    return Found(graph, scoring.score, crossing, scoring.copies, scoring.opinions, roots, curve, scoring.further)
 
 
 def _or_without_model(given: Given, settings: Settings, modelled: Found) -> Found:
@@ -207,4 +208,4 @@ def _or_without_model(given: Given, settings: Settings, modelled: Found) -> Foun
     assert isinstance(crossing, Crossing)
     assert isinstance(roots, Step)
     graph = replace(modelled.graph, order=order)
-    return Found(graph, score, crossing, copies, roots, curve, (*modelled.further, *copied[6:]))
+    return Found(graph, score, crossing, copies, None, roots, curve, (*modelled.further, *copied[6:]))

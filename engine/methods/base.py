@@ -71,11 +71,15 @@ class Graph:
 
 
 class Scoring(NamedTuple):
-    """What gives edges their scores, what else a plan must reach, and the rows that count for no cluster."""
+    """What gives edges their scores, what else a plan must reach, and the rows that count for no cluster.
+
+    ``opinions``: the step that left what settles more pairs than scores do (``Figures``).
+    """
 
     score: Scores
     further: tuple[Step[Any] | None, ...] = ()
     copies: Copies | None = None
+    opinions: Step[Any] | None = None
 
 
 class Training(NamedTuple):

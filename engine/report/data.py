@@ -165,6 +165,7 @@ class ReportData:
     precision_bias: float = 0.0
     similarities: ValueHistogram | None = None
     scores: ValueHistogram | None = None
+    expected_errors: tuple[float, float] | None = None  # wrong and missed pairs of neighbours
     recall: RecallEstimate | None = None
     confidence: ValueHistogram | None = None
     reliability: Reliability | None = None

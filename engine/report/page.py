@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import pairwise
 
 from engine.clustering.matching import EVENTS
 from engine.evaluation.sweep import SweepRow
@@ -34,7 +33,6 @@ _COLUMNS = {
     "num_clusters": "clusters",
     "num_singletons": "singletons",
 }
-_SURE = 0.1  # a probability, and its distance from 1
 _COUNTS = ("num_clusters", "num_singletons")
 
 
@@ -49,18 +47,6 @@ def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int
         f"{num_rows:,} {plural(num_rows, 'row')}: {several:,} {plural(several, 'cluster')} of two and more, "
         f"the largest of {largest:,}; {alone}"
     )
-
-
-def expected_errors(scores: ValueHistogram) -> tuple[float, float]:
-    """Estimate how many joined pairs of neighbours are wrong, and how many that were left apart belong together.
-
-    Each pair counts by its score, a probability. Pairs of less than ``_SURE`` or more than 1 - ``_SURE`` do not count,
-    because scores of trees stop short of 0 and 1: the many sure pairs would add up to errors that are not there.
-    """
-    middles = [(low + high) / 2 for low, high in pairwise(scores.bin_edges)]
-    wrong = sum(count * (1 - p) for p, count in zip(middles, scores.kept, strict=True) if p < 1 - _SURE)
-    missed = sum(count * p for p, count in zip(middles, scores.pruned, strict=True) if p > _SURE)
-    return wrong, missed
 
 
 def render_report(data: ReportData) -> str:
@@ -123,11 +109,11 @@ def _top(data: ReportData) -> str:
 def _answer(data: ReportData) -> str:
     """Say what to expect, what to look at first, and what to type for fewer errors of either kind."""
     said = []
-    if data.probabilities and data.scores and data.scores.pruned:
-        wrong, missed = (_about(count) for count in expected_errors(data.scores))
+    if data.expected_errors and data.scores and data.scores.pruned:
+        wrong, missed = (_about(count) for count in data.expected_errors)
         said.append(
-            f"By the scores' own odds {wrong} of the {sum(data.scores.kept):,} joined pairs of neighbours may be "
-            f"<b>wrong merges</b>, and {missed} of the pairs left apart may be <b>missed</b>."
+            f"As far as the run itself can tell, {wrong} of the {sum(data.scores.kept):,} joined pairs of neighbours "
+            f"are <b>wrong merges</b>, and {missed} of the pairs left apart are <b>missed</b>."
         )
     chosen = [(number, gallery) for number, gallery in enumerate(data.galleries) if gallery.clusters]
     if chosen:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.clustering.union_find import UnionFind
+from engine.evaluation.expected import UNIT
 from engine.evaluation.galleries import cluster_size_histogram, confidence_histogram, describe_galleries
 from engine.evaluation.metrics import evaluate_labels
 from engine.evaluation.sweep import sweep_levels
@@ -33,7 +34,7 @@ class Analysis(Labelled[Facts]):
     ``learned``: scores are probabilities, else cosines.
     """
 
-    kind, version, title = "analysis", 6, "analysis"
+    kind, version, title = "analysis", 7, "analysis"
     clusters: Labels
     roots: Step[Facts]
     score: Scores
@@ -59,7 +60,9 @@ class Analysis(Labelled[Facts]):
         thresholds = sweep_thresholds(facts, learned=self.learned)
         swept_edges = {name: SweptEdges(task, self.figures, name) for name in thresholds}
         histograms = self.figures.histograms(facts)
+        errors = [0, 0]
         for counted in task.all_facts(self.figures):
+            errors = [total + more for total, more in zip(errors, counted.errors, strict=True)]
             for name, counts in counted.histograms.items():
                 histograms[name].merge(counts)
         reliability = histograms.pop("reliability", None)
@@ -86,6 +89,8 @@ class Analysis(Labelled[Facts]):
             "confidence": confidence_histogram(np.asarray(task.npy(self.explain, "confidence"))),
             "galleries": describe_galleries(row_column(task.input(self.rows), "item"), table, labels_N),
         }
+        if self.learned:
+            value["expected_errors"] = [units / UNIT for units in errors]
         if reliability is not None:
             value["reliability"] = reliability.as_dict()
         if truth_N is not None and identities_V is not None:

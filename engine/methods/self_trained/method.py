@@ -82,7 +82,7 @@ class SelfTrained(Method):
         fit, scoring = fit_and_score(graph, settings, {}, which_edges(settings), first_of, metric_of)
         assert isinstance(fit.first, Agreed)
         score = corrected(scoring.score, fit.first, copies, graph.order, fit)
-        return scoring._replace(score=score, copies=copies)
+        return scoring._replace(score=score, copies=copies, opinions=score.said)
 
     def train(self, graph: Graph, settings: Settings, labels: OutsideFile) -> Training:
         """Refuse: it learns in every run, from no labels."""

@@ -53,10 +53,12 @@ class Saying(Step[Said]):
     from certain to even.
 
     ``fit`` fitted the scorer to the opinions of this run; where it learned nothing, scores are theirs already. Without
-    it the scores are a model's.
+    it the scores are a model's. ``settling`` (2, N) are both opinions by vertex where nothing was learned: a score
+    then is the evidence of one edge, which knows less than clusters do. Elsewhere, and where there was no gap, it is of
+    no vertices.
     """
 
-    kind, version, title = "odds.said", 2, "said"
+    kind, version, title = "odds.said", 3, "said"
     facts = Said
     score: Scores
     first: Agreed
@@ -68,12 +70,15 @@ class Saying(Step[Said]):
     def cost(self) -> Cost:
         """Project a pass over the edges."""
         n = self.score.num_rows
-        return Cost(fixed_bytes=n * 25 + (64 << 20), disk_bytes=4096, seconds=n * self.score.knn.k / 8e6)
+        return Cost(fixed_bytes=n * 25 + (64 << 20), disk_bytes=n * 8 + 4096, seconds=n * self.score.knn.k / 8e6)
 
     def run(self, task: Task, start: int, stop: int) -> Said:
         """Count edges, and what is said of them, by their log-odds."""
         leaders_V = leaders_by_vertex(task, self.copies, self.order)
         evidence_V, codelength_V = np.asarray(task.npy(self.first, "opinions"))[:, leaders_V]
+        fitted = self.fit is None or bool(task.facts(self.fit)["trees"])
+        settles = not fitted and not task.facts(self.first)["no_gap"]
+        task.write_npy("settling", np.stack([evidence_V, codelength_V])[:, : None if settles else 0])
         lines = Lines(*(np.asarray(task.npy(self.strangers, name)) for name in FILES))
         counts_B, joined_2B = np.zeros(_BINS), np.zeros((2, _BINS))
         expected = both = 0.0
@@ -93,7 +98,7 @@ class Saying(Step[Said]):
         joined_2 = joined_2B.sum(axis=1)
         misses = self.fit is not None and expected < both
         expected = min(max(expected, both), float(joined_2.mean()))
-        if self.fit is not None and not task.facts(self.fit)["trees"]:
+        if not fitted:
             return Said(expected, 1.0, 0.0, True)
         middles_B = (np.arange(_BINS) + 0.5) * (2 * _MOST / _BINS) - _MOST
         slope, _ = calibrate_counts(middles_B, joined_2B.mean(axis=0), counts_B)

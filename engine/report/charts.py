@@ -15,6 +15,8 @@ Number = float | int
 MAX_Y_TICKS = 6
 MAX_X_TICKS = 8
 
+_FEW_CLASSES = 7  # whose names fit beside each other on a phone
+
 
 @dataclass(frozen=True)
 class Series:
@@ -36,19 +38,21 @@ class Marker:
 def bars_by_class(
     classes: Sequence[str], values: Sequence[int], details: Sequence[str], y_name: str, x_name: str
 ) -> str:
-    """Draw one bar per named class on a logarithmic scale, with its count above."""
+    """Draw one bar per named class on a logarithmic scale, with its count above; a phone names a few of many."""
     scale = _LogScale(0.6, max([*values, 1]))
     step = 1000 / max(len(classes), 1)
+    every = max(2, -(-len(classes) // _FEW_CLASSES))
     marks, labels, ticks = [], [], []
     for i, (name, value, detail) in enumerate(zip(classes, values, details, strict=True)):
         middle = (i + 0.5) * step
-        minor = i % 2 == 1
+        minor = i % every > 0
         ticks.append((middle, name, minor))
         if value:
             top = scale(value)
             width = min(step * 0.72, 90)
             marks.append(_rect(middle - width / 2, 0, width, top, "a"))
-            labels.append(_at("value", middle, top, short(value)))
+            crowded = minor and len(classes) > _FEW_CLASSES
+            labels.append(_at("value minor" if crowded else "value", middle, top, short(value)))
         marks.append(_hit(i * step, step, detail))
     rows = [[name, f"{value:,}"] for name, value in zip(classes, values, strict=True)]
     plot = _plot(f"{y_name} by {x_name}", marks, scale.ticks(), ticks, y_name, x_name, "".join(labels))

@@ -34,6 +34,8 @@ _COLUMNS = {
     "num_singletons": "singletons",
 }
 _COUNTS = ("num_clusters", "num_singletons")
+_MANY_CLASSES = 12  # of sizes: their ends have no room beside each other
+_MANY_STAGES, _SHORT = 12, 0.01  # of so many, those of less than this share of the time are folded away
 
 
 def headline(num_rows: int, num_clusters: int, num_singletons: int, largest: int) -> str:
@@ -207,7 +209,8 @@ def _changes(changes: list[Change]) -> str:
 def _sizes(data: ReportData) -> str:
     if not data.size_bins:
         return ""
-    names = [f"{short(b.low)}" if b.low == b.high else f"{short(b.low)}–{short(b.high)}" for b in data.size_bins]
+    many = len(data.size_bins) > _MANY_CLASSES
+    names = [short(b.low) + ("" if many or b.low == b.high else f"–{short(b.high)}") for b in data.size_bins]
     details = [
         f"{b.low:,}{'' if b.low == b.high else f' to {b.high:,}'} {plural(b.high, 'row')}\n"
         f"clusters: {b.num_clusters:,}\nrows in them: {b.num_rows:,} ({percent(b.num_rows, data.num_rows)})"
@@ -217,7 +220,7 @@ def _sizes(data: ReportData) -> str:
     return panel(
         "How large the clusters are",
         "Size classes double; the vertical scale is logarithmic, so that a single large cluster shows.",
-        charts.bars_by_class(names, counts, details, "clusters", "rows in the cluster"),
+        charts.bars_by_class(names, counts, details, "clusters", f"rows in the cluster{', from' if many else ''}"),
     )
 
 
@@ -355,6 +358,16 @@ def _pair(item: tuple[str, str]) -> str:
 
 def _stages(stages: list[StageRow]) -> str:
     total = sum(stage.seconds for stage in stages)
+    tasks = sum(stage.num_tasks for stage in stages)
+    brief = [s for s in stages if s.seconds < _SHORT * total] if len(stages) > _MANY_STAGES else []
+    body = _stage_table([s for s in stages if s not in brief], total)
+    if brief:
+        seconds = duration_words(sum(stage.seconds for stage in brief))
+        body += f"<details><summary>{len(brief)} more, {seconds} in all</summary>{_stage_table(brief, total)}</details>"
+    return panel("Stages", f"{tasks:,} {plural(tasks, 'task')} in {duration_words(total)}.", body)
+
+
+def _stage_table(stages: list[StageRow], total: float) -> str:
     body = "".join(
         f"<tr><th>{escape(s.name)}</th><td>{s.num_tasks:,}</td><td>{duration_words(s.seconds)}</td>"
         f'<td class="share">{meter(s.seconds / total if total else 0)}</td>'
@@ -362,12 +375,9 @@ def _stages(stages: list[StageRow]) -> str:
         f"<td>{f'{short(round(s.rate))} {escape(s.unit)}/s' if s.rate else '–'}</td></tr>"
         for s in stages
     )
-    tasks = sum(stage.num_tasks for stage in stages)
-    return panel(
-        "Stages",
-        f"{tasks:,} {plural(tasks, 'task')} in {duration_words(total)}.",
+    return (
         '<div class=scroll><table class="stages"><thead><tr><th>stage</th><th>tasks</th><th>time</th>'
-        f"<th class=share></th><th>peak memory</th><th>rate</th></tr></thead><tbody>{body}</tbody></table></div>",
+        f"<th class=share></th><th>peak memory</th><th>rate</th></tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

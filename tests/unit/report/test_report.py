@@ -527,3 +527,13 @@ def test_a_browser_shows_it_without_errors(tmp_path, query):
     assert all(float(height) > 0 for height in bars)
     assert page.tags.count("polyline") == 14
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_many_classes_and_stages_leave_room():
+    bins = [SizeBin(1 << step, (2 << step) - 1, 5, 5 << step) for step in range(20)]
+    stages = [StageRow(f"stage{number}", 1, 100.0 if number < 3 else 0.1) for number in range(30)]
+    text = render_report(replace(FULL, size_bins=bins, stages=stages))
+    assert ">524k<" in text  # from where on, not to where
+    assert "524k–1" not in text
+    assert text.count('<span class="value minor"') > 10
+    assert "27 more, 2.7 s in all" in Page(text).words

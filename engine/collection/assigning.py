@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.clustering.evidence import COSINE_BANDWIDTH, edge_weights
 from engine.collection.additions import Scorer, project_rows
-from engine.collection.state import State
+from engine.collection.state import State, inverse
 from engine.graph.adjacency import EdgeList
 from engine.graph.insertion import search_new
 from engine.graph.overlaps import averages_of
@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 NAMED = 3  # clusters of each query: the nearest and two runners-up
 MOST_QUERIES = 1_024  # of a batch; results do not depend on it
-PROBES = 8
+PROBES = 16
 SCORED = 16  # a query's nearest vertices, to which its edges are scored
 ROOM = MOST_QUERIES * (1 + SCORED)  # rows of a version behind its own that an ``Assigner`` writes to
 SPARE = 16  # further neighbours that a search finds, because products of codes are rounded
@@ -76,18 +76,17 @@ class Assigner:
         state, graph, n = self._state, self._graph, len(vectors_nD)
         own = np.arange(state.num_rows, state.num_rows + n, dtype=np.int32)
         order = self._list_neighbors(vectors_nD, own)
-        graph.neighbors[own[zeros]], graph.similarities[own[zeros]] = NO_NEIGHBOR, NO_SIMILARITY
-        leaders = self._leaders(vectors_nD, own)
-        listed = graph.neighbors[own][order][:, : min(SCORED, state.kept.k)]
-        place, rank = np.nonzero(listed >= 0)
-        query, vertices = order[place], listed[place, rank]
-        scores = self._score(own, query, rank, vertices)
+        nowhere = own[np.isin(order, zeros)]
+        graph.neighbors[nowhere], graph.similarities[nowhere] = NO_NEIGHBOR, NO_SIMILARITY
+        leaders = self._leaders(vectors_nD[order], own)
+        query, vertices, scores = self._score(own)
         found = _rank(query, self._label_V[vertices], *_weigh(state, scores), n)
         copies = np.flatnonzero(leaders >= 0)
         found.clusters[copies] = found.nearest[copies, 0] = state.labels_N[leaders[copies]]
         found.probabilities[copies, 0] = 1
         found.nearest[copies, 1:], found.probabilities[copies, 1:] = -1, 0
-        return found
+        place = inverse(order)
+        return Assignment(*(column[place] for column in found))
 
     @cached_property
     def _vertices(self) -> Array:
@@ -104,7 +103,7 @@ class Assigner:
         return encode_graph(graph.features, cells, graph.neighbors, self._listable_V, MOST_QUERIES, self._threads)
 
     def _list_neighbors(self, vectors_nD: Array, own: Array) -> Array:
-        """Write the queries' lists behind those of all vertices; give an order in which near queries are together."""
+        """Write the queries' lists behind those of all vertices, near queries together; give the order of queries."""
         graph, k, threads = self._graph, self._state.kept.k, self._threads
         start, stop = int(own[0]), int(own[-1]) + 1
         graph.features[start:stop] = project_rows(graph, vectors_nD, threads)
@@ -117,6 +116,9 @@ class Assigner:
             order = np.arange(len(own))
         else:
             ids, order = search_queries(self._coded, graph.features[start:stop], PROBES, k + SPARE, threads)
+            ids, graph.features[start:stop] = ids[order], graph.features[start:stop][order]
+            if graph.originals is not None:
+                graph.originals[start:stop] = vectors_nD[order]
             similarities = listed_similarities(graph.features, own, ids, threads=threads)
             sort_neighbors(ids, similarities, threads=threads)
         graph.neighbors[start:stop], graph.similarities[start:stop] = ids[:, :k], similarities[:, :k]
@@ -140,32 +142,32 @@ class Assigner:
             leaders[query[place]] = rows[place]
         return leaders
 
-    def _score(self, own: Array, query: Array, rank: Array, vertices: Array) -> Array:
-        """Score the edges of queries to the vertices at some ranks of their lists."""
+    def _score(self, own: Array) -> tuple[Array, Array, Array]:
+        """Score queries' edges to what they list first: each edge's query, vertex and score."""
         graph, fitted, threads = self._graph, self._fitted, self._threads
+        query, rank = np.nonzero(graph.neighbors[own, :SCORED] >= 0)
         similarities = graph.similarities[own[query], rank]
         if fitted is None:
-            return self._scorer.score(self._state, EdgeList(vertices, own[query], similarities), threads)
+            vertices = graph.neighbors[own[query], rank]
+            scores = self._scorer.score(self._state, EdgeList(vertices, own[query], similarities), threads)
+            return query, vertices, scores
         graph.describe(own, threads)
         averages_nAD = averages_of(graph.neighbors[own], graph.features, own, threads=threads)
-        first = int(own[0]) + MOST_QUERIES  # doubles of vertices stand behind the queries
-        doubles = (first + query * SCORED + rank).astype(np.int32)
-        places = np.empty((len(own), SCORED), np.int16)
-        take_in(graph.neighbors, graph.similarities, graph.priors, own, first, SCORED, places)
-        graph.profiles[doubles] = graph.profiles[vertices]
         for number, averages in enumerate(graph.averages):
-            averages[own], averages[doubles] = averages_nAD[:, number], averages[vertices]
-        if graph.originals is not None:
-            graph.originals[doubles] = graph.originals[vertices]
+            averages[own] = averages_nAD[:, number]
+        first = int(own[0]) + MOST_QUERIES  # doubles of vertices stand behind the queries
+        tables = (graph.profiles, *graph.averages, *(() if graph.originals is None else (graph.originals,)))
+        lists = graph.neighbors, graph.similarities, graph.priors
+        vertices_nS, places_nS = take_in(*lists, tables, own, first, SCORED, threads)
+        doubles = (first + query * SCORED + rank).astype(np.int32)
         edges = EdgeList(own[query], doubles, similarities)
         priors = structural.prior_scores(fitted.priors, graph.around, edges, threads=threads)
         graph.priors[own] = 0
         graph.priors[own[query], rank] = priors
-        inside = places[query, rank] >= 0
-        graph.priors[doubles[inside], places[query, rank][inside]] = priors[inside]
-        return self._scorer.corrected(
-            structural.score_edges(fitted, graph.around, graph.priors, edges, threads=threads)
-        )
+        places = places_nS[query, rank]
+        graph.priors[doubles[places >= 0], places[places >= 0]] = priors[places >= 0]
+        scores = structural.score_edges(fitted, graph.around, graph.priors, edges, threads=threads)
+        return query, vertices_nS[query, rank], self._scorer.corrected(scores)
 
 
 def memberships(state: State) -> tuple[Array, Array]:

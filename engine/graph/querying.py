@@ -23,7 +23,7 @@ from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 
 Array = np.ndarray[Any, Any]
 
-TILE_QUERIES = 256
+TILE_QUERIES, TILE_DOUBLED = 256, 64
 ENCODED_ROWS = 1 << 16
 
 
@@ -141,14 +141,47 @@ def _put(table, vertex):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(nogil=True, cache=True)
-def take_in(neighbors, similarities, priors, own, first, count, places):  # type: ignore[no-untyped-def]
+def take_in(
+    neighbors_VK: Array,
+    similarities_VK: Array,
+    priors_VK: Array,
+    tables: tuple[Array, ...],
+    own: Array,
+    first: int,
+    count: int,
+    threads: int,
+) -> tuple[Array, Array]:
     """Write lists in which each query's ``count`` nearest vertices list the query, as if it were a vertex of the graph.
 
-    Query q's vertex of rank r gets a double at row ``first + q * count + r``: its list, with the query in its place.
-    The query, and the doubles of its other nearest vertices, list doubles in place of the vertices. ``places``
-    (n, count) int16: where a double lists the query, -1 where it does not. Beside the query stands a prior of 0.
+    Query q's vertex of rank r gets a double at row ``first + q * count + r``: its list, with the query in its place,
+    and its rows of ``tables``. The query, and the doubles of its other nearest vertices, list doubles in place of the
+    vertices. Beside the query stands a prior of 0. Gives the vertices (n, count) int32, -1 where there is none, and
+    where a double lists the query, int16, -1 where it does not.
     """
+    vertices, places = neighbors_VK[own, :count], np.empty((len(own), count), np.int16)
+    lists = neighbors_VK, similarities_VK, priors_VK
+    halves = [table.view(np.int16) if table.dtype == np.float16 else table for table in tables]
+
+    def run(tile: tuple[int, int]) -> None:
+        part, start = slice(*tile), first + tile[0] * count
+        _take_in(*lists, own[part], start, count, places[part])
+        for table in halves:
+            _copy_rows(table, start, vertices[part].ravel())
+
+    map_tiles(run, tile_bounds(0, len(own), TILE_DOUBLED), threads)
+    return vertices, places
+
+
+@njit(nogil=True, cache=True)
+def _copy_rows(table, first, rows):  # type: ignore[no-untyped-def]
+    for place in range(len(rows)):
+        if rows[place] >= 0:
+            for column in range(table.shape[1]):
+                table[first + place, column] = table[rows[place], column]
+
+
+@njit(nogil=True, cache=True)
+def _take_in(neighbors, similarities, priors, own, first, count, places):  # type: ignore[no-untyped-def]
     width = neighbors.shape[1]
     size = np.int64(1)
     while size < 4 * count:

@@ -56,8 +56,9 @@ def test_doubles_are_the_lists_that_have_taken_the_query_in() -> None:
     neighbors[NUM + 1, 4:], similarities[NUM + 1, 4:] = NO_NEIGHBOR, NO_SIMILARITY
     priors = np.arange(rows * K, dtype=np.uint16).reshape(rows, K)
     whole, known = neighbors.copy(), similarities.copy()
-    places = np.empty((2, count), np.int16)
-    take_in(neighbors, similarities, priors, np.array([NUM, NUM + 1], np.int32), NUM + 2, count, places)
+    table = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    own = np.array([NUM, NUM + 1], np.int32)
+    found, places = take_in(neighbors, similarities, priors, (table,), own, NUM + 2, count, 2)
     assert (neighbors[:NUM] == whole[:NUM]).all()
     for query, wanted in ((0, count), (1, 4)):
         vertices, first = nearest[query, :wanted], NUM + 2 + query * count
@@ -67,9 +68,10 @@ def test_doubles_are_the_lists_that_have_taken_the_query_in() -> None:
         assert (places[query, wanted:] == -1).all()
         taken, values = whole.copy(), known.copy()
         entries = np.sort(vertices)
-        own = np.full(wanted, NUM + query, np.int32)
-        into = np.empty(wanted, np.int16)
-        insert_lists(taken, values, entries.astype(np.int32), own, cosines[query, entries], into)
+        assert (found[query, :wanted] == vertices).all()
+        assert (table[doubles] == table[vertices]).all()
+        newcomer, into = np.full(wanted, NUM + query, np.int32), np.empty(wanted, np.int16)
+        insert_lists(taken, values, entries.astype(np.int32), newcomer, cosines[query, entries], into)
         original = np.arange(rows)
         original[doubles] = vertices
         for rank, (vertex, double) in enumerate(zip(vertices, doubles, strict=True)):

@@ -1,7 +1,8 @@
 """New rows joined to a version: their neighbours, their places in other rows' lists, and the scores of their edges.
 
-Only edges with a new end are scored, and those of a row of whose list a tenth has changed since its edges were scored
-last. All other edges keep their scores: their inputs are the same, or nearly so.
+Only edges with a new end are scored, and those of a row of whose list, or of as much of it as its cluster is large, a
+tenth has changed since its edges were scored last. All other edges keep their scores: their inputs are the same, or
+nearly so.
 Legend: as in ``state``.
 """
 
@@ -15,7 +16,7 @@ from numba import njit
 
 from engine.clustering.evidence import log_odds
 from engine.collection.first_scores import first_scores
-from engine.collection.state import GraphState, State
+from engine.collection.state import GraphState, State, count_places
 from engine.graph.adjacency import EdgeList
 from engine.graph.insertion import (
     Insertions,
@@ -27,6 +28,7 @@ from engine.graph.insertion import (
     search_new,
 )
 from engine.graph.overlaps import AVERAGED, averages_of
+from engine.graph.structural_inputs import SHARED_SCALES
 from engine.learning.tensors import read_arrays
 from engine.methods.structural import scorer as structural
 from engine.methods.structural.steps import SECOND_TENSORS
@@ -35,7 +37,7 @@ from engine.units import NO_NEIGHBOR, NO_SIMILARITY
 Array = np.ndarray[Any, Any]
 
 NUM_PROBES = 48
-ONE_IN = 10  # a row's edges are scored anew once one in so many entries of its list has changed
+ONE_IN = 10  # a row's edges are scored anew once one in so many entries that matter has changed
 SPARE = 8  # further neighbours that a search finds, because copies are taken out of lists
 _SURELY_APART = np.float32(0.99)  # cosine below which two rows are no copies of each other
 
@@ -222,9 +224,19 @@ def _row_leaders(state: State, leaders: Array, start: int) -> Array:
 
 
 def _to_redo(state: State, taken: Insertions) -> Array:
-    """The vertices of whose lists one in ten entries has changed."""
-    changed = state.changed_V + np.bincount(taken.rows[taken.places >= 0], minlength=len(state.changed_V))
-    return np.flatnonzero(changed * ONE_IN >= state.kept.k).astype(np.int32)
+    """The vertices whose edges are scored anew, because one in ten of what they list has changed.
+
+    Of the whole list, or of as many first entries as the vertex's cluster has rows: a small identity's rows stand
+    there, and the scorer weighs that part alone, too.
+    """
+    changed_VS = state.changed_VS + count_places(taken.rows, taken.places, len(state.changed_VS))
+    scales = np.array(SHARED_SCALES)
+    own_V = np.zeros(len(changed_VS), np.int64)
+    own_V[: state.num_rows] = np.searchsorted(scales[:-1], state.cluster_sizes())
+    near = np.take_along_axis(changed_VS, own_V[:, None], axis=1)[:, 0]
+    return np.flatnonzero((near * ONE_IN >= scales[own_V]) | (changed_VS[:, -1] * ONE_IN >= state.kept.k)).astype(
+        np.int32
+    )
 
 
 def _describe_graph(

@@ -55,6 +55,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
     edges, chunks = _edges(state, vertex_M, keep_N)
     task.write_table("edges", edges)
     _write_rows(task, state, rows_M)
+    task.write_npy("changed", state.changed_VS[vertex_M])
     task.write_npy("labels", state.labels_N[rows_M])
     task.write_table("lineage", read_lineage(state.history))
     if state.kept.leaders is not None:
@@ -85,6 +86,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         removed=state.kept.removed + len(gone),
         answers=folder if len(state.pairs) else None,
         strangers=folder if state.kept.strangers is not None else None,
+        changed=folder,
         facts={
             **state.kept.facts,
             **since.facts(),

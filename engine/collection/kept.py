@@ -59,7 +59,8 @@ class Kept:
     ``point``: the operating point.
     ``next_row``: the number that the next row without an id gets as id. ``removed``: how many rows were removed so far.
     ``answers``: the folder of decided pairs of rows. ``strangers``: the folder of what scored edges where first
-    clusters taught no scorer. ``facts``: how the partition was set, and what ``engine.collection.since`` adds up.
+    clusters taught no scorer. ``changed``: the folder of ``State.changed_VS``, where that is not 0. ``facts``: how the
+    partition was set, and what ``engine.collection.since`` adds up.
     """
 
     num_rows: int
@@ -81,6 +82,7 @@ class Kept:
     removed: int = 0
     answers: str | None = None
     strangers: str | None = None
+    changed: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -18,6 +18,7 @@ import numpy as np
 from engine.collection.kept import PREFIXES, Kept, KeptGraph
 from engine.graph.insertion import Cells, insert_lists, insert_values, make_cells, mean_of_cells
 from engine.graph.overlaps import AVERAGED, vertex_profiles
+from engine.graph.structural_inputs import SHARED_SCALES
 from engine.learning import metric
 from engine.learning.tensors import read_arrays
 from engine.methods.structural.scorer import Neighborhoods, SecondScores
@@ -115,10 +116,11 @@ class State:
     """A version of a collection.
 
     ``labels_N``: the cluster of each row, -1 for a row that was dropped. ``leaders_N``: the row that stands for each
-    row, itself unless it is a copy. ``changed_V``: how many entries of each list have changed since its edges were
-    scored. ``cut``: for each layer, the vertices whose edges it scored anew. ``next_cluster``, ``next_row``: the first
-    id that no cluster and no row without an id of the source's has had. ``pairs`` (P, 2), ``same``
-    (P,): rows that people decided to be of one cluster, or not. ``history``: folders with tables of lineage.
+    row, itself unless it is a copy. ``changed_VS``: how many entries each list has taken in among its first
+    ``SHARED_SCALES`` since its edges were scored. ``cut``: for each layer, the vertices whose edges it scored anew.
+    ``next_cluster``, ``next_row``: the first id that no cluster and no row without an id of the source's has had.
+    ``pairs`` (P, 2), ``same`` (P,): rows that people decided to be of one cluster, or not. ``history``: folders with
+    tables of lineage.
     """
 
     kept: Kept
@@ -128,7 +130,7 @@ class State:
     labels_N: Array
     leaders_N: Array
     listable_V: Array
-    changed_V: Array
+    changed_VS: Array
     next_cluster: int
     next_row: int
     pairs: Array
@@ -161,6 +163,12 @@ class State:
     def vertices(self) -> Array:
         """The vertex of each row, (N,) int32."""
         return inverse(self.row_numbers)
+
+    def cluster_sizes(self) -> Array:
+        """How many rows the cluster of each vertex has, 1 for a vertex in none: (N,) int64."""
+        label_V = self.labels_N[self.row_numbers[: self.num_rows]]
+        _, places, counts = np.unique(label_V, return_inverse=True, return_counts=True)
+        return np.where(label_V >= 0, counts[places], 1)
 
     def edges(self, names: tuple[str, ...] = SCORED) -> Iterator[tuple[Array, ...]]:
         """Give columns of all scored edges by vertex, each undirected edge once, in blocks."""
@@ -234,9 +242,9 @@ class State:
             if graph.rows_V is not None:
                 graph.rows_V = np.concatenate([graph.rows_V, np.arange(start, stop, dtype=np.int32)])
             if prefix == PREFIXES[0]:
-                self.changed_V = np.concatenate([self.changed_V, np.zeros(stop - start, np.int32)])
-                np.add.at(self.changed_V, rows[places >= 0], 1)
-                self.changed_V[redone] = 0
+                new_nS = np.zeros((stop - start, len(SHARED_SCALES)), np.int32)
+                self.changed_VS = np.concatenate([self.changed_VS, new_nS]) + count_places(rows, places, stop)
+                self.changed_VS[redone] = 0
         self.leaders_N = np.concatenate([self.leaders_N, np.asarray(facts, np.int32)])
         self.listable_V = np.concatenate([self.listable_V, np.asarray(read_npy(folder, "listable"))])
         self.cut.append(redone)
@@ -326,7 +334,7 @@ def open_kept(root: Path, kept: Kept, room: int) -> State:
         labels_N=labels_N,
         leaders_N=leaders_N,
         listable_V=np.ones(kept.num_rows, np.bool_),
-        changed_V=np.zeros(kept.num_rows, np.int32),
+        changed_VS=_changed(root, kept),
         next_cluster=int(kept.facts.get("next_cluster", labels_N.max(initial=-1) + 1)),
         next_row=kept.next_row,
         pairs=np.empty((0, 2), np.int64) if kept.answers is None else np.array(read_npy(root / kept.answers, "pairs")),
@@ -338,6 +346,18 @@ def open_kept(root: Path, kept: Kept, room: int) -> State:
     if "lineage" in kept.facts:
         state.history.append(root / kept.facts["lineage"])
     return state
+
+
+def _changed(root: Path, kept: Kept) -> Array:
+    if kept.changed is None:
+        return np.zeros((kept.num_rows, len(SHARED_SCALES)), np.int32)
+    return np.array(read_npy(root / kept.changed, "changed"))
+
+
+def count_places(rows: Array, places: Array, num_vertices: int) -> Array:
+    """Count what each list has taken in among its first ``SHARED_SCALES``: (V, S) int32."""
+    taken = [rows[(places >= 0) & (places < scale)] for scale in SHARED_SCALES]
+    return np.stack([np.bincount(each, minlength=num_vertices) for each in taken], axis=1).astype(np.int32)
 
 
 def _open_graph(root: Path, kept: KeptGraph, whole: Kept, room: int) -> GraphState:

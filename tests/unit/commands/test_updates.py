@@ -128,6 +128,9 @@ def test_many_updates_are_written_anew_in_one_piece(run: Path, tmp_path: Path, m
     monkeypatch.setattr(updates, "MOST_LAYERS", 2)
     for number, rows in enumerate(np.array_split(np.arange(FIRST, len(VECTORS)), 4), start=1):
         updates.update(run, features=write(tmp_path / f"{number}.parquet", rows), items_column="text", progress=False)
+        if number == 3:  # all is in one piece now, and what lists have taken in is not forgotten
+            assert engine.open(run).held.layers == ()
+            assert engine.open(run).state.changed_VS.any()
     collection = engine.open(run)
     assert len(collection.held.layers) <= 2
     assert collection.row_ids == NAMES.tolist()

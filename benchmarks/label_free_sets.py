@@ -1,8 +1,9 @@
 """The sets of ``without_labels.py``: real ones of many kinds, situations that users describe, and made regimes.
 
 Real sets are whole, or the test half where there is one. ``cities_N`` are the first N cities. ``MiniLM`` sets are the
-texts of another set, embedded by that model. The situations of ``field_cases`` are made by its own script. Made regimes
-are plain and with a direction that all rows share (``_shared``).
+texts of another set, or sentences drawn from the grammars of a package, embedded by that model. The situations of
+``field_cases`` are made by its own script. Made regimes are plain and with a direction that all rows share
+(``_shared``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,20 @@ from pathlib import Path
 
 import numpy as np
 from datasets import read_set
-from embedded_sets import Rows, Unavailable, cached, febrl, inventors, items, minilm, package_folder, speakers, tfidf
+from embedded_sets import (
+    Rows,
+    Texts,
+    Unavailable,
+    cached,
+    febrl,
+    inventors,
+    items,
+    minilm,
+    package_folder,
+    speakers,
+    tfidf,
+)
+from sampled_intents import intents
 
 KINDS = ("records", "products", "faces", "text", "pictures", "voices", "made", "situations")
 
@@ -67,6 +81,11 @@ def _sentences(data: Path, cache: Path) -> Iterator[LabelFreeSet]:
     for name, (kind, half) in given.items():
         make = partial(cached, cache, name, partial(items, data / name, half), minilm)
         yield LabelFreeSet(f"{name}, {'test half, ' if half else ''}MiniLM", kind, make)
+    yield LabelFreeSet("home intents, MiniLM", "text", partial(cached, cache, "home_intents", _home_intents, minilm))
+
+
+def _home_intents() -> Texts:
+    return intents(package_folder("home_assistant_intents"))
 
 
 def _situations(data: Path) -> Iterator[LabelFreeSet]:

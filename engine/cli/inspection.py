@@ -100,15 +100,17 @@ def export(
         LabelFile | None, typer.Option("--format", help="default: what the name ends in, else npy", show_default=False)
     ] = None,
     clusters: Annotated[bool, typer.Option("--clusters", help="one row per cluster instead: Parquet or CSV")] = False,
+    level: Annotated[int, typer.Option("--level", help="2: a run's second answer, where its report offers one")] = 1,
     as_json: Json = False,
 ) -> None:
     """Write a run's labels in the row order of the source, as .npy, .txt, .meta, .parquet or .csv.
 
-    Parquet and CSV have the rows' ids and items too, how sure each row is, and the other cluster that it is nearest to.
+    Parquet and CSV have the rows' ids and items too, how sure each row is, the other cluster that it is nearest to, and
+    the second answer (level_2) if there is one.
     """
     from engine import api
 
-    place = api.export(folder, lasting(out), file_format and file_format.value, clusters=clusters)
+    place = api.export(folder, lasting(out), file_format and file_format.value, clusters=clusters, level=level)
     what = "clusters" if clusters else "labels"
     tell({what: place}, f"{what}: {place}", as_json=as_json)
 
@@ -118,6 +120,7 @@ def evaluate(
     run_folder: Annotated[str | None, typer.Option("--run", help="a run's folder or URL")] = None,
     pred: Annotated[str | None, typer.Option("--pred", help="a file of predicted labels")] = None,
     labels_column: LabelsColumn = None,
+    level: Annotated[int, typer.Option("--level", help="2: the run's second answer, where it has one")] = 1,
     as_json: Json = False,
 ) -> None:
     """Score a run (--run), or a file of labels (--pred), against identities."""
@@ -126,7 +129,7 @@ def evaluate(
     if (run_folder is None) == (pred is None):
         raise ConfigError("evaluate takes either --run RUN or --pred FILE")
     if run_folder is not None:
-        scores = api.evaluate_run(run_folder, labels, labels_column=labels_column)
+        scores = api.evaluate_run(run_folder, labels, labels_column=labels_column, level=level)
     else:
         scores = api.evaluate(pred, labels, labels_column=labels_column)
     if as_json:

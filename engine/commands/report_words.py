@@ -139,6 +139,22 @@ def _facts(root: Path, name: str) -> dict[str, Any]:
     return stage_facts(folder)[0] if folder else {}
 
 
+def _word_levels(root: Path, no_gap: bool) -> list[str]:
+    """Say that there is a second answer, what it is, and how to get it."""
+    second = _facts(root, "levels").get("second")
+    if not second:
+        return []
+    facts = _facts(root, "levels")
+    count = facts["num_clusters"]
+    few = f"{count:,} {second} {'cluster' if count == 1 else 'clusters'} ({facts['num_singletons']:,} of a single row)"
+    if no_gap:
+        why = f"A second answer is there, too: {few}, in which strangers do not explain how similar rows are"
+    else:
+        why = f"Few pairs are much more similar than strangers, so there may be a second answer: {few}, the modules of "
+        why += "the neighbour graph, such as topics or families where the first answer has wordings or models"
+    return [f"{why}. asterism export RUN --level 2 --out labels.npy writes it; tables have it as column level_2."]
+
+
 def _too_few(root: Path) -> bool:
     """Tell whether fewer distinct rows count than any line of strangers can be fitted to."""
     return bool(_facts(root, "strangers")["rows"] <= FEWEST_POINTS)
@@ -172,7 +188,7 @@ def _word_label_free(root: Path, value: dict[str, Any], nothing_joined: bool) ->
         what += ", which gave nothing more to learn from, so they stand."
     else:
         what += "; they gave nothing more to learn from."
-    notes = [what]
+    notes = [what, *_word_levels(root, no_gap)]
     if copies:
         notes.append(
             f"{copies:,} rows are copies or near-copies of other rows. They counted once, and got the same label."

@@ -33,14 +33,30 @@ def open_run(root: str | Path) -> Path:
     return place.root
 
 
-def run_labels(root: str | Path) -> np.ndarray:
+def run_labels(root: str | Path, level: int = 1) -> np.ndarray:
     """Read the labels (N,) int64 of a finished run, in source order. Raises ``DataError`` if there are none yet.
 
-    Of a collection they are those of the last version.
+    Of a collection they are those of the last version. ``level`` 2: the second answer of a run without labels, which
+    is nested with the first; ``DataError`` if it has none.
     """
     here = open_run(root)
     labels = updated_labels(here)
-    return labels_of(here, root) if labels is None else labels
+    if level == 1:
+        return labels_of(here, root) if labels is None else labels
+    second = second_labels(here) if labels is None else None
+    if second is None or level != 2:
+        why = "it has been updated" if labels is not None else "one answer was found in its data"
+        raise DataError(f"{root} has no level {level}: {why if second is None else 'it has 2'}")
+    return second
+
+
+def second_labels(folder_here: Path) -> np.ndarray | None:
+    """Read the labels of a run's second answer, as ``Levels`` wrote them; ``None`` if there is none."""
+    folder = stage_folder(folder_here, "levels")
+    if folder is None or not stage_facts(folder)[0]["second"]:
+        return None
+    check_outputs(folder, "labels.npy")
+    return np.array(read_npy(folder, "labels"))
 
 
 def labels_of(folder_here: Path, root: str | Path) -> np.ndarray:

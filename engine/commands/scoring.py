@@ -27,9 +27,9 @@ def evaluate(predicted: Any, labels: Any, *, labels_column: str | None = None) -
     return _scored(found, truth, labels, f"label of {predicted}" if is_place(predicted) else "predicted label")
 
 
-def evaluate_run(run: str | Path, labels: Any, *, labels_column: str | None = None) -> dict[str, float]:
-    """Score a run, or the last version of its collection, as ``evaluate`` does."""
-    truth, found = labels_of_any(labels, column=labels_column), run_labels(run)
+def evaluate_run(run: str | Path, labels: Any, *, labels_column: str | None = None, level: int = 1) -> dict[str, float]:
+    """Score a run, or the last version of its collection, as ``evaluate`` does; ``level`` as in ``run_labels``."""
+    truth, found = labels_of_any(labels, column=labels_column), run_labels(run, level)
     return _scored(found, truth, labels, f"row of {run}{_since(run)}")
 
 

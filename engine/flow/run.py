@@ -8,7 +8,8 @@
            -> a method's steps -> score
            -> [point] -> adjacency -> prune -> merge -> roots   (components)
                       or roots                      (propagation, density peaks, map equation; a method's own)
-           -> labels -> crossing -> row_evidence -> explain -> question_tree -> question_evidence -> questions
+           -> labels -> levels
+                     -> crossing -> row_evidence -> explain -> question_tree -> question_evidence -> questions
                      -> crossing -> figures  -> analysis
 
 Training has the same steps up to ``score``, of the labelled source, with ``fit`` before and ``select`` after.
@@ -31,7 +32,9 @@ from engine.methods.fitting import from_model
 from engine.methods.model_card import Model
 from engine.methods.registry import METHODS
 from engine.methods.self_trained.adaptation import what_opinions_say
+from engine.methods.self_trained.levels import Levels
 from engine.methods.self_trained.method import SelfTrained
+from engine.methods.self_trained.odds import Saying
 from engine.methods.self_trained.steps import Centre
 from engine.partitions import OWN, PARTITIONS
 from engine.partitions.curve import Curve
@@ -119,7 +122,11 @@ def run_stages(
         **of_clusters,
     )
     questions = Questions(explain=explain, tree=tree, evidence=say, answers=answers, **of_clusters)
-    return in_order(*recalls, *found.further, explain, found.curve, analysis, questions)
+    levels = None
+    if isinstance(found.opinions, Saying) and copies is not None and answers is None:  # which another level would break
+        first = found.opinions.first
+        levels = Levels(clusters=clusters, first=first, by_evidence=first.by_evidence, order=graph.order, copies=copies)
+    return in_order(*recalls, *found.further, levels, explain, found.curve, analysis, questions)
 
 
 class Given(NamedTuple):
@@ -134,7 +141,7 @@ class Given(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The steps that cluster, as a method has them; ``further``: what else a plan must reach."""
+    """The steps that cluster, as a method has them; ``further`` and ``opinions`` as in ``Scoring``."""
 
     graph: Graph
     score: Scores

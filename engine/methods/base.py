@@ -73,7 +73,8 @@ class Graph:
 class Scoring(NamedTuple):
     """What gives edges their scores, what else a plan must reach, and the rows that count for no cluster.
 
-    ``opinions``: the step that left what settles more pairs than scores do (``Figures``).
+    ``opinions``: the step that left what settles more pairs than scores do (``Figures``), and that has read whether the
+    data hold two answers (``Levels``).
     """
 
     score: Scores

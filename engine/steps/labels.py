@@ -106,16 +106,7 @@ class Labels(Step[LabelFacts]):
 
     def run(self, task: Task, start: int, stop: int) -> LabelFacts:
         """Number the clusters."""
-        roots = np.array(task.npy(self.roots, "roots"))
-        if self.order is not None:
-            roots_by_row = np.empty_like(roots)
-            roots_by_row[vertex_rows(task, self.order)] = roots
-            first_row = np.empty_like(roots)
-            first_row[roots_by_row[::-1]] = np.arange(len(roots) - 1, -1, -1, dtype=roots.dtype)
-            roots = first_row[roots_by_row]
-        if self.copies is not None:
-            roots = roots[leaders_by_row(task, self.copies)]
-        labels = dense_labels(roots)
+        labels = dense_labels(roots_by_row(task, np.array(task.npy(self.roots, "roots")), self.order, self.copies))
         dropped = dropped_rows(task.input(self.rows), self.zero_vectors)
         if len(dropped):
             kept = np.setdiff1d(np.arange(len(labels)), dropped)
@@ -126,3 +117,17 @@ class Labels(Step[LabelFacts]):
         task.write_npy("labels", labels)
         sizes = np.bincount(labels[labels >= 0])
         return LabelFacts(len(sizes), int((sizes == 1).sum()), int(sizes.max(initial=0)), int((labels < 0).sum()))
+
+
+def roots_by_row(task: Task, roots_N: np.ndarray, order: Order | None, copies: Copies | None) -> np.ndarray:
+    """For each row the first row of its cluster, from the lowest vertex of each vertex's cluster.
+
+    A copy is where the row is that stands for it.
+    """
+    if order is not None:
+        by_row_N = np.empty_like(roots_N)
+        by_row_N[vertex_rows(task, order)] = roots_N
+        first_N = np.empty_like(roots_N)
+        first_N[by_row_N[::-1]] = np.arange(len(roots_N) - 1, -1, -1, dtype=roots_N.dtype)
+        roots_N = first_N[by_row_N]
+    return roots_N if copies is None else roots_N[leaders_by_row(task, copies)]

@@ -469,7 +469,7 @@ def test_lengths_that_vary_are_noted(tmp_path: Path) -> None:
 
 def test_what_cannot_be_labels_or_vectors_is_refused(tmp_path: Path) -> None:
     assert evaluate(["a", "a", "b"], [5, 5, 7])["pairwise_f"] == 1.0
-    for labels, message in (([1.5, 2, 3], "row 0 is 1.5"), ([[1], [2]], "2 predicted|3 predicted"), ({1}, "set")):
+    for labels, message in (([1.5, 2, 3], "row 0 is 1.5"), ([[1], [2]], "2 identities; expected 3"), ({1}, "set")):
         with pytest.raises(DataError, match=message):
             evaluate([1, 1, 2], labels)
     with pytest.raises(ConfigError, match="model: expected a path or URL, got dict"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from engine.clustering.label_free import LEAST_EXPECTED, MANY_COPIES, NEAR_COPY
+from engine.clustering.label_free import MANY_COPIES, NEAR_COPY
 from engine.clustering.union_find import UnionFind
 from engine.graph.adjacency import undirected_edges
 from engine.graph.similarity import listed_similarities, sort_neighbors
@@ -96,8 +96,9 @@ class CountedOnce(Copies):
     """The copies that count once: those of one vector, and near-copies if they hide what belongs together.
 
     They do if more pairs are expected to belong together without them than with them: then the graph's gaps lie
-    between bursts, not between identities. They also do if they are ``MANY_COPIES`` of the rows and the others still
-    have edges enough: then codelength would find bursts. Else a near-copy is one more observation of its identity.
+    between bursts, not between identities. They also do if they are ``MANY_COPIES`` of the rows and a true edge is
+    expected for each of the others: then codelength would find bursts. Else a near-copy is one more observation of its
+    identity.
     """
 
     kind, version = "self_trained.copies", 2
@@ -113,7 +114,7 @@ class CountedOnce(Copies):
     def run(self, task: Task, start: int, stop: int) -> CopyFacts:
         """Choose."""
         listed, without = task.facts(self.listed), task.facts(self.without)
-        many = without.rows <= (1 - MANY_COPIES) * listed.rows and without.expected >= LEAST_EXPECTED * without.rows
+        many = without.rows <= (1 - MANY_COPIES) * listed.rows and without.expected >= without.rows
         hidden = many or without.expected > listed.expected
         leaders_N = np.asarray(task.npy(self.near, "leaders" if hidden else "exact"))
         task.write_npy("leaders", leaders_N)

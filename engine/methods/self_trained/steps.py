@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from engine.clustering.label_free import LEAST_EXPECTED, LOCAL_RANK, TRANSITIVE
+from engine.clustering.label_free import LEAST_TRUST, LOCAL_RANK, TRANSITIVE
 from engine.clustering.map_equation import find_modules
 from engine.clustering.module_rounds import ModuleRange
 from engine.learning import metric
@@ -208,14 +208,16 @@ class ByEvidence(Modules):
 class Agreed(First):
     """The clusters that both opinions hold together: ``roots`` (N,), and ``opinions`` (2, N), the roots of either.
 
-    Where a row has fewer than one edge with evidence although neighbours are neighbours of each other, the data have no
-    gap that evidence could show: clusters run into each other, or are larger than their strangers are many. Then the
-    modules of the whole neighbour graph decide, its edges weighted by how near either end's seventh neighbour is
-    (Zelnik-Manor and Perona, NIPS 2004). ``near`` (N,) then holds the distances to these neighbours, and ``inside`` the
-    share of the edges within modules, by their weight.
+    Where the evidence is weak (``LEAST_TRUST``) and has fewer mates for a row than its list has places, there may be
+    ``two_answers``: that by evidence, and the modules of the whole neighbour graph, its edges weighted by how near
+    either end's seventh neighbour is (Zelnik-Manor and Perona, NIPS 2004). These are written as ``modules`` (N,). If
+    neighbours are neighbours of each other, too (``TRANSITIVE``), the data have ``no_gap`` that evidence could show:
+    clusters run into each other, or are larger than their strangers are many. Then the modules are both opinions;
+    ``near`` (N,) holds the distances to the seventh neighbours, and ``inside`` the share of the edges within modules,
+    by their weight.
     """
 
-    kind, version, title = "self_trained.agreed", 5, "first"
+    kind, version, title = "self_trained.agreed", 6, "first"
     all_workers = True
     by_evidence: ByEvidence
     by_codelength: ByCodelength
@@ -237,16 +239,18 @@ class Agreed(First):
         evidence_N = np.asarray(task.npy(self.by_evidence, "roots"))
         codelength_N = np.asarray(task.npy(self.by_codelength, "roots"))
         found = task.facts(self.strangers)
-        enough = found.rows > FEWEST_POINTS
-        no_gap = enough and found.expected < LEAST_EXPECTED * found.rows and found.transitivity > TRANSITIVE
-        if no_gap:
-            evidence_N = codelength_N = self._self_tuned(task)
+        weak = found.rows > FEWEST_POINTS and found.trust < LEAST_TRUST and found.degree < self.knn.k
+        no_gap = weak and found.transitivity > TRANSITIVE
+        if weak:
+            modules_N = self._self_tuned(task)
+            if no_gap:
+                evidence_N = codelength_N = modules_N
         keys = evidence_N.astype(np.int64) * len(evidence_N) + codelength_N
         _, firsts, places = np.unique(keys, return_index=True, return_inverse=True)
         roots_N = firsts[places].astype(evidence_N.dtype)
         task.write_npy("roots", roots_N)
         task.write_npy("opinions", np.stack([evidence_N, codelength_N]))
-        return {"clusters": len(firsts), "no_gap": bool(no_gap)}
+        return {"clusters": len(firsts), "two_answers": bool(weak), "no_gap": bool(no_gap)}
 
     def _self_tuned(self, task: Task) -> np.ndarray:
         with module_ranges(task, TUNED_RANGE, self.knn.num_rows, 0) as ranges:
@@ -258,6 +262,7 @@ class Agreed(First):
         shares_B = falling((inside_B / np.maximum(counts_B, 1))[::-1].copy(), np.maximum(counts_B, 1e-3)[::-1].copy())
         task.write_npy("near", near_distances(task, self.knn))
         task.write_npy("inside", shares_B[::-1].astype(np.float32))
+        task.write_npy("modules", roots_N)
         return roots_N
 
 

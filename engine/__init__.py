@@ -15,19 +15,19 @@ from engine.installation import let_numba_cache
 from engine.version import __version__
 
 if TYPE_CHECKING:
-    from engine.api import ClusterResult, cluster, evaluate, train
+    from engine.api import ClusterResult, cluster, evaluate, fetch, train
     from engine.api import open_collection as open  # noqa: F401
     from engine.clustering.propagation import graph_propagation
     from engine.comparison.compare import compare
 
-__all__ = ["ClusterResult", "__version__", "cluster", "compare", "evaluate", "graph_propagation", "train"]
+__all__ = ["ClusterResult", "__version__", "cluster", "compare", "evaluate", "fetch", "graph_propagation", "train"]
 
 if sys.platform == "win32":
     raise ImportError("Asterism needs memory maps and file locks of Linux or macOS; on Windows it runs in WSL 2")
 let_numba_cache()
 
 # Loaded on first use, so that workers and `import engine.errors` do not load torch.
-_HOMES = dict.fromkeys(("ClusterResult", "cluster", "evaluate", "train"), "engine.api")
+_HOMES = dict.fromkeys(("ClusterResult", "cluster", "evaluate", "fetch", "train"), "engine.api")
 _HOMES["open"] = "engine.api"  # not in __all__, where it would hide Python's own
 _HOMES["compare"] = "engine.comparison.compare"
 _HOMES["graph_propagation"] = "engine.clustering.propagation"

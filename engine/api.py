@@ -28,7 +28,8 @@ from engine.commands.standin_files import make_standin
 from engine.commands.trained_model import training_folder
 from engine.commands.updates import Update, update
 from engine.storage.formats.packed_bits import Bits
-from engine.storage.outputs import out_folder
+from engine.storage.formats.postgres_query import fetch_query
+from engine.storage.outputs import out_file, out_folder, write_out
 from engine.storage.remote import absolute
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "evaluate_run",
     "execute",
     "export",
+    "fetch",
     "items_folders",
     "make_standin",
     "open_collection",
@@ -166,3 +168,16 @@ def train(
         prepared = prepare("training", root, request, load_resources(config, **(resources or {})))
     execute(prepared, progress=progress)
     return out
+
+
+def fetch(query: str, out: str | Path, connection: str = "") -> str:
+    """Write the rows that a PostgreSQL query gives to a Parquet file, a source for ``cluster``; returns its place.
+
+    Needs the extra ``pgvector``. ``query``: such as ``SELECT id, embedding, name FROM people ORDER BY id``; a column
+    ``id`` holds the rows' ids, ``name`` or another of the usual names what reports show. ``out``: a path or URL.
+    ``connection``: libpq's words or URL; a password is better kept in ``~/.pgpass``. The rows are streamed. Raises
+    ``DataError`` with what the server says.
+    """
+    place = out_file(out, option="out")
+    write_out(place, lambda path: fetch_query(query, path, connection))
+    return place

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support import ROOT
+from tests.support import postgres as postgres_server
 from tests.support.ray_cluster import RAY_CPUS, running
 from tests.support.vectors import make_blobs
 
@@ -66,3 +67,20 @@ def ray_cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'asterism[ray]'")
     with running(hosts=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres_environment() -> Iterator[dict[str, str]]:
+    """One PostgreSQL server for the session: the environment that leads clients to it."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: the extra pgvector")
+    if postgres_server.find_server() is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with postgres_server.running() as environment:
+        yield environment
+
+
+@pytest.fixture
+def postgres(postgres_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's PostgreSQL server, which clients find by the environment."""
+    for name, value in postgres_environment.items():
+        monkeypatch.setenv(name, value)

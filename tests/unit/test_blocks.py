@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -45,12 +46,11 @@ BLOCKS_ELSEWHERE = {
     "kubectl apply": "needs Kubernetes; the configuration has tests",
     "from insightface": "needs the weights of a network",
     "SentenceTransformer": "needs the weights of a network",
-    "psycopg": "needs PostgreSQL",
 }
 REAL = ("docs/use/records.md", "docs/use/pictures.md")  # their data come with a package, so outputs are compared
 LEFT = {
     "README.md": ("run", "labels.csv", "clusters.parquet", "model", "page.html", "from-python"),
-    SECTIONS: ("people-labelled.parquet", "labels.parquet", "people-labelled", "people-labels.lance"),
+    SECTIONS: ("people-labelled.parquet", "labels.parquet", "people-labelled", "people-labels.lance", "fetched-run"),
 }
 _BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -76,13 +76,21 @@ def test_every_reason_is_of_a_block() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "text"), [pytest.param(*unit, id=unit[0]) for unit in units()])
 def test_every_block_runs(
-    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     blocks = [block for block in _BLOCK.findall(text) if not any(words in block[1] for words in BLOCKS_ELSEWHERE)]
     for language, code in blocks:
         for module in sorted(imported(code)) if language == "python" else ():
             pytest.importorskip(module, reason=f"needs {module}")
     known = lay_out(tmp_path, text)
+    if "psycopg" in text:
+        request.getfixturevalue("postgres")
+        fill_database(known["vectors"])
     monkeypatch.chdir(tmp_path)
     for language, code in blocks:
         if language != "text":
@@ -179,3 +187,17 @@ def lay_out(folder: Path, text: str) -> dict[str, Any]:
     if "people.lance" in text:
         pytest.importorskip("lance").write_dataset(pa.table(table), folder / "people.lance")
     return {"vectors": vectors, "more_vectors": others, "identities": people}
+
+
+def fill_database(vectors: npt.NDArray[np.float32]) -> None:
+    """Make the table ``people`` in the tests' PostgreSQL, of pgvector's vectors if it has the extension."""
+    import psycopg
+
+    with psycopg.connect() as database:
+        has = database.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").fetchall()
+        if has:
+            database.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        database.execute(f"CREATE TABLE people (id bigint, embedding {'vector' if has else 'real[]'}, name text)")
+        for number, vector in enumerate(vectors.tolist()):
+            given = [number, str(vector) if has else vector, f"name {number}"]
+            database.execute("INSERT INTO people VALUES (%s, %s, %s)", given)

@@ -27,7 +27,7 @@ def test_hints_name_the_installed_distribution(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_there_is_can_be_listed() -> None:
     public = {name for name in dir(engine) if not name.startswith("_")}
-    assert public == {"ClusterResult", "cluster", "compare", "evaluate", "graph_propagation", "open", "train"}
+    assert public == {"ClusterResult", "cluster", "compare", "evaluate", "fetch", "graph_propagation", "open", "train"}
 
 
 def test_help_and_import_load_nothing_heavy() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from engine.clustering.label_free import MANY_COPIES, NEAR_COPY
+from engine.clustering.label_free import LESS_TRUST, MANY_COPIES, NEAR_COPY
 from engine.clustering.union_find import UnionFind
 from engine.graph.adjacency import undirected_edges
 from engine.graph.similarity import listed_similarities, sort_neighbors
@@ -96,12 +96,13 @@ class CountedOnce(Copies):
     """The copies that count once: those of one vector, and near-copies if they hide what belongs together.
 
     They do if more pairs are expected to belong together without them than with them: then the graph's gaps lie
-    between bursts, not between identities. They also do if they are ``MANY_COPIES`` of the rows and a true edge is
-    expected for each of the others: then codelength would find bursts. Else a near-copy is one more observation of its
-    identity.
+    between bursts, not between identities. They also do if they are ``MANY_COPIES`` of the rows, a true edge is
+    expected for each of the others, and ``LESS_TRUST`` of the trust is left: then codelength would find bursts. Else a
+    near-copy is one more observation of its identity. Rows of clean identities are near-copies, too; the few that are
+    left without them look like unrelated ones, which shows as little trust.
     """
 
-    kind, version = "self_trained.copies", 2
+    kind, version = "self_trained.copies", 3
     near: NearCopies
     without: Step[Told]
     listed: Step[Told]
@@ -115,6 +116,7 @@ class CountedOnce(Copies):
         """Choose."""
         listed, without = task.facts(self.listed), task.facts(self.without)
         many = without.rows <= (1 - MANY_COPIES) * listed.rows and without.expected >= without.rows
+        many = many and without.trust >= LESS_TRUST * listed.trust
         hidden = many or without.expected > listed.expected
         leaders_N = np.asarray(task.npy(self.near, "leaders" if hidden else "exact"))
         task.write_npy("leaders", leaders_N)

@@ -96,13 +96,13 @@ class CountedOnce(Copies):
     """The copies that count once: those of one vector, and near-copies if they hide what belongs together.
 
     They do if more pairs are expected to belong together without them than with them: then the graph's gaps lie
-    between bursts, not between identities. They also do if they are ``MANY_COPIES`` of the rows, a true edge is
-    expected for each of the others, and ``LESS_TRUST`` of the trust is left: then codelength would find bursts. Else a
-    near-copy is one more observation of its identity. Rows of clean identities are near-copies, too; the few that are
-    left without them look like unrelated ones, which shows as little trust.
+    between bursts, not between identities. They also do if they are ``MANY_COPIES`` of the rows and a true edge is
+    expected for each of the others: then codelength would find bursts. Else a near-copy is one more observation of its
+    identity. So it is if less than ``LESS_TRUST`` of the trust is left: rows of clean identities are near-copies, and
+    the few that are left without them look like unrelated ones.
     """
 
-    kind, version = "self_trained.copies", 3
+    kind, version = "self_trained.copies", 4
     near: NearCopies
     without: Step[Told]
     listed: Step[Told]
@@ -116,8 +116,8 @@ class CountedOnce(Copies):
         """Choose."""
         listed, without = task.facts(self.listed), task.facts(self.without)
         many = without.rows <= (1 - MANY_COPIES) * listed.rows and without.expected >= without.rows
-        many = many and without.trust >= LESS_TRUST * listed.trust
         hidden = many or without.expected > listed.expected
+        hidden = hidden and without.trust >= LESS_TRUST * listed.trust
         leaders_N = np.asarray(task.npy(self.near, "leaders" if hidden else "exact"))
         task.write_npy("leaders", leaders_N)
         return _count(leaders_N)

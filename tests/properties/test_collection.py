@@ -1,6 +1,7 @@
-"""A collection against a model in memory: rows come and go, updates are broken off, and every version is as it must be.
+"""A collection against a model in memory: rows come and go, people decide, updates are broken off.
 
-Clusters are the components of all pairs of rows above a threshold, which a model can compute from the rows alone.
+Clusters are the components of all pairs of rows above a threshold, which a model can compute from the rows alone. Where
+people decided about a row of a component, the model knows no more than which pairs hold.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ from scipy.sparse.csgraph import connected_components
 import engine
 from engine import cluster
 from engine.commands import updates
+from engine.errors import DataError
+from engine.steps.decisions import settle
 from engine.storage import context
+from engine.storage.decisions import Decision, append_decisions
 from tests.support.vectors import make_blobs
 
 LEAST, DIM, START = 0.75, 16, 90
@@ -55,6 +60,8 @@ class Machine(RuleBasedStateMachine):
         shutil.copytree(self.run, self.root)
         self.rows: dict[int, np.ndarray] = dict(enumerate(POOL[:START]))  # vectors by id
         self.next_row, self.used, self.before = START, set(engine.open(self.root).labels.tolist()), {}
+        self.told: list[Decision] = []
+        self.decided: set[int] = set()  # rows whose components people ever decided about
 
     def teardown(self) -> None:
         self.folder.cleanup()
@@ -102,6 +109,26 @@ class Machine(RuleBasedStateMachine):
         for each in gone:
             del self.rows[each]
 
+    @rule(data=st.data(), decision=st.sampled_from(["same", "different", "unsure"]), kill_at=st.integers(0, 2))
+    def decide(self, data: st.DataObject, decision: Any, kill_at: int) -> None:
+        rows = st.lists(st.sampled_from(sorted(self.rows)), min_size=2, max_size=2, unique=True)
+        told = [*self.told, Decision(decision, *map(str, data.draw(rows)))]
+        path = Path(self.folder.name) / "decisions.parquet"
+        path.unlink(missing_ok=True)
+        append_decisions(path, told)
+        try:
+            self.held(told)
+        except DataError:
+            with pytest.raises(DataError, match="were decided to be different"):
+                updates.update(self.root, decisions=path, progress=False)
+            return
+        self.told = told
+        self.update(kill_at, decisions=path)
+
+    def held(self, told: list[Decision]) -> list[Decision]:
+        """What holds of entries about rows that are there; raises ``DataError`` for a contradiction."""
+        return settle([each for each in told if {int(each.a), int(each.b)} <= set(self.rows)], "")
+
     def clusters(self) -> dict[int, int]:
         collection = engine.open(self.root)
         return dict(zip(collection.row_ids, collection.labels.tolist(), strict=True))
@@ -112,8 +139,15 @@ class Machine(RuleBasedStateMachine):
         assert list(found) == list(self.rows)
         vectors = np.stack(list(self.rows.values()))
         _, parts = connected_components(vectors @ vectors.T > LEAST)
-        pairs = {(label, int(part)) for label, part in zip(found.values(), parts, strict=True)}
+        held = self.held(self.told)
+        for each in held:
+            assert (found[int(each.a)] == found[int(each.b)]) == (each.decision == "same")
+        self.decided |= {int(row) for each in self.told for row in (each.a, each.b)}
+        touched = {int(part) for row, part in zip(found, parts, strict=True) if row in self.decided}
+        self.decided |= {row for row, part in zip(found, parts, strict=True) if int(part) in touched}
+        pairs = {(found[row], int(part)) for row, part in zip(found, parts, strict=True) if row not in self.decided}
         assert len(pairs) == len({label for label, _ in pairs}) == len({part for _, part in pairs})
+        assert not {label for label, _ in pairs} & {found[row] for row in self.decided & set(found)}
         members = [{row for row, label in table.items() if label == each} for table in (self.before, found)
                    for each in sorted(set(table.values()))]  # fmt: skip
         kept = members[: len(set(self.before.values()))]
@@ -129,6 +163,6 @@ def test_a_collection_is_as_its_model(run: Path) -> None:
     Machine.run = run
     test = Machine.TestCase
     test.settings = settings(
-        max_examples=4, stateful_step_count=5, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=4, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck)
     )
     test().runTest()

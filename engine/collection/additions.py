@@ -127,7 +127,7 @@ def add_rows(state: State, vectors_nD: Array, zeros: Array, scorer: Scorer, thre
         allowed = _by_vertex(listable, state, graph) if number else listable
         searched = graph.features, graph.neighbors, cells, allowed, start, stop, state.kept.k + SPARE, NUM_PROBES
         ids, similarities = search_new(*searched, threads)
-        if number == 0 and state.kept.leaders is not None:
+        if number == 0:
             leaders = _leaders(state, graph, ids, similarities, start)
             listable[start:] &= leaders == new
         ids[~listable[start:]] = NO_NEIGHBOR

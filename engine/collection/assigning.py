@@ -127,8 +127,6 @@ class Assigner:
     def _leaders(self, vectors_nD: Array, own: Array) -> Array:
         """The row whose very vector a query has, the lowest vertex of those; -1 for none."""
         leaders = np.full(len(own), -1, np.int64)
-        if self._state.kept.leaders is None:
-            return leaders
         graph, first = self._graph, self._state.graphs[0]
         query, rank = np.nonzero(graph.similarities[own] > _SURELY_APART)
         if not len(query):

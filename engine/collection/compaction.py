@@ -58,8 +58,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
     task.write_npy("changed", state.changed_VS[vertex_M])
     task.write_npy("labels", state.labels_N[rows_M])
     task.write_table("lineage", read_lineage(state.history))
-    if state.kept.leaders is not None:
-        task.write_npy("leaders", number_N[state.leaders_N[rows_M]].astype(np.int32))
+    task.write_npy("leaders", number_N[state.leaders_N[rows_M]].astype(np.int32))
     if len(state.pairs):
         stay = keep_N[state.pairs].all(axis=1)
         task.write_npy("pairs", number_N[state.pairs[stay]])
@@ -81,7 +80,7 @@ def compact(task: Task, state: State, gone: Array) -> Facts:
         scorer=scorer,
         rows=folder,
         labels=(folder, "labels"),
-        leaders=(folder, "leaders") if state.kept.leaders is not None else None,
+        leaders=(folder, "leaders"),
         next_row=state.next_row,
         removed=state.kept.removed + len(gone),
         answers=folder if len(state.pairs) else None,

@@ -26,7 +26,7 @@ from engine.storage.manifest import file_checksum, read_json
 from engine.storage.row_ids import RowIds
 from engine.units import CHUNK_ROWS
 
-VERSION = 5  # of every step here
+VERSION = 6  # of every step here
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,22 @@ def test_rows_without_ids_are_not_added_twice(run: Path, monkeypatch: pytest.Mon
     assert collection.row_ids[-1] == 179
 
 
+def test_copies_are_told_whatever_the_method(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = engine.open(run)
+    old = collection.labels
+    found = collection.assign(3 * BEFORE[:2])
+    assert found.clusters.tolist() == old[:2].tolist()
+    assert (found.probabilities[:, 0] == 1).all()
+    monkeypatch.setattr(updates, "MOST_LAYERS", 0)  # all is written anew
+    done = collection.update(np.concatenate([B, BEFORE[:3], B[:1]]))
+    assert done.copies == 3  # of rows that were there
+    assert collection.state.leaders_N[[140, 141, 142, 143]].tolist() == [0, 1, 2, 120]
+    assert collection.labels[[140, 141, 142, 143]].tolist() == collection.labels[[0, 1, 2, 120]].tolist()
+    collection.remove([1])  # a copy takes its place
+    assert collection.state.leaders_N[140] == 140
+    assert collection.labels[140] == old[1]
+
+
 def test_a_full_run_is_due_by_all_that_came_since(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Since(1_000, 40, 10, ()).due == ""
     assert "of 30 rows added since the full run 10 lie" in Since(1_000, 30, 10, ()).due

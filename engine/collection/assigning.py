@@ -70,6 +70,7 @@ class Assigner:
         by_row = np.empty(state.num_rows, np.bool_)
         by_row[state.row_numbers] = state.listable_V
         self._listable_V = by_row[self._row_V]
+        self._vectors_V = np.arange(state.num_rows + ROOM, dtype=np.int32)  # a double has those of its vertex
 
     def assign(self, vectors_nD: Array, zeros: Array) -> Assignment:
         """Assign one batch. ``vectors_nD``: unit rows, float32; ``zeros``: which of them have no direction."""
@@ -154,17 +155,18 @@ class Assigner:
         for number, averages in enumerate(graph.averages):
             averages[own] = averages_nAD[:, number]
         first = int(own[0]) + MOST_QUERIES  # doubles of vertices stand behind the queries
-        tables = (graph.profiles, *graph.averages, *(() if graph.originals is None else (graph.originals,)))
-        lists = graph.neighbors, graph.similarities, graph.priors
-        vertices_nS, places_nS = take_in(*lists, tables, own, first, SCORED, threads)
+        lists = graph.neighbors, graph.similarities, graph.priors, graph.profiles
+        vertices_nS, places_nS = take_in(*lists, own, first, SCORED, threads)
         doubles = (first + query * SCORED + rank).astype(np.int32)
+        self._vectors_V[doubles] = vertices_nS[query, rank]
+        around = graph.around._replace(vectors_N=self._vectors_V)
         edges = EdgeList(own[query], doubles, similarities)
-        priors = structural.prior_scores(fitted.priors, graph.around, edges, threads=threads)
+        priors = structural.prior_scores(fitted.priors, around, edges, threads=threads)
         graph.priors[own] = 0
         graph.priors[own[query], rank] = priors
         places = places_nS[query, rank]
         graph.priors[doubles[places >= 0], places[places >= 0]] = priors[places >= 0]
-        scores = structural.score_edges(fitted, graph.around, graph.priors, edges, threads=threads)
+        scores = structural.score_edges(fitted, around, graph.priors, edges, threads=threads)
         return query, vertices_nS[query, rank], self._scorer.corrected(scores)
 
 

@@ -145,7 +145,7 @@ def take_in(
     neighbors_VK: Array,
     similarities_VK: Array,
     priors_VK: Array,
-    tables: tuple[Array, ...],
+    profiles_VP: Array,
     own: Array,
     first: int,
     count: int,
@@ -154,19 +154,17 @@ def take_in(
     """Write lists in which each query's ``count`` nearest vertices list the query, as if it were a vertex of the graph.
 
     Query q's vertex of rank r gets a double at row ``first + q * count + r``: its list, with the query in its place,
-    and its rows of ``tables``. The query, and the doubles of its other nearest vertices, list doubles in place of the
+    and its profile as it was. The query, and the doubles of its other nearest vertices, list doubles in place of the
     vertices. Beside the query stands a prior of 0. Gives the vertices (n, count) int32, -1 where there is none, and
     where a double lists the query, int16, -1 where it does not.
     """
     vertices, places = neighbors_VK[own, :count], np.empty((len(own), count), np.int16)
     lists = neighbors_VK, similarities_VK, priors_VK
-    halves = [table.view(np.int16) if table.dtype == np.float16 else table for table in tables]
 
     def run(tile: tuple[int, int]) -> None:
         part, start = slice(*tile), first + tile[0] * count
         _take_in(*lists, own[part], start, count, places[part])
-        for table in halves:
-            _copy_rows(table, start, vertices[part].ravel())
+        _copy_rows(profiles_VP, start, vertices[part].ravel())
 
     map_tiles(run, tile_bounds(0, len(own), TILE_DOUBLED), threads)
     return vertices, places

@@ -39,6 +39,7 @@ class Neighborhoods(NamedTuple):
     """What scoring reads, plain or memory-mapped: the graph, ``vertex_profiles`` and ``neighborhood_averages``.
 
     ``originals_ND``: the vectors as they were given, float16 unit rows, where the graph is of projected ones.
+    ``vectors_N``: where each vertex's averages and original lie; ``None`` if at its own number.
     """
 
     neighbors_NK: Array
@@ -46,6 +47,7 @@ class Neighborhoods(NamedTuple):
     profiles_NP: Array
     averages: tuple[Array, ...]
     originals_ND: Array | None = None
+    vectors_N: Array | None = None
 
     def count_inputs(self, with_priors: bool) -> int:
         """Columns of ``edge_inputs`` (F)."""
@@ -379,14 +381,17 @@ def _fill(graph: Neighborhoods, edges: EdgeList, priors: Array | None, out: Arra
     column = NUM_STRUCTURAL
     fill_overlaps(*graph[:3], *edges, out[:, column:])
     column += NUM_OVERLAPS
+    a, b = edges.sources, edges.targets
+    if graph.vectors_N is not None:
+        a, b = graph.vectors_N[a], graph.vectors_N[b]
     for averages in graph.averages:
-        fill_cosines(averages, edges.sources, edges.targets, out[:, column])
+        fill_cosines(averages, a, b, out[:, column])
         column += 1
     if priors is not None:
         fill_support(graph.neighbors_NK, priors, edges.sources, edges.targets, out[:, column:])
         column += NUM_SUPPORT
     if graph.originals_ND is not None:
-        fill_cosines(graph.originals_ND, edges.sources, edges.targets, out[:, column])
+        fill_cosines(graph.originals_ND, a, b, out[:, column])
         column += 1
 
 

@@ -58,7 +58,7 @@ def test_doubles_are_the_lists_that_have_taken_the_query_in() -> None:
     whole, known = neighbors.copy(), similarities.copy()
     table = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
     own = np.array([NUM, NUM + 1], np.int32)
-    found, places = take_in(neighbors, similarities, priors, (table,), own, NUM + 2, count, 2)
+    found, places = take_in(neighbors, similarities, priors, table, own, NUM + 2, count, 2)
     assert (neighbors[:NUM] == whole[:NUM]).all()
     for query, wanted in ((0, count), (1, 4)):
         vertices, first = nearest[query, :wanted], NUM + 2 + query * count

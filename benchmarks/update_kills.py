@@ -4,8 +4,8 @@ A small run is made once. Rows are added, people decide, rows are removed and ad
 written anew in one piece, undisturbed; then the same on copies of the run. There each change is killed with SIGKILL at
 moments drawn from how long it took, and started again until it is done. At the end labels, ids, lineage, decisions and
 what queries get must be the same, and no temporary file be left. Each change is a process of its own, forked from one
-that has loaded the engine and run nothing. Writes ``benchmarks/records/update_kills.json``; ends with 1 if a claim
-fails.
+that has loaded the engine and run nothing. Writes ``benchmarks/records/update_kills.json`` after each round; ends
+with 1 if a claim fails.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--executor", choices=("local", "ray"), default="local")
     asked = parser.parse_args()
     updates.MOST_LAYERS = MOST_LAYERS
+    key = ("executor", "method")
     rng, wrong, kills, rounds = random.Random(asked.seed), list[str](), 0, 0
     with tempfile.TemporaryDirectory(prefix="update-kills-") as name:
         folder = Path(name)
@@ -77,11 +78,10 @@ def main() -> int:
             wrong += [f"round {rounds}: {path} is left" for path in copy.rglob("*.tmp")]
             shutil.rmtree(copy)
             print(f"{kills} kills, {len(wrong)} claims failed", flush=True)
-    settings = {"identities": IDENTITIES, "changes": len(changes), "layers_before_compaction": MOST_LAYERS}
-    row = {"executor": asked.executor, "method": asked.method, "seed": asked.seed}
-    row |= {"kills": kills, "rounds": rounds, "wrong": wrong}
-    key = ("executor", "method")
-    record_row("update_kills", settings, row, key, lambda row: tuple(row[part] for part in key))
+            row = {"executor": asked.executor, "method": asked.method, "seed": asked.seed}
+            row |= {"kills": kills, "rounds": rounds, "wrong": wrong}
+            settings = {"identities": IDENTITIES, "changes": len(changes), "layers_before_compaction": MOST_LAYERS}
+            record_row("update_kills", settings, row, key, lambda row: tuple(row[part] for part in key))
     print(f"{kills} kills in {rounds} rounds of {len(changes)} changes, {len(wrong)} claims failed", *wrong, sep="\n")
     return 1 if wrong else 0
 

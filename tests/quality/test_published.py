@@ -23,8 +23,8 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 COMPARED = ("train", "knn", "gcn_v")
 STEPS: dict[str, dict[str, Any]] = {
-    "gcn_d": {"train.max_steps": 300}, "gcn_s": {"train.max_steps": 300},
-    "star_fc_hierarchical": {"train.max_steps": 20, "train.edges_per_step": 512},
+    "gcn_d": {"train.max_steps": 200}, "gcn_s": {"train.max_steps": 150},
+    "star_fc_hierarchical": {"train.max_steps": 12, "train.edges_per_step": 512},
     "fc_eser": {"trees.num_trees": 20, "trees.levels": 4, "trees.max_edges": 60_000},
 }  # fmt: skip
 
@@ -32,7 +32,7 @@ STEPS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> float:
     """Pairwise F of cosine components, their threshold chosen on the same train identities."""
-    (vectors, labels), (others, truth) = standin(50, 10), standin(50, 11)
+    (vectors, labels), (others, truth) = standin(35, 10), standin(35, 11)
     model = train(vectors, labels, tmp_path_factory.mktemp("plain") / "model", method="single_linkage", **{"knn.k": 40})
     return evaluate(cluster(others, model=model, **{"knn.k": 40}).labels, truth)["pairwise_f"]
 
@@ -41,7 +41,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> float:
 def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(
     method: str, plain: float, tmp_path: Path
 ) -> None:  # fmt: skip
-    (vectors, labels), (others, truth) = standin(50, 10), standin(50, 11)
+    (vectors, labels), (others, truth) = standin(35, 10), standin(35, 11)
     settings = SHORT | STEPS.get(method, {})
     config = tmp_path / "short.yaml"  # of all methods: what is set by name must be read
     config.write_text(yaml.safe_dump(load_settings(overrides=settings).model_dump(mode="json", exclude_unset=True)))
@@ -65,7 +65,7 @@ def test_it_is_the_same_for_any_threads_and_blocks_and_beats_cosine(
 
 
 def test_methods_are_compared_on_identities_that_none_was_trained_on(tmp_path: Path) -> None:
-    vectors, labels = standin(30, 3)
+    vectors, labels = standin(20, 3)
     labels[:50] = -1
     vectors[7] = 0
     np.save(tmp_path / "vectors.npy", vectors)

@@ -29,7 +29,7 @@ def plain_f(run: Path) -> float:
 
 
 def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path, whole: bool) -> None:
-    identities, steps = (150, 150) if whole else (70, 80)
+    identities, steps = (150, 150) if whole else (50, 60)
     vectors, labels = standin(identities, 10)
     train(vectors, labels, tmp_path / "model", seed=1, **{"train.max_steps": steps})
     vectors, labels = standin(identities, 11)

@@ -22,21 +22,21 @@ def plain_f(run: Path) -> float:
 
 
 def test_unseen_standin_identities_beat_the_best_plain_threshold(tmp_path: Path) -> None:
-    vectors, labels = standin(70, 10)
+    vectors, labels = standin(50, 10)
     train(vectors, labels, tmp_path / "model", method="structural", **FEW)
-    vectors, labels = standin(70, 11)
+    vectors, labels = standin(50, 11)
     np.save(tmp_path / "truth.npy", labels)
     result = cluster(vectors, model=tmp_path / "model", labels=tmp_path / "truth.npy", workspace=tmp_path / "run")
     plain = plain_f(cluster(vectors, method="cosine", labels=tmp_path / "truth.npy", workspace=tmp_path / "cosine").run)
     assert evaluate(result.labels, labels)["pairwise_f"] > plain + 0.05
-    train(*standin(40, 10), tmp_path / "plain", method="structural", **FEW, **{"metric.learn": "none"})
+    train(*standin(30, 10), tmp_path / "plain", method="structural", **FEW, **{"metric.learn": "none"})
     narrow = vectors[:, :200].copy()  # a model without a metric has no dimension
     result = cluster(narrow, model=tmp_path / "plain", workspace=tmp_path / "narrow")
     assert evaluate(result.labels, labels)["pairwise_f"] > 0.6
 
 
 def test_labels_and_weights_are_the_same_for_any_threads_and_blocks(tmp_path: Path) -> None:
-    vectors, labels = standin(25, 3)
+    vectors, labels = standin(20, 3)
     weights, found = [], []
     for threads, rows in ((1, 0), (2, 4096)):
         resources = {"threads": threads, "block_rows": rows}

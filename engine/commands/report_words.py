@@ -145,13 +145,14 @@ def _word_levels(root: Path, no_gap: bool) -> list[str]:
     if not second:
         return []
     facts = _facts(root, "levels")
-    count = facts["num_clusters"]
-    few = f"{count:,} {second} {'cluster' if count == 1 else 'clusters'} ({facts['num_singletons']:,} of a single row)"
+    count, alone = facts["num_clusters"], facts["num_singletons"]
+    few = f"{count:,} {second} clusters{f' ({alone:,} of them single rows)' if alone else ''}"
     if no_gap:
         why = f"A second answer is there, too: {few}, in which strangers do not explain how similar rows are"
     else:
-        why = f"Few pairs are much more similar than strangers, so there may be a second answer: {few}, the modules of "
-        why += "the neighbour graph, such as topics or families where the first answer has wordings or models"
+        modules = f"{few}, the modules of the neighbour graph, such as topics where the first answer has wordings"
+        why = "Few pairs are much more similar than strangers, so there may be a second answer: "
+        why += "one cluster of all rows" if count == 1 else modules
     return [f"{why}. asterism export RUN --level 2 --out labels.npy writes it; tables have it as column level_2."]
 
 

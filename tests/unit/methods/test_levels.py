@@ -52,7 +52,7 @@ def test_rows_that_share_a_direction_are_all_alone_or_all_one(coarser: ClusterRe
     first, second = coarser.levels
     assert np.array_equal(first, np.arange(300))
     assert not second.any()
-    assert "1 coarser cluster" in coarser.report.read_text()
+    assert "one cluster of all rows" in coarser.report.read_text()
 
 
 def test_the_second_answer_is_a_column_or_a_file_of_labels(coarser: ClusterResult, tmp_path: Path) -> None:

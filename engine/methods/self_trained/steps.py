@@ -88,7 +88,7 @@ class FoundStrangers(Step[Told]):
     there are none.
     """
 
-    kind, version, title = "self_trained.strangers", 3, "strangers"
+    kind, version, title = "self_trained.strangers", 4, "strangers"
     facts = Told
     features: Vectors[Any]
     knn: Knn

@@ -90,12 +90,15 @@ def find_strangers(
     products_SS = _products(features_ND, sample_S, sample_SD, threads)
     groups_S = np.unique(sample_SD, axis=0, return_inverse=True)[1].ravel()
     products_SS[groups_S[:, None] == groups_S[None, :]] = NO_SIMILARITY  # a row itself, and its copies
-    ranks_P, curves_SP = _curves(np.asarray(similarities_NK[sample_S]), products_SS, num_rows)
+    nearest_SS = np.argsort(-products_SS, axis=1, kind="stable").astype(np.int16)
+    sorted_SS = np.take_along_axis(products_SS, nearest_SS.astype(np.int64), axis=1)
+    ranks_P, curves_SP = _curves(np.asarray(similarities_NK[sample_S]), sorted_SS, num_rows)
     chance_P = _chance(ranks_P)
     walks = stream(seed, STRANGERS, 1).random((len(sample_S), WALKS, 4))
 
     def stays(level: float) -> Array:
-        return _transitivity(neighbors_NK, similarities_NK, sample_S, products_SS, np.float32(level), walks, num_rows)
+        sample = sample_S, products_SS, nearest_SS
+        return _transitivity(neighbors_NK, similarities_NK, *sample, np.float32(level), walks, num_rows)
 
     def worth(levels: Array) -> Array:
         def one(level: float) -> float:
@@ -156,15 +159,14 @@ def _products(features_ND: Array, rows: Array, sample_SD: Array, threads: int) -
     return out
 
 
-def _curves(listed_SK: Array, products_SS: Array, num_rows: int) -> tuple[Array, Array]:
+def _curves(listed_SK: Array, sorted_SS: Array, num_rows: int) -> tuple[Array, Array]:
     """Ranks (P,) float64 and similarities (n, P) float32: those listed, and beyond them the sample's, thinned."""
     listed = np.arange(1, listed_SK.shape[1] + 1, dtype=np.float64)
-    rate = (num_rows - 1) / max(products_SS.shape[1] - 1, 1)
+    rate = (num_rows - 1) / max(sorted_SS.shape[1] - 1, 1)
     places = np.unique(np.concatenate([np.arange(1, 81), np.geomspace(80, 2_000, 60).astype(np.int64)]))
     ranks = places * rate
-    kept = (ranks > listed[-1] + 1) & (places < products_SS.shape[1])
-    beyond = -np.sort(-products_SS, axis=1)[:, places[kept] - 1]
-    return np.concatenate([listed, ranks[kept]]), _joined(listed_SK, beyond)
+    kept = (ranks > listed[-1] + 1) & (places < sorted_SS.shape[1])
+    return np.concatenate([listed, ranks[kept]]), _joined(listed_SK, sorted_SS[:, places[kept] - 1])
 
 
 def _joined(listed_SK: Array, beyond_SB: Array) -> Array:
@@ -272,10 +274,13 @@ def _evidence_of_rows(ranks, curves, level, chance):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True, cache=True)
-def _transitivity(neighbors, similarities, sample, products, level, walks, num_rows):  # type: ignore[no-untyped-def]
+def _transitivity(  # type: ignore[no-untyped-def]
+    neighbors, similarities, sample, products, nearest, level, walks, num_rows
+):
     """Share of two-step walks among mates, each row its own mate too, that end at a mate of the first row.
 
-    A row whose mates are all listed walks along lists, another along the rows of the sample.
+    A row whose mates are all listed walks along lists, another along the rows of the sample. ``nearest``: the places in
+    ``products`` of each row of the sample, by descending product.
     """
     stays = np.zeros(len(sample))
     num_listed = neighbors.shape[1]
@@ -304,28 +309,26 @@ def _transitivity(neighbors, similarities, sample, products, level, walks, num_r
                     found |= neighbors[own, k] == end
                 kept += found
             else:
-                middle_place = _step(products, i, level, rate, draw[0], draw[1])
-                end_place = _step(products, middle_place, level, rate, draw[2], draw[3])
+                middle_place = _step(products, nearest, i, level, rate, draw[0], draw[1])
+                end_place = _step(products, nearest, middle_place, level, rate, draw[2], draw[3])
                 kept += end_place == i or products[i, end_place] > level
         stays[i] = kept / walks.shape[1]
     return stays
 
 
 @njit(nogil=True, cache=True)
-def _step(products, place, level, rate, stay, which):  # type: ignore[no-untyped-def]
+def _step(products, nearest, place, level, rate, stay, which):  # type: ignore[no-untyped-def]
     """The row of the sample that a step from one leads to: itself, or one of its mates."""
-    count = 0
-    for k in range(products.shape[1]):
-        count += products[place, k] > level
+    count, above = 0, nearest.shape[1]  # mates are the first places of ``nearest``
+    while count < above:
+        middle = (count + above) // 2
+        if products[place, nearest[place, middle]] > level:
+            count = middle + 1
+        else:
+            above = middle
     if count == 0 or stay * (count * rate + 1) < 1:
         return place
-    wanted = min(int(which * count), count - 1)
-    for k in range(products.shape[1]):
-        if products[place, k] > level:
-            if wanted == 0:
-                return k
-            wanted -= 1
-    return place
+    return int(nearest[place, min(int(which * count), count - 1)])
 
 
 def _lines(
@@ -355,7 +358,7 @@ def _lines(
         if len(longer) and len(ranks_P) > num_listed:
             products = np.asarray(features_ND[longer], np.float32) @ sample_SD.T
             products[sample_S[None, :] == longer[:, None]] = NO_SIMILARITY
-            _, curves = _curves(listed[longer - tile[0]], products, num_counted)
+            _, curves = _curves(listed[longer - tile[0]], -np.sort(-products, axis=1), num_counted)
             lines[:, longer] = _fit_rows(ranks_P, curves, level)
 
     with single_threaded_kernels():

@@ -39,7 +39,7 @@ LEAST_TRUST = 1.0  # mean evidence of mates, in nats: with less, evidence may mi
 TRANSITIVE = 0.5  # share of walks of two steps among K neighbours that stay, from which there are such clusters
 LOCAL_RANK = 7  # neighbour whose distance is a row's own scale; the value of the paper
 MANY_COPIES = 0.25  # share of the rows
-LESS_TRUST = 0.5  # of that with near-copies (docs/decisions/0032)
+LESS_TRUST = 0.75  # of that with near-copies (docs/decisions/0032)
 NEAR_COPY = 0.1  # rows are copies if they are nearer than this share of the distance to the nearest stranger
 SHALLOW = {"num_trees": 60, "levels": 4, "patience": 15}  # larger trees learn the first clusters' mistakes
 

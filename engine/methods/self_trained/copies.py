@@ -102,7 +102,7 @@ class CountedOnce(Copies):
     the few that are left without them look like unrelated ones.
     """
 
-    kind, version = "self_trained.copies", 4
+    kind, version = "self_trained.copies", 5
     near: NearCopies
     without: Step[Told]
     listed: Step[Told]

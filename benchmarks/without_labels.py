@@ -40,6 +40,7 @@ from without_labels_table import ENGINE, tables
 
 from engine import api, evaluate
 from engine.commands.run_folder import stage_folder
+from engine.errors import DataError
 
 RECORD = "without_labels"
 
@@ -92,7 +93,10 @@ def measure_set(each: LabelFreeSet, methods: list[str], worker: Worker, threads:
         return
     about = {"data": each.name, "kind": each.kind, "rows": len(rows[0]), "identities": len(np.unique(rows[1]))}
     for method in methods:
-        found = measure_engine(rows, threads) if method == ENGINE else measure_outside(worker, method, rows)
+        try:
+            found = measure_engine(rows, threads) if method == ENGINE else measure_outside(worker, method, rows)
+        except DataError as error:  # packed bits, for example, are refused
+            found = {"left_out": str(error).partition(": ")[2]}
         row = {**about, "method": method, **found}
         record_row(RECORD, {}, row, ("data", "method"), lambda row: (row["data"], row["method"]))
         print({key: value for key, value in row.items() if key != "calibration"}, flush=True)

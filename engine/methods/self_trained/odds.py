@@ -53,12 +53,13 @@ class Saying(Step[Said]):
     from certain to even.
 
     ``fit`` fitted the scorer to the opinions of this run; where it learned nothing, scores are theirs already. Without
-    it the scores are a model's. ``settling`` (2, N) are both opinions by vertex where nothing was learned: a score
+    it the scores are a model's, and stand where the data hold two answers, because the model has learned which one is
+    meant. ``settling`` (2, N) are both opinions by vertex where nothing was learned: a score
     then is the evidence of one edge, which knows less than clusters do. Elsewhere, and where there was no gap, it is of
     no vertices.
     """
 
-    kind, version, title = "odds.said", 3, "said"
+    kind, version, title = "odds.said", 4, "said"
     facts = Said
     score: Scores
     first: Agreed
@@ -96,15 +97,15 @@ class Saying(Step[Said]):
             odds = edge_log_odds(lines, first, second, similarities)
             expected += float(np.where(first == second, 1, 1 / (1 + np.exp(-odds, dtype=np.float64))).sum())
         joined_2 = joined_2B.sum(axis=1)
-        misses = self.fit is not None and expected < both
+        cannot_tell = expected < both if self.fit is not None else bool(task.facts(self.first)["two_answers"])
         expected = min(max(expected, both), float(joined_2.mean()))
         if not fitted:
             return Said(expected, 1.0, 0.0, True)
         middles_B = (np.arange(_BINS) + 0.5) * (2 * _MOST / _BINS) - _MOST
         slope, _ = calibrate_counts(middles_B, joined_2B.mean(axis=0), counts_B)
         even = -offset_of_sum(slope * middles_B, counts_B, expected) / slope
-        tells_little = misses or bool(joined_2.min() < NOTHING_FOUND * joined_2.max())
-        enough = tells_little or abs(slope * even) < ODDS_IN_DOUBT
+        cannot_tell = cannot_tell or bool(joined_2.min() < NOTHING_FOUND * joined_2.max())
+        enough = cannot_tell or abs(slope * even) < ODDS_IN_DOUBT
         return Said(expected, slope, 0.0 if enough else float(np.clip(even, -_MOST / 2, _MOST / 2)), enough)
 
 

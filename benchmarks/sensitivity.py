@@ -27,8 +27,8 @@ from engine.clustering import label_free
 RECORD = "sensitivity"
 SETS = ("cities_40", "cities_75", "digits", "febrl1", "japanese_vowels", "few_pairs", "half_pairs", "zipf_32")
 CONSTANTS = (
-    "LEAST_CLUSTERS", "LEAST_EXPLAINED", "BELIEVED", "LEAST_TRUST", "TRANSITIVE", "LOCAL_RANK", "MANY_COPIES", "LESS_TRUST",
-    "NEAR_COPY", "NOTHING_FOUND", "ODDS_IN_DOUBT", "STEP_BANDWIDTH", "CODELENGTH_RISE",
+    "LEAST_CLUSTERS", "LEAST_EXPLAINED", "BELIEVED", "LEAST_TRUST", "TRANSITIVE", "LOCAL_RANK", "MANY_COPIES",
+    "LESS_TRUST", "NEAR_COPY", "NOTHING_FOUND", "ODDS_IN_DOUBT", "STEP_BANDWIDTH", "CODELENGTH_RISE",
 )  # fmt: skip
 _SHARES = {"LEAST_EXPLAINED", "BELIEVED", "TRANSITIVE", "MANY_COPIES", "LESS_TRUST", "NEAR_COPY", "NOTHING_FOUND"}
 AS_IS = "as it is"

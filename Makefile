@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/python jobs/demo.py --out demo-output
 
 test: setup lint
-	$(BIN)/python -m pytest --numprocesses 3
+	$(BIN)/python -m pytest --numprocesses 4
 
 # While working: lint, and the tests of single packages that start no Ray and take no seconds each.
 test-fast: setup lint

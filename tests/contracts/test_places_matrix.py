@@ -48,7 +48,7 @@ NO_PLACES = {
     "file_format", "gpus_per_host", "hosts", "identities", "items_column", "k", "labels_column", "memory",
     "memory_per_host", "method", "methods", "precision_bias", "quiet", "rows", "seed", "settings", "threads", "workers",
     "zero_vectors",
-    "bad_rows", "bits", "schema", "cluster", "cluster_map", "port", "kept_in",
+    "bad_rows", "bits", "schema", "cluster", "cluster_map", "port", "kept_in", "level",
 }  # fmt: skip
 # Arguments that a command needs, and those that make it quick. Values in braces are of the ``world``.
 GIVEN: dict[str, dict[str, str]] = {

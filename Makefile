@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-fast test-lowest lint wheel site clean
+.PHONY: setup demo test kernels test-fast test-lowest lint wheel site clean
 
 setup: $(STAMP)
 
@@ -17,8 +17,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python jobs/demo.py --out demo-output
 
-test: setup lint
-	$(BIN)/python -m pytest --numprocesses 4
+test: setup
+	$(MAKE) --jobs 2 lint kernels
+	$(BIN)/python -m pytest --numprocesses 3
+
+# Compiled once beside lint, not in each test process.
+kernels: setup
+	$(BIN)/python -m tests.support.kernels
 
 # While working: lint, and the tests of single packages that start no Ray and take no seconds each.
 test-fast: setup lint

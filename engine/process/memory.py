@@ -43,8 +43,11 @@ def _own_bytes() -> int:
 
 def _descendants_bytes(pid: int) -> int:
     try:
+        children = [path.read_bytes() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        if children and not any(children):  # which spares a look at all processes of the system
+            return 0
         return sum(_process_bytes(process) for process in psutil.Process(pid).children(recursive=True))
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, OSError):
         return 0
 
 
@@ -117,6 +120,7 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
 
     def __enter__(self) -> PeakMemory:
+        self._descendants_bytes = _descendants_bytes(os.getpid())
         self._thread.start()
         return self
 

@@ -192,7 +192,7 @@ class TestRayOfAnySize(OnRay):
 
     def test_it_fills_what_is_there(self, executor: Executor, tmp_path: Path) -> None:
         (tmp_path / "room").mkdir()
-        calls = make_calls(tmp_path / "stage", "crowd", 40 * CHUNK_ROWS, room=str(tmp_path / "room"))
+        calls = make_calls(tmp_path / "stage", "crowd", 40 * CHUNK_ROWS, room=str(tmp_path / "room"), places=RAY_CPUS)
         outcomes = list(executor.run(calls))
         assert len({outcome.pid for outcome in outcomes}) == RAY_CPUS
         assert all(10 << 20 < outcome.peak_bytes < 2 << 30 for outcome in outcomes)

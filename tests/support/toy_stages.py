@@ -90,12 +90,15 @@ def die(task: TaskContext, start: int, stop: int) -> Facts:
 
 
 def crowd(task: TaskContext, start: int, stop: int) -> Facts:
-    """Count the tasks that run at the same time as this one."""
+    """Count the tasks that run at the same time as this one; for two seconds it waits for as many as ``places``."""
     room = Path(task.where["room"])
     mine = room / str(start)
     mine.touch()
-    time.sleep(0.25)  # so that workers of a busy machine meet
-    present = len(list(room.iterdir()))
+    time.sleep(0.1)
+    present, deadline = len(list(room.iterdir())), time.monotonic() + 2
+    while present < task.where.get("places", 0) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        present = len(list(room.iterdir()))
     mine.unlink()
     return {"present": present} | count_up(task, start, stop)
 

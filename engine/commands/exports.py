@@ -6,7 +6,15 @@ from pathlib import Path
 
 from engine.collection.versions import finished_updates
 from engine.commands.collection_tables import CollectionTables
-from engine.commands.run_folder import open_run, places_read, run_labels, second_labels, stage_folder, vectors_folder
+from engine.commands.run_folder import (
+    labels_of,
+    open_run,
+    places_read,
+    run_labels,
+    second_labels,
+    stage_folder,
+    vectors_folder,
+)
 from engine.errors import ConfigError, DataError
 from engine.evaluation.explain import as_columns
 from engine.steps.explain import ROW_COLUMNS, read_clusters
@@ -35,7 +43,7 @@ def export(
         raise ConfigError("tables have both levels (column level_2): leave out the level, or write .npy, .txt or .meta")
     if finished_updates(here) and level == 1:
         return _export_collection(here, place, kind, clusters=clusters)
-    labels = run_labels(root, level)
+    labels = labels_of(here, root) if level == 1 else run_labels(root, level)
     if kind not in TABLES:
         write_out(place, lambda path: write_labels(path, labels, kind))  # type: ignore[arg-type]
         return place

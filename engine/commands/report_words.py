@@ -141,10 +141,10 @@ def _facts(root: Path, name: str) -> dict[str, Any]:
 
 def _word_levels(root: Path, no_gap: bool) -> list[str]:
     """Say that there is a second answer, what it is, and how to get it."""
-    second = _facts(root, "levels").get("second")
+    facts = _facts(root, "levels")
+    second = facts.get("second")
     if not second:
         return []
-    facts = _facts(root, "levels")
     count, alone = facts["num_clusters"], facts["num_singletons"]
     few = f"{count:,} {second} clusters{f' ({alone:,} of them single rows)' if alone else ''}"
     if no_gap:

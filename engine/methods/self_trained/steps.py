@@ -217,7 +217,7 @@ class Agreed(First):
     by their weight.
     """
 
-    kind, version, title = "self_trained.agreed", 6, "first"
+    kind, version, title = "self_trained.agreed", 7, "first"
     all_workers = True
     by_evidence: ByEvidence
     by_codelength: ByCodelength
@@ -242,7 +242,7 @@ class Agreed(First):
         weak = found.rows > FEWEST_POINTS and found.trust < LEAST_TRUST and found.degree < self.knn.k
         no_gap = weak and found.transitivity > TRANSITIVE
         if weak:
-            modules_N = self._self_tuned(task)
+            modules_N = self._self_tuned(task, no_gap)
             if no_gap:
                 evidence_N = codelength_N = modules_N
         keys = evidence_N.astype(np.int64) * len(evidence_N) + codelength_N
@@ -252,9 +252,12 @@ class Agreed(First):
         task.write_npy("opinions", np.stack([evidence_N, codelength_N]))
         return {"clusters": len(firsts), "two_answers": bool(weak), "no_gap": bool(no_gap)}
 
-    def _self_tuned(self, task: Task) -> np.ndarray:
+    def _self_tuned(self, task: Task, no_gap: bool) -> np.ndarray:
         with module_ranges(task, TUNED_RANGE, self.knn.num_rows, 0) as ranges:
             roots_N = find_modules(ranges, self.seed).roots_N
+            task.write_npy("modules", roots_N)
+            if not no_gap:  # nobody asks how near edges of the modules are
+                return roots_N
             counted = [ranges.begin(number, "count_edges") for number in range(len(ranges))]
             counts_B, inside_B = (
                 np.sum(column, axis=0, dtype=np.float64) for column in zip(*ranges.wait(counted), strict=True)
@@ -262,7 +265,6 @@ class Agreed(First):
         shares_B = falling((inside_B / np.maximum(counts_B, 1))[::-1].copy(), np.maximum(counts_B, 1e-3)[::-1].copy())
         task.write_npy("near", near_distances(task, self.knn))
         task.write_npy("inside", shares_B[::-1].astype(np.float32))
-        task.write_npy("modules", roots_N)
         return roots_N
 
 

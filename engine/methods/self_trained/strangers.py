@@ -90,8 +90,9 @@ def find_strangers(
     products_SS = _products(features_ND, sample_S, sample_SD, threads)
     groups_S = np.unique(sample_SD, axis=0, return_inverse=True)[1].ravel()
     products_SS[groups_S[:, None] == groups_S[None, :]] = NO_SIMILARITY  # a row itself, and its copies
-    nearest_SS = np.argsort(-products_SS, axis=1, kind="stable").astype(np.int16)
-    sorted_SS = np.take_along_axis(products_SS, nearest_SS.astype(np.int64), axis=1)
+    nearest_SS = np.argsort(-products_SS, axis=1, kind="stable")
+    sorted_SS = np.take_along_axis(products_SS, nearest_SS, axis=1)
+    nearest_SS = nearest_SS.astype(np.int16)
     ranks_P, curves_SP = _curves(np.asarray(similarities_NK[sample_S]), sorted_SS, num_rows)
     chance_P = _chance(ranks_P)
     walks = stream(seed, STRANGERS, 1).random((len(sample_S), WALKS, 4))
